@@ -1,0 +1,313 @@
+"""Spelling, limits, the demo's defaults, errors and JSON."""
+
+import argparse
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from utils.commands import arguments, project
+from utils.commands.arguments import Parser, prepare, resolve, run_main, write_json
+from utils.commands.results import plain
+from utils.errors import ToolkitError
+
+CFG_TEXT = "[net]\nwidth=32\nheight=32\nchannels=3\n"
+
+
+def full_parser() -> Parser:
+    parser = Parser("Do it.\n\n    python it.py --cfg x.cfg\n", prog="it.py")
+    arguments.add_network(parser)
+    arguments.add_data(parser)
+    arguments.add_common(parser)
+    arguments.add_image_size(parser)
+    parser.add_argument("--global_percent", type=arguments.fraction, default=0.8, help="share")
+    parser.add_argument("--batch-size", type=arguments.positive_int, default=8)
+    parser.add_argument("-sr", action="store_true")
+    parser.add_argument("--s", type=float, default=0.001)
+    return parser
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--global_percent", "0.5", "--batch-size", "4"],
+        ["--global-percent", "0.5", "--batch_size", "4"],
+        ["--global-percent=0.5", "--batch_size=4"],
+    ],
+)
+def test_underscore_and_dash_are_one_spelling(words: list[str]) -> None:
+    args = full_parser().parse_args(words)
+    assert (args.global_percent, args.batch_size) == (0.5, 4)
+
+
+def test_values_keep_their_underscores_and_dashes() -> None:
+    assert full_parser().parse_args(["--cfg=my_net-a=b.cfg"]).cfg == Path("my_net-a=b.cfg")
+    assert full_parser().parse_args(["--cfg", "my_net-a.cfg"]).cfg == Path("my_net-a.cfg")
+
+
+def test_single_dash_option_beside_its_namesake() -> None:
+    args = full_parser().parse_args(["-sr", "--s", "0.01"])
+    assert (args.sr, args.s) == (True, 0.01)
+
+
+@pytest.mark.parametrize(
+    ("words", "fact"),
+    [
+        (["--global_percent", "1.01"], "'1.01' is not a number from 0 to 1"),
+        (["--global_percent", "nan"], "'nan' is not a number from 0 to 1"),
+        (["--global_percent", "80%"], "'80%' is not a number from 0 to 1"),
+        (["--batch-size", "0"], "'0' is not a whole number of at least 1"),
+        (["--batch-size", "1.5"], "'1.5' is not a whole number"),
+        (["--seed", "-1"], "'-1' is not a whole number of at least 0"),
+        (["--img_size", "1", "2", "3"], "not 3 numbers"),
+        (["--global"], "unrecognized arguments: --global"),
+        (["--no-such_option"], "unrecognized arguments: --no-such_option"),
+    ],
+)
+def test_wrong_words_end_with_code_2_and_the_fact(
+    words: list[str], fact: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        full_parser().parse_args(words)
+    assert stop.value.code == 2
+    assert fact in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [([], None), (["--img-size", "416"], (416, 416)), (["--img_size", "320", "416"], (320, 416))],
+)
+def test_image_size_is_height_and_width(words: list[str], size: tuple[int, int] | None) -> None:
+    assert full_parser().parse_args(words).img_size == size
+
+
+def test_help_is_the_manual_with_the_defaults_that_say_something(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        full_parser().parse_args(["--help"])
+    text = capsys.readouterr().out
+    assert "Do it.\n\n    python it.py --cfg x.cfg\n" in text
+    assert "(default: 0.8)" in text
+    assert "(default: None)" not in text
+    assert "(default: False)" not in text
+
+
+def test_the_same_seed_gives_the_same_numbers() -> None:
+    def draw() -> tuple[float, ...]:
+        prepare(full_parser().parse_args(["--seed", "7"]))
+        return random.random(), float(np.random.random()), float(torch.rand(()))  # noqa: NPY002
+
+    assert draw() == draw()
+
+
+def test_thread_count_is_set_when_asked() -> None:
+    before = torch.get_num_threads()
+    try:
+        prepare(full_parser().parse_args(["--threads", "2"]))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "99"])
+def test_a_device_that_is_not_there_is_refused_with_what_may_be_said(name: str) -> None:
+    with pytest.raises(ToolkitError, match=f"--device {name}: .*cpu"):
+        prepare(full_parser().parse_args(["--device", name]))
+
+
+def test_cpu_is_the_cpu() -> None:
+    assert prepare(full_parser().parse_args(["--device", "cpu"])) == torch.device("cpu")
+
+
+@pytest.fixture
+def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder as the demo leaves it; the data set is made by a stand-in."""
+    monkeypatch.chdir(tmp_path)
+    for path in (project.DEMO_CFG, project.DEMO_WEIGHTS):
+        path.parent.mkdir(parents=True)
+        path.write_text(CFG_TEXT)
+    monkeypatch.setattr("utils.commands.project.ensure_shapes", lambda folder: folder / "made.data")
+    return tmp_path
+
+
+def test_with_nothing_given_all_is_the_demos(demo: Path) -> None:
+    found = resolve(full_parser().parse_args([]))
+    assert found == arguments.Project(
+        project.DEMO_CFG, Path("data/made.data"), project.DEMO_WEIGHTS, is_demo=True
+    )
+
+
+def test_demo_training_starts_without_weights(demo: Path) -> None:
+    assert resolve(full_parser().parse_args([]), needs=("cfg", "data")).weights is None
+
+
+def test_untrained_demo_says_how_to_train(demo: Path) -> None:
+    project.DEMO_WEIGHTS.unlink()
+    with pytest.raises(ToolkitError, match=r"not trained yet; run: python train\.py"):
+        resolve(full_parser().parse_args([]))
+
+
+def test_outside_the_projects_folder_the_demo_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ToolkitError, match=r"yolov3-shapes\.cfg: not found from here"):
+        resolve(full_parser().parse_args([]))
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        (["--cfg", "x.cfg"], "--data: missing beside --cfg"),
+        (["--cfg", "x.cfg", "--data", "x.data"], "--weights: missing beside --cfg --data"),
+        (["--data", "x.data"], "--cfg: missing beside --data"),
+        (["--weights", "x.weights"], "x.weights: a .weights file says nothing of its network; add --cfg"),
+    ],
+)
+def test_with_one_file_given_the_demo_never_fills_in(demo: Path, words: list[str], missing: str) -> None:
+    with pytest.raises(ToolkitError) as error:
+        resolve(full_parser().parse_args(words))
+    assert missing in str(error.value)
+
+
+def test_what_a_command_can_do_without_is_none(demo: Path) -> None:
+    found = resolve(full_parser().parse_args(["--cfg", "x.cfg"]), needs=("cfg",))
+    assert found == arguments.Project(Path("x.cfg"), None, None, is_demo=False)
+
+
+def test_the_embedded_set_is_made_when_named(demo: Path) -> None:
+    words = ["--cfg", "x.cfg", "--data", str(project.DEMO_DATA)]
+    assert resolve(full_parser().parse_args(words), needs=("cfg", "data")).data == Path("data/made.data")
+
+
+@dataclass
+class Checkpoint:
+    cfg: str | None
+
+
+@pytest.fixture
+def stored(demo: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None], None]:
+    """Sets the cfg that checkpoints hold."""
+
+    def store(text: str | None) -> None:
+        monkeypatch.setattr("utils.commands.project.read_checkpoint", lambda path: Checkpoint(text))
+
+    return store
+
+
+def test_a_checkpoint_brings_its_own_cfg(stored: Callable[[str | None], None]) -> None:
+    stored(CFG_TEXT)
+    args = full_parser().parse_args(["--weights", "weights/best.pt"])
+    for _ in range(2):  # made, then found
+        assert resolve(args, needs=("weights",)).cfg == Path("weights/best.cfg")
+    assert Path("weights/best.cfg").read_text() == CFG_TEXT
+
+
+def test_a_changed_cfg_beside_the_checkpoint_is_neither_used_nor_lost(
+    stored: Callable[[str | None], None],
+) -> None:
+    stored(CFG_TEXT)
+    Path("weights/best.cfg").write_text("[net]\n# mine\n")
+    with pytest.raises(ToolkitError, match="differs from the cfg"):
+        resolve(full_parser().parse_args(["--weights", "weights/best.pt"]), needs=("weights",))
+    assert "mine" in Path("weights/best.cfg").read_text()
+
+
+def test_a_checkpoint_without_cfg_asks_for_one(stored: Callable[[str | None], None]) -> None:
+    stored(None)
+    with pytest.raises(ToolkitError, match="holds no cfg; add --cfg"):
+        resolve(full_parser().parse_args(["--weights", "weights/best.pt"]), needs=("weights",))
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        (ToolkitError("x.cfg:3: fact; remedy"), 2, "error: x.cfg:3: fact; remedy\n"),
+        (
+            FileNotFoundError(2, "No such file or directory", "x.json"),
+            2,
+            "error: x.json: No such file or directory\n",
+        ),
+        (OSError("disk full"), 2, "error: file system: disk full\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_a_code(
+    raised: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main() -> None:
+        raise raised
+
+    with pytest.raises(SystemExit) as stop:
+        run_main(main)
+    assert stop.value.code == code
+    assert capsys.readouterr().err == line
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def main() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run_main(main)
+
+
+def test_a_reader_that_leaves_early_is_no_error(root: Path) -> None:
+    chatty = "run_main(lambda: [print('x' * 99) for _ in range(9999)])"
+    code = f"from utils.commands.arguments import run_main; {chatty}"
+    command = f'"{sys.executable}" -c "{code}" | head -n 1'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=root, check=True)
+    assert done.stdout == "x" * 99 + "\n"
+    assert "Traceback" not in done.stderr
+    assert "Broken" not in done.stderr
+
+
+def test_every_result_says_how_it_came_to_be() -> None:
+    args = full_parser().parse_args(["--cfg", "my net.cfg", "--batch_size=4"])
+    record = arguments.provenance(args)
+    assert record["command"] == "python it.py --cfg 'my net.cfg' --batch_size=4"
+    assert record["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert record["seed"] == 0
+    assert "command" not in arguments.arguments(args)
+    assert arguments.arguments(args)["cfg"] == "my net.cfg"
+
+
+@dataclass(frozen=True)
+class Stage:
+    map50: float
+    sizes: tuple[int, int]
+
+
+def test_json_is_strict_whatever_goes_in(tmp_path: Path) -> None:
+    stage = Stage(float("nan"), (320, 416))
+    values = {"stage": stage, "score": np.float32(0.5), "mask": np.array([True, False]), "count": np.int64(3)}
+    path = tmp_path / "folder" / "result.json"
+    write_json(
+        path, values | {"worst": float("inf"), "name": Path("a/b"), 7: {"set"}, "tensor": torch.ones(2)}
+    )
+    read = json.loads(path.read_text(), parse_constant=lambda text: pytest.fail(f"{text} is not JSON"))
+    assert read == {
+        "stage": {"map50": None, "sizes": [320, 416]}, "score": 0.5, "mask": [True, False], "count": 3,
+        "worst": None, "name": "a/b", "7": ["set"], "tensor": [1.0, 1.0],
+    }  # fmt: skip
+
+
+def test_truth_values_stay_truth_values() -> None:
+    assert plain([True, np.True_, None]) == [True, True, None]
+
+
+def test_next_command_is_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments.next_command("python evaluate.py")
+    assert capsys.readouterr().out == "next: python evaluate.py\n"
+
+
+def test_parsers_of_the_standard_kind_take_the_common_options() -> None:
+    parser = argparse.ArgumentParser()
+    arguments.add_common(parser)
+    assert vars(parser.parse_args([])).keys() == {"seed", "device", "workers", "threads"}

@@ -1,0 +1,238 @@
+"""The built network against the C program, OpenCV, and itself under other layouts, sizes and types."""
+
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.darknet.references import as_map, opencv_heads, random_images, randomised
+from utils.darknet.edit import with_filters
+from utils.darknet.model import OBJECTNESS_PRIOR, Darknet
+from utils.darknet.network import Convolutional, Network
+from utils.darknet.weights import read_weights
+from utils.detection.decode import HeadSpec
+from utils.errors import ToolkitError, UnsupportedSectionError
+
+ROOT = Path(__file__).parents[2]
+FEATURES = sorted(path.stem for path in ROOT.glob("tests/cfgs/*.cfg"))
+STOCK = ("yolov3", "yolov3-spp", "yolov3-tiny", "yolov3-shapes", "yolov4", "yolov4-tiny")
+# What OpenCV's importer reads wrongly or not at all: upsample scale, dilation, stride_x/y, several `from`,
+# weights_type, route groups over several layers, some activations; it also lacks asymmetric paddings.
+OPENCV_CANNOT = {
+    *("activations", "dilation", "maxpool_padding", "multi_shortcut", "route_groups", "strides"),
+    *("upsample_scale", "weighted_shortcut", "messy"),
+}
+REAL = {
+    "yolov3-tiny": ("yolov3-tiny/yolov3-tiny", 416),
+    "yolo-fastest-1.1": ("yolo-fastest-1.1/yolo-fastest-1.1", 320),
+    "mobilenetv2-yolov3-nano-voc": ("mobilenetv2-yolov3-nano-voc/MobileNetV2-YOLOv3-Nano-voc", 320),
+}
+
+
+def feature(name: str) -> Darknet:
+    return randomised(Darknet.from_cfg(ROOT / f"tests/cfgs/{name}.cfg"))
+
+
+def narrow_stock(name: str, divisor: int = 8) -> Darknet:
+    """A stock network at an eighth of its width and 64 pixels, so that it is quick."""
+    network = Network.from_cfg(ROOT / f"cfg/{name}.cfg")
+    before_heads = {network.sources(head)[0] for head in network.heads}
+    filters = {
+        index: max(4, section.filters // divisor)
+        for index, section in enumerate(network.sections)
+        if isinstance(section, Convolutional) and index not in before_heads
+    }
+    small = with_filters(network, filters if name != "yolov3-shapes" else {})
+    return randomised(
+        Darknet(Network([small.raw[0].with_options({"width": "64", "height": "64"}), *small.raw[1:]]))
+    )
+
+
+@pytest.mark.parametrize("golden", REAL)
+def test_raw_heads_are_those_of_the_c_program(golden, shared):
+    stem, size = REAL[golden]
+    model = Darknet.from_cfg(shared / f"weights/{stem}.cfg").eval()
+    read_weights(shared / f"weights/{stem}.weights", model)
+    image = np.random.default_rng(0).uniform(size=(3, size, size)).astype("f4")
+    expected = np.load(shared / f"golden/darknet_{golden}.npz")
+    with torch.no_grad():
+        heads = model(torch.from_numpy(image)[None])
+    assert len(heads) == len(model.network.heads) == 2
+    for index, head in zip(model.network.heads, heads, strict=True):
+        ours = as_map(head)
+        np.testing.assert_allclose(ours.ravel(), expected[f"raw_{index}"].ravel(), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in FEATURES if name not in OPENCV_CANNOT])
+def test_features_agree_with_opencv(name, tmp_path):
+    model = feature(name)
+    images = random_images(model, batch=2)
+    ours = [as_map(head) for head in model(images)]
+    theirs = opencv_heads(model, images, tmp_path)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.std() > 0.01
+        np.testing.assert_allclose(mine, other, atol=2e-4 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_stock_networks_agree_with_opencv(name, tmp_path):
+    model = narrow_stock(name)
+    images = random_images(model)
+    for mine, other in zip(map(as_map, model(images)), opencv_heads(model, images, tmp_path), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-3 * np.abs(other).max())
+
+
+def test_parameter_counts_are_the_published_ones():
+    with torch.device("meta"):
+        model = Darknet.from_cfg(ROOT / "cfg/yolov3.cfg")
+    assert sum(parameter.numel() for parameter in model.parameters()) == 61_949_149
+
+
+def test_every_supported_zoo_cfg_runs(shared):
+    for path in sorted(shared.glob("zoo/*.cfg")):
+        try:
+            network = Network.from_cfg(path)
+        except UnsupportedSectionError:
+            continue
+        with torch.device("meta"):  # shapes without the arithmetic
+            model = Darknet(network)
+            heads = model(torch.empty(1, 3, network.height, network.width))
+        for index, head in zip(network.heads, heads, strict=True):
+            spec = model.head_specs[network.heads.index(index)]
+            assert head.shape == (1, len(spec.anchors), *network.shape(index).size, spec.width)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_shapes_are_those_that_the_network_says(name):
+    model = feature(name)
+    found = {}
+    for index, layer in enumerate(model.layers):
+        layer.register_forward_hook(lambda module, inputs, out, index=index: found.update({index: out.shape}))
+    heads = model(random_images(model))
+    for index in range(len(model.network)):
+        if index not in model.network.heads:
+            assert tuple(found[index][1:]) == tuple(model.network.shape(index))
+    for spec, head in zip(model.head_specs, heads, strict=True):
+        assert (head.shape[1], head.shape[4]) == (len(spec.anchors), spec.width)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_batch_layout_and_type_change_nothing(name):
+    model = feature(name).double()
+    images = random_images(model, batch=2).double()
+    together = model(images)
+    for which in range(2):
+        for whole, single in zip(together, model(images[which : which + 1]), strict=True):
+            torch.testing.assert_close(whole[which : which + 1], single, atol=1e-12, rtol=0)
+    model.to(memory_format=torch.channels_last)
+    for first, second in zip(together, model(images.to(memory_format=torch.channels_last)), strict=True):
+        torch.testing.assert_close(first, second, atol=1e-12, rtol=0)
+    halves = model.bfloat16()(images.bfloat16())
+    for exact, rounded in zip(together, halves, strict=True):
+        assert rounded.dtype == torch.bfloat16
+        assert (exact - rounded).abs().max() < 0.1 * exact.abs().max()
+
+
+@pytest.mark.parametrize("name", ["upsample", "maxpool", "odd_sizes", "depthwise", "unequal_shortcut", "spp"])
+def test_export_keeps_the_function(name):
+    model = feature(name)
+    images = random_images(model)
+    exported = torch.export.export(model, (images,)).module()
+    for ours, theirs in zip(model(images), exported(images), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_export_with_any_batch_and_size():
+    model = feature("upsample")
+    height, width = (4 * torch.export.Dim(name, min=2, max=64) for name in ("rows", "columns"))
+    shapes = {"images": {0: torch.export.Dim("batch", min=1, max=16), 2: height, 3: width}}
+    exported = torch.export.export(model, (random_images(model, batch=2),), dynamic_shapes=shapes).module()
+    images = random_images(model, (24, 40), batch=3)
+    for ours, theirs in zip(model(images), exported(images), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_any_size_that_the_strides_allow():
+    model = feature("upsample")
+    assert [tuple(head.shape[2:4]) for head in model(random_images(model, (64, 24)))] == [(16, 6), (32, 12)]
+    # 31 rows halve to 16 and 8, which enlarge to 16 again.
+    assert [tuple(head.shape[2:4]) for head in model(random_images(model, (31, 24)))] == [(8, 6), (16, 12)]
+    with pytest.raises(ToolkitError) as error:
+        model(random_images(model, (33, 24)))
+    message = str(error.value)
+    assert "upsample.cfg:" in message
+    assert "[route] #8 joins maps of different size, 12x18" in message
+    assert "the images are 24x33, use multiples of 4" in message
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 4, 32, 32)])
+def test_images_of_another_kind_are_refused(shape):
+    with pytest.raises(
+        ToolkitError, match=r"images of shape .* do not fit; give \(batch, 3, height, width\)"
+    ):
+        feature("upsample")(torch.zeros(shape))
+
+
+def test_heads_are_specified_for_decoding():
+    model = Darknet.from_cfg(ROOT / "tests/cfgs/upsample.cfg")
+    assert model.head_specs == (
+        HeadSpec(anchors=((12, 14), (8, 7)), classes=2, stride=4),
+        HeadSpec(anchors=((4, 5), (8, 7)), classes=2, stride=2),
+    )
+    (spec,) = Darknet.from_cfg(ROOT / "tests/cfgs/new_coords.cfg").head_specs
+    assert (spec.scale_x_y, spec.new_coords, spec.stride, spec.nms_kind) == (2, True, 2, "default")
+    (spec,) = Darknet.from_cfg(ROOT / "tests/cfgs/scale_x_y.cfg").head_specs
+    assert (spec.scale_x_y, spec.nms_kind, spec.beta_nms) == (1.2, "greedynms", 0.6)
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_strides_are_found(name):
+    model = (
+        Darknet(Network.from_cfg(ROOT / f"cfg/{name}.cfg")) if name == "yolov3-shapes" else narrow_stock(name)
+    )
+    expected = {"yolov3-tiny": [32, 16], "yolov4-tiny": [32, 16], "yolov4": [8, 16, 32]}.get(
+        name, [32, 16, 8]
+    )
+    assert [spec.stride for spec in model.head_specs] == expected
+
+
+def test_outputs_are_freed_once_nobody_reads_them():
+    model = feature("residual")
+    alive: dict[int, set[int]] = {}
+    references: dict[int, weakref.ref] = {}
+
+    def watch(index):
+        def hook(module, inputs, out):
+            references[index] = weakref.ref(out)
+            alive[index] = {i for i, reference in references.items() if reference() is not None}
+
+        return hook
+
+    for index, layer in enumerate(model.layers):
+        layer.register_forward_hook(watch(index))
+    with torch.no_grad():
+        heads = model(random_images(model))
+    del heads
+    for index, found in alive.items():
+        needed = {i for i in range(index + 1) if any(reader >= index for reader in model.network.readers(i))}
+        assert found <= needed | {index}
+
+
+def test_a_fresh_network_predicts_its_priors():
+    torch.manual_seed(0)
+    model = Darknet.from_cfg(ROOT / "cfg/yolov3-shapes.cfg").train()
+    with torch.no_grad():
+        heads = model(random_images(model, batch=4))
+    for head in heads:
+        probabilities = head[..., 4:].sigmoid()
+        assert float(probabilities[..., 0].median()) == pytest.approx(OBJECTNESS_PRIOR, rel=0.5)
+        assert float(probabilities[..., 1:].median()) == pytest.approx(0.25, rel=0.3)
+
+
+def test_names_of_parameters_follow_the_section_numbers():
+    names = set(feature("residual").state_dict())
+    assert {"layers.0.conv.weight", "layers.0.norm.running_var", "layers.12.conv.bias"} <= names
+    assert not any(name.startswith("layers.3.") for name in names)
+    assert "layers.0.conv.bias" not in names

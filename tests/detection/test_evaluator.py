@@ -1,0 +1,233 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from utils.darknet.checkpoint import load_weights
+from utils.darknet.model import Darknet
+from utils.data.dataset import DetectionDataset
+from utils.data.listing import read_data_file
+from utils.data.loader import Loader, make_loader
+from utils.detection.boxes import pairwise_iou, xywh_to_xyxy
+from utils.detection.decode import HeadSpec, decode_heads
+from utils.detection.evaluator import STYLES, ImageResult, as_fractions, evaluate, summarize
+from utils.detection.nms import suppress
+from utils.errors import DatasetError, ToolkitError
+
+NAMES = ("cat", "dog", "eel")
+TRUTHS = ["0 .3 .3 .2 .4\n1 .7 .6 .4 .2\n", "0 .5 .5 .9 .9\n", ""]
+SIZE = (96, 64)
+
+
+@pytest.fixture
+def loader(tmp_path) -> Loader:
+    """Three images, 40 x 80; cats in two, a dog in one, eels in none, nothing in the last."""
+    return make_loader(open_three(tmp_path), 2)
+
+
+def open_three(folder: Path, letterbox: bool = False) -> DetectionDataset:
+    paths = []
+    for number, text in enumerate(TRUTHS):
+        paths.append(folder / f"{number}.png")
+        paths[-1].write_bytes(cv2.imencode(".png", np.full((40, 80, 3), 50 * number, np.uint8))[1].tobytes())
+        (folder / f"{number}.txt").write_text(text)
+    return DetectionDataset(paths, 3, SIZE, letterbox=letterbox)
+
+
+def perfect(dataset: DetectionDataset, wrong: int | None = None):
+    """A detector that knows the labels: recognises the image by its order; `wrong` shifts that image's boxes."""
+    upcoming = iter(range(len(dataset)))
+
+    def predict(images: torch.Tensor) -> torch.Tensor:
+        rows = torch.zeros(len(images), 4, 8)
+        for image in range(len(images)):
+            number = next(upcoming)
+            for box, label in enumerate(dataset[number].labels):
+                pixels = torch.tensor(label[1:] * [SIZE[1], SIZE[0], SIZE[1], SIZE[0]])
+                rows[image, box, :4] = pixels + (40 if number == wrong else 0)
+                rows[image, box, 4] = 0.9
+                rows[image, box, 5 + int(label[0])] = 0.8
+        return rows
+
+    return predict
+
+
+@pytest.mark.parametrize("letterbox", [False, True])
+@pytest.mark.parametrize("style, mean", [("darknet", 2 / 3), ("voc", 1.0), ("coco", 1.0)])
+def test_a_perfect_detector_has_the_best_figures_and_absent_classes_count_0_in_darknet_style(
+    tmp_path, style, mean, letterbox
+):
+    dataset = open_three(tmp_path, letterbox)
+    result = evaluate(perfect(dataset), make_loader(dataset, 2), NAMES, style=style)
+    assert result.map50 == pytest.approx(mean)
+    assert result.map50_95 == pytest.approx(mean)
+    assert result.per_class == pytest.approx({"cat": 1, "dog": 1, "eel": 0})
+    assert (result.precision, result.recall) == (1, 1)
+    assert (result.images, result.without_objects, result.skipped) == (3, 1, 0)
+    assert result.truths == {"cat": 2, "dog": 1, "eel": 0}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_misplaced_box_costs_its_class(loader, style):
+    result = evaluate(perfect(loader.dataset, wrong=1), loader, NAMES, style=style)
+    assert result.per_class["dog"] == pytest.approx(1)
+    # one of two cats is found before the wrong box: the curve ends at recall 1/2 (51 of COCO's 101 points)
+    assert result.per_class["cat"] == pytest.approx(51 / 101 if style == "coco" else 0.5)
+
+
+def test_the_result_is_json_and_images_are_counted_for_progress(loader):
+    seen = []
+    result = evaluate(perfect(loader.dataset), loader, NAMES, progress=seen.append)
+    assert seen == [2, 1]
+    assert json.loads(json.dumps(result.to_json()))["per_class"]["dog"] == 1.0
+    assert result.images_per_second > 0
+
+
+def test_the_last_head_says_how_to_suppress(loader):
+    """Two boxes side by side with IoU > .45: plain suppression drops one, the distance term keeps both."""
+
+    def predict(images: torch.Tensor) -> torch.Tensor:
+        pair = torch.tensor([[20.0, 40, 20, 20, 1, 1, 0, 0], [26, 46, 20, 20, 1, 0.9, 0, 0]])
+        return pair.expand(len(images), -1, -1)
+
+    def found(kind: str) -> float:
+        specs = [HeadSpec(((1.0, 1.0),), 3, 32), HeadSpec(((1.0, 1.0),), 3, 32, nms_kind=kind)]
+        return evaluate(predict, loader, NAMES, specs=specs, overlap=0.3).precision
+
+    assert found("default") == found("greedynms") == 0
+    boxes = predict(torch.zeros(1))[0]
+    assert len(suppress(boxes, overlap=0.3)) == 1
+    assert len(suppress(boxes, overlap=0.3, kind="greedynms")) == 2
+
+
+def test_a_detector_that_finds_nothing_has_zeros(loader):
+    for style in STYLES:
+        result = evaluate(lambda images: torch.zeros(len(images), 0, 8), loader, NAMES, style=style)
+        assert (result.map50, result.map50_95, result.precision, result.recall) == (0, 0, 0, 0)
+
+
+def test_unknown_styles_and_unreadable_data_sets_are_errors(loader, tmp_path):
+    with pytest.raises(ToolkitError, match="darknet, voc, coco"):
+        evaluate(perfect(loader.dataset), loader, NAMES, style="pascal")
+    for path in loader.dataset.images:
+        path.write_bytes(b"broken")
+    with pytest.raises(DatasetError, match="no image"):
+        evaluate(perfect(loader.dataset), loader, NAMES)
+
+
+def coco_ap50(results: list[ImageResult], kind: int) -> float:
+    """COCO's matching and 101 points for one class, restated: the best *free* truth with IoU >= .5 is taken."""
+    ranked, truths = [], 0
+    for result in results:
+        own = torch.from_numpy(result.truths[result.truths[:, 0] == kind, 1:])
+        truths += len(own)
+        mine = result.detections[result.detections[:, 5] == kind]
+        mine = mine[np.argsort(-mine[:, 4], kind="stable")][:100]
+        free = set(range(len(own)))
+        overlaps = pairwise_iou(torch.from_numpy(mine[:, :4]), own).numpy()
+        for row, overlap in zip(mine, overlaps, strict=True):
+            best = max((t for t in free if overlap[t] >= 0.5), key=lambda t: overlap[t], default=None)
+            free -= {best}
+            ranked.append((row[4], best is not None))
+    ranked.sort(key=lambda entry: -entry[0])
+    right = np.cumsum([hit for _, hit in ranked])
+    precision = right / np.arange(1, len(right) + 1)
+    points = np.linspace(0, 1, 101)
+    return float(np.mean([max(precision[right / truths >= point], default=0.0) for point in points]))
+
+
+def test_coco_style_agrees_with_its_rules_restated():
+    rng = np.random.default_rng(0)
+    results = []
+    for _ in range(12):
+        count, found = int(rng.integers(0, 6)), int(rng.integers(0, 25))
+        centres = np.concatenate(
+            (rng.uniform(0.2, 0.8, (count, 2)), rng.uniform(0.1, 0.4, (count, 2))), axis=1
+        )
+        truths = xywh_to_xyxy(torch.from_numpy(centres)).numpy()
+        kinds = rng.integers(0, 3, count)
+        guesses = truths[rng.integers(0, count, found)] if count else rng.uniform(0, 1, (found, 4))
+        guesses = guesses + rng.normal(0, 0.03, guesses.shape)
+        guesses = np.concatenate((guesses[:, :2], np.maximum(guesses[:, 2:], guesses[:, :2] + 0.01)), axis=1)
+        scores = rng.permutation(found) / 25 + rng.uniform(0, 0.001, found)
+        detections = np.column_stack((guesses, scores, rng.integers(0, 3, found)))
+        # square pixels, so that overlaps in pixels are those in fractions
+        results.append(ImageResult(detections, np.column_stack((kinds, truths)), (300, 300)))
+    figures = summarize(results, NAMES, "coco")
+    expected = {name: coco_ap50(results, kind) for kind, name in enumerate(NAMES)}
+    assert figures.per_class == pytest.approx(expected, abs=1e-9)
+    assert 0.1 < figures.map50 < 0.9
+
+
+def test_coco_sizes_are_areas_in_pixels_of_the_original():
+    def square(side: float, image: int) -> np.ndarray:
+        return np.array([0, 0, side / image, side / image])
+
+    sides = {"small": 31, "medium": 33, "large": 97}
+    results = []
+    for side in sides.values():
+        box = square(side, 200)
+        results.append(
+            ImageResult(np.array([[*box, 0.9, 0]]), np.array([[0, *box]]), (200, 200)),
+        )
+    assert summarize(results, ["x"], "coco").by_size == pytest.approx({"small": 1, "medium": 1, "large": 1})
+    only_large = summarize(results[2:], ["x"], "coco").by_size
+    assert (only_large["small"], only_large["medium"]) == (None, None)
+
+
+def open_network(shared: Path, folder: str, cfg: str) -> Darknet:
+    model = Darknet.from_cfg(shared / f"weights/{folder}/{cfg}.cfg")
+    (weights,) = (shared / f"weights/{folder}").glob("*.weights")
+    load_weights(model, weights)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    "folder, cfg",
+    [
+        ("yolov3-tiny", "yolov3-tiny-mask123"),
+        ("yolo-fastest-1.1", "yolo-fastest-1.1"),
+        ("mobilenetv2-yolov3-nano-voc", "MobileNetV2-YOLOv3-Nano-voc"),
+    ],
+)
+def test_boxes_are_those_of_the_c_program(shared, folder, cfg):
+    """`detector test -thresh 0.1`: all boxes above 0.2 are there, and no others."""
+    golden = json.loads((shared / f"golden/boxes_{cfg}.json").read_text())["images"][:12]
+    model = open_network(shared, folder, cfg)
+    images = [shared / "data/coco_mini/images" / entry["file"] for entry in golden]
+    dataset = DetectionDataset(images, 80, (model.network.height, model.network.width))
+    spec = model.head_specs[-1]
+    with torch.inference_mode():
+        for batch, entry in zip(make_loader(dataset, 1), golden, strict=True):
+            prediction = decode_heads(model(batch.images), model.head_specs)[0]
+            boxes = as_fractions(prediction[:, :4], batch.placements[0], batch.sizes[0])
+            rows = torch.cat((boxes, prediction[:, 4:]), dim=1)
+            ours = suppress(rows, 0.1, 0.45, spec.nms_kind, spec.beta_nms)
+            theirs = torch.tensor(entry["boxes"], dtype=torch.float32).reshape(-1, 6)
+            as_ours = torch.cat((xywh_to_xyxy(theirs[:, 2:]), theirs[:, 1:2], theirs[:, :1]), dim=1)
+            for these, those in ((ours, as_ours), (as_ours, ours)):
+                assert_contained(these[these[:, 4] > 0.2], those)
+
+
+def assert_contained(these: torch.Tensor, those: torch.Tensor) -> None:
+    """Each of `these` has one of `those` with its class, its place and its score."""
+    alike = pairwise_iou(these[:, :4], those[:, :4]) > 0.95
+    alike &= (these[:, None, 4] - those[:, 4]).abs() < 0.02
+    alike &= these[:, None, 5] == those[:, 5]
+    assert alike.any(1).all()
+
+
+def test_map_is_the_c_programs(shared):
+    """`detector map` on coco_mini val says 27.7795 %; it decodes JPEG with another library: 0.3 points."""
+    model = open_network(shared, "yolo-fastest-1.1", "yolo-fastest-1.1")
+    data = read_data_file(shared / "data/coco_mini/coco_mini.data")
+    loader = make_loader(DetectionDataset.from_split(data, "valid", (320, 320)), 8)
+
+    def predict(images: torch.Tensor) -> torch.Tensor:
+        return decode_heads(model(images), model.head_specs)
+
+    result = evaluate(predict, loader, data.names, specs=model.head_specs)
+    assert result.map50 == pytest.approx(0.277795, abs=0.003)

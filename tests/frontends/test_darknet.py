@@ -1,0 +1,176 @@
+"""The engine on cfgs: every feature cfg, every policy."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from utils.darknet.edit import residual_blocks
+from utils.darknet.model import Darknet
+from utils.darknet.network import Network
+from utils.darknet.weights import read_weights
+from utils.errors import PruningError
+from utils.frontends.darknet import DarknetSubject, classic_candidates, gamma_penalty, trace
+from utils.profiling import count_parameters
+from utils.pruning.channels import UnitMask
+from utils.pruning.policies import WeakestBlocks, normal, slim
+from utils.pruning.subject import Subject, prune
+
+CFGS = sorted((Path(__file__).parents[1] / "cfgs").glob("*.cfg"))
+POLICIES = {
+    "normal": [normal(0.6)],
+    "slim": [slim(0.7, 0.1)],
+    "blocks": [WeakestBlocks(1)],
+    "both": [slim(0.6, 0.01), WeakestBlocks(1)],
+}
+
+
+def randomised(path: Path, seed: int) -> Darknet:
+    """A float64 network with random batch norms, so that thresholds cut through every layer."""
+    torch.manual_seed(seed)
+    model = Darknet.from_cfg(path)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.weight)
+            torch.nn.init.normal_(module.bias, std=0.3)
+            module.running_mean.normal_(std=0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:
+            parameter.data += 0.01
+    return model.double().eval()
+
+
+def image(model: Darknet, batch: int = 2) -> torch.Tensor:
+    size = (model.network.channels(-1), model.network.height, model.network.width)
+    return torch.rand(batch, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def heads(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat([head.flatten() for head in model(images)])
+
+
+def _refusal(subject: DarknetSubject, policies: list) -> str | None:
+    """What a policy must say on this network: not every one has blocks, or channels that no shortcut ties."""
+    if isinstance(policies[-1], WeakestBlocks) and not subject.blocks:
+        return "has 0 that can be removed"
+    if policies[0] == normal(0.6) and not gamma_penalty(subject.model, 1, prune=0).norms:
+        return "nothing to prune"
+    return None
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("policies", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("cfg", CFGS, ids=lambda path: path.stem)
+def test_compact_equals_zeroed(cfg, policies, seed):
+    model = randomised(cfg, seed)
+    subject = DarknetSubject.of(model)
+    refusal = _refusal(subject, policies)
+    if refusal:
+        with pytest.raises(PruningError, match=refusal):
+            prune(subject, policies)
+        return
+    for move in (True, False):
+        result = prune(subject, policies, move_constants=move)
+        expected = heads(result.folded.model, image(model))
+        assert expected.abs().max() > 0
+        difference = (heads(result.compact.model, image(model)) - expected).abs().max()
+        assert difference <= 1e-12 * max(1, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("cfg", CFGS, ids=lambda path: path.stem)
+def test_saved_network_is_the_compact_one_and_retraces_to_its_mask(cfg, tmp_path):
+    subject = DarknetSubject.of(randomised(cfg, 0).float())
+    result = prune(subject, [slim(0.7, 0.1)])
+    result.compact.save(tmp_path / "x.cfg", tmp_path / "x.weights")
+    again = Darknet.from_cfg(tmp_path / "x.cfg")
+    read_weights(tmp_path / "x.weights", again)
+    again.double().eval()
+    result.compact.model.double()
+    assert torch.equal(heads(again, image(again)), heads(result.compact.model, image(again)))
+    assert count_parameters(again) == count_parameters(result.compact.model)
+    for name, layer in subject.graph.layers.items():
+        assert len(trace(again.network).layers[name].outputs) == result.keep[layer.outputs].sum()
+
+
+@pytest.mark.parametrize("name", ["yolov3", "yolov3-spp", "yolov3-shapes"])
+def test_yolov3_has_23_blocks_and_the_published_candidates(root, name):
+    network = Network.from_cfg(root / f"cfg/{name}.cfg")
+    assert len(residual_blocks(network)) == 23
+    graph = trace(network)
+    classic = classic_candidates(network)
+    convolutions = [i for i, s in enumerate(network.sections) if s.kind == "convolutional"]
+    coupled = [n for n in classic if graph.coupled[graph.layers[n].outputs].any()]
+    assert len(convolutions) == (76 if name == "yolov3-spp" else 75)
+    if name != "yolov3-spp":  # as published: 70 for slim, 42 for prune
+        assert (len(classic), len(classic) - len(coupled)) == (70, 42)
+
+
+def test_penalty_takes_exactly_the_candidates_of_pruning(root):
+    model = Darknet.from_cfg(root / "cfg/yolov3-shapes.cfg")
+    assert len(gamma_penalty(model, 0.1, 1, classic=True).norms) == 70
+    assert len(gamma_penalty(model, 0.1, 0, classic=True).norms) == 42
+    assert len(gamma_penalty(model, 0.1, 1).norms) == 72
+    assert len(gamma_penalty(model, 0.1, 0).norms) == 44
+
+
+def test_a_block_before_a_nonlinear_add_is_removed_but_its_constant_reported():
+    text = """
+[net]
+width=16
+height=16
+channels=3
+[convolutional]
+batch_normalize=1
+filters=4
+activation=leaky
+[convolutional]
+batch_normalize=1
+filters=4
+size=3
+pad=1
+activation=leaky
+[shortcut]
+from=-2
+activation=linear
+[shortcut]
+from=-3
+activation=leaky
+[convolutional]
+filters=6
+activation=linear
+[yolo]
+mask=0
+anchors=4,4
+classes=1
+num=1
+"""
+    torch.manual_seed(0)
+    model = Darknet(Network.from_text(text)).double().eval()
+    subject = DarknetSubject.of(model)
+    result = prune(subject, [WeakestBlocks(1)])
+    assert result.unfolded == ("layers.2",)
+    assert torch.allclose(heads(result.folded.model, image(model)), heads(result.compact.model, image(model)))
+
+
+def test_narrow_then_shorten_then_narrow_again_keeps_working(root):
+    model = randomised(root / "cfg/yolov3-shapes.cfg", 0)
+    subject: Subject = DarknetSubject.of(model)
+    x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
+    for policies in ([slim(0.5, 0.01)], [WeakestBlocks(8)], [slim(0.3, 0.01)]):
+        result = prune(subject, policies)
+        difference = (heads(result.folded.model, x) - heads(result.compact.model, x)).abs().max()
+        assert difference < 1e-12
+        subject = result.compact
+    assert len(subject.blocks) == 15
+
+
+def test_everything_pinned_survives(root):
+    network = Network.from_cfg(root / "cfg/yolov3-tiny.cfg")
+    graph = trace(network)
+    keep: UnitMask = graph.legal(np.zeros(graph.unit_count, bool), np.zeros(graph.unit_count))
+    for head in network.heads:
+        assert keep[graph.layers[f"layers.{head - 1}.conv"].outputs].all()
+    assert keep[graph.layers["layers.0.conv"].inputs].all()

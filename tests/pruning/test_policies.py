@@ -1,0 +1,127 @@
+"""The policies against a naive re-statement of the published rules."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.pruning.toy import ToyNet, ToySubject, randomised
+from utils.errors import PruningError
+from utils.pruning.policies import GlobalThreshold, WeakestBlocks, candidate_channels, normal, slim
+from utils.pruning.scores import gamma_scores
+
+
+@pytest.fixture(scope="module")
+def subject():
+    return ToySubject.of(randomised(ToyNet(width=16, blocks=3)))
+
+
+def naive_slim(subject, percent, layer_keep):
+    """Layer masks by the published rule: threshold, floor, then the union over each residual group."""
+    gammas = {f"{n[:-5]}.norm": n for n in subject.graph.layers if n != "head"}
+    values = {
+        name: np.abs(dict(subject.model.named_modules())[norm].weight.detach().numpy().astype("f4"))
+        for norm, name in gammas.items()
+    }
+    chain = np.minimum(values["depthwise.conv"], values["branches.2.1.conv"])  # serial: one writer
+    pools = {n: v for n, v in values.items() if n not in ("depthwise.conv", "branches.2.1.conv")}
+    pools["chain"] = chain
+    pool = np.sort(np.concatenate(list(pools.values())))
+    threshold = pool[int(len(pool) * percent)]
+
+    def floor(mask, score):
+        least = max(1, int(len(score) * layer_keep))
+        if mask.sum() < least:
+            mask = np.zeros_like(mask)
+            mask[np.argsort(-score, kind="stable")[:least]] = True
+        return mask
+
+    masks = {n: floor(v > threshold, v) for n, v in pools.items() if n != "chain"}
+    chain_mask = chain > threshold
+    for member in ("depthwise.conv", "branches.2.1.conv"):
+        best = np.argsort(-values[member], kind="stable")[: max(1, int(16 * layer_keep))]
+        chain_mask[best] = True
+    group = ["stem.conv", "branches.0.1.conv", "branches.1.1.conv"]
+    union = np.logical_or.reduce([masks[n] for n in group] + [chain_mask])
+    return {**{n: m for n, m in masks.items() if n not in group}, "stem.conv": union, "depthwise.conv": union}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0, 0.99), st.sampled_from([0.0, 0.01, 0.1, 0.3]))
+def test_slim_equals_the_published_rule(percent, layer_keep):
+    subject = ToySubject.of(randomised(ToyNet(width=16, blocks=3)))
+    plan = slim(percent, layer_keep)(subject, gamma_scores(subject))
+    for name, mask in naive_slim(subject, percent, layer_keep).items():
+        assert (plan.keep[subject.graph.layers[name].outputs] == mask).all(), name
+
+
+def test_normal_leaves_shortcuts_alone_and_keeps_from_the_threshold_on(subject):
+    scores = gamma_scores(subject)
+    plan = normal(0.5)(subject, scores)
+    pool = np.sort(np.concatenate([scores[f"branches.{i}.0.conv"] for i in range(3)]))
+    assert plan.threshold == pool[12]
+    for i in range(3):
+        name = f"branches.{i}.0.conv"
+        assert (plan.keep[subject.graph.layers[name].outputs] == (scores[name] >= pool[12])).all()
+    assert plan.keep[subject.graph.coupled].all()
+
+
+def test_leader_decides_for_its_group(subject):
+    scores = gamma_scores(subject)
+    plan = GlobalThreshold(0.5, merge="leader", strict=False)(subject, scores)
+    stem = scores["stem.conv"] >= plan.threshold
+    assert (plan.keep[subject.graph.layers["stem.conv"].outputs] == stem).all()
+    assert 0 < stem.sum() < 16
+
+
+def test_a_layer_that_would_be_emptied_keeps_its_best_channel_and_is_named(subject):
+    scores = dict(gamma_scores(subject))
+    scores["branches.1.0.conv"] = scores["branches.1.0.conv"] * 1e-6
+    plan = slim(0.5, 0.0)(subject, scores)
+    kept = plan.keep[subject.graph.layers["branches.1.0.conv"].outputs]
+    assert np.flatnonzero(kept).tolist() == [int(scores["branches.1.0.conv"].argmax())]
+    assert plan.emptied == ("branches.1.0.conv",)
+
+
+def test_percent_that_takes_everything_names_the_largest_value(subject):
+    with pytest.raises(PruningError, match=r"largest value is 0\.98"):
+        slim(1.0, 0.01)(subject, gamma_scores(subject))
+    with pytest.raises(PruningError, match="nothing to prune"):
+        slim(0.5, 0.01)(subject, {})
+
+
+def test_layers_without_score_stay_whole_and_out_of_the_pool(subject):
+    scores = {n: s for n, s in gamma_scores(subject).items() if n != "branches.0.0.conv"}
+    plan = slim(0.9, 0.0)(subject, scores)
+    assert plan.keep[subject.graph.layers["branches.0.0.conv"].outputs].all()
+    pool = np.sort(
+        np.concatenate(
+            [
+                scores["stem.conv"],
+                scores["branches.0.1.conv"],
+                scores["branches.1.0.conv"],
+                scores["branches.1.1.conv"],
+                scores["branches.2.0.conv"],
+                np.minimum(scores["branches.2.1.conv"], scores["depthwise.conv"]),
+            ]
+        )
+    )
+    assert plan.threshold == pool[int(len(pool) * 0.9)]
+
+
+def test_weakest_blocks_go_by_the_mean_of_their_last_layer(subject):
+    scores = gamma_scores(subject)
+    plan = WeakestBlocks(2)(subject, scores)
+    means = {block.name: float(scores[block.layers[-1]].mean()) for block in subject.blocks}
+    strongest = max(means, key=means.__getitem__)
+    assert {b.name for b in plan.blocks} == set(means) - {strongest}
+    with pytest.raises(PruningError, match="4 blocks asked for, but this network has 3"):
+        WeakestBlocks(4)(subject, scores)
+
+
+def test_candidates_of_training_are_those_of_pruning(subject):
+    scores = gamma_scores(subject)
+    assert set(candidate_channels(subject.graph, scores, "all")) == set(scores)
+    assert set(candidate_channels(subject.graph, scores, "uncoupled")) == {
+        f"branches.{i}.0.conv" for i in range(3)
+    }

@@ -1,0 +1,118 @@
+"""Masked, folded, compact: what must be equal to what."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.pruning.toy import ToyNet, ToySubject, randomised
+from utils.pruning.policies import WeakestBlocks, normal, slim
+from utils.pruning.subject import prune
+
+POLICIES = {
+    "normal": [normal(0.5)],
+    "slim": [slim(0.7, 0.05)],
+    "blocks": [WeakestBlocks(1)],
+    "both": [slim(0.6, 0.05), WeakestBlocks(2)],
+}
+
+
+def image(seed: int = 0, size: int = 12) -> torch.Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gap(first: nn.Module, second: nn.Module, crop: int = 0) -> float:
+    with torch.no_grad():
+        difference = (first(image()) - second(image())).abs()
+    return float(difference[..., crop : 12 - crop, crop : 12 - crop].max())
+
+
+@pytest.mark.parametrize("policies", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("act", ["LeakyReLU", "Sigmoid", "SiLU"])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("move", [True, False])
+def test_compact_equals_zeroed(policies, act, seed, move):
+    subject = ToySubject.of(randomised(ToyNet(act=act), seed))
+    result = prune(subject, policies, move_constants=move)
+    assert gap(result.folded.model, result.compact.model) < 1e-12
+    assert gap(subject.model, result.compact.model) > 1e-6  # something was removed
+
+
+def test_zeroed_is_what_multiplying_the_activations_gives():
+    subject = ToySubject.of(randomised(ToyNet()))
+    result = prune(subject, [slim(0.7, 0.05)], move_constants=False)
+    for name, layer in subject.graph.layers.items():
+        if name != "head":
+            mask = torch.from_numpy(result.keep[layer.outputs]).double().view(1, -1, 1, 1)
+            block = subject.model.get_submodule(name.removesuffix(".conv"))
+            block.register_forward_hook(lambda module, inputs, out, mask=mask: out * mask)
+    assert gap(subject.model, result.compact.model) < 1e-12
+
+
+@pytest.mark.parametrize("policies", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize("pad", ["none", "circular"])
+def test_folding_is_exact_without_zero_padding(policies, pad):
+    # Removing a block changes nothing but what padding-free readers see, so every policy is exact here.
+    result = prune(ToySubject.of(randomised(ToyNet(pad=pad))), policies)
+    assert not result.unfolded
+    with torch.no_grad():
+        assert (result.masked.model(image()) - result.compact.model(image())).abs().max() < 1e-12
+
+
+def test_folding_is_exact_off_the_border():
+    result = prune(ToySubject.of(randomised(ToyNet(blocks=1, size=3))), [slim(0.5, 0.05)])
+    assert gap(result.masked.model, result.compact.model, crop=2) < 1e-12
+    assert gap(result.masked.model, result.compact.model) > 1e-6
+
+
+def test_folding_beats_dropping_the_constants():
+    subject = ToySubject.of(randomised(ToyNet(size=3)))
+    moved = prune(subject, [slim(0.5, 0.05)])
+    dropped = prune(subject, [slim(0.5, 0.05)], move_constants=False)
+    assert gap(moved.masked.model, moved.compact.model) < 0.5 * gap(moved.masked.model, dropped.compact.model)
+
+
+def test_removing_a_block_whose_branch_is_zero_changes_nothing():
+    model = randomised(ToyNet(blocks=3))
+    with torch.no_grad():
+        model.branches[1][1].norm.weight.zero_()
+        model.branches[1][1].norm.bias.zero_()
+    subject = ToySubject.of(model)
+    result = prune(subject, [WeakestBlocks(1)])
+    assert result.plans[0].blocks[0].name == "branches.1"
+    assert gap(model, result.compact.model) < 1e-12
+
+
+def test_a_block_whose_constant_cannot_travel_is_reported_and_still_equal_to_zeroed():
+    from dataclasses import replace
+
+    subject = ToySubject.of(randomised(ToyNet()))
+    stuck = replace(subject, blocks=tuple(replace(block, travels=False) for block in subject.blocks))
+    result = prune(stuck, [WeakestBlocks(2)])
+    assert result.unfolded == ("branches.0", "branches.1")
+    assert gap(result.folded.model, result.compact.model) < 1e-12
+
+
+def test_a_layer_without_bias_or_norm_reports_its_constant():
+    model = ToyNet()
+    model.head = nn.Conv2d(16, 5, 1, bias=False)
+    result = prune(ToySubject.of(randomised(model)), [slim(0.5, 0.05)])
+    assert result.unfolded == ("head",)
+
+
+def test_the_subject_given_is_not_changed():
+    subject = ToySubject.of(randomised(ToyNet()))
+    before = {k: v.clone() for k, v in subject.model.state_dict().items()}
+    prune(subject, [slim(0.7, 0.05), WeakestBlocks(1)])
+    assert all(torch.equal(before[k], v) for k, v in subject.model.state_dict().items())
+
+
+def test_policies_in_the_wrong_order_are_refused():
+    with pytest.raises(ValueError, match="before the one for blocks"):
+        prune(ToySubject.of(randomised(ToyNet())), [WeakestBlocks(1), slim(0.5, 0.1)])
+
+
+def test_align_gives_multiples_unless_all_is_kept():
+    subject = ToySubject.of(randomised(ToyNet(width=16)))
+    compact = prune(subject, [slim(0.6, 0.05)], align=4).compact
+    for layer in compact.graph.layers.values():
+        assert len(layer.outputs) % 4 == 0 or layer.outputs is compact.graph.layers["head"].outputs

@@ -1,0 +1,165 @@
+"""The rules that keep the project simple, held by machine: floors, sizes, and who may print."""
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = sorted((ROOT / "utils").rglob("*.py"))
+SCRIPTS = sorted(ROOT.glob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+MODULE_LINES = 300
+FUNCTION_LINES = 50
+SCRIPT_LINES = 50
+UNFINISHED = ("TO" + "DO", "FIX" + "ME", "XX" + "X", "NotImplemented" + "Error")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Full names of everything a file imports: `from a.b import c` is a.b.c."""
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def calls(path: Path, name: str) -> Iterator[ast.Call]:
+    """Calls of a dotted name such as `torch.load` or `print`."""
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == name:
+            yield node
+
+
+def all_files(*groups: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", [path for group in groups for path in group], ids=name_of)
+
+
+def test_imports_go_down_only(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from importlinter.cli import lint_imports
+
+    monkeypatch.chdir(ROOT)
+    code = lint_imports(no_cache=True)
+    assert code == 0, capsys.readouterr().out
+
+
+def test_every_package_has_a_floor() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    floors = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    on_a_floor = {name.strip(" ()") for floor in floors for name in floor.split("|")}
+    here = {
+        path.stem
+        for path in (ROOT / "utils").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert {f"utils.{name}" for name in here - {"__init__"}} <= on_a_floor
+
+
+@all_files(SCRIPTS)
+def test_scripts_reach_only_for_commands(path: Path) -> None:
+    allowed = ["utils.commands."]
+    if path.stem.endswith("prune"):
+        allowed.append("utils.pruning.policies.")
+    if path.stem == "models":
+        allowed = ["utils.darknet."]
+    own = [name for name in imported(path) if name.startswith("utils")]
+    assert [name for name in own if not name.startswith(tuple(allowed))] == []
+
+
+@all_files(SCRIPTS)
+def test_scripts_are_a_manual_a_parser_and_a_call(path: Path) -> None:
+    assert ast.get_docstring(parse(path))
+    assert len(path.read_text().splitlines()) <= SCRIPT_LINES
+
+
+@all_files(sorted((ROOT / "utils/pruning").rglob("*.py")))
+def test_the_engine_knows_no_fx(path: Path) -> None:
+    assert not [name for name in imported(path) if name.startswith("torch.fx")]
+
+
+@all_files(PACKAGE, SCRIPTS, TESTS)
+def test_names_are_imported_one_by_one(path: Path) -> None:
+    assert not [name for name in imported(path) if name.endswith(".*")]
+
+
+def test_models_offers_just_what_users_write() -> None:
+    tree = parse(ROOT / "models.py")
+    values = [
+        ast.literal_eval(n.value)
+        for n in tree.body
+        if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"
+    ]
+    assert [sorted(value) for value in values] == [["Darknet", "convert", "load_weights", "save_weights"]]
+
+
+@all_files([path for path in PACKAGE if path.parent.name != "commands"])
+def test_only_commands_print(path: Path) -> None:
+    assert not list(calls(path, "print"))
+
+
+@all_files(PACKAGE, SCRIPTS)
+def test_modules_are_one_idea_long(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MODULE_LINES
+
+
+@all_files(PACKAGE, SCRIPTS)
+def test_functions_fit_one_look(path: Path) -> None:
+    functions = [n for n in ast.walk(parse(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = {node.name: node.end_lineno - node.lineno + 1 for node in functions if node.end_lineno}
+    assert {name: length for name, length in lengths.items() if length > FUNCTION_LINES} == {}
+
+
+@all_files(PACKAGE, SCRIPTS)
+def test_checkpoints_are_read_as_data_never_as_code(path: Path) -> None:
+    for call in calls(path, "torch.load"):
+        arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert arguments.get("weights_only") == "True", f"line {call.lineno}"
+
+
+@all_files(PACKAGE, SCRIPTS)
+def test_devices_come_from_tensors(path: Path) -> None:
+    moves = [
+        n
+        for n in ast.walk(parse(path))
+        if isinstance(n, ast.Attribute) and n.attr == "cuda" and ast.unparse(n) != "torch.cuda"
+    ]
+    assert not moves
+
+
+@all_files(PACKAGE, SCRIPTS, TESTS)
+def test_nothing_is_left_for_later(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert [word for word in UNFINISHED if word in text] == []
+
+
+def requirements(name: str) -> list[str]:
+    lines = (line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def test_requirements_are_pinned_names_from_the_users_own_index() -> None:
+    user, developer = requirements("requirements.txt"), requirements("requirements-dev.txt")
+    assert developer[0] == "-r requirements.txt"
+    assert [line for line in user + developer[1:] if line.count("==") != 1 or "/" in line] == []
+
+
+def test_what_the_package_imports_is_required() -> None:
+    """`make demo` must work where only requirements.txt was installed."""
+    packages = {"cv2": "opencv-python-headless", "faster_coco_eval": "faster-coco-eval"}
+    required = {line.split("==")[0] for line in requirements("requirements.txt")}
+    own = {"utils", "__future__"} | {path.stem for path in SCRIPTS}
+    tops = {name.split(".")[0] for path in (*PACKAGE, *SCRIPTS) for name in imported(path)}
+    foreign = tops - own - set(sys.stdlib_module_names)
+    assert {packages.get(name, name) for name in foreign} <= required

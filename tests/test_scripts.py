@@ -1,0 +1,196 @@
+"""The scripts as a user runs them: a process each, four images, a network of 20 sections."""
+
+import importlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+import torch
+
+from utils.commands.arguments import run_main
+from utils.darknet.checkpoint import save_weights
+from utils.darknet.model import Darknet
+from utils.data.shapes import make_shapes
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "models")
+
+CONVOLUTION = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize={}\nstride={}\npad=1\nactivation=leaky\n"
+HEAD = (
+    "[convolutional]\nfilters=18\nsize=1\nstride=1\npad=1\nactivation=linear\n"
+    "[yolo]\nmask={}\nanchors=10,10, 20,20, 30,30, 40,40\nclasses=4\nnum=4\n"
+)
+
+
+def residual(wide: int, narrow: int) -> str:
+    """Four sections: down by 2, then a block."""
+    block = CONVOLUTION.format(narrow, 1, 1) + CONVOLUTION.format(wide, 3, 1)
+    return CONVOLUTION.format(wide, 3, 2) + block + "[shortcut]\nfrom=-3\nactivation=linear\n"
+
+
+CFG = (
+    "[net]\nwidth=64\nheight=64\nchannels=3\n"
+    + CONVOLUTION.format(8, 3, 2)  # 0
+    + residual(16, 8)  # 1 .. 4
+    + residual(24, 8)  # 5 .. 8
+    + residual(32, 16)  # 9 .. 12
+    + HEAD.format("2,3")  # 13, 14
+    + "[route]\nlayers=-3\n[upsample]\nstride=2\n[route]\nlayers=-1,8\n"  # 15 .. 17
+    + HEAD.format("0,1")  # 18, 19
+)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with small.cfg, small.weights and data/shapes.data (four images a split)."""
+    (tmp_path / "small.cfg").write_text(CFG)
+    torch.manual_seed(0)
+    save_weights(Darknet.from_cfg(tmp_path / "small.cfg"), tmp_path / "small.weights")
+    make_shapes(tmp_path / "data", sizes={"train": 4, "valid": 4, "test": 4})
+    return tmp_path
+
+
+FILES = ("--cfg", "small.cfg", "--weights", "small.weights")
+DATA = ("--data", "data/shapes.data", "--workers", "0")
+
+
+def run(folder: Path, script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run `python script words` in `folder`."""
+    command = [sys.executable, str(ROOT / script), *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def succeed(folder: Path, script: str, *words: str) -> str:
+    """What the script prints; it must end well and name the next command last."""
+    done = run(folder, script, *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("next: python ")
+    return done.stdout
+
+
+class Fail(Protocol):
+    """Runs a script that must end with code 2; returns the one line that tells its user what is wrong."""
+
+    def __call__(self, script: str, *words: str) -> str: ...
+
+
+@pytest.fixture
+def fail(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fail:
+    """In this process and in the project's folder: seconds less than `run` for each message."""
+    monkeypatch.chdir(project)
+
+    def fail(script: str, *words: str) -> str:
+        module = importlib.import_module(script.removesuffix(".py"))
+        with pytest.raises(SystemExit) as stop:
+            run_main(lambda: module.main(list(words)))
+        assert stop.value.code == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("error: ")
+        return line.removeprefix("error: ")
+
+    return fail
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_the_scripts_manual(script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module(script)
+    with pytest.raises(SystemExit) as stop:
+        module.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert (module.__doc__ or "").strip() in text
+    for option in ("--cfg", "--weights", "--seed", "--device", "--threads"):
+        assert option in text
+
+
+def test_evaluate_writes_figures_with_their_origin(project: Path) -> None:
+    text = succeed(project, "evaluate.py", *FILES, *DATA, "--json", "out/result.json")
+    result = json.loads((project / "out/result.json").read_text())
+    assert {"circle", "square", "triangle", "star"} == result["per_class"].keys()
+    assert all(name in text for name in result["per_class"])
+    assert result["images"] == 4
+    assert result["style"] == "darknet"
+    assert 0 <= result["map50"] <= 1
+    assert result["command"].startswith("python evaluate.py --cfg small.cfg")
+    assert result["seed"] == 0
+
+
+def test_export_lies_beside_the_weights_and_names_the_classes(project: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    text = succeed(
+        project, "export.py", *FILES, *DATA, "--format", "onnx", "--img_size", "64", "96", "--dynamic"
+    )
+    assert "batch 1, 64x96" in text
+    assert "batch 3, 48x112" in text
+    session = onnxruntime.InferenceSession(str(project / "small.onnx"))
+    assert [output.name for output in session.get_outputs()] == ["boxes", "scores"]
+    stored = session.get_modelmeta().custom_metadata_map
+    assert json.loads(stored["names"]) == ["circle", "square", "triangle", "star"]
+    assert json.loads(stored["strides"]) == [16, 8]
+    assert json.loads(stored["anchors"])[0] == [[30.0, 30.0], [40.0, 40.0]]
+
+
+def test_a_size_that_the_strides_do_not_allow_is_refused(project: Path, fail: Fail) -> None:
+    assert "multiples of 16" in fail("export.py", *FILES, "--img_size", "64", "70")
+    assert not list(project.glob("*.onnx"))
+
+
+def test_a_typo_in_the_cfg_is_named_by_its_line(project: Path, fail: Fail) -> None:
+    lines = CFG.splitlines()
+    number = lines.index("from=-3")
+    lines[number] = "from=-300"
+    (project / "small.cfg").write_text("\n".join(lines))
+    message = fail("evaluate.py", *FILES, *DATA)
+    assert message.startswith(f"small.cfg:{number + 1}: [shortcut] #4 from=-300 ")
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        (lambda data: data[:-4], "1 of its .* floats are missing"),
+        (lambda data: data + bytes(4), "1 floats are left over"),
+        (lambda data: b"", "is empty"),
+    ],
+    ids=["truncated", "padded", "empty"],
+)
+def test_weights_of_another_length_are_refused(
+    project: Path, fail: Fail, change: Callable[[bytes], bytes], fact: str
+) -> None:
+    path = project / "small.weights"
+    path.write_bytes(change(path.read_bytes()))
+    message = fail("evaluate.py", *FILES, *DATA)
+    assert re.match(f"small.weights: .*{fact}", message)
+
+
+def test_errors_end_the_process_with_one_line_and_code_2(project: Path) -> None:
+    done = run(project, "evaluate.py", "--cfg", "no.cfg", "--weights", "small.weights", *DATA)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: no.cfg: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_missing_list_is_named(project: Path, fail: Fail) -> None:
+    (project / "data/shapes/valid.txt").unlink()
+    message = fail("evaluate.py", *FILES, *DATA)
+    assert "valid.txt" in message
+
+
+def test_the_demo_is_never_mixed_in(project: Path, fail: Fail) -> None:
+    assert "--weights: missing beside --cfg" in fail("export.py", "--cfg", "small.cfg")
+
+
+def test_a_checkpoint_needs_no_cfg(project: Path) -> None:
+    torch.manual_seed(0)
+    save_weights(Darknet.from_cfg(project / "small.cfg"), project / "best.pt")
+    succeed(project, "export.py", "--weights", "best.pt")
+    assert (project / "best.onnx").exists()
+    assert (project / "best.cfg").exists()

@@ -1,0 +1,80 @@
+"""Distillation 2 against a restatement in numpy, and its two zeros."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from utils.detection.decode import HeadSpec
+from utils.errors import ToolkitError
+from utils.training.distillation import Teacher, distillation_loss
+
+SPEC = HeadSpec(anchors=((30.0, 40.0), (60.0, 20.0)), classes=2, stride=32)
+TARGETS = torch.tensor([[0, 1, 0.3, 0.4, 0.6, 0.9], [1, 0, 0.7, 0.2, 0.2, 0.5]])
+
+
+def heads(seed: int) -> torch.Tensor:
+    return torch.randn(2, 2, 2, 3, 7, generator=torch.Generator().manual_seed(seed))
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    powers = np.exp(values)
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def reference(student: np.ndarray, teacher: np.ndarray) -> tuple[float, int]:
+    mine, other = (softmax(head[..., 4:].astype(np.float64) / 3) for head in (student, teacher))
+    loss = 0.0001 * 9 * (other * np.log(other / mine)).sum() / 2
+    worse = 0
+    # TARGETS by hand: in an input of 96 x 64 both centres lie in row 0 or 1; the best anchor is named here
+    for image, x, y, w, h, anchor in ((0, 28.8, 25.6, 57.6, 57.6, 0), (1, 67.2, 12.8, 19.2, 32.0, 0)):
+        row, column = int(y // 32), int(x // 32)
+        distances = []
+        for head in (student, teacher):
+            raw = head[image, anchor, row, column].astype(np.float64)
+            centre = 1 / (1 + np.exp(-raw[:2])) + (column, row)
+            size = np.exp(raw[2:4]) * np.array(SPEC.anchors[anchor]) / 32
+            wanted = np.array([x, y, w, h]) / 32
+            distances.append(((np.concatenate((centre, size)) - wanted) ** 2).sum())
+        if distances[0] > distances[1]:
+            loss += 0.001 * distances[0]
+            worse += 1
+    return loss, worse
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_it_equals_the_rule_restated_in_numpy(seed: int) -> None:
+    student, teacher = heads(seed), heads(seed + 10)
+    found = distillation_loss([student], [teacher], TARGETS, [SPEC], iou_threshold=1.0)
+    loss, worse = reference(student.numpy(), teacher.numpy())
+    assert found.loss.item() == pytest.approx(loss, rel=1e-4)
+    assert (int(found.farther), found.positives) == (worse, 2)
+
+
+def test_a_student_equal_to_its_teacher_pays_nothing() -> None:
+    student = heads(1).requires_grad_()
+    found = distillation_loss([student], [student.detach().clone()], TARGETS, [SPEC], iou_threshold=0.2)
+    found.loss.backward()
+    assert found.loss.item() == pytest.approx(0, abs=1e-9)
+    assert student.grad.abs().max().item() < 1e-7
+    assert int(found.farther) == 0
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="classic2"):
+        distillation_loss([heads(0)], [heads(1)], TARGETS, [SPEC], 0.2, kind="other")  # type: ignore[arg-type]
+
+
+def test_a_teacher_is_frozen_and_in_evaluation_mode() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 7, 1), nn.BatchNorm2d(7)).train()
+    teacher = Teacher(model, [SPEC])
+    mean = model[1].running_mean.clone()
+    assert not teacher(torch.rand(2, 3, 4, 4)).requires_grad
+    assert torch.equal(model[1].running_mean, mean)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_teacher_with_other_heads_is_refused_with_the_remedy() -> None:
+    other = HeadSpec(anchors=SPEC.anchors, classes=5, stride=32)
+    with pytest.raises(ToolkitError, match="pruned from"):
+        Teacher(nn.Identity(), [other]).check([SPEC])

@@ -1,0 +1,173 @@
+"""One optimizer step: how often the penalty counts, what accumulation means, what stops a run."""
+
+import copy
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from utils.detection.decode import HeadSpec
+from utils.errors import ToolkitError
+from utils.pruning.sparsity import GammaPenalty
+from utils.training.distillation import Teacher
+from utils.training.options import TrainingOptions
+from utils.training.trainer import PARTS, Trainer
+
+SPEC = HeadSpec(anchors=((20.0, 20.0), (40.0, 30.0)), classes=2, stride=16)
+OPTIONS = TrainingOptions(
+    epochs=2, batch_size=2, accumulate=1, image_size=(32, 32), optimizer="sgd", learning_rate=0.32, momentum=0.0,
+    decay=0.0, warmup_epochs=0, mixed_precision=False, ema_decay=0.0, clip_norm=1e9, schedule="steps",
+)  # fmt: skip
+
+
+@dataclass
+class FakeBatch:
+    images: Tensor
+    targets: Tensor
+
+
+class TinyDetector(nn.Module):
+    """One conv, one batch norm, one head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, stride=16, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Conv2d(4, 14, 1)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        raw = self.head(self.norm(self.conv(images)))
+        return [raw.view(len(raw), 2, 7, *raw.shape[2:]).permute(0, 1, 3, 4, 2)]
+
+
+def make_model() -> TinyDetector:
+    torch.manual_seed(0)
+    return TinyDetector()
+
+
+def make_batches(count: int) -> list[FakeBatch]:
+    generator = torch.Generator().manual_seed(5)
+    targets = torch.tensor([[0, 1, 0.4, 0.4, 0.5, 0.6], [1, 0, 0.7, 0.2, 0.9, 0.9]])
+    return [FakeBatch(torch.rand(2, 3, 32, 32, generator=generator), targets) for _ in range(count)]
+
+
+def ignore(number: int, means: object) -> None:
+    """An observer that does not look."""
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 4, 8])
+def test_the_penalty_counts_once_per_step_whatever_the_accumulation(accumulate: int) -> None:
+    """With the loss's gradient clipped away, a step moves every gamma by exactly rate * s."""
+    model = make_model()
+    options = replace(OPTIONS, accumulate=accumulate, clip_norm=0.0)
+    trainer = Trainer(model, (SPEC,), options, batches=4, penalty=GammaPenalty({"norm": model.norm}, s=0.125))
+    head = model.head.weight.detach().clone()
+    trainer.train_epoch(make_batches(4), ignore)
+    steps = max(4 // accumulate, 1)
+    expected = torch.full((4,), 1 - steps * trainer.rate * 0.125)
+    assert torch.allclose(model.norm.weight, expected, atol=1e-6)
+    assert torch.equal(model.norm.bias, torch.zeros(4))
+    assert torch.equal(model.head.weight, head)
+
+
+@pytest.mark.parametrize("clip_norm", [1e9, 1e-3])
+def test_clipping_does_not_weaken_the_penalty(clip_norm: float) -> None:
+    """The step with penalty differs from the one without by rate * s * sign(gamma), on gammas only."""
+    moved = []
+    for s in (0.0, 0.5):
+        model = make_model()
+        options = replace(OPTIONS, clip_norm=clip_norm)
+        trainer = Trainer(model, (SPEC,), options, batches=1, penalty=GammaPenalty({"norm": model.norm}, s))
+        trainer.train_epoch(make_batches(1), ignore)
+        moved.append(model)
+    difference = moved[0].norm.weight - moved[1].norm.weight
+    assert torch.allclose(difference, torch.full((4,), trainer.rate * 0.5), atol=1e-6)
+    assert torch.equal(moved[0].conv.weight, moved[1].conv.weight)
+
+
+def test_accumulated_batches_step_with_their_mean_gradient() -> None:
+    """Two batches at rate 2r in one step == the mean of the two single steps from the same start."""
+    first, second = make_batches(2)
+    singles = []
+    for batch in (first, second):
+        model = make_model()
+        start = model.head.weight.detach().clone()
+        trainer = Trainer(model, (SPEC,), OPTIONS, batches=1)
+        trainer.train_epoch([batch], ignore)
+        singles.append((model.head.weight.detach() - start) / trainer.rate)
+    model = make_model()
+    trainer = Trainer(model, (SPEC,), replace(OPTIONS, accumulate=2), batches=2)
+    trainer.train_epoch([first, second], ignore)
+    moved = (model.head.weight.detach() - start) / trainer.rate
+    assert torch.allclose(moved, (singles[0] + singles[1]) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize("accumulate, batches, steps", [(1, 3, 3), (2, 3, 2), (3, 3, 1), (5, 3, 1)])
+def test_an_incomplete_group_still_makes_a_step(accumulate: int, batches: int, steps: int) -> None:
+    trainer = Trainer(make_model(), (SPEC,), replace(OPTIONS, accumulate=accumulate), batches)
+    trainer.train_epoch(make_batches(batches), ignore)
+    assert trainer.step == steps
+    assert trainer.schedule.steps == 2 * steps
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch() -> None:
+    batches = make_batches(2)
+    batches[1].images[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ToolkitError, match="batch 2 .*learning-rate"):
+        Trainer(make_model(), (SPEC,), OPTIONS, batches=2).train_epoch(batches, ignore)
+
+
+def test_observed_losses_are_running_means_and_add_up() -> None:
+    seen = []
+    trainer = Trainer(make_model(), (SPEC,), OPTIONS, batches=3)
+    means = trainer.train_epoch(make_batches(3), lambda number, parts: seen.append((number, dict(parts))))
+    assert [number for number, _ in seen] == [1, 2, 3]
+    assert seen[-1][1] == means
+    assert tuple(means) == PARTS
+    weights = OPTIONS.losses
+    parts = weights.box * means["box"] + weights.objectness * means["objectness"]
+    assert means["loss"] == pytest.approx(parts + weights.classes * means["classes"], rel=1e-5)
+
+
+def test_a_teacher_adds_its_lesson_to_the_loss() -> None:
+    torch.manual_seed(7)
+    teacher = Teacher(TinyDetector(), (SPEC,))
+    trainer = Trainer(make_model(), (SPEC,), OPTIONS, batches=1, teacher=teacher)
+    means = trainer.train_epoch(make_batches(1), ignore)
+    weights = OPTIONS.losses
+    own = weights.box * means["box"] + weights.objectness * means["objectness"] + means["classes"]
+    assert means["distillation"] > 0
+    assert means["loss"] == pytest.approx(own + means["distillation"], rel=1e-5)
+    assert 0 <= means["farther"] <= 1
+
+
+def test_gammas_are_those_of_the_network_that_is_saved() -> None:
+    model = make_model()
+    trainer = Trainer(
+        model,
+        (SPEC,),
+        replace(OPTIONS, ema_decay=0.9),
+        1,
+        penalty=GammaPenalty({"any name": model.norm}, s=0.1),
+    )
+    with torch.no_grad():
+        trainer.evaluated.norm.weight.fill_(0.25)
+    assert trainer.gammas().tolist() == [0.25] * 4
+
+
+def test_a_restored_trainer_goes_on_exactly_as_the_first_one() -> None:
+    options = replace(OPTIONS, optimizer="adamw", learning_rate=0.01, ema_decay=0.9)
+    whole = Trainer(make_model(), (SPEC,), options, batches=3)
+    whole.train_epoch(make_batches(3), ignore)
+    state = whole.state_dict()
+    state = copy.deepcopy(state)
+    evaluated = {name: tensor.clone() for name, tensor in whole.evaluated.state_dict().items()}
+    whole.train_epoch(make_batches(3), ignore)
+    resumed = Trainer(make_model(), (SPEC,), options, batches=3)
+    resumed.load_state_dict(state, evaluated)
+    resumed.train_epoch(make_batches(3), ignore)
+    assert resumed.step == whole.step
+    for first, second in ((whole.model, resumed.model), (whole.evaluated, resumed.evaluated)):
+        for name, tensor in first.state_dict().items():
+            assert torch.equal(tensor, second.state_dict()[name]), name

@@ -1,0 +1,218 @@
+"""What all scripts share: option spelling, common flags, the demo's defaults, errors, JSON results.
+
+parser = Parser(__doc__)
+add_network(parser), add_data(parser), add_common(parser)
+args = parser.parse_args(argv)
+device = prepare(args)
+project = resolve(args, needs=("cfg", "weights"))
+"""
+
+import argparse
+import logging
+import math
+import os
+import random
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from utils.commands.project import Need, Project, resolve
+from utils.commands.results import arguments, next_command, provenance, write_json
+from utils.errors import ToolkitError
+
+__all__ = [  # of project.py and results.py too: one import serves a command
+    "Need", "Parser", "Project", "add_common", "add_data", "add_image_size", "add_network", "arguments",
+    "fraction", "next_command", "non_negative_int", "positive_float", "positive_int", "prepare", "provenance",
+    "resolve", "run_main", "write_json",
+]  # fmt: skip
+
+Number = TypeVar("Number", int, float)
+
+
+class _ManualFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the manual's line breaks and tells the defaults that say something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or action.default is False or action.default == argparse.SUPPRESS
+        if silent or not action.option_strings or "(default" in (action.help or ""):
+            return action.help
+        return f"{action.help or ''} (default: %(default)s)".strip()
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose long options take `_` or `-`, and whose `--help` is the script's docstring.
+
+    Options must be written out, not abbreviated. The namespace also gets `command`, the line typed.
+
+    >>> parser = Parser("Prune."); _ = parser.add_argument("--img_size", type=int)
+    >>> parser.parse_args(["--img-size=320"]).img_size
+    320
+    """
+
+    def __init__(self, description: str | None = None, *, prog: str | None = None) -> None:
+        super().__init__(prog, description=description, formatter_class=_ManualFormatter, allow_abbrev=False)
+
+    def parse_known_args(  # type: ignore[override]  # the base is overloaded over namespace types
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse as argparse does, after giving every long option the spelling it was added with."""
+        words = sys.argv[1:] if args is None else list(args)
+        end = words.index("--") if "--" in words else len(words)
+        spelled = [self._spelled(word) for word in words[:end]] + words[end:]
+        parsed, rest = super().parse_known_args(spelled, namespace)
+        parsed.command = shlex.join(["python", self.prog, *words])
+        return parsed, rest
+
+    def _spelled(self, word: str) -> str:
+        if not word.startswith("--"):
+            return word
+        name, equals, value = word.partition("=")
+        known = {option.replace("_", "-"): option for option in self._option_string_actions}
+        return known.get(name.replace("_", "-"), name) + equals + value
+
+
+def fraction(text: str) -> float:
+    """A number in 0..1, ends included.
+
+    >>> fraction(".8")
+    0.8
+    """
+    return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def positive_float(text: str) -> float:
+    """A finite number above 0."""
+    return _number(text, float, lambda value: 0 < value < math.inf, "a number above 0")
+
+
+def positive_int(text: str) -> int:
+    """A whole number of at least 1."""
+    return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
+
+
+def non_negative_int(text: str) -> int:
+    """A whole number of at least 0."""
+    return _number(text, int, lambda value: value >= 0, "a whole number of at least 0")
+
+
+def _number(text: str, kind: type[Number], valid: Callable[[Number], bool], allowed: str) -> Number:
+    try:
+        value: Number | None = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not valid(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
+    return value
+
+
+class _ImageSize(argparse.Action):
+    """Stores one or two sizes as (height, width)."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        sizes = tuple(values or ())
+        if len(sizes) > 2:
+            parser.error(
+                f"argument {option_string}: give one size, or height and width, not {len(sizes)} numbers"
+            )
+        setattr(namespace, self.dest, (sizes[0], sizes[-1]))
+
+
+def add_image_size(parser: argparse.ArgumentParser, default: tuple[int, int] | None = None) -> None:
+    """Add `--img_size N` or `H W`, kept as (height, width); None stands for the cfg's own size."""
+    size = f"(default: {default[0]} {default[1]})" if default else "(default: the cfg's own)"
+    text = f"pixels of the network's input, square or height and width {size}"
+    parser.add_argument(
+        "--img_size", nargs="+", type=positive_int, action=_ImageSize, default=default, metavar="N", help=text
+    )
+
+
+def add_network(parser: argparse.ArgumentParser) -> None:
+    """Add --cfg and --weights."""
+    parser.add_argument("--cfg", type=Path, help="Darknet cfg of the network")
+    parser.add_argument("--weights", type=Path, help="its .weights file or .pt checkpoint")
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Add --data."""
+    parser.add_argument("--data", type=Path, help=".data file of the data set")
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add --seed, --device, --workers and --threads."""
+    group = parser.add_argument_group("machine")
+    group.add_argument("--seed", type=non_negative_int, default=0, help="of every random choice")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    workers = min(4, os.cpu_count() or 1)
+    group.add_argument("--workers", type=non_negative_int, default=workers, help="processes that load images")
+    group.add_argument("--threads", type=positive_int, help="of torch (default: torch's own choice)")
+
+
+def prepare(args: argparse.Namespace) -> torch.device:
+    """Seed all generators, set the thread count, and return the device that `add_common`'s flags ask for.
+
+    Raises:
+        ToolkitError: the device is not known or not there.
+    """
+    random.seed(args.seed)
+    np.random.seed(args.seed % 2**32)  # noqa: NPY002  # for libraries that draw from the global state
+    torch.manual_seed(args.seed)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    return _device(args.device)
+
+
+def _device(name: str) -> torch.device:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    try:
+        device = torch.device(f"cuda:{name}" if name.isdecimal() else name)
+    except RuntimeError as error:
+        raise ToolkitError(f"--device {name}: no such device; use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ToolkitError(f"--device {name}: torch sees {count} CUDA devices here; use --device cpu or auto")
+    return device
+
+
+def run_main(main: Callable[[], object]) -> None:
+    """Run a script's main; what its user can mend becomes one line on stderr and exit code 2."""
+    _set_up_streams()
+    try:
+        main()
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # or the flush at exit would fail again
+        sys.exit(1)
+    except ToolkitError as error:
+        _fail(f"error: {error}", 2)
+    except OSError as error:
+        _fail(f"error: {error.filename or 'file system'}: {error.strerror or error}", 2)
+
+
+def _set_up_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(
+                errors="replace"
+            )  # a table's frame must not end a run on a console that lacks it
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stdout.flush()
+    print(message, file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,220 @@
+"""The evaluate command, and the evaluation that the other commands share."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+from tqdm import tqdm
+
+from utils.commands.arguments import (
+    Parser,
+    Project,
+    add_common,
+    add_data,
+    add_image_size,
+    add_network,
+    arguments,
+    fraction,
+    next_command,
+    positive_int,
+    prepare,
+    provenance,
+    resolve,
+    write_json,
+)
+from utils.darknet.checkpoint import load_weights
+from utils.darknet.model import Darknet
+from utils.data.dataset import DetectionDataset
+from utils.data.listing import SPLITS, DataFile, read_data_file
+from utils.data.loader import Loader, make_loader
+from utils.detection.decode import decode_heads
+from utils.detection.evaluator import STYLES, Evaluation, Predict, evaluate
+from utils.errors import ToolkitError
+
+
+def evaluate_parser(manual: str | None) -> Parser:
+    """The command line of evaluate.py; `manual` is its help text."""
+    parser = Parser(manual)
+    add_network(parser)
+    add_data(parser)
+    add_image_size(parser)
+    parser.add_argument("--split", choices=SPLITS, default="valid", help="which list of the .data file")
+    parser.add_argument("--style", choices=STYLES, default="darknet", help="how the figures are computed")
+    parser.add_argument("--letterbox", action="store_true", help="keep the aspect (default: as the cfg says)")
+    parser.add_argument("--conf", type=fraction, help="least score (default: .005, for coco .001)")
+    parser.add_argument("--batch-size", type=positive_int, default=8, help="images at a time")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
+    add_common(parser)
+    return parser
+
+
+def run_evaluation(args: argparse.Namespace) -> None:
+    """Evaluate as the command line says; print the tables and write the JSON file.
+
+    Raises:
+        ToolkitError: a file cannot be used, or network and data set do not fit.
+    """
+    device = prepare(args)
+    project = resolve(args)
+    if project.data is None or project.weights is None:
+        raise ToolkitError("--data and --weights are needed; add them")
+    data = read_data_file(project.data)
+    model = Darknet.from_cfg(project.cfg)
+    load_weights(model, project.weights)
+    size = args.img_size or (model.network.height, model.network.width)
+    loader = open_split(
+        data,
+        args.split,
+        model,
+        size,
+        letterbox=args.letterbox,
+        batch_size=args.batch_size,
+        workers=args.workers,
+    )
+    result = evaluate_network(model.to(device), loader, data.names, style=args.style, confidence=args.conf)
+    print_evaluation(result, loader, f"{project.weights} on {args.split} of {project.data}")
+    if args.json:
+        used = {
+            "cfg": project.cfg,
+            "weights": project.weights,
+            "data": project.data,
+            "split": args.split,
+            "img_size": size,
+            "letterbox": loader.dataset.letterbox,
+        }
+        write_json(args.json, result.to_json() | used | {"arguments": arguments(args)} | provenance(args))
+    next_command(f"python slim_prune.py {_files(project)}--global_percent 0.8 --layer_keep 0.01")
+
+
+def open_split(
+    data: DataFile,
+    split: str,
+    model: Darknet,
+    image_size: tuple[int, int],
+    *,
+    letterbox: bool = False,
+    batch_size: int = 8,
+    workers: int = 0,
+) -> Loader:
+    """The images of a split as `detector map` prepares them: stretched, unless the cfg has letter_box=1.
+
+    Args:
+        data: the data set.
+        split: "train", "valid" or "test".
+        model: the network.
+        image_size: height and width to evaluate at.
+        letterbox: keep the aspect although the cfg does not ask for it.
+        batch_size: images in a batch.
+        workers: processes that load.
+
+    Raises:
+        ToolkitError: the network has other classes than the data set.
+        DatasetError: the split cannot be used.
+    """
+    classes = model.head_specs[-1].classes
+    if classes != data.classes:
+        raise ToolkitError(
+            f"{data.path}: has {data.classes} classes, the network {model.network.source} has {classes}; "
+            "give the cfg and the data that belong together"
+        )
+    wanted = letterbox or model.network.options.get("letter_box", "0") == "1"
+    dataset = DetectionDataset.from_split(data, split, image_size, letterbox=wanted)
+    return make_loader(dataset, batch_size, workers=workers)
+
+
+def evaluate_network(
+    model: Darknet,
+    loader: Loader,
+    names: Sequence[str],
+    *,
+    style: str = "darknet",
+    confidence: float | None = None,
+    label: str = "evaluating",
+) -> Evaluation:
+    """Evaluate a network with a progress bar; arguments and errors as for `evaluator.evaluate`.
+
+    The network is evaluated where its weights are, and left in the mode it was in.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with tqdm(total=len(loader.dataset), desc=label, unit="image", leave=False, disable=None) as bar:
+            return evaluate(
+                predictor(model),
+                loader,
+                names,
+                style=style,
+                specs=model.head_specs,
+                confidence=confidence,
+                progress=bar.update,
+            )
+    finally:
+        model.train(was_training)
+
+
+def predictor(model: Darknet) -> Predict:
+    """A callable from images, wherever they are, to decoded boxes (B, N, 5 + classes)."""
+    device = next(model.parameters()).device
+
+    def predict(images: Tensor) -> Tensor:
+        return decode_heads(model(images.to(device, non_blocking=True)), model.head_specs)
+
+    return predict
+
+
+def print_evaluation(result: Evaluation, loader: Loader, title: str) -> None:
+    """Print a line for each class that occurs, the means, and what was wrong with the data set."""
+    console = Console()
+    console.print(_table(result, title))
+    means = f"mAP@0.5 {result.map50:.4f}   mAP@0.5:0.95 {result.map50_95:.4f}   ({result.style} style)"
+    console.print(means, highlight=False)
+    if result.by_size:
+        sizes = (f"{name} {'-' if ap is None else f'{ap:.4f}'}" for name, ap in result.by_size.items())
+        console.print("by size, 0.5:0.95: " + ", ".join(sizes), highlight=False)
+    shown = f"score > 0.25: precision {result.precision:.4f}, recall {result.recall:.4f}"
+    console.print(f"{shown}   {result.images_per_second:.1f} images/s", highlight=False)
+    for line in _findings(result, loader):
+        console.print(line, highlight=False)
+
+
+def _table(result: Evaluation, title: str) -> Table:
+    # Text, since a path or a name may hold the brackets of rich's markup
+    table = Table(title=Text(title), title_justify="left")
+    table.add_column("class")
+    table.add_column("objects", justify="right")
+    table.add_column("AP@0.5", justify="right")
+    for name, ap in result.per_class.items():
+        if result.truths[name]:
+            table.add_row(Text(name), str(result.truths[name]), f"{ap:.4f}")
+    return table
+
+
+def _findings(result: Evaluation, loader: Loader) -> list[str]:
+    index = loader.dataset.index
+    lines = [f"{result.images} images, {result.without_objects} without objects"]
+    absent = sum(count == 0 for count in result.truths.values())
+    if absent:
+        counted = "count 0 in the mean" if result.style == "darknet" else "are left out of the mean"
+        lines.append(f"{absent} of {len(result.truths)} classes do not occur and {counted}")
+    if loader.dataset.missing:
+        lines.append(f"{loader.dataset.missing} images of the list do not exist and were left out")
+    if index.without_file:
+        lines.append(f"{index.without_file} images have no label file and count as empty")
+    if index.problems:
+        lines.append(f"{len(index.problems)} malformed label lines were left out")
+    if result.skipped:
+        lines.append(f"{result.skipped} images could not be read and were left out")
+    return lines
+
+
+def _files(project: Project) -> str:
+    """The files of a run as options, nothing for the demo's."""
+    if project.is_demo:
+        return ""
+    options = {"--cfg": project.cfg, "--weights": project.weights, "--data": project.data}
+    return "".join(f"{name} {shlex.quote(path.as_posix())} " for name, path in options.items() if path)

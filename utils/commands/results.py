@@ -1,0 +1,69 @@
+"""What a command leaves behind: JSON files that say how they came to be, and the next command to type."""
+
+import argparse
+import dataclasses
+import json
+import math
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.files import write_text
+
+
+def provenance(args: argparse.Namespace) -> dict[str, Any]:
+    """What every JSON result carries: the command line, versions and the seed."""
+    versions = {"python": platform.python_version()} | {
+        name: _version(name) for name in ("torch", "numpy", "opencv")
+    }
+    return {"command": args.command, "versions": versions, "seed": getattr(args, "seed", None)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version({"opencv": "opencv-python-headless"}.get(package, package))
+    except PackageNotFoundError:
+        return None
+
+
+def arguments(args: argparse.Namespace) -> dict[str, Any]:
+    """The parsed options by name, as JSON values."""
+    return {name: plain(value) for name, value in vars(args).items() if name != "command"}
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON knows it: dataclasses become dicts, paths text, arrays lists, nan and inf null.
+
+    >>> plain({"map50": float("nan"), "cfg": Path("cfg/x.cfg"), 3: (1, 2)})
+    {'map50': None, 'cfg': 'cfg/x.cfg', '3': [1, 2]}
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, bool | int | float | str) else _text(value)
+
+
+def _text(value: object) -> str:
+    return value.as_posix() if isinstance(value, Path) else str(value)
+
+
+def write_json(path: Path, mapping: Mapping[str, Any]) -> None:
+    """Write `mapping` (see `plain`) to `path` as a whole or not at all."""
+    write_text(path, json.dumps(plain(mapping), indent=2) + "\n")
+
+
+def next_command(text: str) -> None:
+    """End a command with the line that one would type next."""
+    print(f"next: {text}")

@@ -1,0 +1,233 @@
+"""The text of a cfg: sections and options as Darknet's parser finds them, without their meaning.
+
+Invariant: `parse_cfg(format_cfg(sections)) == sections`, line numbers apart.
+
+Darknet (read_cfg in parser.c, option_list.c) removes all whitespace from every line, takes a line that
+starts with `#` or `;` as a comment, and of an option given twice uses the first. A number ends where atoi
+stops, so `layers=180 ###P6` is 180; such a remark is dropped here, because other readers choke on it.
+"""
+
+import difflib
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import NoReturn
+
+from utils.errors import CfgError
+
+logger = logging.getLogger(__name__)
+
+# string_to_layer_type in parser.c
+ALIASES = MappingProxyType(
+    {
+        "network": "net",
+        "conv": "convolutional",
+        "max": "maxpool",
+        "avg": "avgpool",
+        "local_avg": "local_avgpool",
+        "conn": "connected",
+        "deconv": "deconvolutional",
+        "soft": "softmax",
+        "lrn": "normalization",
+        "silence": "empty",
+    }
+)
+_NUMBERS_AND_REMARK = re.compile(r"([-+.,0-9eE]+)[#;].*")
+
+
+@dataclass(frozen=True)
+class RawSection:
+    """One `[kind]` block as written, aliases resolved.
+
+    Attributes:
+        kind: name between the brackets, an alias replaced by the full name.
+        options: key -> value in the order of the file, known or not.
+        line: where the block starts, counted from 1; 0 for a section made by code.
+        option_lines: key -> line of that option.
+    """
+
+    kind: str
+    options: Mapping[str, str]
+    line: int = field(default=0, compare=False)
+    option_lines: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+
+    def with_options(self, changes: Mapping[str, str]) -> "RawSection":
+        """The same section with some values replaced; a key that was absent is appended."""
+        return RawSection(self.kind, {**self.options, **changes}, self.line, self.option_lines)
+
+
+def parse_cfg(text: str, source: str = "<cfg>") -> list[RawSection]:
+    """Split cfg text into its sections.
+
+    Args:
+        text: the whole file.
+        source: its name in error messages.
+
+    Raises:
+        CfgError: a line that is neither header, option nor comment; no section at all.
+
+    Example:
+        >>> parse_cfg("[conv]\\nfilters = 8 # eight\\nfilters=9")
+        [RawSection(kind='convolutional', options={'filters': '8'}, line=1)]
+    """
+    sections: list[RawSection] = []
+    options: dict[str, str] = {}
+    option_lines: dict[str, int] = {}
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+        line = "".join(line.split())
+        if not line or line[0] in "#;":
+            continue
+        if line[0] == "[":
+            options, option_lines = {}, {}
+            sections.append(RawSection(_header(line, f"{source}:{number}"), options, number, option_lines))
+            continue
+        key, value = _option(line, f"{source}:{number}")
+        if not sections:
+            raise CfgError(f"{source}:{number}: {line!r} stands before the first section; begin with [net]")
+        options.setdefault(key, value)
+        option_lines.setdefault(key, number)
+    if not sections:
+        raise CfgError(f"{source}: holds no [section]; give a Darknet cfg file")
+    return sections
+
+
+def _header(line: str, place: str) -> str:
+    match = re.fullmatch(r"\[([^\[\]]+)\]", line)
+    if match is None:
+        raise CfgError(f"{place}: {line!r} is no section header; write [name] alone on its line")
+    return ALIASES.get(match[1], match[1])
+
+
+def _option(line: str, place: str) -> tuple[str, str]:
+    key, equals, value = line.partition("=")
+    if not equals:
+        raise CfgError(f"{place}: {line!r} has no '='; write key=value, or # before a comment")
+    if not key or not value:
+        raise CfgError(f"{place}: {line!r} lacks its {'value' if key else 'key'}; write key=value")
+    remark = _NUMBERS_AND_REMARK.fullmatch(value)
+    return key, remark[1] if remark else value
+
+
+def format_cfg(sections: Iterable[RawSection]) -> str:
+    """Write sections as strict `key=value` lines that Darknet and OpenCV read alike."""
+    blocks = (
+        "\n".join([f"[{section.kind}]", *(f"{key}={value}" for key, value in section.options.items())])
+        for section in sections
+    )
+    return "\n\n".join(blocks) + "\n"
+
+
+def read_cfg(path: Path) -> list[RawSection]:
+    """Read a cfg file; a byte order mark and any 8-bit encoding of comments are accepted.
+
+    Raises:
+        CfgError: the file is missing, unreadable, no text, or `parse_cfg` refuses it.
+    """
+    return parse_cfg(read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """The file's text; UTF-16 with a mark, UTF-8, otherwise Latin-1.
+
+    Raises:
+        CfgError: the file is missing, unreadable or holds binary data.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise CfgError(f"{path}: no such file; check --cfg") from None
+    except OSError as error:
+        raise CfgError(f"{path}: cannot be read ({error.strerror}); give a cfg file") from None
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", errors="replace")
+    if b"\0" in data:
+        raise CfgError(f"{path}: is binary, not text; give the .cfg, not the weights, as network")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+class Options:
+    """Typed reading of one section's options; every failure names file, line, key and what is allowed.
+
+    Attributes:
+        index: number of the section, as references count it.
+    """
+
+    def __init__(self, section: RawSection, index: int, source: str) -> None:
+        self.section = section
+        self.index = index
+        self._source = source
+        self._asked: set[str] = set()
+
+    def fail(self, key: str | None, fact: str, remedy: str, kind: type[CfgError] = CfgError) -> NoReturn:
+        """Raise `kind` for the option `key`, or for the section where `key` is None."""
+        line, what = self.section.line, ""
+        if key is not None and key in self.section.options:
+            line, what = self.section.option_lines.get(key, line), f"{key}={self.section.options[key]} "
+        name = "[net]" if self.index < 0 else f"[{self.section.kind}] #{self.index}"
+        raise kind(f"{self._source}:{line}: {name} {what}{fact}; {remedy}")
+
+    def text(self, key: str, default: str) -> str:
+        """The value as written."""
+        self._asked.add(key)
+        return self.section.options.get(key, default)
+
+    def choice(self, key: str, default: str, allowed: Sequence[str]) -> str:
+        """A value out of a list."""
+        value = self.text(key, default)
+        if value not in allowed:
+            self.fail(key, "is unknown", f"use one of {', '.join(allowed)}")
+        return value
+
+    def integer(self, key: str, default: int, least: int | None = None) -> int:
+        """A whole number, at least `least`."""
+        values = self.integers(key) or (default,)
+        if len(values) != 1:
+            self.fail(key, "holds several numbers", "give one")
+        if least is not None and values[0] < least:
+            self.fail(key, "is too small", f"use {least} or more")
+        return values[0]
+
+    def flag(self, key: str) -> bool:
+        """Whether an option is set to anything but 0."""
+        return self.integer(key, 0) != 0
+
+    def integers(self, key: str) -> tuple[int, ...]:
+        """A comma-separated list of whole numbers; empty if the key is absent."""
+        try:
+            return tuple(int(value) for value in self._values(key))
+        except ValueError:
+            self.fail(key, "is no integer or list of integers", "write whole numbers such as 3 or -1,36")
+
+    def number(self, key: str, default: float) -> float:
+        """A number."""
+        values = self.numbers(key) or (default,)
+        if len(values) != 1:
+            self.fail(key, "holds several numbers", "give one")
+        return values[0]
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A comma-separated list of numbers; empty if the key is absent."""
+        try:
+            return tuple(float(value) for value in self._values(key))
+        except ValueError:
+            self.fail(key, "is no number or list of numbers", "write numbers such as .5 or 10,14,23,27")
+
+    def _values(self, key: str) -> list[str]:
+        value = self.text(key, "")
+        return value.split(",") if value else []
+
+    def warn_of_typos(self) -> None:
+        """Log options that Darknet ignores but that look like a misspelt known one."""
+        given = self.section.options
+        absent = sorted(self._asked - set(given))
+        for key in given:
+            close = difflib.get_close_matches(key, absent, n=1, cutoff=0.85)
+            if key not in self._asked and close:
+                line = self.section.option_lines.get(key, self.section.line)
+                logger.warning("%s:%d: %s is ignored; did you mean %s?", self._source, line, key, close[0])

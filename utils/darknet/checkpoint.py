@@ -1,0 +1,277 @@
+"""Weights in and out by file name: `.pt` checkpoints, everything else the Darknet binary.
+
+A checkpoint holds plain tensors, the .weights header and the cfg text, so it can be read without running
+code from it (`weights_only=True`) and knows which network it belongs to. Checkpoints of the published
+pruning programs (`model` with names `module_list.N.Conv2d.weight`) are read as well, never written.
+
+Invariant: .weights -> .pt -> .weights is bitwise equal.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.darknet.edit import with_classes
+from utils.darknet.legacy import load_restricted, translate_names
+from utils.darknet.model import Darknet
+from utils.darknet.network import Network
+from utils.darknet.sections import Dropout, Section, Yolo
+from utils.darknet.weights import (
+    Cutoff,
+    WeightsHeader,
+    float_counts,
+    read_header,
+    read_weights,
+    write_weights,
+)
+from utils.errors import WeightsError
+from utils.files import atomic_path, same_file
+
+logger = logging.getLogger(__name__)
+
+# Of the published COCO and VOC models, tried when a .weights file does not fit the cfg.
+PUBLISHED_CLASS_COUNTS = (80, 20)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a .pt file holds.
+
+    Attributes:
+        state: parameter and buffer name (`layers.0.conv.weight`, ...) -> tensor on the CPU.
+        cfg: the network's cfg text; None in checkpoints of other programs.
+        training: whatever the training loop stored to resume from.
+    """
+
+    state: Mapping[str, Tensor]
+    header: WeightsHeader = field(default_factory=WeightsHeader)
+    cfg: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What `load_pretrained` did.
+
+    Attributes:
+        loaded: number of sections whose weights were read.
+        replaced_heads: heads (section numbers) that start anew because the file has other classes.
+        classes: class count of the file where it differs from the model's, else None.
+    """
+
+    loaded: int
+    replaced_heads: tuple[int, ...] = ()
+    classes: int | None = None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file name means a .pt checkpoint rather than Darknet's binary."""
+    return path.suffix.lower() in (".pt", ".pth")
+
+
+def load_weights(model: Darknet, path: str | Path, cutoff: Cutoff = None) -> None:
+    """Load weights from a .pt checkpoint or, with any other suffix, a Darknet binary.
+
+    Args:
+        model: changed in place, its header included; unchanged on an error.
+        cutoff: N loads only the first N sections; "auto" finds N from the length of a Darknet binary.
+
+    Raises:
+        WeightsError: the file cannot be read or belongs to another network.
+    """
+    path = Path(path)
+    if not is_checkpoint(path):
+        model.header = read_weights(path, model, cutoff)
+        return
+    checkpoint = read_checkpoint(path)
+    count = len(model.network)
+    if isinstance(cutoff, int):
+        if not 0 < cutoff <= count:
+            remedy = f"{model.network.source} has {count} sections"
+            raise WeightsError(f"{path}: cutoff={cutoff} is out of range; {remedy}")
+        count = cutoff
+    _load_state(model, checkpoint, path, count)
+    model.header = checkpoint.header
+
+
+def save_weights(model: Darknet, path: str | Path) -> None:
+    """Write a .pt checkpoint or, with any other suffix, a Darknet binary."""
+    path = Path(path)
+    if is_checkpoint(path):
+        save_checkpoint(path, model)
+    else:
+        write_weights(path, model, model.header)
+
+
+def save_checkpoint(path: Path, model: Darknet, training: Mapping[str, Any] | None = None) -> None:
+    """Write a .pt checkpoint, atomically.
+
+    Args:
+        training: state to resume from: tensors, numbers, strings and containers of them only.
+    """
+    content = {
+        "cfg": model.network.to_cfg(),
+        "header": asdict(model.header),
+        "model": {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
+        "training": dict(training or {}),
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a .pt file of this project or of the published programs, without running code from it.
+
+    Raises:
+        WeightsError: the file is missing, damaged, holds objects that are not plain data, or no weights.
+    """
+    path = Path(path)
+    content = load_restricted(path)
+    if "model" not in content or not isinstance(content["model"], Mapping):
+        raise WeightsError(f"{path}: has no 'model' with tensors; give a checkpoint that train.py wrote")
+    state = translate_names(content["model"], path)
+    if "cfg" in content:
+        header = WeightsHeader(**content.get("header", {}))
+        return Checkpoint(state, header, content["cfg"], content.get("training", {}))
+    return Checkpoint(state, training={key: value for key, value in content.items() if key != "model"})
+
+
+def convert(cfg: str | Path, weights: str | Path, output: str | Path | None = None) -> Path:
+    """Convert a .pt checkpoint to .weights, or any Darknet binary to .pt.
+
+    Args:
+        output: where to; by default next to the input with the other suffix.
+
+    Returns:
+        The path written.
+
+    Raises:
+        WeightsError: the weights cannot be read, or the output would overwrite them.
+    """
+    source = Path(weights)
+    target = Path(output) if output else source.with_suffix(".weights" if is_checkpoint(source) else ".pt")
+    if same_file(source, target):
+        raise WeightsError(f"{target}: is the input itself; give another output")
+    model = Darknet.from_cfg(cfg)
+    load_weights(model, source)
+    save_weights(model, target)
+    return target
+
+
+def load_pretrained(model: Darknet, path: str | Path, weights_classes: int | None = None) -> Pretrained:
+    """Load weights to fine-tune from; where the file has other classes, all but the heads.
+
+    Args:
+        weights_classes: class count of a .weights file that fits neither the model nor 80 or 20 classes.
+
+    Raises:
+        WeightsError: the file belongs to another network whatever the class count.
+    """
+    path = Path(path)
+    classes = _class_count(model, path, weights_classes)
+    if classes is None:
+        load_weights(model, path)
+        return Pretrained(len(model.network))
+    donor = Darknet(with_classes(model.network, classes))
+    load_weights(donor, path)
+    fresh = {model.network.sources(head)[0] for head in model.network.heads}
+    state = model.state_dict()
+    for name, tensor in donor.state_dict().items():
+        if _section_of(name) not in fresh:
+            state[name].copy_(tensor)
+    ours = " and ".join(sorted({str(spec.classes) for spec in model.head_specs}))
+    heads = ", ".join(f"#{head}" for head in model.network.heads)
+    logger.info("%s has %d classes, the network %s: its heads (%s) start anew", path, classes, ours, heads)
+    return Pretrained(len(model.network) - len(fresh), model.network.heads, classes)
+
+
+def _class_count(model: Darknet, path: Path, weights_classes: int | None) -> int | None:
+    """Class count of the file where it is another one than the model's; None to load it as it is."""
+    if not model.network.heads:
+        return None
+    own = {spec.classes for spec in model.head_specs}
+    if is_checkpoint(path):
+        found = _classes_of_checkpoint(model.network, read_checkpoint(path))
+        return None if found is None or own == {found} else found
+    _, _, floats = read_header(path)
+    if floats == sum(float_counts(model)):
+        return None
+    for classes in filter(None, (weights_classes, *PUBLISHED_CLASS_COUNTS)):
+        with torch.device("meta"):
+            fits = sum(float_counts(Darknet(with_classes(model.network, classes)))) == floats
+        if fits:
+            return classes
+    return None
+
+
+def _classes_of_checkpoint(network: Network, checkpoint: Checkpoint) -> int | None:
+    if checkpoint.cfg is not None:
+        theirs = Network.from_text(checkpoint.cfg, "cfg of the checkpoint")
+        counts = {section.classes for section in theirs.sections if isinstance(section, Yolo)}
+        return counts.pop() if len(counts) == 1 else None
+    head = network.heads[0]
+    section = network[head]
+    weight = checkpoint.state.get(f"layers.{network.sources(head)[0]}.conv.weight")
+    assert isinstance(section, Yolo)
+    if weight is None or weight.shape[0] % len(section.mask) or weight.shape[0] <= 5 * len(section.mask):
+        return None
+    return weight.shape[0] // len(section.mask) - 5
+
+
+def _load_state(model: Darknet, checkpoint: Checkpoint, path: Path, count: int) -> None:
+    """Copy the first `count` sections, after checking that they are the same in both."""
+    if checkpoint.cfg is not None:
+        theirs = Network.from_text(checkpoint.cfg, f"cfg in {path}")
+        _require_same_sections(model.network, theirs, path, count)
+    state = {name: tensor for name, tensor in model.state_dict().items() if _section_of(name) < count}
+    given = {name: tensor for name, tensor in checkpoint.state.items() if _section_of(name) < count}
+    for name in sorted(dict.fromkeys([*state, *given]), key=_section_of):
+        found, ours = (tuple(part[name].shape) if name in part else "absent" for part in (given, state))
+        # Checkpoints older than PyTorch 0.4.1 have no such counter.
+        if found != ours and not name.endswith(".num_batches_tracked"):
+            fact = f"{name} is {found} in the file and {ours} here"
+            _refuse_pair(model.network, path, _section_of(name), fact)
+    with torch.no_grad():
+        for name in given.keys() & state.keys():
+            state[name].copy_(given[name])
+
+
+def _require_same_sections(ours: Network, theirs: Network, path: Path, count: int) -> None:
+    for index in range(count):
+        if index >= len(theirs):
+            _refuse_pair(ours, path, index, f"the checkpoint's network ends after {len(theirs)} sections")
+        if not _interchangeable(ours[index], theirs[index]):
+            there = f"[{theirs[index].kind}] #{index} of the checkpoint's own cfg"
+            _refuse_pair(ours, path, index, f"differs from {there}{_difference(ours[index], theirs[index])}")
+    if count == len(ours) < len(theirs):
+        fact = f"the checkpoint's network goes on after it for {len(theirs) - len(ours)} sections"
+        _refuse_pair(ours, path, len(ours) - 1, fact)
+
+
+def _difference(ours: Section, theirs: Section) -> str:
+    if type(ours) is not type(theirs):
+        return ""
+    keys = dict.fromkeys([*theirs.options, *ours.options])
+    changed = [key for key in keys if theirs.options.get(key) != ours.options.get(key)]
+    return f" ({', '.join(f'{key}={theirs.options.get(key, None)} there' for key in changed)})"
+
+
+def _interchangeable(ours: Section, theirs: Section) -> bool:
+    """Whether weights mean the same in both; what only training or decoding uses may differ."""
+    if type(ours) is not type(theirs) or ours.sources != theirs.sources:
+        return False
+    return isinstance(ours, (Dropout, Yolo)) or ours == theirs
+
+
+def _refuse_pair(network: Network, path: Path, index: int, fact: str) -> None:
+    place = network.place(min(index, len(network) - 1))
+    raise WeightsError(f"{path}: does not fit, first at {place}: {fact}; give the cfg it was made with")
+
+
+def _section_of(name: str) -> int:
+    return int(name.split(".")[1])

@@ -1,0 +1,163 @@
+"""New networks out of old ones: narrower, shorter, or for other classes. Nothing is changed in place.
+
+Invariants: every result is a valid `Network`; a reference keeps pointing at the same tensor; one written
+relative stays relative and an absolute one absolute. All functions are linear in the number of sections.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from utils.darknet.cfg import RawSection
+from utils.darknet.network import Network
+from utils.darknet.sections import Convolutional, Shortcut, Yolo
+from utils.errors import CfgError
+
+_NOTHING: Mapping[int, int] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class ResidualBlock:
+    """`shortcut` adds `identity` to the end of `branch`; without the block, `identity` takes its place.
+
+    Attributes:
+        identity: section whose output is passed on.
+        branch: all sections between identity and shortcut, in order; the last gives the other summand.
+        shortcut: the adding section.
+    """
+
+    identity: int
+    branch: tuple[int, ...]
+    shortcut: int
+
+    @property
+    def sections(self) -> tuple[int, ...]:
+        """What goes when the block is removed."""
+        return (*self.branch, self.shortcut)
+
+
+def with_filters(
+    network: Network, filters: Mapping[int, int], groups: Mapping[int, int] = _NOTHING
+) -> Network:
+    """The network with other numbers of filters (and groups) in some convolutions.
+
+    A depthwise convolution's groups follow its filters unless `groups` names it.
+
+    Args:
+        filters: section number -> new filters.
+        groups: section number -> new groups.
+
+    Raises:
+        ValueError: a section is no convolution.
+        CfgError: the result would be invalid, such as groups that no longer divide the channels.
+    """
+    changes: dict[int, dict[str, str]] = {}
+    for index in sorted({*filters, *groups}):
+        section = network[index]
+        if not isinstance(section, Convolutional):
+            raise ValueError(f"{network.place(index)} has no filters to change")
+        count = filters.get(index, section.filters)
+        group_count = section.groups
+        if section.is_depthwise(network.input_channels(index)):
+            group_count = count // (section.filters // section.groups)
+        group_count = groups.get(index, group_count)
+        changes[index] = {"filters": str(count)}
+        if group_count != section.groups:
+            changes[index]["groups"] = str(group_count)
+    return _changed(network, changes)
+
+
+def with_classes(network: Network, classes: int) -> Network:
+    """The network with every detection head, and the convolution in front of it, made for `classes`.
+
+    Raises:
+        CfgError: a head is not directly behind a convolution.
+    """
+    changes: dict[int, dict[str, str]] = {}
+    for head in network.heads:
+        section, source = network[head], network.sources(head)[0]
+        assert isinstance(section, Yolo)
+        if not isinstance(network[source], Convolutional):
+            remedy = "give a cfg with the class count of the weights"
+            raise CfgError(f"{network.place(head)} has no convolution right before it to resize; {remedy}")
+        changes[head] = {"classes": str(classes)}
+        changes[source] = {"filters": str(len(section.mask) * (5 + classes))}
+    return _changed(network, changes)
+
+
+def residual_blocks(network: Network) -> tuple[ResidualBlock, ...]:
+    """All blocks that can be removed alone, in order.
+
+    A block is a linear, unweighted two-input shortcut over a branch that fills the whole gap between
+    identity and shortcut, reads nothing but the identity and is read by nobody else; identity and shortcut
+    have equally many channels. Branches may hold any sections (dropout, depthwise convolutions, ...).
+    """
+    blocks = (_block_at(network, index) for index in range(len(network)))
+    return tuple(block for block in blocks if block is not None)
+
+
+def _block_at(network: Network, index: int) -> ResidualBlock | None:
+    section = network[index]
+    if not isinstance(section, Shortcut) or len(section.sources) != 2:
+        return None
+    if section.activation != "linear" or section.weights_type != "none":
+        return None
+    identity = section.sources[1]
+    branch = tuple(range(identity + 1, index))
+    if not branch or network.channels(identity) != network.channels(index):
+        return None
+    for member in branch:
+        if not all(identity <= source < index for source in network.sources(member)):
+            return None
+        if not all(reader <= index for reader in network.readers(member)) or not network.readers(member):
+            return None
+    return ResidualBlock(identity, branch, index)
+
+
+def without_blocks(network: Network, blocks: Iterable[ResidualBlock]) -> tuple[Network, dict[int, int]]:
+    """The network without some of its residual blocks.
+
+    Whoever read a removed shortcut reads the block's identity instead. In numbers, as the published
+    pruners have it: absolute k becomes k - #(removed <= k), and a relative reference moves towards 0 by the
+    number of sections removed strictly between.
+
+    Args:
+        blocks: out of `residual_blocks(network)`.
+
+    Returns:
+        The shorter network, and old -> new number of every section that is kept.
+
+    Raises:
+        ValueError: a block is not one of this network's.
+    """
+    chosen = set(blocks)
+    if not chosen <= set(residual_blocks(network)):
+        raise ValueError(f"{network.source}: some blocks are not residual blocks of this network")
+    removed = {index for block in chosen for index in block.sections}
+    moved, kept = {-1: -1}, 0
+    for index in range(len(network)):
+        kept += index not in removed
+        moved[index] = kept - 1
+    renumbering = {old: new for old, new in moved.items() if old >= 0 and old not in removed}
+    sections = [network.raw[0], *(_renumbered(network, index, moved) for index in renumbering)]
+    return Network(sections, network.source), renumbering
+
+
+def _renumbered(network: Network, index: int, moved: Mapping[int, int]) -> RawSection:
+    raw, section = network.raw[index + 1], network[index]
+    if section.reference_key is None:
+        return raw
+    written = [int(value) for value in raw.options[section.reference_key].split(",")]
+    absolute = [index + value if value < 0 else value for value in written]
+    renumbered = [
+        moved[target] - moved[index] if value < 0 else moved[target]
+        for value, target in zip(written, absolute, strict=True)
+    ]
+    return raw.with_options({section.reference_key: ",".join(map(str, renumbered))})
+
+
+def _changed(network: Network, changes: Mapping[int, Mapping[str, str]]) -> Network:
+    sections = list(network.raw)
+    for index, options in changes.items():
+        sections[index + 1] = sections[index + 1].with_options(options)
+    return Network(sections, network.source)

@@ -1,0 +1,156 @@
+"""A network built: the modules of all sections, run in order.
+
+Invariant: `Darknet(network).state_dict()` depends on nothing but the network, with names
+`layers.{section number}.conv.weight`, `.norm.weight`, ...
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utils.darknet import modules
+from utils.darknet.header import WeightsHeader
+from utils.darknet.modules import ConvBlock, YoloHead
+from utils.darknet.network import Network
+from utils.darknet.sections import Yolo
+from utils.detection.decode import HeadSpec
+from utils.errors import CfgError, ToolkitError
+
+# Few cells hold an object: starting there spares training the first epochs (Lin et al. 2017, section 4.1).
+OBJECTNESS_PRIOR = 0.01
+# Small enough that fresh heads predict their priors everywhere.
+HEAD_WEIGHT_STD = 0.01
+
+
+class Darknet(nn.Module):
+    """A Darknet detector.
+
+    Attributes:
+        network: its description.
+        layers: one module for each section, so that indices are Darknet's layer numbers.
+        head_specs: what the numbers of each head mean, in cfg order.
+        header: of the weights it holds.
+    """
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+        self.header = WeightsHeader()
+        self.layers = nn.ModuleList(
+            modules.build(section, [network.channels(source) for source in section.sources])
+            for section in network.sections
+        )
+        self.head_specs = tuple(_head_spec(network, head) for head in network.heads)
+        self._finished = tuple(_finished_at(network))
+        self._fitting_sizes = {(network.height, network.width)}
+        self._initialise()
+
+    @classmethod
+    def from_cfg(cls, path: str | Path) -> "Darknet":
+        """Build the network of a cfg file, freshly initialised.
+
+        Raises:
+            CfgError: see `Network.from_cfg`.
+        """
+        return cls(Network.from_cfg(path))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Raw heads.
+
+        Args:
+            images: (B, channels, H, W) in 0..1, RGB; any H and W that the strides allow.
+
+        Returns:
+            For each head in cfg order (B, anchors, h, w, 5 + classes): the map that enters the [yolo]
+            section, before any sigmoid.
+
+        Raises:
+            ToolkitError: the images have another number of channels, or a size at which maps do not fit.
+        """
+        if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
+            self._check_images(images)
+        outputs = {-1: images}
+        heads = []
+        for index, layer in enumerate(self.layers):
+            output = layer(*(outputs[source] for source in self.network.sources(index)))
+            if isinstance(layer, YoloHead):
+                heads.append(output)
+            else:
+                outputs[index] = output
+            for finished in self._finished[index]:
+                del outputs[finished]
+        return heads
+
+    def _check_images(self, images: Tensor) -> None:
+        wanted = self.network.channels(-1)
+        if images.dim() != 4 or images.shape[1] != wanted:
+            fact = f"images of shape {tuple(images.shape)} do not fit"
+            raise ToolkitError(f"{self.network.source}: {fact}; give (batch, {wanted}, height, width)")
+        height, width = images.shape[2:]
+        if (height, width) in self._fitting_sizes:
+            return
+        try:
+            self.network.shapes_at(height, width)
+            self._fitting_sizes.add((height, width))
+        except CfgError as error:
+            stride = max((spec.stride for spec in self.head_specs), default=1)
+            remedy = f"use multiples of {stride}"
+            raise ToolkitError(f"{error}; the images are {width}x{height}, {remedy}") from None
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Weights to train from scratch with.
+
+        Kaiming for a leaky slope of 0.1; heads predict `OBJECTNESS_PRIOR` and equally likely classes.
+        """
+        head_of = {self.network.sources(head)[0]: head for head in self.network.heads}
+        for index, layer in enumerate(self.layers):
+            if not isinstance(layer, ConvBlock):
+                continue
+            head = head_of.get(index)
+            if layer.conv.bias is not None:
+                layer.conv.bias.zero_()
+            if head is None or layer.conv.bias is None:
+                nn.init.kaiming_normal_(layer.conv.weight, a=0.1)
+            else:
+                nn.init.normal_(layer.conv.weight, std=HEAD_WEIGHT_STD)
+                self._set_priors(layer.conv.bias, self.network[head])
+
+    @staticmethod
+    def _set_priors(bias: Tensor, section: object) -> None:
+        assert isinstance(section, Yolo)
+        columns = bias.view(len(section.mask), 5 + section.classes)
+        columns[:, 4] = _logit(OBJECTNESS_PRIOR)
+        columns[:, 5:] = _logit(min(0.5, 1 / section.classes))
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1 - probability))
+
+
+def _head_spec(network: Network, index: int) -> HeadSpec:
+    section = network[index]
+    assert isinstance(section, Yolo)
+    return HeadSpec(
+        anchors=tuple(section.anchors[number] for number in section.mask),
+        classes=section.classes,
+        stride=network.stride(index),
+        scale_x_y=section.scale_x_y,
+        new_coords=section.new_coords,
+        nms_kind=section.nms_kind,
+        beta_nms=section.beta_nms,
+        ignore_thresh=section.ignore_thresh,
+    )
+
+
+def _finished_at(network: Network) -> Iterator[tuple[int, ...]]:
+    """For each section, the outputs that nobody reads after it has run (its own too if nobody does)."""
+    last = {index: max(network.readers(index), default=index) for index in range(-1, len(network))}
+    for index, section in enumerate(network.sections):
+        finished = [source for source in dict.fromkeys(section.sources) if last[source] == index]
+        if not network.readers(index) and not isinstance(section, Yolo):
+            finished.append(index)
+        yield tuple(finished)

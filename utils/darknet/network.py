@@ -1,0 +1,186 @@
+"""A network described, not built: typed sections, absolute references, shapes.
+
+Invariant: a `Network` that exists is valid (references, channel counts, sizes at its own input size), and
+`Network.from_text(network.to_cfg())` equals it. It never changes; `edit` makes new ones.
+
+Example:
+    >>> text = "[net]\\nwidth=8\\nheight=8\\nchannels=3\\n[conv]\\nfilters=4\\n[route]\\nlayers=-1,0"
+    >>> network = Network.from_text(text)
+    >>> network.sources(1), network.channels(1), network.shape(-1)
+    ((0, 0), 8, Shape(channels=3, height=8, width=8))
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from utils.darknet.cfg import Options, RawSection, format_cfg, parse_cfg, read_cfg
+from utils.darknet.reading import read_section
+from utils.darknet.sections import (
+    Avgpool,
+    Convolutional,
+    Dropout,
+    Maxpool,
+    Route,
+    Section,
+    Shape,
+    Shortcut,
+    Upsample,
+    Yolo,
+)
+from utils.errors import CfgError, UnsupportedSectionError
+
+__all__ = [
+    "Avgpool",
+    "Convolutional",
+    "Dropout",
+    "Maxpool",
+    "Network",
+    "Route",
+    "Section",
+    "Shape",
+    "Shortcut",
+    "Upsample",
+    "Yolo",
+]
+
+
+class Network:
+    """The sections of a cfg in order, each with what it reads, who reads it and its shape.
+
+    Attributes:
+        source: file name for messages.
+        raw: the sections as written, [net] first.
+        options: those of [net].
+        width, height: size of the input in pixels.
+        sections: the typed sections; number `index` everywhere counts these, as Darknet does.
+        heads: numbers of the detection heads in order.
+    """
+
+    def __init__(self, raw: Sequence[RawSection], source: str = "<cfg>") -> None:
+        net = Options(raw[0], -1, source)
+        if raw[0].kind != "net":
+            raise CfgError(f"{source}:{raw[0].line}: the first section is [{raw[0].kind}]; begin with [net]")
+        if len(raw) == 1:
+            net.fail(None, "is the only section", "add the network's sections below it")
+        self.source = source
+        self.raw = tuple(raw)
+        self.options: Mapping[str, str] = raw[0].options
+        self.width, self.height = (net.integer(key, 0, least=0) for key in ("width", "height"))
+        self._image_channels = net.integer("channels", 0, least=0)
+        for key in ("width", "height", "channels"):
+            if net.integer(key, 0) == 0:
+                net.fail(key, f"must give a positive {key}", f"write {key}=...")
+        self.sections: tuple[Section, ...] = tuple(
+            read_section(Options(section, index, source)) for index, section in enumerate(raw[1:])
+        )
+        self.heads = tuple(index for index, section in enumerate(self.sections) if isinstance(section, Yolo))
+        self._readers = _readers(self.sections)
+        self._shapes = self.shapes_at(self.height, self.width)
+        self._refuse_readers_of_heads()
+
+    @classmethod
+    def from_cfg(cls, path: str | Path) -> "Network":
+        """Read a cfg file.
+
+        Raises:
+            CfgError: with file:line, fact and remedy.
+            UnsupportedSectionError: the same for what this project cannot represent.
+        """
+        return cls(read_cfg(Path(path)), str(path))
+
+    @classmethod
+    def from_text(cls, text: str, source: str = "<cfg>") -> "Network":
+        """Read cfg text; `source` names it in messages."""
+        return cls(parse_cfg(text, source), source)
+
+    def to_cfg(self) -> str:
+        """Cfg text with every option, in the order it was read.
+
+        A default that OpenCV has differently is written out, so that all readers see the same network.
+        """
+        sections = (
+            raw.with_options({key: value for key, value in _defaults(section) if key not in raw.options})
+            for raw, section in zip(self.raw[1:], self.sections, strict=True)
+        )
+        return format_cfg([self.raw[0], *sections])
+
+    def __len__(self) -> int:
+        return len(self.sections)
+
+    def __getitem__(self, index: int) -> Section:
+        return self.sections[index]
+
+    def sources(self, index: int) -> tuple[int, ...]:
+        """Absolute numbers of the sections that `index` reads; -1 is the image."""
+        return self.sections[index].sources
+
+    def readers(self, index: int) -> tuple[int, ...]:
+        """Numbers of the sections that read `index` (-1 is the image), each once, ascending."""
+        return self._readers[index]
+
+    def shape(self, index: int) -> Shape:
+        """Output shape of section `index` (-1 is the image) at the network's own input size."""
+        return self._shapes[index]
+
+    def channels(self, index: int) -> int:
+        """Output channels of section `index`; -1 is the image."""
+        return self._shapes[index].channels
+
+    def input_channels(self, index: int) -> int:
+        """Channels of the first source of section `index`."""
+        return self.channels(self.sources(index)[0])
+
+    def stride(self, index: int) -> int:
+        """Pixels of the input per cell of section `index`."""
+        return round(self.width / self.shape(index).width)
+
+    def place(self, index: int) -> str:
+        """`file:line: [kind] #index`, the head of a message about a section."""
+        return f"{self.source}:{self.sections[index].line}: [{self.sections[index].kind}] #{index}"
+
+    def shapes_at(self, height: int, width: int) -> Mapping[int, Shape]:
+        """Shape of every section's output, and of the image as -1, at another input size.
+
+        Raises:
+            CfgError: some section cannot work at that size.
+        """
+        shapes = {-1: Shape(self._image_channels, height, width)}
+        for index, section in enumerate(self.sections):
+            try:
+                shapes[index] = section.shape([shapes[source] for source in section.sources])
+                if min(shapes[index]) < 1:
+                    raise ValueError(f"has nothing left of a {width}x{height} image; use a larger one")
+            except ValueError as error:
+                raise CfgError(f"{self.place(index)} {error}") from None
+        return shapes
+
+    def _refuse_readers_of_heads(self) -> None:
+        for head in self.heads:
+            for reader in self.readers(head):
+                fact = f"reads detection head #{head}"
+                remedy = "put a [route] before it that names the section it should read"
+                raise UnsupportedSectionError(f"{self.place(reader)} {fact}; {remedy}")
+
+
+def _defaults(section: Section) -> list[tuple[str, str]]:
+    """Options whose absence OpenCV's importer takes for something else than Darknet, with their values."""
+    match section:
+        case Convolutional():
+            return [(key, str(getattr(section, key))) for key in ("filters", "size", "activation")]
+        case Maxpool():
+            return [("size", str(section.size)), ("stride", "1")]
+        case Upsample():
+            return [("stride", str(section.stride))]
+        case Yolo():
+            mask = ",".join(map(str, section.mask))
+            return [("mask", mask), ("classes", str(section.classes)), ("num", str(len(section.anchors)))]
+        case _:
+            return []
+
+
+def _readers(sections: Sequence[Section]) -> dict[int, tuple[int, ...]]:
+    readers: dict[int, list[int]] = {index: [] for index in range(-1, len(sections))}
+    for index, section in enumerate(sections):
+        for source in dict.fromkeys(section.sources):
+            readers[source].append(index)
+    return {source: tuple(found) for source, found in readers.items()}

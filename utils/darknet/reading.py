@@ -1,0 +1,198 @@
+"""From the options of a cfg to typed sections: defaults, checks, refusals.
+
+Where Darknet goes on silently with something else (an unknown activation becomes ReLU, a word becomes 0,
+an unknown section an empty one), this raises: a result is never wrong without a word.
+A new section type is one dataclass in `sections` and one function in `READERS`.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from utils.darknet import sections
+from utils.darknet.cfg import Options
+from utils.darknet.sections import Section
+from utils.errors import UnsupportedSectionError
+
+ACTIVATIONS = (
+    *("linear", "leaky", "relu", "mish", "swish", "logistic", "tanh"),
+    *("elu", "selu", "gelu", "relu6", "hard_mish", "relie"),
+)
+# Darknet knows these as well, but no detector of the family uses them.
+_REFUSED_ACTIVATIONS = (
+    *("ramp", "loggy", "plse", "stair", "hardtan", "lhtan", "revleaky"),
+    *("normalize_channels", "normalize_channels_softmax", "normalize_channels_softmax_maxval"),
+)
+# They change what a convolution computes or what the weights file holds.
+_REFUSED_CONVOLUTION_OPTIONS = (
+    *("share_index", "xnor", "binary", "antialiasing", "flipped", "deform", "rotate", "stretch", "sway"),
+    *("stretch_sway", "dontload", "dontloadscales"),
+)
+
+
+def read_section(options: Options) -> Section:
+    """The typed section of one block.
+
+    Raises:
+        UnsupportedSectionError: its kind or one of its options is not supported.
+        CfgError: a value is wrong.
+    """
+    kind = options.section.kind
+    if kind not in READERS:
+        close = difflib.get_close_matches(kind, READERS, n=1)
+        remedy = f"did you mean [{close[0]}]?" if close else f"use one of {', '.join(READERS)}"
+        options.fail(None, "is no section known here", remedy, UnsupportedSectionError)
+    section = READERS[kind](options)
+    options.warn_of_typos()
+    return section
+
+
+def _convolutional(options: Options) -> Section:
+    _refuse_options(options, _REFUSED_CONVOLUTION_OPTIONS)
+    size = options.integer("size", 1, least=1)
+    # `pad` overrides `padding`; a 1x1 kernel is never dilated (make_convolutional_layer).
+    padding = options.integer("padding", 0, least=0)
+    padding = size // 2 if options.flag("pad") else padding
+    dilation = options.integer("dilation", 1, least=1) if size > 1 else 1
+    # Darknet's output size leaves dilation out, and a padded 1x1 kernel makes it read outside its buffer.
+    if (dilation > 1 and size != 2 * padding + 1) or (size == 1 and padding):
+        key = "dilation" if dilation > 1 else "padding"
+        remedy = "use pad=1 and an odd size"
+        options.fail(key, "is not well defined with this padding", remedy, UnsupportedSectionError)
+    return sections.Convolutional(
+        filters=options.integer("filters", 1, least=1),
+        size=size,
+        stride=_strides(options),
+        padding=padding,
+        dilation=dilation,
+        groups=options.integer("groups", 1, least=1),
+        batch_normalize=options.flag("batch_normalize") or options.flag("cbn"),
+        activation=_activation(options, "logistic"),
+        **_common(options),
+    )
+
+
+def _shortcut(options: Options) -> Section:
+    weights_type = options.choice("weights_type", "none", ("none", "per_feature", "per_layer", "per_channel"))
+    normalization = options.choice("weights_normalization", "none", ("none", "relu", "avg_relu", "softmax"))
+    if weights_type != "none" and normalization == "none":
+        options.fail("weights_type", "needs weights_normalization", "use relu or softmax")
+    return sections.Shortcut(
+        activation=_activation(options, "linear"),
+        weights_type="per_feature" if weights_type == "per_layer" else weights_type,
+        weights_normalization="relu" if normalization == "avg_relu" else normalization,
+        **_common(options, (options.index - 1, *_references(options, "from"))),
+    )
+
+
+def _route(options: Options) -> Section:
+    groups = options.integer("groups", 1, least=1)
+    group_id = options.integer("group_id", 0, least=0)
+    if group_id >= groups:
+        options.fail("group_id", f"is not below groups={groups}", f"use 0 .. {groups - 1}")
+    return sections.Route(
+        groups=groups, group_id=group_id, **_common(options, _references(options, "layers"))
+    )
+
+
+def _maxpool(options: Options) -> Section:
+    _refuse_options(options, ("maxpool_depth", "out_channels", "antialiasing"))
+    size = options.integer("size", options.integer("stride", 1, least=1), least=1)
+    padding = options.integer("padding", size - 1, least=0)
+    if padding > size - 1:
+        options.fail("padding", "lets windows lie wholly outside the map", f"use at most {size - 1}")
+    return sections.Maxpool(size=size, stride=_strides(options), padding=padding, **_common(options))
+
+
+def _upsample(options: Options) -> Section:
+    stride = options.integer("stride", 2)
+    if stride == 0:
+        options.fail("stride", "is zero", "use 2 to double the size")
+    return sections.Upsample(stride=stride, scale=options.number("scale", 1.0), **_common(options))
+
+
+def _dropout(options: Options) -> Section:
+    probability = options.number("probability", 0.2)
+    if not 0 <= probability < 1:
+        options.fail("probability", "is no share", "use 0 or more, below 1")
+    return sections.Dropout(probability=probability, **_common(options))
+
+
+def _avgpool(options: Options) -> Section:
+    return sections.Avgpool(**_common(options))
+
+
+def _yolo(options: Options) -> Section:
+    _refuse_options(options, ("embedding_layer",))
+    values = options.numbers("anchors")
+    if not values or len(values) % 2:
+        options.fail("anchors", f"holds {len(values)} numbers", "give width,height pairs")
+    anchors = tuple(zip(values[::2], values[1::2], strict=True))
+    mask = options.integers("mask") or tuple(range(options.integer("num", 1, least=1)))
+    if not all(0 <= number < len(anchors) for number in mask):
+        key = "mask" if "mask" in options.section.options else "num"
+        fact = f"does not fit the {len(anchors)} anchors"
+        options.fail(key, fact, f"anchors are counted 0 .. {len(anchors) - 1}")
+    return sections.Yolo(
+        mask=mask,
+        anchors=anchors,
+        classes=options.integer("classes", 20, least=1),
+        scale_x_y=options.number("scale_x_y", 1.0),
+        new_coords=options.flag("new_coords"),
+        nms_kind=options.choice("nms_kind", "default", ("default", "greedynms", "diounms")),
+        beta_nms=options.number("beta_nms", 0.6),
+        ignore_thresh=options.number("ignore_thresh", 0.5),
+        **_common(options),
+    )
+
+
+READERS: Mapping[str, Callable[[Options], Section]] = MappingProxyType(
+    {
+        "convolutional": _convolutional,
+        "shortcut": _shortcut,
+        "route": _route,
+        "maxpool": _maxpool,
+        "upsample": _upsample,
+        "dropout": _dropout,
+        "avgpool": _avgpool,
+        "yolo": _yolo,
+    }
+)
+
+
+def _common(options: Options, sources: tuple[int, ...] | None = None) -> dict[str, Any]:
+    sources = sources or (options.index - 1,)
+    return {"sources": sources, "line": options.section.line, "options": options.section.options}
+
+
+def _references(options: Options, key: str) -> tuple[int, ...]:
+    """Absolute section numbers; a negative one counts back from this section (parse_route in parser.c)."""
+    index, references = options.index, options.integers(key)
+    if not references:
+        options.fail(None, f"has no {key}=", f"say {key}=-1 for the section before it")
+    for reference in references:
+        if not -index <= reference < index:
+            where = "before the first section" if reference < 0 else "at or behind this section"
+            remedy = f"use -{index} .. -1 or 0 .. {index - 1}" if index else "put a section before it"
+            options.fail(key, f"points {where}", remedy)
+    return tuple(index + reference if reference < 0 else reference for reference in references)
+
+
+def _strides(options: Options) -> tuple[int, int]:
+    stride = options.integer("stride", 1, least=1)
+    return options.integer("stride_y", stride, least=1), options.integer("stride_x", stride, least=1)
+
+
+def _activation(options: Options, default: str) -> str:
+    if options.text("activation", default) in _REFUSED_ACTIVATIONS:
+        remedy = f"use one of {', '.join(ACTIVATIONS)}"
+        options.fail("activation", "is not supported", remedy, UnsupportedSectionError)
+    return options.choice("activation", default, ACTIVATIONS)
+
+
+def _refuse_options(options: Options, keys: Sequence[str]) -> None:
+    for key in keys:
+        if options.section.options.get(key, "0") != "0":
+            remedy = "nothing here computes the same; use a network without it"
+            options.fail(key, "is not supported", remedy, UnsupportedSectionError)

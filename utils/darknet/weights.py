@@ -1,0 +1,162 @@
+"""The .weights format: a header, then every layer's numbers as float32.
+
+Invariants: `read_weights(p, m)` then `write_weights(q, m, header)` makes q equal p byte for byte (m in
+float32), and a file is read whole or refused. Reader and writer walk the same `fields`
+(load_convolutional_weights in parser.c).
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.darknet.header import WeightsHeader
+from utils.darknet.model import Darknet
+from utils.darknet.modules import ConvBlock, Shortcut
+from utils.darknet.network import Network
+from utils.errors import WeightsError
+from utils.files import atomic_path
+
+__all__ = ["Cutoff", "WeightsHeader", "fields", "float_counts", "read_weights", "write_weights"]
+
+logger = logging.getLogger(__name__)
+
+Cutoff = int | Literal["auto"] | None
+
+
+def fields(layer: nn.Module) -> Iterator[Tensor]:
+    """The tensors of one section in file order; none for a section without weights."""
+    if isinstance(layer, ConvBlock):
+        if layer.norm is not None:
+            # What Darknet calls biases is beta here; its scales are gamma.
+            yield from (layer.norm.bias, layer.norm.weight)
+            yield from (layer.norm.get_buffer("running_mean"), layer.norm.get_buffer("running_var"))
+        elif layer.conv.bias is not None:
+            yield layer.conv.bias
+        yield layer.conv.weight
+    elif isinstance(layer, Shortcut) and layer.weights is not None:
+        yield layer.weights
+
+
+def float_counts(model: Darknet) -> list[int]:
+    """How many floats each section has in the file."""
+    return [sum(field.numel() for field in fields(layer)) for layer in model.layers]
+
+
+def read_header(path: Path) -> tuple[WeightsHeader, int, int]:
+    """Header of a .weights file, its length in bytes, and the number of whole or part floats behind it.
+
+    Raises:
+        WeightsError: the file is missing, too short for a header, or of another format.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file; check --weights") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); give a weights file") from None
+    if not start:
+        raise WeightsError(f"{path}: is empty; download or copy it again")
+    try:
+        header, length = WeightsHeader.unpack(start)
+    except ValueError:
+        fact = f"has {size} bytes, too few for the header of a Darknet weights file"
+        raise WeightsError(f"{path}: {fact}; download or copy it again") from None
+    if not header.is_plausible:
+        fact = f"is no Darknet weights file (begins with {start[:4]!r})"
+        raise WeightsError(f"{path}: {fact}; give a .weights file, or name a checkpoint *.pt")
+    return header, length, -(-(size - length) // 4)
+
+
+def read_weights(path: Path, model: Darknet, cutoff: Cutoff = None) -> WeightsHeader:
+    """Copy a .weights file into `model`; on an error the model is unchanged.
+
+    Args:
+        cutoff: None: the file must hold exactly the model's weights. N: load the first N sections, whatever
+            follows in the file. "auto": the file may end after any section.
+
+    Returns:
+        The file's header; `model.header` is left to the caller.
+
+    Raises:
+        WeightsError: the file is missing, foreign, too short or too long; names section and floats.
+    """
+    header, offset, floats = read_header(path)
+    ends = [0, *accumulate(float_counts(model))]
+    count = _sections_to_load(path, model.network, ends, floats, cutoff)
+    if (path.stat().st_size - offset) % 4 and floats <= ends[count]:
+        _fail_short(path, model.network, ends, floats - 1)
+    values = torch.from_numpy(np.fromfile(path, dtype="<f4", count=ends[count], offset=offset))
+    position = 0
+    with torch.no_grad():
+        for layer in model.layers[:count]:
+            for field in fields(layer):
+                field.copy_(values[position : position + field.numel()].view(field.shape))
+                position += field.numel()
+    if count < len(model.network):
+        logger.info("%s: weights of the first %d of %d sections loaded", path, count, len(model.network))
+    return header
+
+
+def _sections_to_load(path: Path, network: Network, ends: Sequence[int], floats: int, cutoff: Cutoff) -> int:
+    if isinstance(cutoff, int):
+        if not 0 < cutoff <= len(network):
+            remedy = f"{network.source} has {len(network)} sections"
+            raise WeightsError(f"{path}: cutoff={cutoff} is out of range; {remedy}")
+        if floats < ends[cutoff]:
+            _fail_short(path, network, ends, floats)
+        return cutoff
+    if floats == ends[-1]:
+        return len(network)
+    if floats > ends[-1]:
+        _fail_long(path, network, ends, floats)
+    if cutoff != "auto" or floats not in ends[1:]:
+        _fail_short(path, network, ends, floats)
+    return ends.index(floats)
+
+
+def _fail_short(path: Path, network: Network, ends: Sequence[int], floats: int) -> NoReturn:
+    total = f"{network.source} needs {ends[-1]:,} floats, the file has {floats:,}"
+    if floats == 0:
+        raise WeightsError(f"{path}: holds a header and no weights ({total}); download or copy it again")
+    if floats in ends:
+        # The smallest such count is the one in names like darknet53.conv.74.
+        count = ends.index(floats)
+        guess = f"it looks like a backbone file of the first {count} sections"
+        fact = f"ends exactly after section #{count - 1}: {guess}"
+        missing = f"{_place(network, count, ends)} and what follows it lack {ends[-1] - floats:,} floats"
+        remedy = f"load it with cutoff={count} (--cutoff {count}) or cutoff=auto"
+        raise WeightsError(f"{path}: {fact}; {remedy}; without that, {missing}")
+    section = next(index for index, end in enumerate(ends[1:]) if end > floats)
+    missing = f"{ends[section + 1] - floats:,} of its {ends[section + 1] - ends[section]:,} floats"
+    fact = f"ends inside {network.place(section)}: {missing} are missing ({total})"
+    raise WeightsError(f"{path}: {fact}; give the weights made for this cfg, or copy them again")
+
+
+def _fail_long(path: Path, network: Network, ends: Sequence[int], floats: int) -> NoReturn:
+    last = max((index for index in range(len(network)) if ends[index + 1] > ends[index]), default=0)
+    fact = f"{floats - ends[-1]:,} floats are left over after {network.place(last)}, the last with weights"
+    total = f"{network.source} needs {ends[-1]:,} floats, the file has {floats:,}"
+    raise WeightsError(f"{path}: {fact} ({total}); give the weights made for this cfg")
+
+
+def _place(network: Network, index: int, ends: Sequence[int]) -> str:
+    """Place of the first section from `index` on that has weights."""
+    return network.place(next(i for i in range(index, len(network)) if ends[i + 1] > ends[i]))
+
+
+def write_weights(path: Path, model: Darknet, header: WeightsHeader) -> None:
+    """Write all weights as float32 behind `header`, atomically."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(header.pack())
+        for layer in model.layers:
+            for field in fields(layer):
+                array = field.detach().to("cpu", torch.float32).contiguous().numpy()
+                array.astype("<f4", copy=False).tofile(file)

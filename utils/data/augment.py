@@ -1,0 +1,144 @@
+"""Random changes of a training image and its boxes.
+
+Invariant: image and boxes go through the same affine map, and the result depends only on the image, the
+options and the random generator.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.data.images import GREY, place
+
+# a box is dropped when less of it remains inside the image, or when a side is shorter than this many pixels
+LEAST_VISIBLE = 0.25
+LEAST_SIDE = 2.0
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How far training images are changed; 0 (or a factor of 1) switches a change off.
+
+    Attributes:
+        flip: probability of mirroring left and right.
+        hue: largest shift of the hue, as a share of the full circle (Darknet's `hue`).
+        saturation: largest factor on the saturation, or its inverse (Darknet's `saturation`).
+        exposure: largest factor on the brightness, or its inverse (Darknet's `exposure`).
+        scale: largest factor on the size of the picture, or its inverse.
+        aspect: largest factor between the two axes, or its inverse.
+        translate: largest shift, as a share of the input's size.
+    """
+
+    flip: float = 0.5
+    hue: float = 0.1
+    saturation: float = 1.5
+    exposure: float = 1.5
+    scale: float = 1.4
+    aspect: float = 1.2
+    translate: float = 0.15
+
+    def __call__(
+        self,
+        image: NDArray[np.uint8],
+        labels: NDArray[np.float32],
+        size: tuple[int, int],
+        letterbox: bool,
+        rng: np.random.Generator,
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Bring an image to the network's size with random changes.
+
+        Args:
+            image: RGB (h, w, 3).
+            labels: (n, 5) class and xywh as fractions of the image.
+            size: height and width of the network input.
+            letterbox: keep the aspect, instead of stretching, before the random changes.
+            rng: source of all chance.
+
+        Returns:
+            The changed image (H, W, 3), and the labels (m, 5) of what remains visible of the objects, clipped
+            to the input, as fractions of it.
+        """
+        matrix = self._random_map(image.shape[0], image.shape[1], size, letterbox, rng)
+        warped = _warp(image, matrix, size)
+        return self._recolour(warped, rng), move_labels(labels, matrix, image.shape[:2], size)
+
+    def _random_map(
+        self, height: int, width: int, size: tuple[int, int], letterbox: bool, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """(2, 3): x' = m[0, 0] x + m[0, 2] and y' = m[1, 1] y + m[1, 2], original to input pixels."""
+        placement = place(height, width, size, letterbox)
+        zoom, stretch = _factor(rng, self.scale), _factor(rng, self.aspect) ** 0.5
+        zoom_x, zoom_y = zoom * stretch, zoom / stretch
+        shift_x, shift_y = rng.uniform(-self.translate, self.translate, 2)
+        scale_x, scale_y = placement.scale_x * zoom_x, placement.scale_y * zoom_y
+        # zoomed about the centre of the input, then moved
+        left = (placement.offset_x - size[1] / 2) * zoom_x + (0.5 + shift_x) * size[1]
+        top = (placement.offset_y - size[0] / 2) * zoom_y + (0.5 + shift_y) * size[0]
+        if rng.random() < self.flip:
+            scale_x, left = -scale_x, size[1] - left
+        return np.array([[scale_x, 0.0, left], [0.0, scale_y, top]])
+
+    def _recolour(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Shift the hue, scale saturation and brightness (distort_image, image.c) by tables."""
+        shift = rng.uniform(-self.hue, self.hue)
+        factors = _factor(rng, self.saturation), _factor(rng, self.exposure)
+        if shift == 0 and factors == (1.0, 1.0):
+            return image
+        levels = np.arange(256)
+        table = np.empty((1, 256, 3), np.uint8)
+        # OpenCV's 8-bit hue counts in steps of 2 degrees
+        table[0, :, 0] = (levels + round(shift * 180)) % 180
+        for channel, factor in enumerate(factors, start=1):
+            table[0, :, channel] = np.clip(levels * factor, 0, 255)
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        return np.asarray(cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2RGB), np.uint8)
+
+
+def move_labels(
+    labels: NDArray[np.float32],
+    matrix: NDArray[np.float64],
+    original: tuple[int, int],
+    size: tuple[int, int],
+) -> NDArray[np.float32]:
+    """Take labels through an axis-parallel map from pixels of the original to pixels of the input.
+
+    Boxes are clipped to the input; those of which too little remains are dropped.
+
+    Args:
+        labels: (n, 5) class and xywh as fractions of the original.
+        matrix: (2, 3) as `cv2.warpAffine` takes it, but on pixel edges; a negative scale mirrors.
+        original: height and width of the original.
+        size: height and width of the input.
+
+    Returns:
+        (m, 5) class and xywh as fractions of the input.
+    """
+    if not len(labels):
+        return labels
+    axes = np.diag(matrix[:, :2])
+    centre = labels[:, 1:3] * original[::-1] * axes + matrix[:, 2]
+    half = labels[:, 3:5] * original[::-1] * np.abs(axes) / 2
+    extent = np.array(size[::-1])
+    low, high = np.clip(centre - half, 0, extent), np.clip(centre + half, 0, extent)
+    sides = high - low
+    visible = sides.prod(1) >= LEAST_VISIBLE * (2 * half).prod(1)
+    kept = visible & (sides.min(1) >= LEAST_SIDE)
+    xywh = np.concatenate(((low + high) / 2 / extent, sides / extent), axis=1)
+    return np.concatenate((labels[:, :1], xywh), axis=1)[kept].astype(np.float32)
+
+
+def _warp(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
+    centred = matrix.copy()
+    # the map is one of pixel edges, OpenCV's is one of pixel centres
+    centred[:, 2] += np.diag(matrix[:, :2]) * 0.5 - 0.5
+    grey = (GREY, GREY, GREY)
+    return np.asarray(
+        cv2.warpAffine(image, centred, size[::-1], flags=cv2.INTER_LINEAR, borderValue=grey), np.uint8
+    )
+
+
+def _factor(rng: np.random.Generator, largest: float) -> float:
+    """A factor between 1 / largest and largest, evenly spread on the logarithmic scale."""
+    return float(largest ** rng.uniform(-1.0, 1.0))

@@ -1,0 +1,194 @@
+"""Images and their labels, at the network's size.
+
+Invariant: an item depends only on the files, the options and its key, never on which process reads it or
+when; without augmentation it is exactly what the C program feeds its network.
+"""
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from utils.data.augment import Augment
+from utils.data.images import Placement, place, read_image, resize_exactly
+from utils.data.index import LabelIndex, read_index
+from utils.data.labels import label_path
+from utils.data.listing import DataFile, ImageList
+from utils.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+# decoded images are kept in memory up to this many bytes
+CACHE_BYTES = 1 << 30
+
+
+class SampleKey(NamedTuple):
+    """What decides an item: its number, and the epoch and seed that decide its random changes."""
+
+    number: int
+    epoch: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image at the network's size.
+
+    Attributes:
+        image: (3, H, W), 0..255; uint8 if augmented, else float32.
+        labels: (n, 5) float32: class and xywh as fractions of the network input.
+        path: the image file.
+        size: height and width of the original image.
+        placement: where the original lies in the network input; meaningless if augmented.
+    """
+
+    image: Tensor
+    labels: NDArray[np.float32]
+    path: Path
+    size: tuple[int, int]
+    placement: Placement
+
+
+class DetectionDataset(Dataset[Sample | str]):
+    """Images with labels; `dataset[key]` is a Sample, or one line of text if the image cannot be used.
+
+    Attributes:
+        images: image files, in order.
+        classes: number of classes.
+        image_size: height and width of the network input.
+        index: the labels of all images and what was found wrong with them.
+        letterbox: whether images keep their aspect.
+        missing: how many images the list names that do not exist.
+    """
+
+    def __init__(
+        self,
+        images: ImageList | Sequence[Path],
+        classes: int,
+        image_size: tuple[int, int],
+        *,
+        letterbox: bool = False,
+        augment: Augment | None = None,
+        cache: str | None = None,
+    ) -> None:
+        """Read all labels; malformed lines are logged.
+
+        Args:
+            images: the images, best as an ImageList so that messages can name its lines.
+            classes: number of classes.
+            image_size: height and width of the network input.
+            letterbox: keep the aspect and fill with grey, instead of stretching as Darknet does.
+            augment: random changes for training; None for Darknet's exact preprocessing.
+            cache: "ram" keeps decoded images in memory, as many as fit in CACHE_BYTES; worker processes that
+                are forked share them, spawned ones get a copy each.
+        """
+        self.images = tuple(images)
+        self.classes = classes
+        self.image_size = image_size
+        self.letterbox = letterbox
+        self.augment = augment
+        self.index: LabelIndex = read_index(self.images, classes)
+        self.missing = len(images.problems) if isinstance(images, ImageList) else 0
+        self._places = _places(images)
+        self._decoded = _decode_all(self.images) if cache == "ram" else {}
+        for problem in self.index.problems:
+            logger.warning("%s; line skipped", problem)
+
+    @classmethod
+    def from_split(
+        cls,
+        data: DataFile,
+        split: str,
+        image_size: tuple[int, int],
+        *,
+        letterbox: bool = False,
+        augment: Augment | None = None,
+        cache: str | None = None,
+    ) -> "DetectionDataset":
+        """The "train", "valid" or "test" images of a `.data` file; arguments as for the class.
+
+        Raises:
+            DatasetError: the list cannot be used, or none of its images has a label file.
+        """
+        images = data.image_list(split)
+        dataset = cls(images, data.classes, image_size, letterbox=letterbox, augment=augment, cache=cache)
+        if dataset.index.without_file == len(images):
+            raise DatasetError(
+                f"{images.path}: none of its {len(images)} images has a label file; "
+                f"the first was looked for at {label_path(images.images[0])}"
+            )
+        return dataset
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: SampleKey | int) -> Sample | str:
+        """The sample of a key (a number: epoch and seed 0), or why there is none: "file:line: fact"."""
+        key = SampleKey(key) if isinstance(key, int) else key
+        path = self.images[key.number]
+        try:
+            image = self._decoded[key.number] if key.number in self._decoded else read_image(path)
+        except DatasetError as error:
+            return f"{self._places[key.number]}{error}"
+        labels = self.index.labels[key.number]
+        height, width = image.shape[:2]
+        placement = place(height, width, self.image_size, self.letterbox)
+        if self.augment is None:
+            pixels = resize_exactly(image, self.image_size, self.letterbox)
+            labels = place_labels(labels, (height, width), self.image_size, placement)
+        else:
+            rng = np.random.default_rng([key.seed, key.epoch, key.number])
+            changed, labels = self.augment(image, labels, self.image_size, self.letterbox, rng)
+            pixels = torch.from_numpy(changed).permute(2, 0, 1)
+        return Sample(pixels, labels, path, (height, width), placement)
+
+
+def place_labels(
+    labels: NDArray[np.float32], original: tuple[int, int], size: tuple[int, int], placement: Placement
+) -> NDArray[np.float32]:
+    """Labels (n, 5) in fractions of the original (h, w) -> in fractions of the input (h, w), not clipped."""
+    scale = np.array([placement.scale_x * original[1] / size[1], placement.scale_y * original[0] / size[0]])
+    offset = np.array([placement.offset_x / size[1], placement.offset_y / size[0]])
+    centre = labels[:, 1:3] * scale + offset
+    return np.concatenate((labels[:, :1], centre, labels[:, 3:5] * scale), axis=1).astype(np.float32)
+
+
+def _places(images: ImageList | Sequence[Path]) -> list[str]:
+    if not isinstance(images, ImageList):
+        return [""] * len(images)
+    return [f"{images.path}:{line}: " for line in images.lines]
+
+
+def _decode_all(images: Sequence[Path]) -> dict[int, NDArray[np.uint8]]:
+    """Decoded images by number, as many as fit in CACHE_BYTES; unusable ones are reported when read."""
+    decoded: dict[int, NDArray[np.uint8]] = {}
+    room = CACHE_BYTES
+    # threads, since decoding releases the interpreter lock
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for number, image in enumerate(pool.map(_read_or_none, images)):
+            if image is None:
+                continue
+            room -= image.nbytes
+            if room < 0:
+                logger.info(
+                    "%d of %d images are kept in memory, the others are decoded anew", number, len(images)
+                )
+                pool.shutdown(cancel_futures=True)
+                break
+            decoded[number] = image
+    return decoded
+
+
+def _read_or_none(path: Path) -> NDArray[np.uint8] | None:
+    try:
+        return read_image(path)
+    except DatasetError:
+        return None

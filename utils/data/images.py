@@ -1,0 +1,108 @@
+"""Image files to RGB arrays, and the two ways Darknet brings an image to the network's size.
+
+Invariant: the resampling of `resize_exactly` is Darknet's `resize_image` (bilinear, corner pixels on corner
+pixels), so that figures can be compared with the C program to a fraction of a point.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from utils.errors import DatasetError
+
+GREY = 128
+# Darknet fills the letterbox with .5
+_HALF = 127.5
+
+
+class Placement(NamedTuple):
+    """Where an image lies in the network input: input = original * scale + offset, in pixels."""
+
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Decode an image file to RGB (h, w, 3).
+
+    The EXIF orientation is ignored, as Darknet's decoder does: labels count in stored pixels.
+
+    Raises:
+        DatasetError: the file is missing, not an image, or cut off.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
+    if _is_cut_off(data.tobytes()):
+        raise DatasetError(f"{path}: the image file ends too early")
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
+    except cv2.error as error:
+        raise DatasetError(f"{path}: cannot be decoded ({error.err})") from error
+    if image is None:
+        raise DatasetError(f"{path}: not an image that OpenCV can decode")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def place(height: int, width: int, size: tuple[int, int], letterbox: bool) -> Placement:
+    """Where an image lies in an input of `size` (h, w): stretched, or centred with its aspect kept.
+
+    >>> place(100, 200, (416, 416), letterbox=True)
+    Placement(scale_x=2.08, scale_y=2.08, offset_x=0, offset_y=104)
+    """
+    if not letterbox:
+        return Placement(size[1] / width, size[0] / height, 0, 0)
+    new_height, new_width = _fitted(height, width, size)
+    return Placement(
+        new_width / width, new_height / height, (size[1] - new_width) // 2, (size[0] - new_height) // 2
+    )
+
+
+def resize_exactly(image: NDArray[np.uint8], size: tuple[int, int], letterbox: bool = False) -> Tensor:
+    """Bring an image to the network's size as the C program does.
+
+    Args:
+        image: RGB (h, w, 3).
+        size: height and width of the network input.
+        letterbox: keep the aspect and fill the rest with grey, instead of stretching.
+
+    Returns:
+        (3, H, W) float32 in 0..255, not rounded.
+    """
+    planes = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32))
+    if not letterbox:
+        return _interpolate(planes, size)
+    height, width = image.shape[:2]
+    new_height, new_width = _fitted(height, width, size)
+    placement = place(height, width, size, letterbox=True)
+    top, left = int(placement.offset_y), int(placement.offset_x)
+    canvas = torch.full((3, *size), _HALF)
+    canvas[:, top : top + new_height, left : left + new_width] = _interpolate(planes, (new_height, new_width))
+    return canvas
+
+
+def _interpolate(planes: Tensor, size: tuple[int, int]) -> Tensor:
+    return torch.nn.functional.interpolate(planes, size, mode="bilinear", align_corners=True)[0]
+
+
+def _fitted(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width inside `size`, aspect kept; rounded down as in letterbox_image (image.c)."""
+    if size[1] * height < size[0] * width:
+        return max(1, height * size[1] // width), size[1]
+    return size[0], max(1, width * size[0] // height)
+
+
+def _is_cut_off(data: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end mark: decoders would fill the rest with grey and say nothing."""
+    tail = data[len(data) // 2 :]
+    if data.startswith(b"\xff\xd8"):
+        return b"\xff\xd9" not in tail
+    return data.startswith(b"\x89PNG") and b"IEND" not in tail

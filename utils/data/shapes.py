@@ -1,0 +1,242 @@
+"""The embedded data set: coloured shapes on textured ground, made from a seed.
+
+Four classes, rotated, shaded and partly hidden by one another and by bars that have no label; some images
+are empty. Small enough to make in seconds and to learn in minutes, hard enough that pruning can be seen.
+
+Invariant: the files depend on the seed alone, byte for byte (with one version of numpy and OpenCV).
+"""
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.data.textures import Image, background, random_colour, shaded
+from utils.errors import DatasetError
+from utils.files import write_text
+
+logger = logging.getLogger(__name__)
+
+NAMES = ("circle", "square", "triangle", "star")
+SPLIT_SIZES = {"train": 300, "valid": 80, "test": 80}
+SEED = 0
+
+_SIDES = (160, 320)  # pixels of an image's side
+_SHARES = (0.1, 0.42)  # an object's extent, as a share of the image's shorter side ...
+_EXTENTS = (12, 100)  # ... and in pixels
+_MOST_OBJECTS = 7
+_EMPTY = 0.06  # share of images without any object
+_LEAST_VISIBLE = 0.5  # an object hidden further than this is not placed
+_TRIES = 12
+_QUALITY = 92
+_NOBODY = 255  # owner of pixels that show a bar
+_SUBPIXEL = 4  # OpenCV draws polygons on a grid of 2 ** -4 pixels
+
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """An object on an image: its class, its outline (k, 2) in pixels and its area, hidden parts included."""
+
+    kind: int
+    outline: Points
+    area: float
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """An image being drawn.
+
+    Attributes:
+        image: BGR (h, w, 3).
+        owners: (h, w) which object is seen at each pixel: its number from 1, 0 for the ground, or _NOBODY.
+        placed: the objects so far.
+    """
+
+    image: Image
+    owners: NDArray[np.uint8]
+    placed: list[_Placed]
+
+
+def ensure_shapes(folder: Path = Path("data")) -> Path:
+    """The path of `shapes.data` in `folder`; the data set is made there if it is not.
+
+    Other processes may do the same at the same time: whoever is first makes it appear, whole.
+    """
+    data_file = folder / "shapes.data"
+    if not data_file.is_file() or not (folder / "shapes").is_dir():
+        make_shapes(folder)
+    return data_file
+
+
+def make_shapes(folder: Path, seed: int = SEED, sizes: dict[str, int] | None = None) -> Path:
+    """Make the data set: `shapes/` with images, labels and lists, `shapes.names` and `shapes.data`.
+
+    Args:
+        folder: where to put them; a `shapes` folder that is already there is kept as it is.
+        seed: decides every byte.
+        sizes: images of each split; SPLIT_SIZES by default.
+
+    Returns:
+        The path of `shapes.data`, written last.
+
+    Raises:
+        DatasetError: the folder cannot be written.
+    """
+    target = folder / "shapes"
+    partial = folder / f".shapes.{os.getpid()}.part"
+    try:
+        if not target.is_dir():
+            logger.info("making the embedded data set in %s", target)
+            (partial / "images").mkdir(parents=True)
+            (partial / "labels").mkdir()
+            for number, (split, count) in enumerate((sizes or SPLIT_SIZES).items()):
+                _make_split(partial, split, count, [seed, number])
+            _move_into_place(partial, target)
+        write_text(folder / "shapes.names", "\n".join(NAMES) + "\n")
+        lists = "".join(f"{split} = shapes/{split}.txt\n" for split in sizes or SPLIT_SIZES)
+        text = f"classes = {len(NAMES)}\n{lists}names = shapes.names\nbackup = weights\n"
+        write_text(folder / "shapes.data", text)
+    except OSError as error:
+        raise DatasetError(f"{target}: cannot be made ({error.strerror}); make {folder} writable") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder / "shapes.data"
+
+
+def draw_scene(rng: np.random.Generator) -> tuple[Image, NDArray[np.float32]]:
+    """One random image and its objects.
+
+    Returns:
+        The image, BGR (h, w, 3), and its labels (n, 5): class and xywh as fractions of the image.
+    """
+    height, width = (int(side) for side in rng.integers(_SIDES[0], _SIDES[1] + 1, 2))
+    scene = _Scene(background(height, width, rng), np.zeros((height, width), np.uint8), [])
+    count = 0 if rng.random() < _EMPTY else int(rng.integers(1, _MOST_OBJECTS + 1))
+    for _ in range(count):
+        _add_object(scene, rng)
+    _add_bars(scene, rng)
+    noise = rng.standard_normal(scene.image.shape, np.float32) * np.float32(rng.uniform(2, 7))
+    return np.clip(scene.image + noise, 0, 255).astype(np.uint8), _labels(scene.placed, height, width)
+
+
+def _make_split(folder: Path, split: str, count: int, seed: list[int]) -> None:
+    names = []
+    for number in range(count):
+        image, labels = draw_scene(np.random.default_rng([*seed, number]))
+        name = f"{split}_{number:04d}"
+        encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
+        (folder / "images" / f"{name}.jpg").write_bytes(encoded.tobytes())
+        lines = (f"{row[0]:.0f} " + " ".join(f"{value:.6f}" for value in row[1:]) + "\n" for row in labels)
+        (folder / "labels" / f"{name}.txt").write_text("".join(lines), encoding="utf-8", newline="\n")
+        names.append(f"images/{name}.jpg\n")
+    (folder / f"{split}.txt").write_text("".join(names), encoding="utf-8", newline="\n")
+
+
+def _move_into_place(partial: Path, target: Path) -> None:
+    try:
+        partial.rename(target)
+    except OSError:
+        # another process was first; its files are the same
+        if not target.is_dir():
+            raise
+
+
+def _add_object(scene: _Scene, rng: np.random.Generator) -> None:
+    """Draw one more object at a place where it leaves enough of the others to see; none after some tries."""
+    height, width = scene.owners.shape
+    for _ in range(_TRIES):
+        share = np.exp(rng.uniform(*np.log(_SHARES)))
+        extent = float(np.clip(share * min(height, width), *_EXTENTS))
+        kind = int(rng.integers(len(NAMES)))
+        # now and then a part lies outside the image
+        centre = rng.uniform(0.3 * extent, np.array([width, height]) - 0.3 * extent)
+        outline = _outline(kind, extent, rng) + centre
+        if _draw(scene, outline, len(scene.placed) + 1, _polygon_area(outline), rng):
+            scene.placed.append(_Placed(kind, outline, _polygon_area(outline)))
+            return
+
+
+def _add_bars(scene: _Scene, rng: np.random.Generator) -> None:
+    """Lay a few thin bars over the image, which hide parts of objects and are none themselves."""
+    height, width = scene.owners.shape
+    for _ in range(int(rng.integers(0, 4))):
+        middle = rng.uniform(0, [width, height])
+        angle = rng.uniform(0, np.pi)
+        along = np.array([np.cos(angle), np.sin(angle)]) * rng.uniform(0.1, 0.4) * max(height, width)
+        across = np.array([-np.sin(angle), np.cos(angle)]) * rng.uniform(1.5, 5)
+        corners = np.array([along + across, along - across, -along - across, -along + across])
+        _draw(scene, corners + middle, _NOBODY, 0.0, rng)
+
+
+def _draw(scene: _Scene, outline: Points, owner: int, area: float, rng: np.random.Generator) -> bool:
+    """Paint a polygon unless it, or an object under it, would be hidden too far; whether it was painted."""
+    height, width = scene.owners.shape
+    left, top = np.clip(np.floor(outline.min(0)).astype(int) - 1, 0, [width - 1, height - 1])
+    right, bottom = np.clip(np.ceil(outline.max(0)).astype(int) + 2, 1, [width, height])
+    window = np.s_[top:bottom, left:right]
+    mask = _mask(outline - (left, top), bottom - top, right - left)
+    covered = mask > 127
+    if covered.sum() < _LEAST_VISIBLE * area or _hides(scene, scene.owners[window][covered]):
+        return False
+    _paint(scene.image[window], mask, rng)
+    scene.owners[window][covered] = owner
+    return True
+
+
+def _outline(kind: int, extent: float, rng: np.random.Generator) -> Points:
+    """Corners (k, 2) of a shape about the origin, turned at random, its box `extent` long."""
+    corners = (64, 4, 3, 10)[kind]
+    angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners
+    radii = np.ones(corners)
+    if NAMES[kind] == "star":
+        radii[1::2] = rng.uniform(0.4, 0.5)
+    points = np.stack((np.cos(angles), np.sin(angles)), axis=1) * radii[:, None]
+    sides = np.ptp(points, axis=0)
+    return (points - (points.min(0) + sides / 2)) * (extent / sides.max())
+
+
+def _mask(outline: Points, height: int, width: int) -> NDArray[np.uint8]:
+    """Coverage (h, w) of a polygon in 0..255, smooth at its edge."""
+    mask = np.zeros((height, width), np.uint8)
+    # OpenCV counts from pixel centres
+    fixed = np.round((outline - 0.5) * 2**_SUBPIXEL).astype(np.int32)
+    cv2.fillPoly(mask, [fixed], (255,), lineType=cv2.LINE_AA, shift=_SUBPIXEL)
+    return mask
+
+
+def _polygon_area(outline: Points) -> float:
+    """Square pixels of a polygon, also of its parts outside the image."""
+    return float(cv2.contourArea(outline.astype(np.float32)))
+
+
+def _hides(scene: _Scene, covered: NDArray[np.uint8]) -> bool:
+    """Whether covering pixels with these owners would hide too much of an object."""
+    left = np.bincount(scene.owners.ravel(), minlength=256) - np.bincount(covered, minlength=256)
+    numbered = enumerate(scene.placed, start=1)
+    return any(left[number] < _LEAST_VISIBLE * item.area for number, item in numbered)
+
+
+def _paint(image: Image, mask: NDArray[np.uint8], rng: np.random.Generator) -> None:
+    """Lay a shaded surface of a colour that differs from what is under it through the mask."""
+    colour = random_colour(rng, away_from=image.mean((0, 1)))
+    surface = shaded(mask.shape[0], mask.shape[1], colour, rng)
+    alpha = mask[..., None] / 255
+    image[:] = np.round(image * (1 - alpha) + surface * alpha).astype(np.uint8)
+
+
+def _labels(placed: list[_Placed], height: int, width: int) -> NDArray[np.float32]:
+    """Boxes round the whole outlines, clipped to the image: (n, 5) class and xywh as fractions."""
+    size = np.array([width, height])
+    rows = []
+    for item in placed:
+        low = np.clip(item.outline.min(0), 0, size)
+        high = np.clip(item.outline.max(0), 0, size)
+        rows.append([item.kind, *((low + high) / 2 / size), *((high - low) / size)])
+    return np.array(rows, np.float32).reshape(-1, 5)

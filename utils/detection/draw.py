@@ -1,0 +1,107 @@
+"""Pictures of detections.
+
+Invariant: a class has the same colour in every picture, and its label stays inside the picture.
+"""
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+# neighbours on the colour circle get far apart when each class is this share of a turn further
+_GOLDEN_TURN = 0.618034
+_PAPER = (248, 248, 248)
+_INK = (40, 40, 40)
+
+
+def class_colour(number: int) -> Colour:
+    """The colour (R, G, B) of a class, in 0..255; strong, and light enough to be seen on dark ground."""
+    turns = 0.58 + number * _GOLDEN_TURN
+    # after each full turn of the circle the tone changes a little
+    value = (0.95, 0.8, 0.88)[int(turns) % 3]
+    red, green, blue = colorsys.hsv_to_rgb(turns % 1, 0.8, value)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def draw_detections(
+    image: Image, detections: NDArray[np.floating], names: Sequence[str], enlarge: int = 1
+) -> Image:
+    """Draw boxes with their class and score.
+
+    Args:
+        image: RGB (h, w, 3); stays as it is. For a BGR array the colours of the classes are others.
+        detections: (M, 6) xyxy in pixels of the image, score 0..1, class; drawn worst first.
+        names: class names; letters that OpenCV's font lacks (all beyond ASCII) show as `?`.
+        enlarge: whole factor on the picture's size, so that labels on small images can be read.
+
+    Returns:
+        (h * enlarge, w * enlarge, 3): a new picture.
+    """
+    height, width = image.shape[0] * enlarge, image.shape[1] * enlarge
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    picture = np.array(resized, np.uint8)
+    line = max(1, round(min(height, width) / 240))
+    ordered = detections[np.argsort(detections[:, 4])]
+    corners = np.round(np.clip(ordered[:, :4] * enlarge, -1e4, 1e4)).astype(int).tolist()
+    for (left, top, right, bottom), kind in zip(corners, ordered[:, 5], strict=True):
+        cv2.rectangle(picture, (left, top), (right, bottom), class_colour(int(kind)), line, cv2.LINE_AA)
+    # after all boxes, so that none strikes a label out
+    for (left, top, _, _), (score, kind) in zip(corners, ordered[:, 4:], strict=True):
+        text = f"{names[int(kind)]} {score:.2f}"
+        _label(picture, text, (left, top), class_colour(int(kind)), line)
+    return picture
+
+
+def contact_sheet(rows: Sequence[Sequence[Image]], titles: Sequence[str], cell: int = 360) -> Image:
+    """Put pictures into a grid with a title above each column, such as "before" and "after".
+
+    Args:
+        rows: RGB pictures of any size; every row has as many as there are titles.
+        titles: one for each column.
+        cell: side in pixels of the square that each picture is fitted into.
+
+    Returns:
+        RGB (h, w, 3).
+    """
+    gap = cell // 30
+    head = cell // 10
+    pitch = cell + gap
+    sheet = np.full((head + gap + len(rows) * pitch, gap + len(titles) * pitch, 3), _PAPER, np.uint8)
+    for column, title in enumerate(titles):
+        at = (gap + column * pitch, head - gap // 2)
+        cv2.putText(sheet, title, at, _FONT, cell / 480, _INK, max(1, cell // 240), cv2.LINE_AA)
+        for row, pictures in enumerate(rows):
+            fitted = _fit(pictures[column], cell)
+            top = head + gap // 2 + row * pitch + (cell - fitted.shape[0]) // 2
+            left = gap + column * pitch + (cell - fitted.shape[1]) // 2
+            sheet[top : top + fitted.shape[0], left : left + fitted.shape[1]] = fitted
+    return sheet
+
+
+def _fit(picture: Image, side: int) -> Image:
+    scale = side / max(picture.shape[:2])
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    resized = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    return np.asarray(resized, np.uint8)
+
+
+def _label(picture: Image, text: str, corner: tuple[int, int], colour: Colour, line: int) -> None:
+    """Write text on a plate above a corner, or as near to it as the picture allows."""
+    height, width = picture.shape[:2]
+    scale = np.clip(min(height, width) / 1000, 0.38, 2.0)
+    stroke = max(1, round(scale * 1.6))
+    (text_width, text_height), below = cv2.getTextSize(text, _FONT, scale, stroke)
+    pad = 2 + line
+    plate_width, plate_height = text_width + 2 * pad, text_height + below // 2 + 2 * pad
+    left = int(np.clip(corner[0] - line // 2, 0, max(0, width - plate_width)))
+    top = int(np.clip(corner[1] - plate_height, 0, max(0, height - plate_height)))
+    cv2.rectangle(picture, (left, top), (left + plate_width, top + plate_height), colour, cv2.FILLED)
+    ink = (20, 20, 20) if np.dot(colour, (0.299, 0.587, 0.114)) > 120 else (255, 255, 255)
+    at = (left + pad, top + pad + text_height)
+    cv2.putText(picture, text, at, _FONT, scale, ink, stroke, cv2.LINE_AA)

@@ -1,0 +1,215 @@
+"""How good a detector is on a data set, in three customs.
+
+"darknet": the C program's `detector map`, to which classes without a truth contribute 0. "voc": the same
+matching and area, averaged over the classes that occur. "coco": COCO's evaluation, by faster-coco-eval.
+
+Invariant: the network is only a callable from images to decoded boxes, so anything that detects can be
+evaluated; boxes are compared as fractions of the original image, as in the C program.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.data.images import Placement
+from utils.data.loader import Batch, Loader
+from utils.detection.boxes import xywh_to_xyxy
+from utils.detection.coco import CocoFigures, coco_figures
+from utils.detection.decode import HeadSpec
+from utils.detection.metrics import COCO_THRESHOLDS, Floats, ImageMatches, match_image, merge
+from utils.detection.nms import suppress
+from utils.errors import DatasetError, ToolkitError
+
+logger = logging.getLogger(__name__)
+
+STYLES = ("darknet", "voc", "coco")
+# COCO's evaluation is usually done down to lower scores than the C program's
+CONFIDENCES = {"darknet": 0.005, "voc": 0.005, "coco": 0.001}
+# the score from which on `detector map` counts precision and recall
+_SHOWN = 0.25
+
+Predict = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of `evaluate`; every figure is a fraction 0..1 unless said otherwise.
+
+    Attributes:
+        style: "darknet", "voc" or "coco".
+        map50: mean AP at IoU 0.5.
+        map50_95: mean AP over IoU 0.5, 0.55, .. 0.95.
+        per_class: AP at IoU 0.5 of each class; a class without a truth has 0.
+        truths: number of objects of each class.
+        by_size: "coco" only: AP over IoU 0.5 .. 0.95 of objects below 32^2 pixels, up to 96^2, and larger;
+            None where there is no object of that size.
+        precision: share of the detections with score > 0.25 that are right at IoU 0.5, over all classes.
+        recall: share of the objects that these find.
+        images: number of images evaluated.
+        skipped: number of images that could not be read.
+        without_objects: number of images without any object.
+        images_per_second: of reading, network and suppression together.
+    """
+
+    style: str
+    map50: float
+    map50_95: float
+    per_class: Mapping[str, float]
+    truths: Mapping[str, int]
+    by_size: Mapping[str, float | None] | None
+    precision: float
+    recall: float
+    images: int
+    skipped: int
+    without_objects: int
+    images_per_second: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures as a dict of plain values, for a JSON file."""
+        return asdict(self)
+
+
+class ImageResult(NamedTuple):
+    """Detections and truths of one image, boxes xyxy as fractions of the original image.
+
+    Attributes:
+        detections: (M, 6) xyxy, score, class.
+        truths: (T, 5) class, xyxy.
+        size: height and width of the original image in pixels.
+    """
+
+    detections: Floats
+    truths: Floats
+    size: tuple[int, int]
+
+
+def evaluate(
+    predict: Predict,
+    loader: Loader,
+    names: Sequence[str],
+    *,
+    style: str = "darknet",
+    specs: Sequence[HeadSpec] = (),
+    confidence: float | None = None,
+    overlap: float = 0.45,
+    progress: Callable[[int], object] | None = None,
+) -> Evaluation:
+    """Run a detector over a data set and compare its boxes with the labels.
+
+    Args:
+        predict: images (B, 3, H, W) in 0..1 -> decoded boxes (B, N, 5 + classes), see `decode_heads`.
+        loader: the data set, not augmented.
+        names: class names.
+        style: one of STYLES.
+        specs: the heads; as in the C program, the last one says how to suppress, plain IoU without any.
+        confidence: least score; None for the style's own, CONFIDENCES.
+        overlap: see `suppress`.
+        progress: called after each batch with its number of images.
+
+    Raises:
+        DatasetError: no image could be read.
+        ToolkitError: the style is unknown, or faster-coco-eval is missing.
+    """
+    if style not in STYLES:
+        raise ToolkitError(f"style {style!r} is unknown; use one of {', '.join(STYLES)}")
+    least = CONFIDENCES[style] if confidence is None else confidence
+    kind, beta = (specs[-1].nms_kind, specs[-1].beta_nms) if specs else ("default", 0.6)
+    start = time.perf_counter()
+    results: list[ImageResult] = []
+    for batch in loader:
+        with torch.inference_mode():
+            predictions = predict(batch.images).float()
+            results += [
+                _result(predictions[number], batch, number, least, overlap, kind, beta)
+                for number in range(len(batch))
+            ]
+        if progress is not None:
+            progress(len(batch))
+    seconds = time.perf_counter() - start
+    if not results:
+        raise DatasetError("no image of the data set could be read; see the warnings above")
+    return summarize(results, names, style, skipped=len(loader.problems), rate=len(results) / seconds)
+
+
+def summarize(
+    results: Sequence[ImageResult], names: Sequence[str], style: str, skipped: int = 0, rate: float = 0.0
+) -> Evaluation:
+    """The figures of all images' results; arguments as in `evaluate`, `rate` in images per second."""
+    matches = merge([_match(result) for result in results], len(names))
+    shown = matches.counts(_SHOWN)
+    by_size = None
+    counted = np.ones(len(names), bool) if style == "darknet" else matches.truths > 0
+    if style == "coco":
+        ap50, map50_95, by_size = _coco_figures(results, len(names))
+    else:
+        tables = np.array([matches.average_precisions(iou) for iou in COCO_THRESHOLDS])
+        ap50, map50_95 = tables[0], _mean(tables[:, counted])
+    return Evaluation(
+        style=style,
+        map50=_mean(ap50[counted]),
+        map50_95=map50_95,
+        per_class=dict(zip(names, ap50.tolist(), strict=True)),
+        truths=dict(zip(names, matches.truths.tolist(), strict=True)),
+        by_size=by_size,
+        precision=shown.precision,
+        recall=shown.recall,
+        images=len(results),
+        skipped=skipped,
+        without_objects=sum(len(result.truths) == 0 for result in results),
+        images_per_second=rate,
+    )
+
+
+def as_fractions(boxes: Tensor, placement: Placement, size: tuple[int, int]) -> Tensor:
+    """Boxes xywh (..., 4) in pixels of the network input -> xywh in fractions of the original (h, w)."""
+    scale = boxes.new_tensor([placement.scale_x * size[1], placement.scale_y * size[0]])
+    offset = boxes.new_tensor([placement.offset_x, placement.offset_y])
+    return torch.cat(((boxes[..., :2] - offset) / scale, boxes[..., 2:4] / scale), dim=-1)
+
+
+def _result(
+    prediction: Tensor, batch: Batch, number: int, confidence: float, overlap: float, kind: str, beta: float
+) -> ImageResult:
+    """Suppress one image's predictions and bring both them and its truths to fractions of the original."""
+    placement, size = batch.placements[number], batch.sizes[number]
+    boxes = as_fractions(prediction[:, :4], placement, size)
+    detections = suppress(torch.cat((boxes, prediction[:, 4:]), dim=1), confidence, overlap, kind, beta)
+    targets = batch.targets[batch.targets[:, 0] == number, 1:]
+    height, width = batch.images.shape[2:]
+    pixels = targets[:, 1:] * targets.new_tensor([width, height, width, height])
+    truths = torch.cat((targets[:, :1], xywh_to_xyxy(as_fractions(pixels, placement, size))), dim=1)
+    return ImageResult(_array(detections), _array(truths), size)
+
+
+def _match(result: ImageResult) -> ImageMatches:
+    detections, truths = result.detections, result.truths
+    kinds, truth_kinds = detections[:, 5].astype(np.int64), truths[:, 0].astype(np.int64)
+    return match_image(detections[:, :4], detections[:, 4], kinds, truths[:, 1:], truth_kinds)
+
+
+def _coco_figures(results: Sequence[ImageResult], classes: int) -> CocoFigures:
+    """COCO's figures, boxes made pixels; classes without a truth get an AP of 0."""
+    detections, truths = [], []
+    for result in results:
+        height, width = result.size
+        pixels = np.array([width, height, width, height])
+        detections.append(
+            np.concatenate((result.detections[:, :4] * pixels, result.detections[:, 4:]), axis=1)
+        )
+        truths.append(np.concatenate((result.truths[:, :1], result.truths[:, 1:] * pixels), axis=1))
+    figures = coco_figures(detections, truths, [result.size for result in results], classes)
+    return figures._replace(ap50=np.nan_to_num(figures.ap50))
+
+
+def _mean(values: Floats) -> float:
+    return float(values.mean()) if values.size else 0.0
+
+
+def _array(values: Tensor) -> Floats:
+    return values.cpu().numpy().astype(np.float64)

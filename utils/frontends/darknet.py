@@ -1,0 +1,253 @@
+"""A Darknet network as the engine sees it: one rule per section type says what it does to channel ids.
+
+Invariants: retracing a narrowed subject gives the channel counts of the mask, and the narrowed tensors load
+strictly into a `Darknet` that is built anew from the narrowed cfg.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.darknet.edit import ResidualBlock, residual_blocks, with_filters, without_blocks
+from utils.darknet.model import Darknet
+from utils.darknet.network import Network
+from utils.darknet.sections import (
+    Avgpool,
+    Convolutional,
+    Dropout,
+    Maxpool,
+    Route,
+    Section,
+    Shortcut,
+    Upsample,
+    Yolo,
+)
+from utils.darknet.weights import write_weights
+from utils.files import write_text
+from utils.pruning.channels import ChannelGraph, ChannelIds, ChannelTracer, UnitMask
+from utils.pruning.narrow import narrow
+from utils.pruning.policies import candidate_channels
+from utils.pruning.scores import LayerScores, gamma_scores
+from utils.pruning.sparsity import GammaPenalty
+from utils.pruning.subject import Block
+
+Rule = Callable[[ChannelTracer, str, Section, Sequence[ChannelIds]], ChannelIds]
+
+
+def _convolutional(
+    tracer: ChannelTracer, name: str, section: Section, inputs: Sequence[ChannelIds]
+) -> ChannelIds:
+    section = cast(Convolutional, section)
+    norm = f"{name}.norm" if section.batch_normalize else None
+    return tracer.layer(f"{name}.conv", inputs[0], section.filters, section.groups, norm)
+
+
+def _shortcut(tracer: ChannelTracer, name: str, section: Section, inputs: Sequence[ChannelIds]) -> ChannelIds:
+    first, *others = inputs
+    for other in others:  # only the overlapping channels are added (shortcut_multilayer_cpu)
+        overlap = min(len(first), len(other))
+        tracer.tie(first[:overlap], other[:overlap])
+    if cast(Shortcut, section).weights_type == "per_channel":
+        tracer.follow(f"{name}.weights", first, axis=1)
+    return first
+
+
+def _route(tracer: ChannelTracer, _name: str, section: Section, inputs: Sequence[ChannelIds]) -> ChannelIds:
+    section = cast(Route, section)
+    # The cfg can say no more than "part group_id of equal parts", so the parts must stay equal.
+    return np.concatenate([tracer.section(ids, section.groups)[section.group_id] for ids in inputs])
+
+
+def _pass(_tracer: ChannelTracer, _name: str, _section: Section, inputs: Sequence[ChannelIds]) -> ChannelIds:
+    return inputs[0]
+
+
+def _pin(tracer: ChannelTracer, name: str, section: Section, inputs: Sequence[ChannelIds]) -> ChannelIds:
+    tracer.pin(inputs[0], f"{name} [{section.kind}] needs its channels")
+    return inputs[0]
+
+
+RULES: Mapping[type[Section], Rule] = MappingProxyType(
+    {
+        Convolutional: _convolutional,
+        Shortcut: _shortcut,
+        Route: _route,
+        Maxpool: _pass,
+        Upsample: _pass,
+        Dropout: _pass,
+        Avgpool: _pass,
+        Yolo: _pin,
+    }
+)
+_TRANSPARENT = (
+    Maxpool,
+    Upsample,
+    Dropout,
+    Avgpool,
+    Route,
+)  # a constant on their input is one on their output
+
+
+def trace(network: Network) -> ChannelGraph:
+    """The channels of `network`; layers and followers are named as the modules of `Darknet`."""
+    tracer = ChannelTracer()
+    image = tracer.new(network.channels(-1))
+    tracer.pin(image, "the image has its channels")
+    ids = {-1: image}
+    for index, section in enumerate(network.sections):
+        inputs = [ids[source] for source in network.sources(index)]
+        ids[index] = RULES[type(section)](tracer, f"layers.{index}", section, inputs)
+        if not network.readers(index):
+            tracer.pin(ids[index], f"layers.{index} [{section.kind}] is read by nobody")
+    return tracer.finish()
+
+
+@dataclass(frozen=True)
+class DarknetSubject:
+    """A `Darknet` to prune; see `utils.pruning.subject.Subject`."""
+
+    model: Darknet
+    graph: ChannelGraph
+
+    @classmethod
+    def of(cls, model: Darknet) -> Self:
+        """Trace `model`."""
+        return cls(model, trace(model.network))
+
+    @property
+    def network(self) -> Network:
+        """The description of the model."""
+        return self.model.network
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Residual blocks in order; one without a convolution in its branch is left out."""
+        found = (_block(self.network, block) for block in residual_blocks(self.network))
+        return tuple(block for block in found if block.layers)
+
+    @property
+    def example(self) -> Tensor:
+        """(1, C, H, W) zeros, the smallest input of about the network's proportions."""
+        stride = max((spec.stride for spec in self.model.head_specs), default=32)
+        first = next(self.model.parameters())
+        return torch.zeros(1, self.network.channels(-1), 2 * stride, 2 * stride).to(first)
+
+    def with_model(self, model: nn.Module) -> Self:
+        """The same structure with other numbers."""
+        return type(self)(cast(Darknet, model), self.graph)
+
+    def narrowed(self, keep: UnitMask) -> Self:
+        """A compact copy with the kept channels, built from its own cfg and traced anew."""
+        kept = {name: int(keep[layer.outputs].sum()) for name, layer in self.graph.layers.items()}
+        groups = {
+            section_index(name): int(keep[layer.inputs].sum())
+            for name, layer in self.graph.layers.items()
+            if layer.depthwise
+        }
+        network = with_filters(
+            self.network, {section_index(name): count for name, count in kept.items()}, groups
+        )
+        return self._rebuilt(network, narrow(self.model, self.graph, keep).state_dict())
+
+    def shortened(self, blocks: Sequence[Block]) -> Self:
+        """A copy without these blocks."""
+        gone = {block.name for block in blocks}
+        chosen = [b for b in residual_blocks(self.network) if f"layers.{b.shortcut}" in gone]
+        network, moved = without_blocks(self.network, chosen)
+        state = {}
+        for key, tensor in self.model.state_dict().items():
+            if section_index(key) in moved:
+                _, _, rest = key.split(".", 2)
+                state[f"layers.{moved[section_index(key)]}.{rest}"] = tensor
+        return self._rebuilt(network, state)
+
+    def save(self, cfg: Path, weights: Path) -> None:
+        """Write both files, each whole or not at all."""
+        write_text(cfg, self.network.to_cfg())
+        write_weights(weights, self.model, self.model.header)
+
+    def _rebuilt(self, network: Network, state: Mapping[str, Tensor]) -> Self:
+        model = Darknet(network).to(next(self.model.parameters()))
+        model.load_state_dict(state, strict=True)
+        model.header = self.model.header
+        return type(self).of(model.train(self.model.training))
+
+
+def section_index(name: str) -> int:
+    """Darknet's number of the section that a module or tensor belongs to.
+
+    >>> section_index("layers.12.conv")
+    12
+    """
+    return int(name.split(".")[1])
+
+
+def classic_candidates(network: Network) -> frozenset[str]:
+    """Layers that the published programs may prune: batch-norm convolutions but those directly before an
+    upsample, before a max-pool that is directly before a route (SPP), or before a route with groups.
+    """
+    names = set()
+    for index, section in enumerate(network.sections):
+        if isinstance(section, Convolutional) and section.batch_normalize:
+            behind = [*network.sections[index + 1 : index + 3], None, None]
+            excluded = (
+                isinstance(behind[0], Upsample)
+                or (isinstance(behind[0], Maxpool) and isinstance(behind[1], Route))
+                or (isinstance(behind[0], Route) and behind[0].groups > 1)
+            )
+            if not excluded:
+                names.add(f"layers.{index}.conv")
+    return frozenset(names)
+
+
+def classic_scores(subject: DarknetSubject) -> LayerScores:
+    """|gamma| of the published candidates only: a layer without score stays whole."""
+    candidates = classic_candidates(subject.network)
+    return {name: values for name, values in gamma_scores(subject).items() if name in candidates}
+
+
+def gamma_penalty(model: Darknet, s: float, prune: Literal[0, 1], classic: bool = False) -> GammaPenalty:
+    """The penalty on exactly the gammas that pruning will judge.
+
+    Args:
+        model: the network in training.
+        s: weight of the penalty.
+        prune: 0 for the candidates of prune.py (no shortcuts), 1 for those of slim_prune.py.
+        classic: the published programs' narrower set.
+    """
+    subject = DarknetSubject.of(model)
+    scores = classic_scores(subject) if classic else gamma_scores(subject)
+    channels = candidate_channels(subject.graph, scores, "all" if prune else "uncoupled")
+    norms = {
+        name: cast(nn.BatchNorm2d, model.get_submodule(name.replace(".conv", ".norm"))) for name in channels
+    }
+    return GammaPenalty(norms, s, channels)
+
+
+def _block(network: Network, block: ResidualBlock) -> Block:
+    layers = tuple(f"layers.{i}.conv" for i in block.branch if isinstance(network[i], Convolutional))
+    travels = _reaches_linear_readers_only(network, block.shortcut)
+    return Block(f"layers.{block.shortcut}", layers, f"layers.{block.branch[-1]}", travels)
+
+
+def _reaches_linear_readers_only(network: Network, index: int) -> bool:
+    """Whether a constant added to section `index` passes to convolutions by adds, routes and pools alone."""
+    waiting, seen = [index], {index}
+    while waiting:
+        for reader in network.readers(waiting.pop()):
+            section = network[reader]
+            if isinstance(section, Convolutional) or reader in seen:
+                continue
+            linear_add = isinstance(section, Shortcut) and section.activation == "linear"
+            if not linear_add and not isinstance(section, _TRANSPARENT):
+                return False
+            seen.add(reader)
+            waiting.append(reader)
+    return True

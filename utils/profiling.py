@@ -1,0 +1,132 @@
+"""What a network costs: parameters, multiply-adds, latency.
+
+Counts are taken from the modules as they run, never from a formula about an architecture, so they hold for a
+pruned network as they do for the original. A network is handed back in the state it came in.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """The learnable values of `model`; running statistics are none, a shared parameter counts once.
+
+    >>> count_parameters(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)))
+    232
+    """
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Put every module into evaluation mode; on leaving, each gets back the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def count_macs(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> int:
+    """Multiply-adds of the convolutions and linear layers on one image; all else is left out.
+
+    Args:
+        model: takes images (B, channels, H, W).
+        image_size: (height, width) in pixels.
+        channels: of the image.
+
+    >>> count_macs(nn.Conv2d(3, 8, 3, padding=1, bias=False), (4, 6))
+    5184
+    """
+    total = 0
+
+    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        total += _macs(module, inputs[0], output)
+
+    parameter = next(model.parameters(), torch.empty(0))
+    image = torch.zeros(1, channels, *image_size, dtype=parameter.dtype, device=parameter.device)
+    counted = (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)
+    hooks = [module.register_forward_hook(add) for module in model.modules() if isinstance(module, counted)]
+    try:
+        with evaluating(model), torch.no_grad():
+            model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
+
+
+def _macs(module: nn.Module, source: Tensor, output: Tensor) -> int:
+    if isinstance(module, _CONVOLUTIONS):
+        return output.numel() * module.in_channels // module.groups * math.prod(module.kernel_size)
+    if isinstance(module, _TRANSPOSED):  # each input value is spread by one kernel
+        return source.numel() * module.out_channels // module.groups * math.prod(module.kernel_size)
+    return output.numel() * module.in_features if isinstance(module, nn.Linear) else 0
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds that half (p50) and 95 % (p95) of `rounds` runs took at most, on `threads` threads."""
+
+    p50: float
+    p95: float
+    threads: int
+    rounds: int
+
+
+def measure_latency(
+    runs: Mapping[str, Callable[[], object]], rounds: int = 30, warmup: int = 5
+) -> dict[str, Latency]:
+    """Time several runs fairly: they take turns, so that a disturbance of the machine meets all of them.
+
+    Args:
+        runs: what to time, by name; each call is one run.
+        rounds: timed calls of each.
+        warmup: calls of each before the first timed one.
+
+    Returns:
+        A Latency for every name of `runs`, in its order.
+
+    Raises:
+        ValueError: `rounds` is not positive.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds}: at least one is needed")
+    milliseconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(-warmup, rounds):
+        for name, run in runs.items():
+            elapsed = _time(run)
+            if turn >= 0:
+                milliseconds[name].append(1000 * elapsed)
+    return {name: _latency(values) for name, values in milliseconds.items()}
+
+
+def _time(run: Callable[[], object]) -> float:
+    _synchronize()
+    start = time.perf_counter()
+    run()
+    _synchronize()
+    return time.perf_counter() - start
+
+
+def _synchronize() -> None:
+    if torch.cuda.is_available():  # a kernel launch returns before the kernel has run
+        torch.cuda.synchronize()
+
+
+def _latency(milliseconds: list[float]) -> Latency:
+    p50, p95 = np.percentile(milliseconds, [50, 95])
+    return Latency(float(p50), float(p95), torch.get_num_threads(), len(milliseconds))

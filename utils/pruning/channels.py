@@ -1,0 +1,291 @@
+"""Which channels of a network must be kept or removed together.
+
+Idea: a tensor is described by a vector of ids, one for each of its channels. A front end walks its network
+once, in order, and says what each operation does to these vectors; ties are kept by union-find, and the
+classes that remain are the *units*. From then on the masks of any layer are indexing:
+`keep[layer.inputs]` and `keep[layer.outputs]`.
+
+A residual block of two layers, traced by hand:
+
+>>> tracer = ChannelTracer()
+>>> image = tracer.new(3)
+>>> tracer.pin(image, "image")
+>>> stem = tracer.layer("stem", image, 4)
+>>> branch = tracer.layer("branch", stem, 4)
+>>> tracer.tie(stem, branch)                       # the shortcut adds them
+>>> graph = tracer.finish()
+>>> graph.unit_count                               # 3 of the image, 4 that stem and branch share
+7
+>>> keep = np.ones(7, bool)
+>>> keep[graph.layers["stem"].outputs[1]] = False
+>>> keep[graph.layers["branch"].outputs].tolist()
+[True, False, True, True]
+
+Invariant of `legal`: it only adds, is idempotent, keeps what is pinned, and leaves no tensor empty.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+ChannelIds = NDArray[np.intp]
+UnitMask = NDArray[np.bool_]  # True = keep
+UnitScores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The channels that a layer with weights reads and writes.
+
+    Attributes:
+        inputs: units of the input channels, in order.
+        outputs: units of the output channels, in order.
+        chains: for each output channel the number of its serial chain (see `ChannelGraph.chain_units`).
+        groups: groups of the convolution; 1 for an ordinary one.
+        depthwise: every output channel reads exactly one input channel.
+        norm: name of the batch norm right behind the layer, if there is one.
+    """
+
+    inputs: ChannelIds
+    outputs: ChannelIds
+    chains: ChannelIds
+    groups: int = 1
+    depthwise: bool = False
+    norm: str | None = None
+
+
+@dataclass(frozen=True)
+class Follower:
+    """Per-channel parameters (batch norm, PReLU, ...) on a tensor; `axis` is their channel axis."""
+
+    channels: ChannelIds
+    axis: int = 0
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """Units of a network and everything that ties them.
+
+    Attributes:
+        layers: layer name -> its channels, in the order of the network.
+        followers: name of a module or parameter -> the channels it belongs to.
+        pinned: units that are never removed; `pin_reasons` says why.
+        equal_sections: tensors cut in parts that must keep equally many channels.
+        coupled: units whose channel is a sum of several writers (shortcuts).
+        chain_units: unit of each serial chain. A chain is one writer: a layer together with the depthwise
+            layers behind it, dead as soon as one of them is.
+    """
+
+    layers: Mapping[str, Layer]
+    followers: Mapping[str, Follower]
+    pinned: UnitMask
+    pin_reasons: Mapping[int, str]
+    equal_sections: tuple[tuple[ChannelIds, ...], ...]
+    coupled: UnitMask
+    chain_units: ChannelIds
+
+    @property
+    def unit_count(self) -> int:
+        """Number of units."""
+        return len(self.pinned)
+
+    def tensors(self) -> Iterator[ChannelIds]:
+        """Every tensor that must keep at least one channel."""
+        for layer in self.layers.values():
+            yield layer.outputs
+            yield layer.inputs
+        for follower in self.followers.values():
+            yield follower.channels
+        for sections in self.equal_sections:
+            yield from sections
+
+    def legal(self, keep: UnitMask, scores: UnitScores, align: int = 1) -> UnitMask:
+        """The smallest mask found from `keep` upwards that a network can have; best scores come back first.
+
+        Args:
+            keep: (units,) the wish.
+            scores: (units,) importance, higher comes back first; inf and -inf are allowed.
+            align: kept counts are rounded up to a multiple of it, unless all of a tensor is kept.
+
+        Returns:
+            (units,) a new mask >= `keep` with pinned units kept, no tensor empty, equal sections equal.
+        """
+        keep = keep | self.pinned
+        sectioned = {ids.tobytes() for sections in self.equal_sections for ids in sections}
+        free = list({ids.tobytes(): ids for ids in self.tensors() if ids.tobytes() not in sectioned}.values())
+        while True:
+            before = int(keep.sum())
+            for tensor in free:
+                _restore(keep, tensor, _aligned(max(1, int(keep[tensor].sum())), align), scores)
+            for sections in self.equal_sections:
+                # Aligned jointly: aligning one section, then equalising, would ratchet up to the full width.
+                step = max(1, align // len(sections))
+                most = _aligned(max(1, *(int(keep[ids].sum()) for ids in sections)), step)
+                for ids in sections:
+                    _restore(keep, ids, most, scores)
+            if int(keep.sum()) == before:
+                return keep
+
+
+def _aligned(count: int, align: int) -> int:
+    return -(-count // align) * align
+
+
+def _restore(keep: UnitMask, tensor: ChannelIds, count: int, scores: UnitScores) -> None:
+    """Keep the best removed units of `tensor` until it has `count` channels (or all it has); in place."""
+    missing = min(count, len(tensor)) - int(keep[tensor].sum())
+    if missing <= 0:
+        return
+    removed, multiplicity = np.unique(tensor[~keep[tensor]], return_counts=True)
+    order = np.argsort(-scores[removed], kind="stable")
+    needed = int(np.searchsorted(np.cumsum(multiplicity[order]), missing)) + 1
+    keep[removed[order[:needed]]] = True
+
+
+class _UnionFind:
+    """Classes of integers; the smallest member names its class."""
+
+    def __init__(self) -> None:
+        self.parent: list[int] = []
+
+    def grow(self, count: int) -> None:
+        self.parent.extend(range(len(self.parent), len(self.parent) + count))
+
+    def find(self, item: int) -> int:
+        parent = self.parent
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    def union(self, first: int, second: int) -> None:
+        first, second = self.find(first), self.find(second)
+        self.parent[max(first, second)] = min(first, second)
+
+    def roots(self) -> ChannelIds:
+        return np.array([self.find(item) for item in range(len(self.parent))], dtype=np.intp)
+
+
+class ChannelTracer:
+    """What a front end tells about its network; `finish` turns it into a `ChannelGraph`."""
+
+    def __init__(self) -> None:
+        self._units = _UnionFind()
+        self._chains = _UnionFind()
+        self._layers: dict[str, Layer] = {}  # of ids, until `finish` makes them units
+        self._followers: dict[str, Follower] = {}
+        self._pins: dict[int, str] = {}
+        self._coupled: list[ChannelIds] = []
+        self._sections: list[tuple[ChannelIds, ...]] = []
+
+    def new(self, count: int) -> ChannelIds:
+        """`count` ids that nothing ties yet."""
+        first = len(self._units.parent)
+        self._units.grow(count)
+        self._chains.grow(count)
+        return np.arange(first, first + count, dtype=np.intp)
+
+    def layer(
+        self, name: str, inputs: ChannelIds, out_channels: int, groups: int = 1, norm: str | None = None
+    ) -> ChannelIds:
+        """A layer with weights that reads `inputs`; returns the ids of its output.
+
+        A depthwise layer (`groups == inputs`) ties its outputs serially to its inputs; any other grouped one
+        must keep equally many channels in each group, on both sides.
+
+        Raises:
+            ValueError: on a name used twice or channels that `groups` does not divide.
+        """
+        if name in self._layers:
+            raise ValueError(f"{name}: traced twice")
+        if len(inputs) % groups or out_channels % groups:
+            raise ValueError(f"{name}: groups={groups} do not divide {len(inputs)} -> {out_channels}")
+        outputs = self.new(out_channels)
+        depthwise = groups > 1 and groups == len(inputs)
+        if depthwise:
+            self.tie(outputs, np.repeat(inputs, out_channels // groups), "serial")
+        elif groups > 1:
+            self.section(inputs, groups)
+            self.section(outputs, groups)
+        self._layers[name] = Layer(inputs, outputs, outputs, groups, depthwise, norm)
+        if norm is not None:
+            self.follow(norm, outputs)
+        return outputs
+
+    def tie(
+        self, first: ChannelIds, second: ChannelIds, kind: Literal["additive", "serial"] = "additive"
+    ) -> None:
+        """Channel i of both live and die together.
+
+        Raises:
+            ValueError: on unequal lengths.
+        """
+        if len(first) != len(second):
+            raise ValueError(f"cannot tie {len(first)} channels to {len(second)}")
+        for one, other in zip(first.tolist(), second.tolist(), strict=True):
+            self._units.union(one, other)
+            if kind == "serial":
+                self._chains.union(one, other)
+        if kind == "additive":
+            self._coupled += [first, second]
+
+    def section(self, ids: ChannelIds, count: int) -> list[ChannelIds]:
+        """Cut `ids` into `count` equal parts that must keep equally many channels.
+
+        Raises:
+            ValueError: if `count` does not divide the length.
+        """
+        if len(ids) % count:
+            raise ValueError(f"cannot cut {len(ids)} channels into {count} equal parts")
+        parts = [np.ascontiguousarray(part) for part in np.split(ids, count)]
+        if count > 1:
+            self._sections.append(tuple(parts))
+        return parts
+
+    def follow(self, name: str, ids: ChannelIds, axis: int = 0) -> None:
+        """Parameters called `name` have one entry for each channel of `ids` along `axis`."""
+        self._followers[name] = Follower(ids, axis)
+
+    def pin(self, ids: ChannelIds, reason: str) -> None:
+        """Channels that are never removed."""
+        for item in ids.tolist():
+            self._pins.setdefault(item, reason)
+
+    def finish(self) -> ChannelGraph:
+        """The graph over units, numbered in the order in which they were first seen."""
+        roots = self._units.roots()
+        names, units = np.unique(roots, return_inverse=True)
+        units = units.astype(np.intp)
+        chains = self._chains.roots()
+        written = np.concatenate([chains[:0], *(chains[layer.outputs] for layer in self._layers.values())])
+        chain_names = np.unique(written)
+        reasons: dict[int, str] = {}
+        for item, reason in self._pins.items():
+            reasons.setdefault(int(units[item]), reason)
+        return ChannelGraph(
+            layers={
+                name: replace(
+                    layer,
+                    inputs=units[layer.inputs],
+                    outputs=units[layer.outputs],
+                    chains=np.searchsorted(chain_names, chains[layer.chains]).astype(np.intp),
+                )
+                for name, layer in self._layers.items()
+            },
+            followers={name: Follower(units[f.channels], f.axis) for name, f in self._followers.items()},
+            pinned=_marked(len(names), np.fromiter(reasons, dtype=np.intp)),
+            pin_reasons=reasons,
+            equal_sections=tuple(tuple(units[ids] for ids in parts) for parts in self._sections),
+            coupled=_marked(len(names), *(units[ids] for ids in self._coupled)),
+            chain_units=units[chain_names],
+        )
+
+
+def _marked(count: int, *members: ChannelIds) -> UnitMask:
+    mask = np.zeros(count, dtype=np.bool_)
+    for ids in members:
+        mask[ids] = True
+    return mask

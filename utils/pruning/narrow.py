@@ -1,0 +1,78 @@
+"""Cut the tensors of modules by masks; works on modules by name, so every front end shares it."""
+
+from copy import deepcopy
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from utils.pruning.channels import ChannelGraph, Layer, UnitMask
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d)
+
+
+def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:
+    """A copy of `model` without the removed channels.
+
+    Args:
+        model: the network that `graph` describes; unchanged.
+        graph: its channels.
+        keep: (units,) a legal mask.
+    """
+    model = deepcopy(model)
+    for name, layer in graph.layers.items():
+        _cut_layer(model.get_submodule(name), layer, keep)
+    for name, follower in graph.followers.items():
+        _cut_follower(model, name, keep[follower.channels], follower.axis)
+    return model
+
+
+def _cut_layer(module: nn.Module, layer: Layer, keep: UnitMask) -> None:
+    inputs, outputs = keep[layer.inputs], keep[layer.outputs]
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    rows = np.flatnonzero(outputs)
+    module.weight = _parameter(weight, narrow_weight(weight.detach(), inputs, rows, layer))
+    if isinstance(module.bias, Tensor):
+        module.bias = _parameter(module.bias, module.bias.detach()[torch.from_numpy(rows)])
+    if isinstance(module, nn.Linear):
+        module.in_features, module.out_features = int(inputs.sum()), len(rows)
+        return
+    assert isinstance(module, nn.Conv2d)
+    module.in_channels, module.out_channels = int(inputs.sum()), len(rows)
+    if layer.depthwise:
+        module.groups = module.in_channels
+
+
+def narrow_weight(weight: Tensor, inputs: NDArray[np.bool_], rows: NDArray[np.intp], layer: Layer) -> Tensor:
+    """Rows `rows` of `weight` (out, in / groups, ...) with the kept columns of each row's own group."""
+    if layer.depthwise:
+        return weight[torch.from_numpy(rows)]
+    per_group = len(inputs) // layer.groups
+    columns = np.stack([np.flatnonzero(part) for part in inputs.reshape(layer.groups, per_group)])
+    own = columns[rows // (len(layer.outputs) // layer.groups)]  # (kept rows, kept columns)
+    return weight[torch.from_numpy(rows)[:, None], torch.from_numpy(own)]
+
+
+def _cut_follower(model: nn.Module, name: str, mask: NDArray[np.bool_], axis: int) -> None:
+    kept = torch.from_numpy(np.flatnonzero(mask))
+    parent, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(parent)
+    found = getattr(owner, leaf)
+    if isinstance(found, nn.Parameter):
+        setattr(owner, leaf, _parameter(found, found.detach().index_select(axis, kept)))
+        return
+    for key, parameter in list(found.named_parameters(recurse=False)):
+        setattr(found, key, _parameter(parameter, parameter.detach().index_select(axis, kept)))
+    for key, buffer in list(found.named_buffers(recurse=False)):
+        if buffer.ndim:
+            setattr(found, key, buffer.index_select(axis, kept).clone())
+    if isinstance(found, _NORMS):
+        found.num_features = len(kept)
+    elif isinstance(found, nn.PReLU):
+        found.num_parameters = len(kept)
+
+
+def _parameter(old: Tensor, new: Tensor) -> nn.Parameter:
+    return nn.Parameter(new.clone(), requires_grad=old.requires_grad)

@@ -1,0 +1,143 @@
+"""Strategies: from scores to a plan.
+
+The threshold is taken over channels of layers (chains, to be exact), the vote over units, so a channel that
+several layers write counts several times in the pool and goes only if none of them needs it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from utils.errors import PruningError
+from utils.pruning.channels import ChannelGraph, ChannelIds, UnitMask
+from utils.pruning.scores import LayerScores, chain_scores
+from utils.pruning.subject import BlockPlan, ChannelPlan, Subject
+
+Candidates = Literal["uncoupled", "all"]
+
+
+@dataclass(frozen=True)
+class GlobalThreshold:
+    """One threshold over the whole network (Liu et al. 2017).
+
+    Attributes:
+        percent: share of the pool at or below the threshold, 0 <= percent < 1.
+        candidates: "all" units, or the "uncoupled" ones that no shortcut ties.
+        merge: a unit stays when any writer passes ("union") or when its first writer does ("leader").
+        layer_keep: share of its own channels that each layer at least keeps, 0..1.
+        strict: a channel passes above the threshold (True) or from it on (False).
+    """
+
+    percent: float
+    candidates: Candidates = "all"
+    merge: Literal["union", "leader"] = "union"
+    layer_keep: float = 0.0
+    strict: bool = True
+
+    def __call__(self, subject: Subject, scores: LayerScores) -> ChannelPlan:
+        """Plan for `subject`; PruningError where nothing may be pruned or nothing would be left."""
+        graph = subject.graph
+        chains = chain_scores(graph, scores)
+        judged = ~np.isnan(chains) & candidate_units(graph, self.candidates)[graph.chain_units]
+        if self.merge == "leader":
+            judged &= _first_of_unit(graph)
+        threshold = self._threshold(chains[judged])
+        passes = chains > threshold if self.strict else chains >= threshold
+        emptied = tuple(name for name in scores if _none(graph.layers[name].chains, judged, passes))
+        passes[self._floor(graph, scores)] = True
+        votes = np.where(judged, passes, self.merge == "union")
+        keep = np.zeros(graph.unit_count, dtype=np.bool_)
+        keep[graph.chain_units[votes]] = True
+        if self.merge == "leader":  # followers have no vote; a unit whose leader is not judged stays
+            keep |= ~_marked(graph, judged)
+        keep |= graph.pinned | ~_marked(graph, np.ones_like(judged))
+        return ChannelPlan(keep, float(threshold), emptied)
+
+    def _threshold(self, pool: NDArray[np.float32]) -> np.float32:
+        if not len(pool):
+            raise PruningError("nothing to prune: no channel of this network is a candidate of this strategy")
+        index = int(len(pool) * self.percent)
+        if index >= len(pool):
+            largest = np.floor((len(pool) - 1) / len(pool) * 1e4) / 1e4
+            raise PruningError(
+                f"percent {self.percent}: removes all {len(pool)} candidate channels; "
+                f"the largest value is {largest}"
+            )
+        return np.float32(np.sort(pool)[index])
+
+    def _floor(self, graph: ChannelGraph, scores: LayerScores) -> NDArray[np.intp]:
+        """Chains of the best `layer_keep` channels of each layer; at least one a layer."""
+        best = [np.empty(0, dtype=np.intp)]
+        for name, values in scores.items():
+            least = max(1, int(len(values) * self.layer_keep))
+            best.append(graph.layers[name].chains[np.argsort(-values, kind="stable")[:least]])
+        return np.concatenate(best)
+
+
+@dataclass(frozen=True)
+class WeakestBlocks:
+    """Remove the `count` blocks whose last layer has the lowest mean score."""
+
+    count: int
+
+    def __call__(self, subject: Subject, scores: LayerScores) -> BlockPlan:
+        """Plan for `subject`; raises PruningError where there are not so many blocks."""
+        found = [block for block in subject.blocks if block.layers[-1] in scores]
+        if self.count > len(found):
+            raise PruningError(
+                f"{self.count} blocks asked for, but this network has {len(found)} that can be removed"
+            )
+        means = [float(np.mean(scores[block.layers[-1]], dtype=np.float64)) for block in found]
+        weakest = np.argsort(means, kind="stable")[: self.count]
+        return BlockPlan(
+            tuple(found[i] for i in sorted(weakest)),
+            tuple((block.name, mean) for block, mean in zip(found, means, strict=True)),
+        )
+
+
+def normal(percent: float) -> GlobalThreshold:
+    """prune.py: only channels that no shortcut ties."""
+    return GlobalThreshold(percent, candidates="uncoupled", strict=False)
+
+
+def slim(percent: float, layer_keep: float) -> GlobalThreshold:
+    """slim_prune.py: all channels, groups keep the union, every layer keeps a floor."""
+    return GlobalThreshold(percent, layer_keep=layer_keep)
+
+
+def candidate_units(graph: ChannelGraph, candidates: Candidates) -> UnitMask:
+    """(units,) which of them a strategy may remove."""
+    free = ~graph.pinned
+    return free & ~graph.coupled if candidates == "uncoupled" else free
+
+
+def candidate_channels(
+    graph: ChannelGraph, scores: LayerScores, candidates: Candidates
+) -> dict[str, NDArray[np.bool_]]:
+    """Layer name -> (output channels,) what of it a strategy may remove; layers without any are left out.
+
+    Training takes its penalty from here, so it cannot disagree with pruning.
+    """
+    units = candidate_units(graph, candidates)
+    masks = {name: units[graph.layers[name].outputs] for name in scores}
+    return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+def _marked(graph: ChannelGraph, chains: NDArray[np.bool_]) -> UnitMask:
+    mask = np.zeros(graph.unit_count, dtype=np.bool_)
+    mask[graph.chain_units[chains]] = True
+    return mask
+
+
+def _none(chains: ChannelIds, judged: NDArray[np.bool_], passes: NDArray[np.bool_]) -> bool:
+    """Whether a layer has judged channels of which none passes."""
+    own = chains[judged[chains]]
+    return len(own) > 0 and not passes[own].any()
+
+
+def _first_of_unit(graph: ChannelGraph) -> NDArray[np.bool_]:
+    first = np.zeros(len(graph.chain_units), dtype=np.bool_)
+    first[np.unique(graph.chain_units, return_index=True)[1]] = True
+    return first

@@ -1,0 +1,138 @@
+"""What a pruning run did, in numbers: the JSON beside the new weights.
+
+Invariant: parameters and multiply-adds in a report are those of the saved network, read back.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from utils.profiling import Latency
+from utils.pruning.channels import UnitMask
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one network costs and is worth.
+
+    Attributes:
+        parameters: learnable values.
+        macs: multiply-adds for one image.
+        map50: mAP@0.5, a fraction 0..1; None where it was not measured.
+        latency: milliseconds for one image; None where it was not measured.
+    """
+
+    parameters: int
+    macs: int
+    map50: float | None = None
+    latency: Latency | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "parameters": self.parameters,
+            "macs": self.macs,
+            "map50": self.map50,
+            "latency_ms": None if self.latency is None else asdict(self.latency),
+        }
+
+
+@dataclass(frozen=True)
+class SectionChange:
+    """One convolution before and after.
+
+    Attributes:
+        index: Darknet's layer number in the input cfg.
+        mask: (filters before,) which output channels are kept; all False for a removed section.
+        removed: whether the whole section is gone.
+    """
+
+    index: int
+    mask: UnitMask
+    removed: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; the mask as "n:hex", the hex of `numpy.packbits`."""
+        return {
+            "index": self.index,
+            "filters_before": len(self.mask),
+            "filters_after": int(self.mask.sum()),
+            "removed": self.removed,
+            "kept": encode_mask(self.mask),
+        }
+
+
+@dataclass(frozen=True)
+class Equality:
+    """Largest absolute difference of raw heads in float64, on a random input.
+
+    Attributes:
+        zeroed_vs_compact: full-size network with removed channels multiplied by 0, against the compact one.
+        reloaded_vs_compact: the files read back, against the compact network in memory.
+        image_size: height and width of the input, pixels.
+    """
+
+    zeroed_vs_compact: float
+    reloaded_vs_compact: float
+    image_size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PruningReport:
+    """A whole run.
+
+    Attributes:
+        strategy: name of the script.
+        arguments: its options.
+        image_size: height and width at which MACs, latency and mAP were measured.
+        masked_map50, folded_map50: mAP@0.5 of the two full-size stages; None where not measured.
+        notes: what the user should know, one sentence each.
+    """
+
+    strategy: str
+    arguments: Mapping[str, Any]
+    image_size: tuple[int, int]
+    before: Figures
+    after: Figures
+    masked_map50: float | None
+    folded_map50: float | None
+    sections: tuple[SectionChange, ...]
+    equality: Equality
+    threshold: float | None
+    removed_blocks: tuple[int, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the shape of the file."""
+        return {
+            "strategy": self.strategy,
+            "arguments": dict(self.arguments),
+            "image_size": list(self.image_size),
+            "before": self.before.to_json(),
+            "gamma_masked": {"map50": self.masked_map50},
+            "folded": {"map50": self.folded_map50},
+            "after": self.after.to_json(),
+            "sections": [section.to_json() for section in self.sections],
+            "equality": asdict(self.equality),
+            "threshold": self.threshold,
+            "removed_blocks": list(self.removed_blocks),
+            "notes": list(self.notes),
+        }
+
+
+def encode_mask(mask: UnitMask) -> str:
+    """A mask as text.
+
+    >>> encode_mask(np.array([True, False, False, True, True]))
+    '5:98'
+    """
+    return f"{len(mask)}:{np.packbits(mask).tobytes().hex()}"
+
+
+def decode_mask(text: str) -> UnitMask:
+    """The mask of a text: `decode_mask(encode_mask(mask)) == mask`."""
+    count, _, digits = text.partition(":")
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8), count=int(count))
+    return bits.astype(np.bool_)

@@ -1,0 +1,182 @@
+"""A network as the engine sees it, and the whole way from policies to the smaller network.
+
+`prune` makes three networks out of one, and they are what gets evaluated:
+
+    gamma_masked  full size, the gammas of removed channels are 0: they still put out a constant
+    folded        full size, those constants moved downstream, removed channels multiplied by 0
+    compact       the small network; equal to `folded` up to rounding
+
+Invariant: `compact(x) == folded(x)` in float64 to 1e-12, for every subject, policy and input.
+"""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Generic, Protocol, Self, TypeVar
+
+import numpy as np
+from torch import Tensor, nn
+
+from utils.pruning.channels import ChannelGraph, UnitMask
+from utils.pruning.fold import fold, mask_gammas, zero_removed
+from utils.pruning.scores import LayerScores, gamma_scores, unit_scores
+
+
+@dataclass(frozen=True)
+class Block:
+    """An identity, a branch that nobody else reads, and the linear shortcut that adds them.
+
+    Attributes:
+        name: of the module that adds.
+        layers: names of the branch's layers, in order; the last one's score is the block's.
+        output: name of the module whose output the shortcut adds to the identity.
+        travels: whether a constant added to the block's output reaches linear readers only, so that it can
+            be folded when the block goes.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    output: str
+    travels: bool = True
+
+
+class Subject(Protocol):
+    """A network, its channels and its blocks. Nothing is edited in place: cutting returns a new subject."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+
+    @property
+    def graph(self) -> ChannelGraph:
+        """Its channels."""
+
+    @property
+    def blocks(self) -> Sequence[Block]:
+        """What `shortened` can remove, in the order of the network."""
+
+    @property
+    def example(self) -> Tensor:
+        """A small input, batch of one: to run the network on constants when folding."""
+
+    def with_model(self, model: nn.Module) -> Self:
+        """The same structure with other numbers."""
+
+    def narrowed(self, keep: UnitMask) -> Self:
+        """A compact copy with the kept channels, traced anew. `keep` must be legal."""
+
+    def shortened(self, blocks: Sequence[Block]) -> Self:
+        """A copy without these blocks."""
+
+
+@dataclass(frozen=True)
+class ChannelPlan:
+    """Units to keep.
+
+    Attributes:
+        keep: (units,) the wish, before `ChannelGraph.legal`.
+        threshold: the score below which channels go.
+        emptied: names of layers that would keep nothing but for the floor of one channel a layer.
+    """
+
+    keep: UnitMask
+    threshold: float | None = None
+    emptied: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """Blocks to remove, with the score of every block that there is."""
+
+    blocks: tuple[Block, ...]
+    scores: tuple[tuple[str, float], ...] = ()
+
+
+Plan = ChannelPlan | BlockPlan
+Policy = Callable[[Subject, LayerScores], Plan]
+S = TypeVar("S", bound=Subject)
+
+
+@dataclass(frozen=True)
+class PruningResult(Generic[S]):
+    """The three networks that get evaluated and the plans that made them.
+
+    Attributes:
+        keep: the legal mask over the units of the full-size network.
+        restored: names of layers that a plan would have emptied or left unequal.
+        unfolded: names of layers and blocks whose constant could not be folded.
+    """
+
+    masked: S
+    folded: S
+    compact: S
+    plans: tuple[Plan, ...]
+    keep: UnitMask
+    restored: tuple[str, ...] = ()
+    unfolded: tuple[str, ...] = ()
+
+
+def prune(
+    subject: S,
+    policies: Sequence[Policy],
+    score: Callable[[S], LayerScores] = gamma_scores,
+    *,
+    move_constants: bool = True,
+    rescore: bool = False,
+    align: int = 1,
+) -> PruningResult[S]:
+    """Apply `policies` to `subject`, channels before blocks.
+
+    Args:
+        subject: the full-size network; unchanged.
+        policies: each makes a plan; a policy that removes channels must come before one that removes blocks.
+        score: importance of every channel.
+        move_constants: fold the constants that removed channels put out.
+        rescore: score blocks on the narrowed network, as the published layer_channel_prune does, instead of
+            on the full one.
+        align: keep multiples of so many channels.
+
+    Raises:
+        PruningError: from a policy that cannot be fulfilled.
+        ValueError: on policies in the wrong order.
+    """
+    scores = score(subject)
+    wish = np.ones(subject.graph.unit_count, dtype=np.bool_)
+    keep = wish
+    blocks: tuple[Block, ...] = ()
+    plans: list[Plan] = []
+    for policy in policies:
+        seen, seen_scores = subject, scores
+        if rescore and not keep.all():
+            seen = subject.narrowed(keep)
+            seen_scores = score(seen)
+        plan = policy(seen, seen_scores)
+        plans.append(plan)
+        if isinstance(plan, BlockPlan):
+            blocks += plan.blocks
+        elif blocks or not keep.all():
+            raise ValueError("one policy for channels, before the one for blocks")
+        else:
+            wish = plan.keep
+            keep = subject.graph.legal(wish, unit_scores(subject.graph, scores), align)
+    masked = subject.with_model(mask_gammas(deepcopy(subject.model), subject.graph, keep, blocks))
+    full = deepcopy(masked.model)
+    unfolded = fold(full, subject.graph, keep, blocks, subject.example) if move_constants else ()
+    narrowed = subject.with_model(full).narrowed(keep)
+    # A removed block is named by its module, and narrowing keeps the names.
+    gone = {block.name for block in blocks}
+    compact = narrowed.shortened([block for block in narrowed.blocks if block.name in gone])
+    return PruningResult(
+        masked=masked,
+        folded=subject.with_model(zero_removed(full, subject.graph, keep, blocks)),
+        compact=compact,
+        plans=tuple(plans),
+        keep=keep,
+        restored=_restored(subject.graph, wish | subject.graph.pinned, keep),
+        unfolded=unfolded,
+    )
+
+
+def _restored(graph: ChannelGraph, wish: UnitMask, keep: UnitMask) -> tuple[str, ...]:
+    added = keep & ~wish
+    return tuple(name for name, layer in graph.layers.items() if added[layer.outputs].any())

@@ -1,0 +1,36 @@
+"""An average of the weights over the last steps, which evaluates better than the last weights themselves.
+
+Invariant: after one update the average is the model's own state, whatever it held before; without an
+average the evaluated network would lag behind at the start of a training.
+"""
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+
+class WeightAverage:
+    """Exponential moving average of all floating parameters and buffers.
+
+    The decay grows as `decay * (1 - exp(-updates / ramp))`, so early, bad weights are forgotten soon.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999, ramp: float = 100.0) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay = decay
+        self.ramp = ramp
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards `model`, which has the same structure."""
+        keep = self.decay * (1 - math.exp(-self.updates / self.ramp))
+        self.updates += 1
+        state = model.state_dict()
+        for name, average in self.model.state_dict().items():
+            if average.is_floating_point():
+                average.lerp_(state[name].to(average.dtype), 1 - keep)
+            else:
+                average.copy_(state[name])

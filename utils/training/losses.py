@@ -1,0 +1,101 @@
+"""The YOLOv3 loss: boxes by an IoU measure, objectness and classes by binary cross-entropy.
+
+    box         mean over positives of 1 - CIoU(prediction, truth)            (arXiv 1911.08287)
+    objectness  sum over cells of BCE, cells that nearly hit a truth left out, per positive of the batch
+    classes     mean over positives of the BCE summed over classes
+
+All three are per positive, so their ratio depends neither on the input size nor on the number of heads.
+Invariant: a cell that is no positive of `assign_targets` sends no gradient into box or class logits.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from utils.detection.boxes import box_overlap, xywh_to_xyxy
+from utils.detection.decode import HeadSpec, decode_head
+from utils.training.targets import HeadTargets, assign_targets, ignored_cells
+
+
+class Losses(NamedTuple):
+    """Scalars; `total` is the weighted sum that is minimised, the parts are unweighted."""
+
+    total: Tensor
+    box: Tensor
+    objectness: Tensor
+    classes: Tensor
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """How the parts are weighed and what counts as a positive.
+
+    Attributes:
+        box, objectness, classes: factors of the parts.
+        box_kind: overlap that the box part maximises, one of `boxes.OVERLAP_KINDS`.
+        iou_threshold: width-height IoU that makes an anchor a positive besides the best one.
+        iou_objectness: share of the IoU in a positive's objectness target, the rest is 1.
+    """
+
+    box: float = 5.0
+    objectness: float = 1.0
+    classes: float = 1.0
+    box_kind: str = "ciou"
+    iou_threshold: float = 0.3
+    iou_objectness: float = 0.0
+
+
+def yolo_loss(
+    heads: Sequence[Tensor], targets: Tensor, specs: Sequence[HeadSpec], weights: LossWeights | None = None
+) -> Losses:
+    """Loss of one batch, averaged as the module says.
+
+    Args:
+        heads: raw maps (B, A, h, w, 5 + classes), any floating dtype; computed in float32.
+        targets: (M, 6) image index, class, x, y, w, h relative to the input.
+        specs: one for each head.
+        weights: factors and thresholds, default LossWeights().
+
+    Returns:
+        Losses of float32 scalars.
+    """
+    weights = weights or LossWeights()
+    assigned = assign_targets(targets, specs, [head.shape[2:4] for head in heads], weights.iou_threshold)
+    parts = [
+        _head_loss(head.float(), targets, found, spec, weights)
+        for head, found, spec in zip(heads, assigned, specs, strict=True)
+    ]
+    positives = max(sum(len(found.image) for found in assigned), 1)
+    box, objectness, classes = (torch.stack(part).sum() / positives for part in zip(*parts, strict=True))
+    total = weights.box * box + weights.objectness * objectness + weights.classes * classes
+    return Losses(total, box, objectness, classes)
+
+
+def _head_loss(
+    head: Tensor, targets: Tensor, found: HeadTargets, spec: HeadSpec, weights: LossWeights
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over one head: box, objectness, classes."""
+    boxes = decode_head(head[..., :4], spec)
+    logits = confidence_logits(head, spec)
+    overlap = box_overlap(
+        xywh_to_xyxy(boxes[found.cells]), xywh_to_xyxy(found.boxes.to(boxes.dtype)), weights.box_kind
+    )
+    image_size = (head.shape[3] * spec.stride, head.shape[2] * spec.stride)
+    counted = ~ignored_cells(boxes.detach(), targets, image_size, spec.ignore_thresh)
+    counted[found.cells] = True
+    present = torch.zeros_like(logits[..., 0])
+    share = weights.iou_objectness
+    present[found.cells] = 1 - share + share * overlap.detach().clamp(0, 1)
+    objectness = functional.binary_cross_entropy_with_logits(logits[..., 0], present, reduction="none")
+    wanted = functional.one_hot(found.classes, spec.classes).to(logits.dtype)
+    classes = functional.binary_cross_entropy_with_logits(logits[found.cells][:, 1:], wanted, reduction="sum")
+    return (1 - overlap).sum(), objectness[counted].sum(), classes
+
+
+def confidence_logits(head: Tensor, spec: HeadSpec) -> Tensor:
+    """Objectness and class logits (..., 1 + classes) of a raw map; `new_coords` maps hold probabilities."""
+    return head[..., 4:].logit(eps=1e-6) if spec.new_coords else head[..., 4:]

@@ -1,0 +1,107 @@
+"""Which cell and anchor of which head answers for which truth.
+
+A truth belongs to the cell that holds its centre, and there to the anchors whose shape fits: always the
+best one over all heads, besides every one whose width-height IoU passes `iou_threshold` (Darknet's
+`iou_thresh`). Invariant: every truth with an area has at least one positive.
+Two truths of one size 30x30 with anchors 10x10, 28x28, 33x33: the second fits best (IoU .87), the third has
+IoU .83 and also counts when the threshold is below that.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from utils.detection.boxes import pairwise_iou, xywh_to_xyxy
+from utils.detection.decode import HeadSpec
+
+
+class HeadTargets(NamedTuple):
+    """The positives of one head; entry k of every tensor describes the k-th (truth, anchor) pair.
+
+    Attributes:
+        image, anchor, row, column: (n,) int64, the place in a head map (B, A, h, w, width).
+        boxes: (n, 4) the truths as xywh, pixels of the network input.
+        classes: (n,) int64.
+    """
+
+    image: Tensor
+    anchor: Tensor
+    row: Tensor
+    column: Tensor
+    boxes: Tensor
+    classes: Tensor
+
+    @property
+    def cells(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Index of the positives in a head map."""
+        return self.image, self.anchor, self.row, self.column
+
+
+def assign_targets(
+    targets: Tensor, specs: Sequence[HeadSpec], grids: Sequence[tuple[int, int]], iou_threshold: float
+) -> list[HeadTargets]:
+    """Find the positives of every head.
+
+    Args:
+        targets: (M, 6) image index, class, x, y, w, h relative to the network input (centre, 0..1).
+        specs: one for each head.
+        grids: (rows, columns) of each head's map.
+        iou_threshold: width-height IoU above which an anchor answers besides the best one; 1 for the best only.
+
+    Returns:
+        One HeadTargets for each head.
+    """
+    image_size = _image_size(specs[0], grids[0])
+    image, classes = targets[:, 0].long(), targets[:, 1].long()
+    boxes = targets[:, 2:6] * targets.new_tensor(image_size * 2)
+    anchors = targets.new_tensor([anchor for spec in specs for anchor in spec.anchors])
+    overlap = shape_iou(boxes[:, 2:], anchors)
+    # an anchor listed in two heads (yolov3-tiny with mask 1,2,3) is the best one in both
+    chosen = (overlap > iou_threshold) | (overlap == overlap.amax(dim=1, keepdim=True))
+    assigned = []
+    first = 0
+    for spec, grid in zip(specs, grids, strict=True):
+        truth, anchor = chosen[:, first : first + len(spec.anchors)].nonzero(as_tuple=True)
+        first += len(spec.anchors)
+        column = (boxes[truth, 0] / spec.stride).long().clamp(0, grid[1] - 1)
+        row = (boxes[truth, 1] / spec.stride).long().clamp(0, grid[0] - 1)
+        assigned.append(HeadTargets(image[truth], anchor, row, column, boxes[truth], classes[truth]))
+    return assigned
+
+
+def ignored_cells(boxes: Tensor, targets: Tensor, image_size: tuple[int, int], threshold: float) -> Tensor:
+    """Cells whose prediction overlaps a truth so well that calling it background would be wrong.
+
+    Args:
+        boxes: (B, A, h, w, 4) predicted xywh, pixels of the network input.
+        targets: (M, 6) as in `assign_targets`.
+        image_size: (width, height) of the network input.
+        threshold: IoU with any truth of the image above which a cell is ignored (Darknet's `ignore_thresh`).
+
+    Returns:
+        (B, A, h, w) bool.
+    """
+    ignored = torch.zeros(boxes.shape[:4], dtype=torch.bool, device=boxes.device)
+    truths = xywh_to_xyxy(targets[:, 2:6] * targets.new_tensor(image_size * 2))
+    predicted = xywh_to_xyxy(boxes)
+    for image in targets[:, 0].long().unique().tolist():
+        overlap = pairwise_iou(predicted[image].reshape(-1, 4), truths[targets[:, 0] == image])
+        ignored[image] = (overlap.amax(dim=1) > threshold).view(ignored.shape[1:])
+    return ignored
+
+
+def shape_iou(sizes: Tensor, anchors: Tensor) -> Tensor:
+    """IoU of boxes laid on one centre: sizes (M, 2), anchors (N, 2) -> (M, N).
+
+    >>> shape_iou(torch.tensor([[2.0, 4.0]]), torch.tensor([[2.0, 2.0], [4.0, 4.0]])).tolist()
+    [[0.5, 0.5]]
+    """
+    shared = torch.minimum(sizes[:, None], anchors[None]).prod(dim=2)
+    union = sizes.prod(dim=1)[:, None] + anchors.prod(dim=1)[None] - shared
+    return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
+
+
+def _image_size(spec: HeadSpec, grid: tuple[int, int]) -> tuple[int, int]:
+    return grid[1] * spec.stride, grid[0] * spec.stride
