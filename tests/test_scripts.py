@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from utils.commands.arguments import run_main
-from utils.darknet.checkpoint import save_weights
+from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
 from utils.data.shapes import make_shapes
+from utils.profiling import count_macs, count_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "models")
@@ -194,3 +195,64 @@ def test_a_checkpoint_needs_no_cfg(project: Path) -> None:
     succeed(project, "export.py", "--weights", "best.pt")
     assert (project / "best.onnx").exists()
     assert (project / "best.cfg").exists()
+
+
+SLIM = ("--global_percent", "0.5", "--layer_keep", "0.1")
+
+
+def test_slim_prune_writes_three_files_and_the_figures_of_the_saved_network(project: Path) -> None:
+    text = succeed(project, "slim_prune.py", *FILES, *DATA, *SLIM)
+    assert "mAP@0.5" in text
+    stem = f"{project}/prune_0.5_keep_0.1_small"
+    report = json.loads(Path(f"{stem}.json").read_text())
+    saved = Darknet.from_cfg(f"{stem}.cfg")
+    load_weights(saved, f"{stem}.weights")
+    assert report["after"]["parameters"] == count_parameters(saved) < report["before"]["parameters"]
+    assert report["after"]["macs"] == count_macs(saved, (64, 64)) < report["before"]["macs"]
+    filters = {i: s.filters for i, s in enumerate(saved.network.sections) if s.kind == "convolutional"}
+    assert {s["index"]: s["filters_after"] for s in report["sections"]} == filters
+    assert report["strategy"] == "slim_prune"
+    assert report["arguments"]["global_percent"] == 0.5
+    assert report["equality"]["zeroed_vs_compact"] < 1e-10
+    assert report["equality"]["reloaded_vs_compact"] < 1e-10
+    for stage in ("before", "gamma_masked", "folded", "after"):
+        assert 0 <= report[stage]["map50"] <= 1
+    assert 0 < report["after"]["latency_ms"]["p50"] <= report["after"]["latency_ms"]["p95"]
+    assert report["command"].startswith("python slim_prune.py --cfg small.cfg")
+
+
+def test_layer_prune_removes_blocks_and_can_follow_slim_prune(project: Path) -> None:
+    succeed(project, "slim_prune.py", *FILES, *SLIM, "--output", "one")
+    text = succeed(
+        project, "layer_prune.py", "--cfg", "one/prune_0.5_keep_0.1_small.cfg",
+        "--weights", "one/prune_0.5_keep_0.1_small.weights", "--shortcuts", "2", "--output", "two",
+    )  # fmt: skip
+    assert "2 blocks removed" in text
+    stem = f"{project}/two/prune_2_shortcut_prune_0.5_keep_0.1_small"
+    report = json.loads(Path(f"{stem}.json").read_text())
+    assert report["after"]["map50"] is None
+    assert sum(section["removed"] for section in report["sections"]) == 4
+    assert len(Darknet.from_cfg(f"{stem}.cfg").network) == 20 - 2 * 3
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "fact"),
+    [
+        ("slim_prune.py", ("--global_percent", "1"), "removes all"),
+        ("layer_prune.py", ("--shortcuts", "9"), "9 blocks asked for, but this network has 3"),
+    ],
+)
+def test_what_cannot_be_pruned_is_refused_and_nothing_is_written(
+    project: Path, fail: Fail, script: str, words: tuple[str, ...], fact: str
+) -> None:
+    before = sorted(project.rglob("*"))
+    assert fact in fail(script, *FILES, *words)
+    assert sorted(project.rglob("*")) == before
+
+
+def test_a_data_set_of_other_classes_is_refused_before_pruning(project: Path, fail: Fail) -> None:
+    (project / "data/shapes.names").write_text("one\ntwo\n")
+    data = (project / "data/shapes.data").read_text().replace("classes = 4", "classes = 2")
+    (project / "data/shapes.data").write_text(data)
+    assert "2 classes" in fail("slim_prune.py", *FILES, *DATA)
+    assert not list(project.glob("prune_*"))

@@ -30,7 +30,7 @@ def full_parser() -> Parser:
     parser.add_argument("--global_percent", type=arguments.fraction, default=0.8, help="share")
     parser.add_argument("--batch-size", type=arguments.positive_int, default=8)
     parser.add_argument("-sr", action="store_true")
-    parser.add_argument("--s", type=float, default=0.001)
+    parser.add_argument("--s", type=arguments.non_negative_float, default=0.001)
     return parser
 
 
@@ -63,6 +63,8 @@ def test_single_dash_option_beside_its_namesake() -> None:
         (["--global_percent", "1.01"], "'1.01' is not a number from 0 to 1"),
         (["--global_percent", "nan"], "'nan' is not a number from 0 to 1"),
         (["--global_percent", "80%"], "'80%' is not a number from 0 to 1"),
+        (["--s", "-1"], "'-1' is not a number of at least 0"),
+        (["--s", "inf"], "'inf' is not a number of at least 0"),
         (["--batch-size", "0"], "'0' is not a whole number of at least 1"),
         (["--batch-size", "1.5"], "'1.5' is not a whole number"),
         (["--seed", "-1"], "'-1' is not a whole number of at least 0"),
@@ -101,7 +103,7 @@ def test_help_is_the_manual_with_the_defaults_that_say_something(capsys: pytest.
 def test_the_same_seed_gives_the_same_numbers() -> None:
     def draw() -> tuple[float, ...]:
         prepare(full_parser().parse_args(["--seed", "7"]))
-        return random.random(), float(np.random.random()), float(torch.rand(()))  # noqa: NPY002
+        return random.random(), float(np.random.random()), float(torch.rand(()))
 
     assert draw() == draw()
 
@@ -115,7 +117,7 @@ def test_thread_count_is_set_when_asked() -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "99"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "99", "meta"])
 def test_a_device_that_is_not_there_is_refused_with_what_may_be_said(name: str) -> None:
     with pytest.raises(ToolkitError, match=f"--device {name}: .*cpu"):
         prepare(full_parser().parse_args(["--device", name]))

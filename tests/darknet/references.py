@@ -35,6 +35,16 @@ def randomised(model: Darknet, seed: int = 0) -> Darknet:
     return model.eval()
 
 
+def old_names(model: Darknet, conv: str, norm: str) -> dict[str, torch.Tensor]:
+    """Its state as the published programs name it."""
+    names = {}
+    for name, tensor in model.state_dict().items():
+        _, index, part, field = name.split(".")
+        part = (conv if part == "conv" else norm).format(index)
+        names[f"module_list.{index}.{part}.{field}"] = tensor
+    return names
+
+
 def random_images(model: Darknet, size: tuple[int, int] | None = None, batch: int = 1) -> torch.Tensor:
     """(batch, channels, H, W) in 0..1; by default of the network's own size."""
     height, width = size or (model.network.height, model.network.width)

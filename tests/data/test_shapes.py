@@ -59,7 +59,7 @@ def test_scenes_are_varied_and_their_labels_valid():
 def test_a_box_is_tight_round_what_is_painted(kind):
     rng = np.random.default_rng(kind)
     scene = shapes._Scene(np.zeros((120, 120, 3), np.uint8), np.zeros((120, 120), np.uint8), [])
-    outline = shapes._outline(kind, 60.0, rng) + [55.3, 61.8]
+    outline = shapes._outline(kind, 60.0, rng) + np.array([55.3, 61.8])
     assert shapes._draw(scene, outline, 1, shapes._polygon_area(outline), rng)
     rows, columns = np.nonzero(scene.owners)
     painted = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]

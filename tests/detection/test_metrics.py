@@ -5,7 +5,7 @@ from utils.detection.metrics import average_precision, match_image, merge
 
 
 def c_program_ap(probabilities, truth_of, truths: int, points: int) -> float:
-    """validate_detector_map (detector.c), its loops for one class: claim in the order of scores, then the area."""
+    """The loops of validate_detector_map (detector.c) for one class: claims by score, then the area."""
     order = sorted(range(len(probabilities)), key=lambda i: -probabilities[i])
     claimed, tp, fp, curve = set(), 0, 0, []
     for i in order:

@@ -89,7 +89,7 @@ def test_without_truths_only_objectness_is_left() -> None:
 
 
 def test_predictions_near_a_truth_are_not_punished_as_background() -> None:
-    """The best anchor is the second; the first one's box there fits the truth too and must get no gradient."""
+    """The second anchor is the best; the first one's box there fits too and must get no gradient."""
     spec = HeadSpec(anchors=((40.0, 40.0), (44.0, 44.0)), classes=1, stride=32, ignore_thresh=0.7)
     head = torch.zeros(1, 2, 2, 3, 6, requires_grad=True)
     targets = torch.tensor([[0, 0, 0.5, 0.25, 44 / 96, 44 / 64]])

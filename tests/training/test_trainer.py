@@ -16,8 +16,9 @@ from utils.training.trainer import PARTS, Trainer
 
 SPEC = HeadSpec(anchors=((20.0, 20.0), (40.0, 30.0)), classes=2, stride=16)
 OPTIONS = TrainingOptions(
-    epochs=2, batch_size=2, accumulate=1, image_size=(32, 32), optimizer="sgd", learning_rate=0.32, momentum=0.0,
-    decay=0.0, warmup_epochs=0, mixed_precision=False, ema_decay=0.0, clip_norm=1e9, schedule="steps",
+    epochs=2, batch_size=2, accumulate=1, image_size=(32, 32), optimizer="sgd", learning_rate=0.32,
+    momentum=0.0, decay=0.0, warmup_epochs=0, mixed_precision=False, ema_decay=0.0, clip_norm=1e9,
+    schedule="steps",
 )  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def test_an_incomplete_group_still_makes_a_step(accumulate: int, batches: int, s
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_batch() -> None:
     batches = make_batches(2)
     batches[1].images[0, 0, 0, 0] = float("nan")
-    with pytest.raises(ToolkitError, match="batch 2 .*learning-rate"):
+    with pytest.raises(ToolkitError, match=r"batch 2 .*learning-rate"):
         Trainer(make_model(), (SPEC,), OPTIONS, batches=2).train_epoch(batches, ignore)
 
 

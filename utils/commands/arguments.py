@@ -27,11 +27,12 @@ from utils.errors import ToolkitError
 
 __all__ = [  # of project.py and results.py too: one import serves a command
     "Need", "Parser", "Project", "add_common", "add_data", "add_image_size", "add_network", "arguments",
-    "fraction", "next_command", "non_negative_int", "positive_float", "positive_int", "prepare", "provenance",
-    "resolve", "run_main", "write_json",
+    "fraction", "next_command", "non_negative_float", "non_negative_int", "positive_float", "positive_int",
+    "prepare", "provenance", "resolve", "run_main", "write_json",
 ]  # fmt: skip
 
 Number = TypeVar("Number", int, float)
+Options = argparse.ArgumentParser | argparse._ArgumentGroup  # what options are added to
 
 
 class _ManualFormatter(argparse.RawDescriptionHelpFormatter):
@@ -90,6 +91,11 @@ def positive_float(text: str) -> float:
     return _number(text, float, lambda value: 0 < value < math.inf, "a number above 0")
 
 
+def non_negative_float(text: str) -> float:
+    """A finite number of at least 0."""
+    return _number(text, float, lambda value: 0 <= value < math.inf, "a number of at least 0")
+
+
 def positive_int(text: str) -> int:
     """A whole number of at least 1."""
     return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
@@ -128,7 +134,7 @@ class _ImageSize(argparse.Action):
         setattr(namespace, self.dest, (sizes[0], sizes[-1]))
 
 
-def add_image_size(parser: argparse.ArgumentParser, default: tuple[int, int] | None = None) -> None:
+def add_image_size(parser: Options, default: tuple[int, int] | None = None) -> None:
     """Add `--img_size N` or `H W`, kept as (height, width); None stands for the cfg's own size."""
     size = f"(default: {default[0]} {default[1]})" if default else "(default: the cfg's own)"
     text = f"pixels of the network's input, square or height and width {size}"
@@ -137,13 +143,13 @@ def add_image_size(parser: argparse.ArgumentParser, default: tuple[int, int] | N
     )
 
 
-def add_network(parser: argparse.ArgumentParser) -> None:
+def add_network(parser: Options) -> None:
     """Add --cfg and --weights."""
     parser.add_argument("--cfg", type=Path, help="Darknet cfg of the network")
     parser.add_argument("--weights", type=Path, help="its .weights file or .pt checkpoint")
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
+def add_data(parser: Options) -> None:
     """Add --data."""
     parser.add_argument("--data", type=Path, help=".data file of the data set")
 
@@ -165,7 +171,7 @@ def prepare(args: argparse.Namespace) -> torch.device:
         ToolkitError: the device is not known or not there.
     """
     random.seed(args.seed)
-    np.random.seed(args.seed % 2**32)  # noqa: NPY002  # for libraries that draw from the global state
+    np.random.seed(args.seed % 2**32)  # libraries draw from the global state
     torch.manual_seed(args.seed)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -173,15 +179,14 @@ def prepare(args: argparse.Namespace) -> torch.device:
 
 
 def _device(name: str) -> torch.device:
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda" if count else "cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(f"cuda:{name}" if name.isdecimal() else name)
-    except RuntimeError as error:
-        raise ToolkitError(f"--device {name}: no such device; use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise ToolkitError(f"--device {name}: torch sees {count} CUDA devices here; use --device cpu or auto")
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: this torch was built without the device
+        fact = "this torch knows or finds no such device"
+        raise ToolkitError(f"--device {name}: {fact}; use auto, cpu, cuda or cuda:N") from error
     return device
 
 
@@ -193,9 +198,8 @@ def run_main(main: Callable[[], object]) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # or the flush at exit would fail again
+        # Or the flush at exit would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except ToolkitError as error:
         _fail(f"error: {error}", 2)
@@ -206,9 +210,8 @@ def run_main(main: Callable[[], object]) -> None:
 def _set_up_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(
-                errors="replace"
-            )  # a table's frame must not end a run on a console that lacks it
+            # A table's frame must not end a run on a console that lacks the characters.
+            stream.reconfigure(errors="replace")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
 
 

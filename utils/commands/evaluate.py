@@ -172,14 +172,14 @@ def print_evaluation(result: Evaluation, loader: Loader, title: str) -> None:
     console = Console()
     console.print(_table(result, title))
     means = f"mAP@0.5 {result.map50:.4f}   mAP@0.5:0.95 {result.map50_95:.4f}   ({result.style} style)"
-    console.print(means, highlight=False)
+    console.print(means, highlight=False, soft_wrap=True)
     if result.by_size:
         sizes = (f"{name} {'-' if ap is None else f'{ap:.4f}'}" for name, ap in result.by_size.items())
-        console.print("by size, 0.5:0.95: " + ", ".join(sizes), highlight=False)
+        console.print("by size, 0.5:0.95: " + ", ".join(sizes), highlight=False, soft_wrap=True)
     shown = f"score > 0.25: precision {result.precision:.4f}, recall {result.recall:.4f}"
-    console.print(f"{shown}   {result.images_per_second:.1f} images/s", highlight=False)
+    console.print(f"{shown}   {result.images_per_second:.1f} images/s", highlight=False, soft_wrap=True)
     for line in _findings(result, loader):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _table(result: Evaluation, title: str) -> Table:

@@ -82,11 +82,9 @@ def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) 
     """
     device = prepare(args)
     project = resolve(args, needs=("cfg", "weights"))
-    assert project.weights is not None
-    outputs = _outputs(project.cfg, project.weights, args.output, tag)
-    model = Darknet.from_cfg(project.cfg)
-    load_weights(model, project.weights)
-    model.to(device).eval()
+    weights = project.needed("weights")
+    outputs = _outputs(project.cfg, weights, args.output, tag)
+    model = _load(project.cfg, weights, device)
     image_size = args.img_size or (model.network.height, model.network.width)
     validation = _open_validation(args, project, model, image_size)
 
@@ -94,15 +92,14 @@ def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) 
     score = classic_scores if args.classic else gamma_scores
     result = prune(subject, policies, score, rescore=args.classic)
     proof = _prove(result)
-    protect_inputs([outputs.cfg, outputs.weights], [project.cfg, project.weights])
+    protect_inputs([outputs.cfg, outputs.weights], [project.cfg, weights])
     result.compact.save(outputs.cfg, outputs.weights)
-    reloaded = Darknet.from_cfg(outputs.cfg)
-    load_weights(reloaded, outputs.weights)
-    reloaded.to(device).eval()
+    reloaded = _load(outputs.cfg, outputs.weights, device)
 
     stages = {"before": model, "gamma_masked": result.masked.model, "folded": result.folded.model}
     maps = _maps(validation, stages | {"compact": reloaded})
     latencies = _latencies({"before": model, "compact": reloaded}, image_size)
+    thresholds = [plan.threshold for plan in result.plans if isinstance(plan, ChannelPlan)]
     report = PruningReport(
         strategy=Path(args.command.split()[1]).stem,
         arguments=arguments(args),
@@ -112,19 +109,21 @@ def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) 
         masked_map50=maps["gamma_masked"],
         folded_map50=maps["folded"],
         sections=_sections(subject, result),
-        equality=Equality(
-            proof.difference,
-            _largest_difference(proof.heads, reloaded, proof.image),
-            (proof.image.shape[2], proof.image.shape[3]),
-        ),
-        threshold=next((plan.threshold for plan in result.plans if isinstance(plan, ChannelPlan)), None),
+        equality=_equality(proof, reloaded),
+        threshold=thresholds[0] if thresholds else None,
         removed_blocks=_removed_blocks(result),
         notes=_notes(result),
     )
     write_json(outputs.report, provenance(args) | report.to_json())
-    tables.pruning(report, project.weights, outputs)
+    tables.pruning(report, weights, outputs)
     next_command(_fine_tuning(project, outputs))
     return report
+
+
+def _load(cfg: Path, weights: Path, device: torch.device) -> Darknet:
+    model = Darknet.from_cfg(cfg)
+    load_weights(model, weights)
+    return model.to(device).eval()
 
 
 def _outputs(cfg: Path, weights: Path, folder: Path | None, tag: str) -> Outputs:
@@ -225,6 +224,13 @@ def _prove(result: Result) -> _Proof:
         fact = f"the pruned network differs from the masked one by {difference:.1e}"
         raise PruningError(f"{compact.network.source}: {fact}; nothing was written, please report this cfg")
     return _Proof(image, heads, difference)
+
+
+def _equality(proof: _Proof, reloaded: Darknet) -> Equality:
+    height, width = proof.image.shape[2:]
+    return Equality(
+        proof.difference, _largest_difference(proof.heads, reloaded, proof.image), (height, width)
+    )
 
 
 def _proof_size(network: Network) -> tuple[int, int]:

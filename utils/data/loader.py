@@ -91,9 +91,7 @@ class Loader:
         problems: "file:line: fact" of every image that could not be used so far, each once.
     """
 
-    def __init__(
-        self, dataset: DetectionDataset, batches: "DataLoader[Any]", sampler: EpochSampler
-    ) -> None:
+    def __init__(self, dataset: DetectionDataset, batches: "DataLoader[Any]", sampler: EpochSampler) -> None:
         self.dataset = dataset
         self.problems: dict[str, None] = {}
         self._batches = batches

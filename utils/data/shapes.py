@@ -1,7 +1,8 @@
 """The embedded data set: coloured shapes on textured ground, made from a seed.
 
 Four classes, rotated, shaded and partly hidden by one another and by bars that have no label; some images
-are empty. Small enough to make in seconds and to learn in minutes, hard enough that pruning can be seen.
+are empty. Most objects have their class's colour, as fruit has, the others any. Small enough to make in
+seconds and to learn in minutes, hard enough that pruning can be seen.
 
 Invariant: the files depend on the seed alone, byte for byte (with one version of numpy and OpenCV).
 """
@@ -31,6 +32,8 @@ _SHARES = (0.1, 0.42)  # an object's extent, as a share of the image's shorter s
 _EXTENTS = (12, 100)  # ... and in pixels
 _MOST_OBJECTS = 7
 _EMPTY = 0.06  # share of images without any object
+_HUES = (0.0, 0.6, 0.35, 0.14)  # of each class, in turns: red, blue, green, yellow
+_ANY_COLOUR = 0.2  # share of objects that have any colour
 _LEAST_VISIBLE = 0.5  # an object hidden further than this is not placed
 _TRIES = 12
 _QUALITY = 92
@@ -158,7 +161,8 @@ def _add_object(scene: _Scene, rng: np.random.Generator) -> None:
         # now and then a part lies outside the image
         centre = rng.uniform(0.3 * extent, np.array([width, height]) - 0.3 * extent)
         outline = _outline(kind, extent, rng) + centre
-        if _draw(scene, outline, len(scene.placed) + 1, _polygon_area(outline), rng):
+        hue = None if rng.random() < _ANY_COLOUR else _HUES[kind]
+        if _draw(scene, outline, len(scene.placed) + 1, _polygon_area(outline), rng, hue):
             scene.placed.append(_Placed(kind, outline, _polygon_area(outline)))
             return
 
@@ -175,7 +179,14 @@ def _add_bars(scene: _Scene, rng: np.random.Generator) -> None:
         _draw(scene, corners + middle, _NOBODY, 0.0, rng)
 
 
-def _draw(scene: _Scene, outline: Points, owner: int, area: float, rng: np.random.Generator) -> bool:
+def _draw(
+    scene: _Scene,
+    outline: Points,
+    owner: int,
+    area: float,
+    rng: np.random.Generator,
+    hue: float | None = None,
+) -> bool:
     """Paint a polygon unless it, or an object under it, would be hidden too far; whether it was painted."""
     height, width = scene.owners.shape
     left, top = np.clip(np.floor(outline.min(0)).astype(int) - 1, 0, [width - 1, height - 1])
@@ -185,7 +196,7 @@ def _draw(scene: _Scene, outline: Points, owner: int, area: float, rng: np.rando
     covered = mask > 127
     if covered.sum() < _LEAST_VISIBLE * area or _hides(scene, scene.owners[window][covered]):
         return False
-    _paint(scene.image[window], mask, rng)
+    _paint(scene.image[window], mask, rng, hue)
     scene.owners[window][covered] = owner
     return True
 
@@ -223,9 +234,9 @@ def _hides(scene: _Scene, covered: NDArray[np.uint8]) -> bool:
     return any(left[number] < _LEAST_VISIBLE * item.area for number, item in numbered)
 
 
-def _paint(image: Image, mask: NDArray[np.uint8], rng: np.random.Generator) -> None:
+def _paint(image: Image, mask: NDArray[np.uint8], rng: np.random.Generator, hue: float | None) -> None:
     """Lay a shaded surface of a colour that differs from what is under it through the mask."""
-    colour = random_colour(rng, away_from=image.mean((0, 1)))
+    colour = random_colour(rng, away_from=image.mean((0, 1)), hue=hue)
     surface = shaded(mask.shape[0], mask.shape[1], colour, rng)
     alpha = mask[..., None] / 255
     image[:] = np.round(image * (1 - alpha) + surface * alpha).astype(np.uint8)

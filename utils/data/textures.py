@@ -3,6 +3,8 @@
 Invariant: all chance comes from the generator that is passed in.
 """
 
+import colorsys
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +17,19 @@ _LEAST_CONTRAST = 90.0
 
 
 def random_colour(
-    rng: np.random.Generator, away_from: NDArray[np.float64] | None = None
+    rng: np.random.Generator, away_from: NDArray[np.float64] | None = None, hue: float | None = None
 ) -> NDArray[np.float64]:
-    """A BGR colour (3,) in 0..255, well apart from `away_from` if that is given."""
+    """A BGR colour (3,) in 0..255, well apart from `away_from` and near `hue` (in turns), where given."""
     while True:
-        colour = rng.uniform(10, 245, 3)
+        colour = rng.uniform(10, 245, 3) if hue is None else _strong_colour(hue, rng)
         if away_from is None or np.linalg.norm(colour - away_from) >= _LEAST_CONTRAST:
             return colour
+
+
+def _strong_colour(hue: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    turns = (hue + rng.uniform(-0.06, 0.06)) % 1
+    red, green, blue = colorsys.hsv_to_rgb(turns, rng.uniform(0.5, 1), rng.uniform(0.35, 1))
+    return 255 * np.array([blue, green, red])
 
 
 def background(height: int, width: int, rng: np.random.Generator) -> Image:

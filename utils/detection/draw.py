@@ -50,7 +50,7 @@ def draw_detections(
     ordered = detections[np.argsort(detections[:, 4])]
     corners = np.round(np.clip(ordered[:, :4] * enlarge, -1e4, 1e4)).astype(int).tolist()
     for (left, top, right, bottom), kind in zip(corners, ordered[:, 5], strict=True):
-        cv2.rectangle(picture, (left, top), (right, bottom), class_colour(int(kind)), line, cv2.LINE_AA)
+        cv2.rectangle(picture, (left, top), (right, bottom), class_colour(int(kind)), line)
     # after all boxes, so that none strikes a label out
     for (left, top, _, _), (score, kind) in zip(corners, ordered[:, 4:], strict=True):
         text = f"{names[int(kind)]} {score:.2f}"

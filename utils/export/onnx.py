@@ -135,6 +135,7 @@ def _trace(exported: nn.Module, shape: Shape, file: Path, dynamic: bool, opset: 
         # seconds instead of fractions of one. Comparing on a second size finds what the former would mean.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # is left to onnxruntime then
         try:
             torch.onnx.export(
                 exported,

@@ -140,9 +140,45 @@ def prune(
         PruningError: from a policy that cannot be fulfilled.
         ValueError: on policies in the wrong order.
     """
+    cut = _planned(subject, policies, score, rescore, align)
+    graph = subject.graph
+    masked = subject.with_model(mask_gammas(deepcopy(subject.model), graph, cut.keep, cut.blocks))
+    full = deepcopy(masked.model)
+    unfolded = fold(full, graph, cut.keep, cut.blocks, subject.example) if move_constants else ()
+    narrowed = subject.with_model(full).narrowed(cut.keep)
+    # A removed block is named by its module, and narrowing keeps the names.
+    gone = {block.name for block in cut.blocks}
+    compact = narrowed.shortened([block for block in narrowed.blocks if block.name in gone])
+    return PruningResult(
+        masked=masked,
+        folded=subject.with_model(zero_removed(full, graph, cut.keep, cut.blocks)),
+        compact=compact,
+        plans=cut.plans,
+        keep=cut.keep,
+        restored=_restored(graph, cut.wish | graph.pinned, cut.keep),
+        unfolded=unfolded,
+    )
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What all plans together remove."""
+
+    plans: tuple[Plan, ...]
+    wish: UnitMask
+    keep: UnitMask
+    blocks: tuple[Block, ...]
+
+
+def _planned(
+    subject: S,
+    policies: Sequence[Policy],
+    score: Callable[[S], LayerScores],
+    rescore: bool,
+    align: int,
+) -> _Cut:
     scores = score(subject)
-    wish = np.ones(subject.graph.unit_count, dtype=np.bool_)
-    keep = wish
+    wish = keep = np.ones(subject.graph.unit_count, dtype=np.bool_)
     blocks: tuple[Block, ...] = ()
     plans: list[Plan] = []
     for policy in policies:
@@ -159,22 +195,7 @@ def prune(
         else:
             wish = plan.keep
             keep = subject.graph.legal(wish, unit_scores(subject.graph, scores), align)
-    masked = subject.with_model(mask_gammas(deepcopy(subject.model), subject.graph, keep, blocks))
-    full = deepcopy(masked.model)
-    unfolded = fold(full, subject.graph, keep, blocks, subject.example) if move_constants else ()
-    narrowed = subject.with_model(full).narrowed(keep)
-    # A removed block is named by its module, and narrowing keeps the names.
-    gone = {block.name for block in blocks}
-    compact = narrowed.shortened([block for block in narrowed.blocks if block.name in gone])
-    return PruningResult(
-        masked=masked,
-        folded=subject.with_model(zero_removed(full, subject.graph, keep, blocks)),
-        compact=compact,
-        plans=tuple(plans),
-        keep=keep,
-        restored=_restored(subject.graph, wish | subject.graph.pinned, keep),
-        unfolded=unfolded,
-    )
+    return _Cut(tuple(plans), wish, keep, blocks)
 
 
 def _restored(graph: ChannelGraph, wish: UnitMask, keep: UnitMask) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """A larger network's opinion as a second teacher beside the labels.
 
 "classic2" is the published "Distillation 2": classes by a softened KL divergence, boxes only where the
-student is worse than the teacher, so that it may become better than it. Both networks must have the same heads.
+student is worse than the teacher, so that it may become better than it. Both networks must have the same
+heads.
 Invariant: a student equal to its teacher gets no class loss, and one nearer to every truth no box loss.
 """
 
@@ -76,7 +77,9 @@ def distillation_loss(
     """
     if kind != "classic2":
         raise ValueError(f"distillation {kind!r}: use 'classic2'")
-    assigned = assign_targets(targets, specs, [head.shape[2:4] for head in student], iou_threshold)
+    assigned = assign_targets(
+        targets, specs, [(head.shape[2], head.shape[3]) for head in student], iou_threshold
+    )
     loss = student[0].new_zeros((), dtype=torch.float32)
     farther = loss.new_zeros((), dtype=torch.long)
     for mine, other, found, spec in zip(student, teacher, assigned, specs, strict=True):

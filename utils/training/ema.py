@@ -6,25 +6,28 @@ average the evaluated network would lag behind at the start of a training.
 
 import copy
 import math
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-class WeightAverage:
+
+class WeightAverage(Generic[Model]):
     """Exponential moving average of all floating parameters and buffers.
 
     The decay grows as `decay * (1 - exp(-updates / ramp))`, so early, bad weights are forgotten soon.
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.999, ramp: float = 100.0) -> None:
+    def __init__(self, model: Model, decay: float = 0.999, ramp: float = 100.0) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.ramp = ramp
         self.updates = 0
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: Model) -> None:
         """Move the average towards `model`, which has the same structure."""
         keep = self.decay * (1 - math.exp(-self.updates / self.ramp))
         self.updates += 1

@@ -1,6 +1,6 @@
 """What a training run did, epoch by epoch: a CSV for tables, a PNG for eyes.
 
-Invariant: the files hold all epochs so far, also after a resume, since both are written anew from the records.
+Invariant: both files hold all epochs so far, also after a resume: they are written anew from the records.
 """
 
 import csv
@@ -16,27 +16,22 @@ from utils.files import atomic_path, write_text
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SMALL_GAMMA = 0.01
+FILES = ("history.csv", "history.png")
 
 
-@dataclass(frozen=True)
-class GammaStatistics:
-    """How |gamma| of the candidates is spread: the share below SMALL_GAMMA, and the QUANTILES."""
+def gamma_statistics(gammas: Tensor) -> dict[str, float]:
+    """The gamma columns of `EpochRecord` for (n,) gammas; all 0 where there are none.
 
-    small: float
-    quantiles: tuple[float, ...]
-
-    @classmethod
-    def of(cls, gammas: Tensor) -> "GammaStatistics":
-        """Statistics of (n,) gammas; no gammas give a share of 0 and quantiles of 0.
-
-        >>> GammaStatistics.of(torch.tensor([0.0, -0.005, 1.0, 1.0])).small
-        0.5
-        """
-        if not gammas.numel():
-            return cls(0.0, (0.0,) * len(QUANTILES))
-        sizes = gammas.detach().abs().double().cpu()
-        quantiles = sizes.quantile(torch.tensor(QUANTILES, dtype=sizes.dtype))
-        return cls((sizes < SMALL_GAMMA).double().mean().item(), tuple(quantiles.tolist()))
+    >>> gamma_statistics(torch.tensor([0.0, -0.005, 1.0, 1.0]))["gamma_small"]
+    0.5
+    """
+    sizes = gammas.detach().abs().double().cpu() if gammas.numel() else torch.zeros(1, dtype=torch.float64)
+    quantiles = sizes.quantile(sizes.new_tensor(QUANTILES)).tolist()
+    columns = {
+        f"gamma_{round(100 * share):02d}": value for share, value in zip(QUANTILES, quantiles, strict=True)
+    }
+    small = (sizes < SMALL_GAMMA).double().mean().item() if gammas.numel() else 0.0
+    return {"gamma_small": small, **columns}
 
 
 @dataclass(frozen=True)
@@ -90,9 +85,10 @@ class History:
         return History((*self.records, record))
 
     def write(self, folder: Path) -> None:
-        """Write `history.csv` and `history.png` into `folder`."""
-        write_text(folder / "history.csv", self.to_csv())
-        plot_history(self.records, folder / "history.png")
+        """Write FILES into `folder`."""
+        table, picture = (folder / name for name in FILES)
+        write_text(table, self.to_csv())
+        plot_history(self.records, picture)
 
     def to_csv(self) -> str:
         """A header and one line for each epoch, six significant digits."""
@@ -127,9 +123,13 @@ def plot_history(records: Sequence[EpochRecord], path: Path) -> None:
     accuracy.set(title="validation mAP@0.5", xlabel="epoch", ylim=(0, 1))
     for low, high, shade in (("gamma_05", "gamma_95", 0.2), ("gamma_25", "gamma_75", 0.4)):
         lower, upper = ([getattr(record, name) for record in records] for name in (low, high))
-        gammas.fill_between(epochs, lower, upper, color="tab:blue", alpha=shade, label=f"{low[-2:]}-{high[-2:]} %")
+        gammas.fill_between(
+            epochs, lower, upper, color="tab:blue", alpha=shade, label=f"{low[-2:]}-{high[-2:]} %"
+        )
     gammas.plot(epochs, [record.gamma_50 for record in records], color="tab:blue", label="median")
-    gammas.plot(epochs, [record.gamma_small for record in records], color="tab:red", label=f"share < {SMALL_GAMMA}")
+    gammas.plot(
+        epochs, [record.gamma_small for record in records], color="tab:red", label=f"share < {SMALL_GAMMA}"
+    )
     gammas.set(title="|gamma| of the candidates", xlabel="epoch", ylim=(0, None))
     gammas.legend()
     for axis in (losses, accuracy, gammas):

@@ -8,7 +8,7 @@ not, since an epoch's randomness depends on the seed and the epoch's number alon
 import math
 import random
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -24,13 +24,15 @@ from utils.detection.evaluator import Evaluation, evaluate
 from utils.errors import ToolkitError
 from utils.pruning.sparsity import GammaPenalty
 from utils.training.distillation import Teacher
-from utils.training.history import EpochRecord, GammaStatistics, History
+from utils.training.history import FILES as HISTORY_FILES
+from utils.training.history import EpochRecord, History, gamma_statistics
 from utils.training.options import TrainingOptions
 from utils.training.precision import autocast
 from utils.training.processes import Processes
 from utils.training.trainer import Trainer
 
 LAST, BEST = "last.pt", "best.pt"
+OUTPUTS = (LAST, BEST, *HISTORY_FILES)
 
 
 class Loaders(NamedTuple):
@@ -85,9 +87,7 @@ def train(
         ToolkitError: a loss is not finite, or the checkpoint is none of such a run.
     """
     processes = processes or Processes()
-    trainer = Trainer(
-        model, model.head_specs, options, len(loaders.train), penalty, teacher, processes
-    )
+    trainer = Trainer(model, model.head_specs, options, len(loaders.train), penalty, teacher, processes)
     history = _restored(trainer, resume) if resume else History()
     for epoch in range(len(history.records), options.epochs):
         started = time.perf_counter()
@@ -110,7 +110,7 @@ def train(
 
 
 def seed_epoch(seed: int, epoch: int) -> None:
-    """Seed every generator for one epoch, so that a resumed run draws what an unbroken one would have drawn."""
+    """Seed every generator for one epoch: a resumed run draws what an unbroken one would have drawn."""
     mixed = (seed * 1_000_003 + epoch) % 2**32
     random.seed(mixed)
     np.random.seed(mixed)
@@ -136,29 +136,22 @@ def validate(
     return evaluate(predict, loader, names, style="darknet", specs=specs)
 
 
-def _accuracy(trainer: Trainer, loaders: Loaders) -> float:
+def _accuracy(trainer: Trainer[Darknet], loaders: Loaders) -> float:
     if loaders.valid is None:
         return math.nan
     return validate(trainer.evaluated, loaders.valid, trainer.specs, loaders.names, trainer.dtype).map50
 
 
 def _record(
-    epoch: int, means: Mapping[str, float], accuracy: float, trainer: Trainer, seconds: float
+    epoch: int, means: Mapping[str, float], accuracy: float, trainer: Trainer[Darknet], seconds: float
 ) -> EpochRecord:
-    gammas = GammaStatistics.of(trainer.gammas())
-    return EpochRecord(
-        epoch,
-        *(means[part] for part in ("loss", "box", "objectness", "classes", "distillation", "farther")),
-        accuracy,
-        gammas.small,
-        *gammas.quantiles,
-        learning_rate=trainer.optimizer.param_groups[0]["lr"],
-        seconds=seconds,
-    )
+    rate = trainer.optimizer.param_groups[0]["lr"]
+    columns = {**means, **gamma_statistics(trainer.gammas())}
+    return EpochRecord(epoch=epoch, map50=accuracy, learning_rate=rate, seconds=seconds, **columns)
 
 
 def _save(
-    trainer: Trainer, history: History, output: Path, is_best: bool, context: dict[str, Any]
+    trainer: Trainer[Darknet], history: History, output: Path, is_best: bool, context: dict[str, Any]
 ) -> None:
     """best.pt first: if the run is killed in between, the resumed run repeats the epoch and writes both."""
     summary = {"epoch": history.records[-1].epoch, "map50": history.records[-1].map50}
@@ -175,7 +168,7 @@ def _save(
     history.write(output)
 
 
-def _restored(trainer: Trainer, checkpoint: Checkpoint) -> History:
+def _restored(trainer: Trainer[Darknet], checkpoint: Checkpoint) -> History:
     if "trainer" not in checkpoint.training:
         raise ToolkitError(
             "--resume: this checkpoint holds no training state; name the last.pt of a run, or start anew "

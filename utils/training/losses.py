@@ -64,7 +64,9 @@ def yolo_loss(
         Losses of float32 scalars.
     """
     weights = weights or LossWeights()
-    assigned = assign_targets(targets, specs, [head.shape[2:4] for head in heads], weights.iou_threshold)
+    assigned = assign_targets(
+        targets, specs, [(head.shape[2], head.shape[3]) for head in heads], weights.iou_threshold
+    )
     parts = [
         _head_loss(head.float(), targets, found, spec, weights)
         for head, found, spec in zip(heads, assigned, specs, strict=True)

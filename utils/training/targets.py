@@ -48,7 +48,7 @@ def assign_targets(
         targets: (M, 6) image index, class, x, y, w, h relative to the network input (centre, 0..1).
         specs: one for each head.
         grids: (rows, columns) of each head's map.
-        iou_threshold: width-height IoU above which an anchor answers besides the best one; 1 for the best only.
+        iou_threshold: width-height IoU above which an anchor answers too; 1 for the best one only.
 
     Returns:
         One HeadTargets for each head.

@@ -7,9 +7,9 @@ Invariant: one optimizer step sees the mean gradient of its batches and the pena
 whatever accumulation, precision or number of processes; clipping never weakens the penalty.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Protocol, cast
+from typing import Any, Generic, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,11 @@ from utils.detection.decode import HeadSpec
 from utils.errors import ToolkitError
 from utils.pruning.sparsity import GammaPenalty
 from utils.training.distillation import Teacher, distillation_loss
-from utils.training.ema import WeightAverage
+from utils.training.ema import Model, WeightAverage
 from utils.training.losses import yolo_loss
 from utils.training.optimizer import make_optimizer, scaled_rate, set_rate
 from utils.training.options import TrainingOptions
-from utils.training.precision import autocast, half_type
+from utils.training.precision import autocast, channels_last, half_type
 from utils.training.processes import Processes, gradient_sync
 from utils.training.schedule import Schedule
 
@@ -31,22 +31,23 @@ OnBatch = Callable[[int, Mapping[str, float]], None]
 
 
 class Batch(Protocol):
-    """What the trainer reads of a batch: images (B, 3, H, W) in 0..1 and targets (M, 6)."""
+    """What the trainer reads of a batch."""
 
-    images: Tensor
-    targets: Tensor
+    @property
+    def images(self) -> Tensor:
+        """(B, 3, H, W) in 0..1."""
+
+    @property
+    def targets(self) -> Tensor:
+        """(M, 6): image, class, xywh as fractions."""
 
 
-class Loader(Sized, Iterable[Batch], Protocol):
-    """Batches in an order of its own, as many as its length."""
-
-
-class Trainer:
+class Trainer(Generic[Model]):
     """A model in training: its optimizer, its average and the step it is at."""
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         specs: tuple[HeadSpec, ...],
         options: TrainingOptions,
         batches: int,
@@ -56,7 +57,7 @@ class Trainer:
     ) -> None:
         processes = processes or Processes()
         self.device = next(model.parameters()).device
-        self.model = model.to(memory_format=torch.channels_last)
+        self.model = channels_last(model)
         self.called = processes.wrap(self.model)
         self.average = WeightAverage(self.model, options.ema_decay) if options.ema_decay else None
         self.specs, self.options, self.penalty, self.teacher = specs, options, penalty, teacher
@@ -73,7 +74,7 @@ class Trainer:
             teacher.check(specs)
 
     @property
-    def evaluated(self) -> nn.Module:
+    def evaluated(self) -> Model:
         """The network that is validated and saved: the average where there is one."""
         return self.average.model if self.average else self.model
 
@@ -88,8 +89,8 @@ class Trainer:
         }
         return replace(self.penalty, norms=norms).gammas()
 
-    def train_epoch(self, loader: Loader, on_batch: OnBatch) -> dict[str, float]:
-        """Pass once over `loader`; returns the mean of each of PARTS over its batches.
+    def train_epoch(self, batches: Iterable[Batch], on_batch: OnBatch) -> dict[str, float]:
+        """Pass once over `batches`; returns the mean of each of PARTS over its batches.
 
         Raises:
             ToolkitError: a loss is not finite.
@@ -97,7 +98,7 @@ class Trainer:
         self.model.train()
         sums = torch.zeros(len(PARTS), dtype=torch.float64)
         done = 0
-        for group in _groups(loader, self.options.accumulate):
+        for group in _groups(batches, self.options.accumulate):
             for number, batch in enumerate(group, start=1):
                 with gradient_sync(self.called, wanted=number == len(group)):
                     sums += self._backward(batch, len(group))
@@ -164,7 +165,7 @@ class Trainer:
 
 
 def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """Runs of `size` batches, the last one with what is left: how many there are is known before the first step."""
+    """Runs of `size` batches, the last one with what is left: its length is known before its first pass."""
     group: list[Batch] = []
     for batch in batches:
         group.append(batch)

@@ -1,0 +1,157 @@
+"""What a run leaves behind, and that breaking it off changes nothing."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils.darknet.checkpoint import load_weights, read_checkpoint
+from utils.darknet.model import Darknet
+from utils.data.augment import Augment
+from utils.data.dataset import DetectionDataset
+from utils.data.listing import read_data_file
+from utils.data.loader import make_loader
+from utils.errors import ToolkitError
+from utils.frontends.darknet import gamma_penalty
+from utils.training.history import EpochRecord, History
+from utils.training.loop import BEST, LAST, OUTPUTS, Loaders, train, validate
+from utils.training.options import TrainingOptions
+
+OPTIONS = TrainingOptions(epochs=4, batch_size=2, accumulate=1, image_size=(64, 64), learning_rate=0.01)
+
+
+class Witness:
+    """Notes the epochs; breaks the run off at a batch of an epoch, as a kill would."""
+
+    def __init__(self, stop: tuple[int, int] | None = None) -> None:
+        self.stop, self.epoch = stop, 0
+        self.records: list[EpochRecord] = []
+
+    def epoch_started(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def batch_done(self, number: int, means: Mapping[str, float]) -> None:
+        if (self.epoch, number) == self.stop:
+            raise KeyboardInterrupt
+
+    def epoch_done(self, record: EpochRecord, is_best: bool) -> None:
+        self.records.append(record)
+
+
+def open_loaders(data_file: Path) -> Loaders:
+    data = read_data_file(data_file)
+    training = DetectionDataset.from_split(data, "train", (64, 64), augment=Augment())
+    validation = DetectionDataset.from_split(data, "valid", (64, 64))
+    return Loaders(make_loader(training, 2, shuffle=True, seed=0), make_loader(validation, 2), data.names)
+
+
+def run(
+    cfg: Path, data: Path, output: Path, witness: Witness, resume: bool = False, **changes: object
+) -> History:
+    torch.manual_seed(0)
+    model = Darknet.from_cfg(cfg)
+    return train(
+        model,
+        open_loaders(data),
+        replace(OPTIONS, **changes),  # type: ignore[arg-type]
+        output,
+        observer=witness,
+        penalty=gamma_penalty(model, 0.01, 1),
+        resume=read_checkpoint(output / LAST) if resume else None,
+    )
+
+
+def comparable(history: History) -> list[EpochRecord]:
+    return [replace(record, seconds=0.0) for record in history.records]
+
+
+@pytest.mark.parametrize("stop", [(3, 1), (4, 2)])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_run_broken_off_and_resumed_ends_as_an_unbroken_one(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path, stop: tuple[int, int], accumulate: int
+) -> None:
+    whole = run(tiny_cfg, few_images, tmp_path / "whole", Witness(), accumulate=accumulate)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_cfg, few_images, tmp_path / "broken", Witness(stop), accumulate=accumulate)
+    witness = Witness()
+    resumed = run(tiny_cfg, few_images, tmp_path / "broken", witness, resume=True, accumulate=accumulate)
+    assert [record.epoch for record in witness.records] == list(range(stop[0], 5))
+    assert comparable(resumed) == comparable(whole)
+    for name in (LAST, BEST):
+        first, second = (read_checkpoint(tmp_path / folder / name) for folder in ("whole", "broken"))
+        for key, tensor in first.state.items():
+            assert torch.allclose(tensor.float(), second.state[key].float(), atol=1e-6), (name, key)
+
+
+def test_the_history_file_has_a_line_for_every_epoch(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path
+) -> None:
+    history = run(tiny_cfg, few_images, tmp_path, Witness(), epochs=2)
+    with (tmp_path / "history.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2]
+    for row, record in zip(rows, history.records, strict=True):
+        assert float(row["gamma_small"]) == pytest.approx(record.gamma_small, rel=1e-5)
+        assert float(row["loss"]) == pytest.approx(record.loss, rel=1e-5)
+    assert all((tmp_path / name).stat().st_size > 0 for name in OUTPUTS)
+
+
+def test_best_holds_the_network_of_the_best_epoch(tiny_cfg: Path, few_images: Path, tmp_path: Path) -> None:
+    """Evaluating best.pt anew gives the highest mAP of the history."""
+    history = run(tiny_cfg, few_images, tmp_path, Witness(), epochs=3, mixed_precision=False)
+    model = Darknet.from_cfg(tiny_cfg)
+    load_weights(model, tmp_path / BEST)
+    loaders = open_loaders(few_images)
+    assert loaders.valid is not None
+    found = validate(model, loaders.valid, model.head_specs, loaders.names).map50
+    assert found == pytest.approx(max(record.map50 for record in history.records), abs=1e-6)
+    assert history.best is not None
+    assert read_checkpoint(tmp_path / BEST).training["epoch"] == history.best.epoch
+
+
+def test_the_penalty_shrinks_gammas(tiny_cfg: Path, few_images: Path, tmp_path: Path) -> None:
+    """The same run with and without it: the median gamma ends lower with it."""
+    ends = {}
+    for s in (0.0, 1.0):
+        torch.manual_seed(0)
+        model = Darknet.from_cfg(tiny_cfg)
+        penalty = gamma_penalty(model, s, 1)
+        loaders = open_loaders(few_images)
+        history = train(
+            model, loaders, replace(OPTIONS, epochs=2), tmp_path / str(s), observer=Witness(), penalty=penalty
+        )
+        ends[s] = history.records[-1].gamma_50
+    assert ends[1.0] < ends[0.0] - 0.001
+
+
+def test_without_validation_images_the_last_epoch_is_the_best(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path
+) -> None:
+    model = Darknet.from_cfg(tiny_cfg)
+    loaders = open_loaders(few_images)._replace(valid=None)
+    history = train(model, loaders, replace(OPTIONS, epochs=2), tmp_path, observer=Witness())
+    assert history.best is history.records[-1]
+    assert read_checkpoint(tmp_path / BEST).training["epoch"] == 2
+
+
+def test_a_checkpoint_without_a_run_cannot_be_resumed(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path
+) -> None:
+    run(tiny_cfg, few_images, tmp_path, Witness(), epochs=1)
+    with pytest.raises(ToolkitError, match="no training state"):
+        train(
+            Darknet.from_cfg(tiny_cfg),
+            open_loaders(few_images),
+            OPTIONS,
+            tmp_path,
+            observer=Witness(),
+            resume=read_checkpoint(tmp_path / BEST),
+        )
+
+
+def test_options_survive_a_checkpoint() -> None:
+    options = replace(OPTIONS, epochs=7, losses=replace(OPTIONS.losses, box=3.0), image_size=(96, 64))
+    assert TrainingOptions.from_mapping(options.to_mapping()) == options

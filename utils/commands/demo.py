@@ -1,0 +1,244 @@
+"""The whole way on a small data set that the project makes itself: `make demo`.
+
+Trains a small YOLOv3, makes it sparse, prunes channels and blocks, fine-tunes with the unpruned network as
+teacher, exports to ONNX, and compares all stages in one table and one picture. Every step is a command that
+you could type; it is shown before it runs. Everything goes to runs/demo/.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from utils.commands.arguments import (
+    Parser,
+    add_common,
+    next_command,
+    prepare,
+    provenance,
+    run_main,
+    write_json,
+)
+from utils.commands.evaluate import evaluate_network, open_split, predictor
+from utils.commands.project import DEMO_CFG, DEMO_DATA
+from utils.darknet.checkpoint import load_weights, save_weights
+from utils.darknet.fuse import fused
+from utils.darknet.model import Darknet
+from utils.data.dataset import Sample
+from utils.data.images import read_image
+from utils.data.listing import read_data_file
+from utils.data.shapes import ensure_shapes
+from utils.detection.draw import draw_detections
+from utils.detection.nms import suppress
+from utils.errors import ToolkitError
+from utils.profiling import count_macs, count_parameters, measure_latency
+
+BASELINE_EPOCHS, SPARSE_EPOCHS, FINE_TUNING_EPOCHS = 30, 25, 25
+S, GLOBAL_PERCENT, LAYER_KEEP, SHORTCUTS = 0.01, 0.5, 0.1, 4
+PICTURES, SHOWN = 6, 0.3
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One network on the way, and what is measured of it."""
+
+    name: str
+    cfg: Path
+    weights: Path
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the last table; sizes in bytes, latency in ms, mAP as a fraction."""
+
+    stage: str
+    map50: float
+    parameters: int
+    macs: int
+    weights_size: int
+    latency_p50: float
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run all steps, then compare."""
+    parser = Parser(__doc__, prog="demo")
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="for all files")
+    add_common(parser)
+    args = parser.parse_args(argv)
+    prepare(args)
+    if not DEMO_CFG.exists():
+        raise ToolkitError(f"{DEMO_CFG}: not found from here; run the demo in the project's folder")
+    start = time.monotonic()
+    data = ensure_shapes(DEMO_DATA.parent)
+    stages, onnx = _run_steps(args, data)
+    rows = _measure(stages, onnx, data)
+    picture = _draw(stages[0], stages[-1], data, args.output / "before_after.png")
+    minutes = (time.monotonic() - start) / 60
+    write_json(args.output / "demo.json", provenance(args) | {"minutes": minutes, "stages": rows})
+    _print(rows)
+    print(f"{minutes:.1f} minutes; detections of the first and the last network: {picture}")
+    next_command("python train.py -sr --s 0.001 --prune 1    (your own: --cfg ... --data ... --weights ...)")
+
+
+def _run_steps(args: argparse.Namespace, data: Path) -> tuple[list[Stage], Path]:
+    """Every step as a command; returns the networks on the way and the ONNX file of the last."""
+    out: Path = args.output
+    tag = f"prune_{GLOBAL_PERCENT}_keep_{LAYER_KEEP}"
+    baseline = Stage("baseline", DEMO_CFG, out / "baseline/best.pt")
+    sparse = Stage("sparse", DEMO_CFG, out / "sparse/last.pt")
+    slim = Stage("channels pruned", out / f"slim/{tag}_{DEMO_CFG.stem}.cfg", out / f"slim/{tag}_last.weights")
+    tag = f"layers/prune_{SHORTCUTS}_shortcut_{tag}"
+    short = Stage("blocks pruned", out / f"{tag}_{DEMO_CFG.stem}.cfg", out / f"{tag}_last.weights")
+    tuned = Stage("fine-tuned", short.cfg, out / "fine_tuned/best.pt")
+
+    machine = f"--seed {args.seed} --workers {args.workers} --device {args.device}"
+    common = f"--data {_quoted(data)} {machine}"
+    _run("train", f"train.py --cfg {DEMO_CFG} {common} --epochs {BASELINE_EPOCHS} {_into(baseline)}")
+    start = f"--cfg {DEMO_CFG} --weights {_quoted(baseline.weights)}"
+    sparsely = f"-sr --s {S} --prune 1 --epochs {SPARSE_EPOCHS}"
+    _run("train sparse", f"train.py {start} {common} {sparsely} {_into(sparse)}")
+    strategy = f"--global_percent {GLOBAL_PERCENT} --layer_keep {LAYER_KEEP}"
+    _run("prune channels", f"slim_prune.py {_network(sparse)} {common} {strategy} {_into(slim)}")
+    _run("prune blocks", f"layer_prune.py {_network(slim)} {common} --shortcuts {SHORTCUTS} {_into(short)}")
+    teacher = f"--t_cfg {DEMO_CFG} --t_weights {_quoted(baseline.weights)}"
+    tuning = f"--epochs {FINE_TUNING_EPOCHS} {teacher} {_into(tuned)}"
+    _run("fine-tune", f"train.py {_network(short)} {common} {tuning}")
+    _run("export", f"export.py {_network(tuned)} --data {_quoted(data)} {_into(tuned)}")
+    return [baseline, sparse, slim, short, tuned], tuned.weights.with_suffix(".onnx")
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(path.as_posix())
+
+
+def _network(stage: Stage) -> str:
+    return f"--cfg {_quoted(stage.cfg)} --weights {_quoted(stage.weights)}"
+
+
+def _into(stage: Stage) -> str:
+    return f"--output {_quoted(stage.weights.parent)}"
+
+
+def _run(title: str, command: str) -> None:
+    """Run one of the scripts as its own process, its output shown.
+
+    Raises:
+        ToolkitError: it failed; it has said why.
+    """
+    print(f"\n== {title}\n$ python {command}", flush=True)
+    status = subprocess.run([sys.executable, *shlex.split(command)], check=False).returncode
+    if status:
+        raise ToolkitError(f"demo: the step '{title}' ended with exit code {status}; see above")
+
+
+def _load(stage: Stage) -> Darknet:
+    model = Darknet.from_cfg(stage.cfg)
+    load_weights(model, stage.weights)
+    return model.eval()
+
+
+def _measure(stages: Sequence[Stage], onnx: Path, data: Path) -> list[Row]:
+    """Evaluate all stages anew and time them in turns, the ONNX file of the last one among them."""
+    models = {stage.name: _load(stage) for stage in stages}
+    network = models["baseline"].network
+    size = network.height, network.width
+    listed = read_data_file(data)
+    loader = open_split(listed, "valid", models["baseline"], size)
+    maps = {name: evaluate_network(m, loader, listed.names, label=name).map50 for name, m in models.items()}
+    image = torch.rand(1, 3, *size)
+    runs = {name: _torch_run(model, image) for name, model in models.items()}
+    latencies = measure_latency(runs | {"ONNX": _onnx_run(onnx, image)})
+    rows = []
+    for stage in stages:
+        weights = stage.weights.with_suffix(".weights")
+        save_weights(models[stage.name], weights)
+        macs, parameters = count_macs(models[stage.name], size), count_parameters(models[stage.name])
+        latency = latencies[stage.name].p50
+        rows.append(Row(stage.name, maps[stage.name], parameters, macs, weights.stat().st_size, latency))
+    last = rows[-1]
+    onnx_row = Row("ONNX (onnxruntime)", last.map50, last.parameters, last.macs, onnx.stat().st_size,
+                   latencies["ONNX"].p50)  # fmt: skip
+    return [*rows, onnx_row]
+
+
+def _torch_run(model: Darknet, image: Tensor) -> Callable[[], object]:
+    deployed = fused(model)
+
+    def run() -> object:
+        with torch.inference_mode():
+            return deployed(image.to(memory_format=torch.channels_last))
+
+    return run
+
+
+def _onnx_run(path: Path, image: Tensor) -> Callable[[], object]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: image.numpy()}
+    return lambda: session.run(None, feed)
+
+
+def _print(rows: Sequence[Row]) -> None:
+    table = Table(title="demo: from the trained network to the small one", title_justify="left")
+    for column in ("", "mAP@0.5", "parameters", "MACs", ".weights", "latency p50"):
+        table.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        share = row.parameters / rows[0].parameters
+        table.add_row(
+            row.stage,
+            f"{100 * row.map50:.1f} %",
+            f"{row.parameters:,} ({share:.0%})",
+            f"{row.macs / 1e6:.0f} M",
+            f"{row.weights_size / 2**20:.2f} MiB",
+            f"{row.latency_p50:.2f} ms",
+        )
+    Console().print(table)
+
+
+def _draw(first: Stage, last: Stage, data: Path, path: Path) -> Path:
+    """The same validation images twice, above by the first network, below by the last."""
+    listed = read_data_file(data)
+    models = [_load(first), _load(last)]
+    size = models[0].network.height, models[0].network.width
+    dataset = open_split(listed, "valid", models[0], size).dataset
+    columns = []
+    for number in range(PICTURES):
+        sample = dataset[number]
+        assert isinstance(sample, Sample)  # the data set has just been made
+        original = read_image(sample.path)
+        small = sample.image[None].float() / 255
+        tiles = [_tile(model, small, original, listed.names) for model in models]
+        columns.append(np.concatenate(tiles))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.cvtColor(np.concatenate(columns, axis=1), cv2.COLOR_RGB2BGR))
+    return path
+
+
+def _tile(model: Darknet, small: Tensor, original: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """A square picture of 400 pixels with the detections of one network."""
+    with torch.inference_mode():
+        detections = suppress(predictor(model)(small)[0], SHOWN).numpy()
+    scale = original.shape[1] / small.shape[3], original.shape[0] / small.shape[2]
+    detections[:, :4] *= np.array([*scale, *scale], dtype=np.float32)
+    drawn = draw_detections(original, detections, names, enlarge=2)
+    return cv2.copyMakeBorder(
+        cv2.resize(drawn, (400, 400)), 4, 4, 4, 4, cv2.BORDER_CONSTANT, value=(255,) * 3
+    )
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,294 @@
+"""The train command: which files, which options, what is shown and written."""
+
+import argparse
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from utils.commands.arguments import (
+    Parser,
+    add_common,
+    add_data,
+    add_network,
+    next_command,
+    positive_float,
+    positive_int,
+    prepare,
+    resolve,
+)
+from utils.commands.evaluate import evaluate_network, open_split, print_evaluation
+from utils.commands.progress import EpochBars, print_options
+from utils.commands.training_options import add_training_options, choose_options
+from utils.darknet.checkpoint import Checkpoint, load_pretrained, load_weights, read_checkpoint
+from utils.darknet.model import Darknet
+from utils.darknet.network import Network
+from utils.data.augment import Augment
+from utils.data.dataset import DetectionDataset
+from utils.data.listing import DataFile, read_data_file
+from utils.data.loader import make_loader
+from utils.errors import ToolkitError
+from utils.files import protect_inputs
+from utils.frontends.darknet import gamma_penalty
+from utils.training.distillation import Teacher
+from utils.training.loop import BEST, LAST, OUTPUTS, Loaders, train
+from utils.training.options import TrainingOptions
+from utils.training.precision import channels_last
+from utils.training.processes import Processes, joined, local_device
+
+OUTPUT = Path("weights")
+# what --resume may be combined with: options of the machine, not of the run
+_MACHINE = {"resume", "device", "workers", "threads", "command"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that decides a run's result; kept in last.pt to resume from.
+
+    Attributes:
+        cfg, data: files of the network and of the data set.
+        t_cfg, t_weights: files of the teacher, None without one.
+        output: folder of the results.
+        s: weight of the sparsity penalty, 0 for none.
+        prune, classic: which gammas are candidates, see `gamma_penalty`.
+        augment: whether training images are changed at random.
+        is_demo: whether the files are the demo's.
+        options: of the training loop.
+    """
+
+    cfg: Path
+    data: Path
+    t_cfg: Path | None
+    t_weights: Path | None
+    output: Path
+    s: float
+    prune: Literal[0, 1]
+    classic: bool
+    augment: bool
+    is_demo: bool
+    options: TrainingOptions
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> "Run":
+        """Inverse of `to_mapping`."""
+        paths = {
+            key: None if mapping[key] is None else Path(mapping[key])
+            for key in ("cfg", "data", "t_cfg", "t_weights", "output")
+        }
+        return cls(**{**mapping, **paths, "options": TrainingOptions.from_mapping(mapping["options"])})
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run happens; changes its speed only."""
+
+    device: torch.device
+    workers: int
+    processes: Processes
+
+
+def train_parser(manual: str | None) -> Parser:
+    """The command line of train.py; `manual` is its help text."""
+    parser = Parser(manual)
+    add_network(parser)
+    add_data(parser)
+    add_training_options(parser)
+    sparse = parser.add_argument_group("sparse training")
+    sparse.add_argument("-sr", "--sparsity", action="store_true", help="push the candidates' gammas to zero")
+    sparse.add_argument("--s", type=positive_float, default=0.001, help="weight of the penalty")
+    sparse.add_argument(
+        "--prune", type=int, choices=[0, 1], default=1, help="candidates: 0 no shortcuts, 1 all"
+    )
+    sparse.add_argument("--classic", action="store_true", help="candidates of the published programs")
+    files = parser.add_argument_group("files")
+    files.add_argument("--t_cfg", type=Path, metavar="CFG", help="network of a teacher")
+    files.add_argument("--t_weights", type=Path, metavar="FILE", help="weights of the teacher")
+    files.add_argument("--cutoff", type=_cutoff, metavar="N", help="load the first N sections only, or auto")
+    files.add_argument("--weights-classes", type=positive_int, metavar="N", help="classes of a .weights file")
+    files.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="folder of all results")
+    resume = f"continue the run of this {LAST}, with its own options (default: {OUTPUT / LAST})"
+    files.add_argument("--resume", nargs="?", type=Path, const=OUTPUT / LAST, metavar="FILE", help=resume)
+    add_common(parser)
+    return parser
+
+
+def _cutoff(text: str) -> int | Literal["auto"]:
+    return "auto" if text == "auto" else positive_int(text)
+
+
+def run_training(args: argparse.Namespace) -> None:
+    """Train as the command line says, or resume.
+
+    Raises:
+        ToolkitError: a file cannot be used, options contradict each other, or the loss is not finite.
+    """
+    device = local_device(prepare(args))
+    with joined(device) as processes:
+        machine = Machine(device, args.workers, processes)
+        if args.resume is None:
+            _start(args, machine)
+        else:
+            _resume(args, machine)
+
+
+def _start(args: argparse.Namespace, machine: Machine) -> None:
+    if (args.t_cfg is None) != (args.t_weights is None):
+        raise ToolkitError("--t_cfg, --t_weights: only one is given; a teacher needs both")
+    project = resolve(args, needs=("cfg", "data"))
+    model = Darknet.from_cfg(project.cfg)
+    options, table = choose_options(args, model.network)
+    if project.weights and args.cutoff is not None:
+        load_weights(model, project.weights, args.cutoff)
+    elif project.weights:
+        load_pretrained(model, project.weights, args.weights_classes)
+    run = Run(
+        cfg=project.cfg,
+        data=project.needed("data"),
+        t_cfg=args.t_cfg,
+        t_weights=args.t_weights,
+        output=args.output,
+        s=args.s if args.sparsity else 0.0,
+        prune=args.prune,
+        classic=args.classic,
+        augment=not args.no_augment,
+        is_demo=project.is_demo,
+        options=options,
+    )
+    _announce(run, {"weights": project.weights or "none, from scratch"}, table, machine)
+    _train(model, run, machine, inputs=(project.weights, args.t_weights))
+
+
+def _resume(args: argparse.Namespace, machine: Machine) -> None:
+    defaults = vars(train_parser(None).parse_args([]))
+    other = sorted(key for key in defaults.keys() - _MACHINE if getattr(args, key) != defaults[key])
+    if other:
+        names = ", ".join(f"--{name}" for name in other)
+        raise ToolkitError(f"--resume: the run continues with its own options; leave out {names}")
+    checkpoint = read_checkpoint(args.resume)
+    state = checkpoint.training
+    if "trainer" not in state or checkpoint.cfg is None:
+        raise ToolkitError(
+            f"{args.resume}: no run to continue; name its {LAST}, or start anew with --weights"
+        )
+    run = replace(Run.from_mapping(state["context"]), output=args.resume.parent)
+    if state["epoch"] >= run.options.epochs:
+        remedy = f"start anew with --weights {args.resume}"
+        raise ToolkitError(f"{args.resume}: its {run.options.epochs} epochs are done; {remedy}")
+    model = Darknet(Network.from_text(checkpoint.cfg, str(run.cfg)))
+    table = {name: (value, "resumed") for name, value in run.options.to_mapping().items()}
+    _announce(run, {"resumed": args.resume, "epochs done": state["epoch"]}, table, machine)
+    _train(model, run, machine, checkpoint=checkpoint)
+
+
+def _announce(
+    run: Run, files: Mapping[str, object], options: Mapping[str, tuple[object, str]], machine: Machine
+) -> None:
+    if not machine.processes.is_first:
+        return
+    sparsity = f"s = {run.s} on the candidates of --prune {run.prune}{' --classic' * run.classic}"
+    rows = {"cfg": run.cfg, "data": run.data, **files, "teacher": run.t_weights or "none"}
+    rows |= {"output": run.output, "sparsity": sparsity if run.s else "none", "augment": run.augment}
+    print_options({name: (value, "") for name, value in rows.items()} | dict(options), "training")
+
+
+def _train(
+    model: Darknet,
+    run: Run,
+    machine: Machine,
+    *,
+    inputs: Sequence[Path | None] = (),
+    checkpoint: Checkpoint | None = None,
+) -> None:
+    data = read_data_file(run.data)
+    loaders = _open(data, model, run, machine)
+    teacher = _teacher(run, machine.device)
+    model.to(machine.device)
+    is_first = machine.processes.is_first
+    machine.processes.barrier()  # all have read their inputs, so these may move
+    moved = protect_inputs([run.output / name for name in OUTPUTS], inputs) if is_first else {}
+    if run.t_weights:
+        run = replace(run, t_weights=moved.get(run.t_weights.resolve(), run.t_weights))
+    train(
+        model,
+        loaders,
+        run.options,
+        run.output,
+        observer=EpochBars(run.options.epochs, len(loaders.train), is_first),
+        penalty=gamma_penalty(model, run.s, run.prune, run.classic),
+        teacher=teacher,
+        resume=checkpoint,
+        processes=machine.processes,
+        context=run.to_mapping(),
+    )
+    if is_first:
+        _report(model, data, run, machine)
+
+
+def _open(data: DataFile, model: Darknet, run: Run, machine: Machine) -> Loaders:
+    options, net = run.options, model.network.options
+    colours = {key: float(net[key]) for key in ("hue", "saturation", "exposure") if key in net}
+    dataset = DetectionDataset.from_split(
+        data,
+        "train",
+        options.image_size,
+        letterbox=net.get("letter_box", "0") == "1",
+        augment=Augment(**colours) if run.augment else None,
+        cache="ram",
+    )
+    batches = make_loader(
+        dataset,
+        options.batch_size,
+        shuffle=True,
+        workers=machine.workers,
+        seed=options.seed,
+        drop_last=True,
+        pin=machine.device.type == "cuda",
+        distributed=machine.processes.count > 1,
+    )
+    valid = None
+    if data.valid is not None and machine.processes.is_first:
+        valid = open_split(
+            data, "valid", model, options.image_size, batch_size=options.batch_size, workers=machine.workers
+        )
+    return Loaders(batches, valid, data.names)
+
+
+def _teacher(run: Run, device: torch.device) -> Teacher | None:
+    if run.t_cfg is None or run.t_weights is None:
+        return None
+    model = Darknet.from_cfg(run.t_cfg)
+    load_weights(model, run.t_weights)
+    return Teacher(channels_last(model.to(device)), model.head_specs)
+
+
+def _report(model: Darknet, data: DataFile, run: Run, machine: Machine) -> None:
+    """Evaluate best.pt in full precision on the splits that exist, and say what to type next."""
+    best = run.output / BEST
+    load_weights(model, best)
+    for split in ("valid", "test"):
+        if getattr(data, split) is None:
+            continue
+        loader = open_split(data, split, model, run.options.image_size, workers=machine.workers)
+        title = f"{best} on {split} of {run.data}"
+        print_evaluation(evaluate_network(model, loader, data.names, label=split), loader, title)
+    print("written: " + ", ".join(str(run.output / name) for name in OUTPUTS))
+    next_command(_next(run))
+
+
+def _next(run: Run) -> str:
+    files = f"--cfg {shlex.quote(run.cfg.as_posix())} --data {shlex.quote(run.data.as_posix())} "
+    if run.is_demo and run.output == OUTPUT:
+        files = ""
+    last, best = (shlex.quote((run.output / name).as_posix()) for name in (LAST, BEST))
+    if run.s:
+        weights = f"--weights {last} " if files else ""
+        return f"python slim_prune.py {files}{weights}--global_percent 0.8 --layer_keep 0.01"
+    cfg = shlex.quote(run.cfg.as_posix())
+    return f"python export.py --cfg {cfg} --weights {best}"

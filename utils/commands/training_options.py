@@ -1,0 +1,83 @@
+"""Training options: what was typed, else what the cfg's [net] says, else the measured default."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from utils.commands.arguments import (
+    Parser,
+    add_image_size,
+    fraction,
+    non_negative_int,
+    positive_float,
+    positive_int,
+)
+from utils.darknet.network import Network
+from utils.errors import CfgError
+from utils.training.options import TrainingOptions
+
+DEFAULT_EPOCHS, DEFAULT_BATCH = 100, 16
+# the rates in cfgs are meant for Darknet's loss, a sum over objects; this one is a mean
+SGD_RATE_FACTOR = 10.0
+
+
+def add_training_options(parser: Parser) -> None:
+    """Add the options of `TrainingOptions`; None stands for not given."""
+    group = parser.add_argument_group("training")
+    group.add_argument("--epochs", type=positive_int, help="(default: the cfg's max_epochs, else 100)")
+    group.add_argument("--batch-size", type=positive_int, help="images of a forward pass (default: 16)")
+    group.add_argument("--accumulate", type=positive_int, help="forward passes of a step (default: 1)")
+    add_image_size(group)
+    group.add_argument("--optimizer", choices=["adamw", "sgd"], help="(default: adamw)")
+    rate = "for 64 images a step, scaled to the real number (default: the cfg's, for sgd ten times that)"
+    group.add_argument("--learning-rate", "--lr", type=positive_float, metavar="RATE", help=rate)
+    group.add_argument("--momentum", type=fraction, help="(default: the cfg's)")
+    group.add_argument("--decay", type=fraction, help="weight decay of convolutions (default: the cfg's)")
+    group.add_argument("--schedule", choices=["cosine", "steps"], help="of the rate (default: cosine)")
+    group.add_argument("--warmup-epochs", type=non_negative_int, metavar="N", help="(default: 2)")
+    group.add_argument(
+        "--ema-decay", type=fraction, help="of the weight average, 0 for none (default: 0.999)"
+    )
+    group.add_argument("--no-amp", action="store_true", help="no half precision")
+    group.add_argument("--no-augment", action="store_true", help="train on the images as they are")
+
+
+def choose_options(
+    args: argparse.Namespace, network: Network
+) -> tuple[TrainingOptions, Mapping[str, tuple[object, str]]]:
+    """The options of a run and, by name, their value and where it comes from.
+
+    Raises:
+        CfgError: a value in [net] is not a number.
+    """
+    rate = _net_number(network, "learning_rate")
+    if rate is not None and args.optimizer == "sgd":
+        rate *= SGD_RATE_FACTOR
+    epochs = _net_number(network, "max_epochs")
+    size = (network.height, network.width)
+    given = {field.name: getattr(args, field.name, None) for field in fields(TrainingOptions)}
+    given |= {"image_size": args.img_size, "mixed_precision": False if args.no_amp else None}
+    of_cfg: Mapping[str, Any] = {
+        "epochs": None if epochs is None else max(round(epochs), 1),
+        "learning_rate": rate,
+        "momentum": _net_number(network, "momentum"),
+        "decay": _net_number(network, "decay"),
+        "image_size": size,
+    }
+    measured = TrainingOptions(DEFAULT_EPOCHS, DEFAULT_BATCH, 1, size)
+    chosen: dict[str, tuple[Any, str]] = {}
+    for name in given:
+        values = ((given[name], "given"), (of_cfg.get(name), "cfg"), (getattr(measured, name), "default"))
+        chosen[name] = next(pair for pair in values if pair[0] is not None)
+    return TrainingOptions(**{name: value for name, (value, _) in chosen.items()}), chosen
+
+
+def _net_number(network: Network, key: str) -> float | None:
+    text = network.options.get(key)
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise CfgError(f"{network.source}: [net] {key}={text} is not a number; correct it") from None
