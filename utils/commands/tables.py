@@ -73,6 +73,6 @@ def _summary(report: PruningReport) -> Sequence[str]:
         f"reloaded / compact {equality.reloaded_vs_compact:.1e}"
     )
     if latency := report.after.latency:
-        how = f"{latency.threads} threads, {latency.rounds} interleaved rounds"
+        how = f"threads {latency.threads}, {latency.rounds} interleaved rounds"
         lines.append(f"latency: torch, batch 1, batch norms folded, {how}")
     return [*lines, *(f"note: {note}" for note in report.notes)]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.darknet import modules
+from utils.darknet.edit import residual_blocks
 from utils.darknet.header import WeightsHeader
 from utils.darknet.modules import ConvBlock, YoloHead
 from utils.darknet.network import Network
@@ -23,6 +24,8 @@ from utils.errors import CfgError, ToolkitError
 OBJECTNESS_PRIOR = 0.01
 # Small enough that fresh heads predict their priors everywhere.
 HEAD_WEIGHT_STD = 0.01
+# Goyal et al. 2017, section 5.1, has 0 there; 0.1 learned as fast, and leaves each branch a gradient at once.
+BRANCH_GAMMA = 0.1
 
 
 class Darknet(nn.Module):
@@ -104,7 +107,8 @@ class Darknet(nn.Module):
     def _initialise(self) -> None:
         """Weights to train from scratch with.
 
-        Kaiming for a leaky slope of 0.1; heads predict `OBJECTNESS_PRIOR` and equally likely classes.
+        Kaiming for a leaky slope of 0.1; heads predict `OBJECTNESS_PRIOR` and equally likely classes;
+        residual branches start small, `BRANCH_GAMMA`, so that a deep network begins as a shallow one.
         """
         head_of = {self.network.sources(head)[0]: head for head in self.network.heads}
         for index, layer in enumerate(self.layers):
@@ -118,6 +122,10 @@ class Darknet(nn.Module):
             else:
                 nn.init.normal_(layer.conv.weight, std=HEAD_WEIGHT_STD)
                 self._set_priors(layer.conv.bias, self.network[head])
+        for block in residual_blocks(self.network):
+            last = self.layers[block.branch[-1]]
+            if isinstance(last, ConvBlock) and last.norm is not None:
+                last.norm.weight.fill_(BRANCH_GAMMA)
 
     @staticmethod
     def _set_priors(bias: Tensor, section: object) -> None:
