@@ -208,6 +208,7 @@ def test_slim_prune_writes_three_files_and_the_figures_of_the_saved_network(proj
     saved = Darknet.from_cfg(f"{stem}.cfg")
     load_weights(saved, f"{stem}.weights")
     assert report["after"]["parameters"] == count_parameters(saved) < report["before"]["parameters"]
+    assert report["after"]["file_size"] == Path(f"{stem}.weights").stat().st_size
     assert report["after"]["macs"] == count_macs(saved, (64, 64)) < report["before"]["macs"]
     filters = {i: s.filters for i, s in enumerate(saved.network.sections) if s.kind == "convolutional"}
     assert {s["index"]: s["filters_after"] for s in report["sections"]} == filters

@@ -15,13 +15,13 @@ def network(value: float) -> nn.Module:
 
 
 def test_the_first_update_takes_the_model_as_it_is() -> None:
-    average = WeightAverage(network(5.0))
+    average = WeightAverage(network(5.0), length=10)
     average.update(network(2.0))
     assert all(bool((tensor == 2).all()) for tensor in average.model.state_dict().values())
 
 
 def test_the_average_moves_monotonically_to_a_constant_model_and_ends_there() -> None:
-    average = WeightAverage(network(0.0), decay=0.9, ramp=5.0)
+    average = WeightAverage(network(0.0), length=10)
     average.update(network(0.0))
     seen = []
     for _ in range(120):
@@ -34,7 +34,7 @@ def test_the_average_moves_monotonically_to_a_constant_model_and_ends_there() ->
 
 def test_training_the_model_does_not_touch_the_average() -> None:
     model = network(1.0)
-    average = WeightAverage(model)
+    average = WeightAverage(model, length=10)
     with torch.no_grad():
         model[0].weight.fill_(9.0)
     assert average.model[0].weight.item() == 1.0

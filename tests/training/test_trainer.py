@@ -17,7 +17,7 @@ from utils.training.trainer import PARTS, Trainer
 SPEC = HeadSpec(anchors=((20.0, 20.0), (40.0, 30.0)), classes=2, stride=16)
 OPTIONS = TrainingOptions(
     epochs=2, batch_size=2, accumulate=1, image_size=(32, 32), optimizer="sgd", learning_rate=0.32,
-    momentum=0.0, decay=0.0, warmup_epochs=0, mixed_precision=False, ema_decay=0.0, clip_norm=1e9,
+    momentum=0.0, decay=0.0, warmup_epochs=0, mixed_precision=False, ema_epochs=0.0, clip_norm=1e9,
     schedule="steps",
 )  # fmt: skip
 
@@ -148,7 +148,7 @@ def test_gammas_are_those_of_the_network_that_is_saved() -> None:
     trainer = Trainer(
         model,
         (SPEC,),
-        replace(OPTIONS, ema_decay=0.9),
+        replace(OPTIONS, ema_epochs=2.0),
         1,
         penalty=GammaPenalty({"any name": model.norm}, s=0.1),
     )
@@ -158,7 +158,7 @@ def test_gammas_are_those_of_the_network_that_is_saved() -> None:
 
 
 def test_a_restored_trainer_goes_on_exactly_as_the_first_one() -> None:
-    options = replace(OPTIONS, optimizer="adamw", learning_rate=0.01, ema_decay=0.9)
+    options = replace(OPTIONS, optimizer="adamw", learning_rate=0.01, ema_epochs=2.0)
     whole = Trainer(make_model(), (SPEC,), options, batches=3)
     whole.train_epoch(make_batches(3), ignore)
     state = whole.state_dict()

@@ -34,6 +34,7 @@ from utils.darknet.checkpoint import load_weights
 from utils.darknet.fuse import fused
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
+from utils.darknet.weights import float_counts
 from utils.data.listing import read_data_file
 from utils.data.loader import Loader
 from utils.errors import CfgError, PruningError
@@ -115,7 +116,7 @@ def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) 
         notes=_notes(result),
     )
     write_json(outputs.report, provenance(args) | report.to_json())
-    tables.pruning(report, weights, outputs)
+    tables.pruning(report, outputs)
     next_command(_fine_tuning(project, outputs))
     return report
 
@@ -180,7 +181,8 @@ def _inference(model: torch.nn.Module, image: Tensor) -> Callable[[], object]:
 
 def _figures(model: Darknet, image_size: tuple[int, int], map50: float | None, latency: Latency) -> Figures:
     macs = count_macs(model, image_size, model.network.channels(-1))
-    return Figures(count_parameters(model), macs, map50, latency)
+    size = len(model.header.pack()) + 4 * sum(float_counts(model))
+    return Figures(count_parameters(model), macs, size, map50, latency)
 
 
 def _sections(subject: DarknetSubject, result: Result) -> tuple[SectionChange, ...]:

@@ -1,7 +1,6 @@
 """The tables that commands end with."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from utils.commands.prune import Outputs
 
 
-def pruning(report: PruningReport, weights: Path, outputs: "Outputs") -> None:
+def pruning(report: PruningReport, outputs: "Outputs") -> None:
     """Before / gamma_masked / folded / compact, what was removed, the proof, and the files."""
     height, width = report.image_size
     before, after = report.before, report.after
@@ -25,13 +24,9 @@ def pruning(report: PruningReport, weights: Path, outputs: "Outputs") -> None:
         table.add_row(
             "mAP@0.5", *(percent(value) for value in stages), f"{100 * (after.map50 - before.map50):+.2f}"
         )
-    sizes = (
-        weights.stat().st_size if weights.suffix == ".weights" else 4 * before.parameters,
-        outputs.weights.stat().st_size,
-    )
     _row(table, "parameters", before.parameters, after.parameters, lambda value: f"{value:,.0f}")
     _row(table, "MACs", before.macs, after.macs, lambda value: f"{value / 1e9:.3f} G")
-    _row(table, ".weights size", sizes[0], sizes[1], lambda value: f"{value / 2**20:.2f} MiB")
+    _row(table, ".weights size", before.file_size, after.file_size, _mebibytes)
     if before.latency is not None and after.latency is not None:
         _row(table, "latency p50", before.latency.p50, after.latency.p50, _milliseconds)
         _row(table, "latency p95", before.latency.p95, after.latency.p95, _milliseconds)
@@ -47,6 +42,10 @@ def pruning(report: PruningReport, weights: Path, outputs: "Outputs") -> None:
 def percent(fraction: float | None) -> str:
     """A fraction as per cent with two decimals; a dash for None."""
     return "-" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def _mebibytes(value: float) -> str:
+    return f"{value / 2**20:.2f} MiB"
 
 
 def _milliseconds(value: float) -> str:

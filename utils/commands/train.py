@@ -22,11 +22,10 @@ from utils.commands.arguments import (
 )
 from utils.commands.evaluate import evaluate_network, open_split, print_evaluation
 from utils.commands.progress import EpochBars, print_options
-from utils.commands.training_options import add_training_options, choose_options
+from utils.commands.training_options import add_training_options, choose_augment, choose_options
 from utils.darknet.checkpoint import Checkpoint, load_pretrained, load_weights, read_checkpoint
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
-from utils.data.augment import Augment
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import DataFile, read_data_file
 from utils.data.loader import make_loader
@@ -233,13 +232,12 @@ def _train(
 
 def _open(data: DataFile, model: Darknet, run: Run, machine: Machine) -> Loaders:
     options, net = run.options, model.network.options
-    colours = {key: float(net[key]) for key in ("hue", "saturation", "exposure") if key in net}
     dataset = DetectionDataset.from_split(
         data,
         "train",
         options.image_size,
         letterbox=net.get("letter_box", "0") == "1",
-        augment=Augment(**colours) if run.augment else None,
+        augment=choose_augment(model.network) if run.augment else None,
         cache="ram",
     )
     batches = make_loader(

@@ -14,6 +14,7 @@ from utils.commands.arguments import (
     positive_int,
 )
 from utils.darknet.network import Network
+from utils.data.augment import Augment
 from utils.errors import CfgError
 from utils.training.options import TrainingOptions
 
@@ -37,7 +38,7 @@ def add_training_options(parser: Parser) -> None:
     group.add_argument("--schedule", choices=["cosine", "steps"], help="of the rate (default: cosine)")
     group.add_argument("--warmup-epochs", type=non_negative_int, metavar="N", help="(default: 2)")
     group.add_argument(
-        "--ema-decay", type=fraction, help="of the weight average, 0 for none (default: 0.999)"
+        "--ema-epochs", type=non_negative_int, metavar="N", help="of the weight average, 0: none (default: 1)"
     )
     group.add_argument("--no-amp", action="store_true", help="no half precision")
     group.add_argument("--no-augment", action="store_true", help="train on the images as they are")
@@ -73,11 +74,27 @@ def choose_options(
     return TrainingOptions(**{name: value for name, (value, _) in chosen.items()}), chosen
 
 
+def choose_augment(network: Network) -> Augment:
+    """How far training images are changed: [net] hue, saturation, exposure and the last head's jitter.
+
+    Darknet's jitter moves each side of the crop by up to this share; here it bounds zoom and aspect, and
+    half of it the shift.
+    """
+    changes = {key: _net_number(network, key) for key in ("hue", "saturation", "exposure")}
+    if network.heads:
+        head = network[network.heads[-1]]
+        jitter = _number(head.options, "jitter", network.place(network.heads[-1]))
+        if jitter is not None:
+            changes |= {"scale": 1 + jitter, "aspect": 1 + jitter, "translate": jitter / 2}
+    return Augment(**{key: value for key, value in changes.items() if value is not None})
+
+
 def _net_number(network: Network, key: str) -> float | None:
-    text = network.options.get(key)
-    if text is None:
-        return None
+    return _number(network.options, key, f"{network.source}: [net]")
+
+
+def _number(options: Mapping[str, str], key: str, place: str) -> float | None:
     try:
-        return float(text)
+        return float(options[key]) if key in options else None
     except ValueError:
-        raise CfgError(f"{network.source}: [net] {key}={text} is not a number; correct it") from None
+        raise CfgError(f"{place} {key}={options[key]} is not a number; correct it") from None

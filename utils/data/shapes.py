@@ -28,12 +28,12 @@ SPLIT_SIZES = {"train": 300, "valid": 80, "test": 80}
 SEED = 0
 
 _SIDES = (160, 320)  # pixels of an image's side
-_SHARES = (0.1, 0.42)  # an object's extent, as a share of the image's shorter side ...
+_SHARES = (0.15, 0.45)  # an object's extent, as a share of the image's shorter side ...
 _EXTENTS = (12, 100)  # ... and in pixels
-_MOST_OBJECTS = 7
+_MOST_OBJECTS = 6
 _EMPTY = 0.06  # share of images without any object
 _HUES = (0.0, 0.6, 0.35, 0.14)  # of each class, in turns: red, blue, green, yellow
-_ANY_COLOUR = 0.2  # share of objects that have any colour
+_ANY_COLOUR = 0.15  # share of objects that have any colour
 _LEAST_VISIBLE = 0.5  # an object hidden further than this is not placed
 _TRIES = 12
 _QUALITY = 92

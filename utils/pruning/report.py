@@ -20,12 +20,14 @@ class Figures:
     Attributes:
         parameters: learnable values.
         macs: multiply-adds for one image.
+        file_size: bytes of its weights file.
         map50: mAP@0.5, a fraction 0..1; None where it was not measured.
         latency: milliseconds for one image; None where it was not measured.
     """
 
     parameters: int
     macs: int
+    file_size: int
     map50: float | None = None
     latency: Latency | None = None
 
@@ -34,6 +36,7 @@ class Figures:
         return {
             "parameters": self.parameters,
             "macs": self.macs,
+            "file_size": self.file_size,
             "map50": self.map50,
             "latency_ms": None if self.latency is None else asdict(self.latency),
         }

@@ -15,21 +15,21 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class WeightAverage(Generic[Model]):
-    """Exponential moving average of all floating parameters and buffers.
+    """Exponential moving average of all floating parameters and buffers over about the last `length` steps.
 
-    The decay grows as `decay * (1 - exp(-updates / ramp))`, so early, bad weights are forgotten soon.
+    The decay grows to its final value, 1 - 1 / length, as `1 - exp(-updates / length)`, so that early, bad
+    weights are forgotten soon.
     """
 
-    def __init__(self, model: Model, decay: float = 0.999, ramp: float = 100.0) -> None:
+    def __init__(self, model: Model, length: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.decay = decay
-        self.ramp = ramp
+        self.length = max(length, 1.0)
         self.updates = 0
 
     @torch.no_grad()
     def update(self, model: Model) -> None:
         """Move the average towards `model`, which has the same structure."""
-        keep = self.decay * (1 - math.exp(-self.updates / self.ramp))
+        keep = (1 - 1 / self.length) * (1 - math.exp(-self.updates / self.length))
         self.updates += 1
         state = model.state_dict()
         for name, average in self.model.state_dict().items():

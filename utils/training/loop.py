@@ -102,8 +102,7 @@ def train(
             is_best = history.best is record
             _save(trainer, history, output, is_best, dict(context or {}))
             observer.epoch_done(record, is_best)
-        else:
-            # the others only count: nothing but the first process's history is ever written
+        else:  # the others only count: nothing but the first process's history is ever written
             history = history.extended(_record(epoch + 1, means, math.nan, trainer, 0.0))
         processes.barrier()
     return history

@@ -28,7 +28,7 @@ class TrainingOptions:
         decay: weight decay of convolution weights.
         schedule: "cosine" or "steps".
         warmup_epochs: length of the linear warm-up.
-        ema_decay: of the weight average that is evaluated and saved; 0 for none.
+        ema_epochs: over how many epochs the weights are averaged that are evaluated and saved; 0 for none.
         clip_norm: largest norm of the loss's gradient, the penalty not counted.
         mixed_precision: bfloat16 or float16 autocast where the device gains from it.
         seed: of shuffling, augmentation and dropout, together with the epoch.
@@ -45,7 +45,7 @@ class TrainingOptions:
     decay: float = 0.0005
     schedule: ScheduleKind = "cosine"
     warmup_epochs: float = 2.0
-    ema_decay: float = 0.999
+    ema_epochs: float = 1.0
     clip_norm: float = 10.0
     mixed_precision: bool = True
     seed: int = 0

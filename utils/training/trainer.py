@@ -59,7 +59,6 @@ class Trainer(Generic[Model]):
         self.device = next(model.parameters()).device
         self.model = channels_last(model)
         self.called = processes.wrap(self.model)
-        self.average = WeightAverage(self.model, options.ema_decay) if options.ema_decay else None
         self.specs, self.options, self.penalty, self.teacher = specs, options, penalty, teacher
         self.dtype = half_type(self.device) if options.mixed_precision else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
@@ -67,6 +66,8 @@ class Trainer(Generic[Model]):
         self.rate = scaled_rate(options.learning_rate, options.optimizer, effective)
         self.optimizer = make_optimizer(model, options.optimizer, self.rate, options.momentum, options.decay)
         steps = -(-batches // options.accumulate)
+        length = options.ema_epochs * steps
+        self.average = WeightAverage(self.model, length) if length else None
         warmup = min(round(options.warmup_epochs * steps), options.epochs * steps // 3)
         self.schedule = Schedule(options.epochs * steps, warmup, options.schedule)
         self.step = 0
