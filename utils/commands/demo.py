@@ -17,7 +17,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -32,6 +31,7 @@ from utils.commands.arguments import (
 )
 from utils.commands.evaluate import evaluate_network, open_split, predictor
 from utils.commands.project import DEMO_CFG, DEMO_DATA
+from utils.commands.tables import show
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.fuse import fused
 from utils.darknet.model import Darknet
@@ -193,7 +193,7 @@ def _onnx_run(path: Path, image: Tensor) -> Callable[[], object]:
 
 
 def _print(rows: Sequence[Row]) -> None:
-    table = Table(title="demo: from the trained network to the small one", title_justify="left")
+    table = Table()
     for column in ("", "mAP@0.5", "parameters", "MACs", ".weights", "latency p50"):
         table.add_column(column, justify="right" if column else "left")
     for row in rows:
@@ -206,7 +206,7 @@ def _print(rows: Sequence[Row]) -> None:
             f"{row.weights_size / 2**20:.2f} MiB",
             f"{row.latency_p50:.2f} ms",
         )
-    Console().print(table)
+    show("demo: from the trained network to the small one", table)
 
 
 def _draw(first: Stage, last: Stage, data: Path, path: Path) -> Path:

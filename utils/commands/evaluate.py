@@ -27,6 +27,7 @@ from utils.commands.arguments import (
     resolve,
     write_json,
 )
+from utils.commands.tables import show
 from utils.darknet.checkpoint import load_weights
 from utils.darknet.model import Darknet
 from utils.data.dataset import DetectionDataset
@@ -170,7 +171,7 @@ def predictor(model: Darknet) -> Predict:
 def print_evaluation(result: Evaluation, loader: Loader, title: str) -> None:
     """Print a line for each class that occurs, the means, and what was wrong with the data set."""
     console = Console()
-    console.print(_table(result, title))
+    show(title, _table(result))
     means = f"mAP@0.5 {result.map50:.4f}   mAP@0.5:0.95 {result.map50_95:.4f}   ({result.style} style)"
     console.print(means, highlight=False, soft_wrap=True)
     if result.by_size:
@@ -182,14 +183,13 @@ def print_evaluation(result: Evaluation, loader: Loader, title: str) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _table(result: Evaluation, title: str) -> Table:
-    # Text, since a path or a name may hold the brackets of rich's markup
-    table = Table(title=Text(title), title_justify="left")
+def _table(result: Evaluation) -> Table:
+    table = Table()
     table.add_column("class")
     table.add_column("objects", justify="right")
     table.add_column("AP@0.5", justify="right")
     for name, ap in result.per_class.items():
-        if result.truths[name]:
+        if result.truths[name]:  # Text, since a name may hold the brackets of rich's markup
             table.add_row(Text(name), str(result.truths[name]), f"{ap:.4f}")
     return table
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
+from utils.commands.tables import show
 from utils.training.history import EpochRecord
 
 _PARTS = {"loss": "loss", "box": "box", "objectness": "obj", "classes": "cls"}
@@ -46,10 +46,10 @@ class EpochBars:
 
 def print_options(options: Mapping[str, tuple[object, str]], title: str) -> None:
     """Print name, value and where the value comes from."""
-    table = Table(title=Text(title), title_justify="left", show_header=False)
+    table = Table(show_header=False)
     for name, (value, origin) in options.items():
         table.add_row(name, Text(str(value)), Text(origin, style="dim"))
-    Console().print(table)
+    show(title, table)
 
 
 def _losses(means: Mapping[str, float]) -> str:

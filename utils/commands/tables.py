@@ -16,7 +16,7 @@ def pruning(report: PruningReport, outputs: "Outputs") -> None:
     """Before / gamma_masked / folded / compact, what was removed, the proof, and the files."""
     height, width = report.image_size
     before, after = report.before, report.after
-    table = Table(title=f"{outputs.cfg.stem} at {width}x{height}", title_justify="left")
+    table = Table()
     for column in ("", "before", "gamma_masked", "folded", "compact", "change"):
         table.add_column(column, justify="right" if column else "left")
     if before.map50 is not None and after.map50 is not None:
@@ -25,23 +25,30 @@ def pruning(report: PruningReport, outputs: "Outputs") -> None:
             "mAP@0.5", *(percent(value) for value in stages), f"{100 * (after.map50 - before.map50):+.2f}"
         )
     _row(table, "parameters", before.parameters, after.parameters, lambda value: f"{value:,.0f}")
-    _row(table, "MACs", before.macs, after.macs, lambda value: f"{value / 1e9:.3f} G")
+    _row(table, "MACs", before.macs, after.macs, _multiply_adds)
     _row(table, ".weights size", before.file_size, after.file_size, _mebibytes)
     if before.latency is not None and after.latency is not None:
         _row(table, "latency p50", before.latency.p50, after.latency.p50, _milliseconds)
         _row(table, "latency p95", before.latency.p95, after.latency.p95, _milliseconds)
-    console = Console()
-    console.print(table)
+    show(f"{outputs.cfg.stem} at {width}x{height}", table)
     for line in _summary(report):
-        console.print(line, highlight=False, soft_wrap=True)
-    console.print(
-        f"written: {outputs.cfg}, {outputs.weights}, {outputs.report}", highlight=False, soft_wrap=True
-    )
+        print(line)
+    print(f"written: {outputs.cfg}, {outputs.weights}, {outputs.report}")
+
+
+def show(title: str, table: Table) -> None:
+    """Print a table under its title; the title is not broken to the width of a narrow table."""
+    print(title)
+    Console().print(table)
 
 
 def percent(fraction: float | None) -> str:
     """A fraction as per cent with two decimals; a dash for None."""
     return "-" if fraction is None else f"{100 * fraction:.2f} %"
+
+
+def _multiply_adds(value: float) -> str:
+    return f"{value / 1e9:.3f} G" if value >= 1e9 else f"{value / 1e6:.1f} M"
 
 
 def _mebibytes(value: float) -> str:
