@@ -44,8 +44,8 @@ from utils.detection.nms import suppress
 from utils.errors import ToolkitError
 from utils.profiling import count_macs, count_parameters, measure_latency
 
-BASELINE_EPOCHS, SPARSE_EPOCHS, FINE_TUNING_EPOCHS = 30, 25, 25
-S, GLOBAL_PERCENT, LAYER_KEEP, SHORTCUTS = 0.01, 0.5, 0.1, 4
+BASELINE_EPOCHS, SPARSE_EPOCHS, FINE_TUNING_EPOCHS = 20, 12, 12
+S, GLOBAL_PERCENT, LAYER_KEEP, SHORTCUTS = 0.01, 0.7, 0.05, 4
 PICTURES, SHOWN = 6, 0.3
 
 

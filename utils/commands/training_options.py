@@ -18,7 +18,7 @@ from utils.data.augment import Augment
 from utils.errors import CfgError
 from utils.training.options import TrainingOptions
 
-DEFAULT_EPOCHS, DEFAULT_BATCH = 100, 16
+DEFAULT_EPOCHS, DEFAULT_BATCH = 100, 8
 # the rates in cfgs are meant for Darknet's loss, a sum over objects; this one is a mean
 SGD_RATE_FACTOR = 10.0
 
@@ -27,7 +27,7 @@ def add_training_options(parser: Parser) -> None:
     """Add the options of `TrainingOptions`; None stands for not given."""
     group = parser.add_argument_group("training")
     group.add_argument("--epochs", type=positive_int, help="(default: the cfg's max_epochs, else 100)")
-    group.add_argument("--batch-size", type=positive_int, help="images of a forward pass (default: 16)")
+    group.add_argument("--batch-size", type=positive_int, help="images of a forward pass (default: 8)")
     group.add_argument("--accumulate", type=positive_int, help="forward passes of a step (default: 1)")
     add_image_size(group)
     group.add_argument("--optimizer", choices=["adamw", "sgd"], help="(default: adamw)")
