@@ -15,7 +15,8 @@ from utils.frontends.darknet import DarknetSubject, classic_candidates, gamma_pe
 from utils.profiling import count_parameters
 from utils.pruning.channels import UnitMask
 from utils.pruning.policies import WeakestBlocks, normal, slim
-from utils.pruning.subject import Subject, prune
+from utils.pruning.subject import Subject
+from utils.pruning.surgery import prune
 
 CFGS = sorted((Path(__file__).parents[1] / "cfgs").glob("*.cfg"))
 POLICIES = {

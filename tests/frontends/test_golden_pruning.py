@@ -15,7 +15,7 @@ from utils.frontends.darknet import DarknetSubject, classic_scores
 from utils.profiling import count_parameters
 from utils.pruning.policies import GlobalThreshold, WeakestBlocks, normal, slim
 from utils.pruning.report import encode_mask
-from utils.pruning.subject import prune
+from utils.pruning.surgery import prune
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared/golden/pruning"
 NETS = ("yolov3-hand", "yolov3-tiny-1cls")

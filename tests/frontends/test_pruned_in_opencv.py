@@ -10,7 +10,7 @@ from utils.darknet.checkpoint import load_weights
 from utils.darknet.model import Darknet
 from utils.frontends.darknet import DarknetSubject
 from utils.pruning.policies import WeakestBlocks, slim
-from utils.pruning.subject import prune
+from utils.pruning.surgery import prune
 
 
 def pruned(model: Darknet, policies: list) -> Darknet:

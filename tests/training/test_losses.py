@@ -50,7 +50,7 @@ def test_heads_that_say_the_truth_cost_nothing() -> None:
 def test_every_kind_of_mistake_costs_something(channel: int) -> None:
     heads = perfect_heads()
     heads[0][..., channel] += 40.0 if channel >= 4 else 1.0
-    assert yolo_loss(heads, TARGETS, SPECS, LossWeights(iou_threshold=1.0)).total.item() > 0.1
+    assert yolo_loss(heads, TARGETS, SPECS, LossWeights(iou_threshold=1.0)).total.item() > 0.01
 
 
 def test_box_and_class_gradients_live_in_positive_cells_only() -> None:
@@ -66,7 +66,7 @@ def test_box_and_class_gradients_live_in_positive_cells_only() -> None:
 
 def test_gradient_is_that_of_finite_differences() -> None:
     heads = [head.detach().float().requires_grad_() for head in random_heads(3)]
-    weights = LossWeights(box_kind="iou", iou_threshold=0.3)
+    weights = LossWeights(box_kind="iou", iou_threshold=0.3, iou_objectness=0.0)
     yolo_loss(heads, TARGETS, SPECS, weights).total.backward()
     index = tuple(int(part[0]) for part in assign_targets(TARGETS, SPECS, GRIDS, 0.3)[0].cells)
     for channel in range(8):
@@ -104,8 +104,9 @@ def test_new_coords_heads_hold_probabilities() -> None:
     (plain,) = (HeadSpec(((60.0, 60.0),), 3, 32, ignore_thresh=1.0),)
     probability = HeadSpec(((60.0, 60.0),), 3, 32, new_coords=True, ignore_thresh=1.0)
     logits = torch.randn(2, 1, 2, 3, 8)
-    expected = yolo_loss([logits], TARGETS, (plain,))
-    found = yolo_loss([logits.sigmoid()], TARGETS, (probability,))
+    weights = LossWeights(iou_objectness=0.0)  # sizes are decoded differently
+    expected = yolo_loss([logits], TARGETS, (plain,), weights)
+    found = yolo_loss([logits.sigmoid()], TARGETS, (probability,), weights)
     assert found.objectness.item() == pytest.approx(expected.objectness.item(), rel=1e-4)
     assert found.classes.item() == pytest.approx(expected.classes.item(), rel=1e-4)
 
@@ -113,3 +114,15 @@ def test_new_coords_heads_hold_probabilities() -> None:
 def test_bfloat16_heads_are_computed_in_float32() -> None:
     heads = [head.detach().bfloat16() for head in random_heads()]
     assert yolo_loss(heads, TARGETS, SPECS).total.dtype == torch.float32
+
+
+def test_objectness_of_a_positive_aims_at_its_overlap() -> None:
+    """The gradient of the objectness logit is sigmoid(logit) - CIoU, per positive."""
+    spec = HeadSpec(anchors=((40.0, 40.0),), classes=1, stride=32, ignore_thresh=1.0)
+    head = torch.zeros(1, 1, 2, 3, 6, requires_grad=True)
+    targets = torch.tensor([[0, 0, 48 / 96, 16 / 64, 32 / 96, 40 / 64]])  # centred in its cell, as wide as .8
+    losses = yolo_loss([head], targets, (spec,), LossWeights(iou_objectness=1.0))
+    losses.objectness.backward()
+    overlap = 1 - losses.box.item()
+    assert 0.7 < overlap < 0.8
+    assert head.grad[0, 0, 0, 1, 4].item() == pytest.approx(0.5 - overlap, abs=1e-6)

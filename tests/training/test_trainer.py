@@ -137,7 +137,7 @@ def test_a_teacher_adds_its_lesson_to_the_loss() -> None:
     trainer = Trainer(make_model(), (SPEC,), OPTIONS, batches=1, teacher=teacher)
     means = trainer.train_epoch(make_batches(1), ignore)
     weights = OPTIONS.losses
-    own = weights.box * means["box"] + weights.objectness * means["objectness"] + means["classes"]
+    own = sum(getattr(weights, part) * means[part] for part in ("box", "objectness", "classes"))
     assert means["distillation"] > 0
     assert means["loss"] == pytest.approx(own + means["distillation"], rel=1e-5)
     assert 0 <= means["farther"] <= 1

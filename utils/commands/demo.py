@@ -45,8 +45,8 @@ from utils.errors import ToolkitError
 from utils.profiling import count_macs, count_parameters, measure_latency
 
 BASELINE_EPOCHS, SPARSE_EPOCHS, FINE_TUNING_EPOCHS = 20, 12, 12
-S, GLOBAL_PERCENT, LAYER_KEEP, SHORTCUTS = 0.01, 0.7, 0.05, 4
-PICTURES, SHOWN = 6, 0.3
+S, GLOBAL_PERCENT, LAYER_KEEP, SHORTCUTS = 0.002, 0.7, 0.05, 8
+PICTURES, SHOWN, TILE = 6, 0.3, 400
 
 
 @dataclass(frozen=True)
@@ -229,15 +229,17 @@ def _draw(first: Stage, last: Stage, data: Path, path: Path) -> Path:
 
 
 def _tile(model: Darknet, small: Tensor, original: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """A square picture of 400 pixels with the detections of one network."""
+    """A square picture of about TILE pixels with the detections of one network."""
     with torch.inference_mode():
         detections = suppress(predictor(model)(small)[0], SHOWN).numpy()
-    scale = original.shape[1] / small.shape[3], original.shape[0] / small.shape[2]
-    detections[:, :4] *= np.array([*scale, *scale], dtype=np.float32)
+    stretch = original.shape[1] / small.shape[3], original.shape[0] / small.shape[2]
+    detections[:, :4] *= np.array([*stretch, *stretch], dtype=np.float32)
     drawn = draw_detections(original, detections, names, enlarge=2)
-    return cv2.copyMakeBorder(
-        cv2.resize(drawn, (400, 400)), 4, 4, 4, 4, cv2.BORDER_CONSTANT, value=(255,) * 3
-    )
+    scale = TILE / max(drawn.shape[:2])
+    drawn = cv2.resize(drawn, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    tile = np.full((TILE + 8, TILE + 8, 3), 255, np.uint8)
+    tile[4 : 4 + drawn.shape[0], 4 : 4 + drawn.shape[1]] = drawn
+    return tile
 
 
 if __name__ == "__main__":

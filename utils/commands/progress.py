@@ -45,10 +45,14 @@ class EpochBars:
 
 
 def print_options(options: Mapping[str, tuple[object, str]], title: str) -> None:
-    """Print name, value and where the value comes from."""
+    """Print name, value and where the value comes from; a mapping is written out."""
     table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
     for name, (value, origin) in options.items():
-        table.add_row(name, Text(str(value)), Text(origin, style="dim"))
+        items = value.items() if isinstance(value, Mapping) else ()
+        text = ", ".join(f"{key} {item}" for key, item in items) or str(value)
+        table.add_row(name, Text(text), Text(origin, style="dim"))
     show(title, table)
 
 

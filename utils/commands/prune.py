@@ -43,7 +43,8 @@ from utils.frontends.darknet import DarknetSubject, classic_scores, section_inde
 from utils.profiling import Latency, count_macs, count_parameters, measure_latency
 from utils.pruning.report import Equality, Figures, PruningReport, SectionChange
 from utils.pruning.scores import gamma_scores
-from utils.pruning.subject import BlockPlan, ChannelPlan, Policy, PruningResult, prune
+from utils.pruning.subject import BlockPlan, ChannelPlan, Policy
+from utils.pruning.surgery import PruningResult, prune
 
 _ROUNDS, _WARM_UP = 20, 3
 _EQUAL = 1e-8  # of the largest head value in float64; rounding stays below 1e-12
@@ -116,7 +117,8 @@ def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) 
         notes=_notes(result),
     )
     write_json(outputs.report, provenance(args) | report.to_json())
-    tables.pruning(report, outputs)
+    tables.pruning(report, f"{outputs.cfg.stem} at {image_size[1]}x{image_size[0]}")
+    print(f"written: {outputs.cfg}, {outputs.weights}, {outputs.report}")
     next_command(_fine_tuning(project, outputs))
     return report
 

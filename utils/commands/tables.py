@@ -1,20 +1,15 @@
 """The tables that commands end with."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from utils.pruning.report import PruningReport
 
-if TYPE_CHECKING:
-    from utils.commands.prune import Outputs
 
-
-def pruning(report: PruningReport, outputs: "Outputs") -> None:
-    """Before / gamma_masked / folded / compact, what was removed, the proof, and the files."""
-    height, width = report.image_size
+def pruning(report: PruningReport, title: str) -> None:
+    """Before / gamma_masked / folded / compact, what was removed, and the proof."""
     before, after = report.before, report.after
     table = Table()
     for column in ("", "before", "gamma_masked", "folded", "compact", "change"):
@@ -30,10 +25,9 @@ def pruning(report: PruningReport, outputs: "Outputs") -> None:
     if before.latency is not None and after.latency is not None:
         _row(table, "latency p50", before.latency.p50, after.latency.p50, _milliseconds)
         _row(table, "latency p95", before.latency.p95, after.latency.p95, _milliseconds)
-    show(f"{outputs.cfg.stem} at {width}x{height}", table)
+    show(title, table)
     for line in _summary(report):
         print(line)
-    print(f"written: {outputs.cfg}, {outputs.weights}, {outputs.report}")
 
 
 def show(title: str, table: Table) -> None:

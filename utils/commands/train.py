@@ -34,6 +34,7 @@ from utils.files import protect_inputs
 from utils.frontends.darknet import gamma_penalty
 from utils.training.distillation import Teacher
 from utils.training.loop import BEST, LAST, OUTPUTS, Loaders, train
+from utils.training.optimizer import scaled_rate
 from utils.training.options import TrainingOptions
 from utils.training.precision import channels_last
 from utils.training.processes import Processes, joined, local_device
@@ -181,20 +182,26 @@ def _resume(args: argparse.Namespace, machine: Machine) -> None:
         remedy = f"start anew with --weights {args.resume}"
         raise ToolkitError(f"{args.resume}: its {run.options.epochs} epochs are done; {remedy}")
     model = Darknet(Network.from_text(checkpoint.cfg, str(run.cfg)))
-    table = {name: (value, "resumed") for name, value in run.options.to_mapping().items()}
+    table: dict[str, tuple[object, str]] = {
+        name: (value, "resumed") for name, value in run.options.to_mapping().items()
+    }
     _announce(run, {"resumed": args.resume, "epochs done": state["epoch"]}, table, machine)
     _train(model, run, machine, checkpoint=checkpoint)
 
 
 def _announce(
-    run: Run, files: Mapping[str, object], options: Mapping[str, tuple[object, str]], machine: Machine
+    run: Run, files: Mapping[str, object], options: dict[str, tuple[object, str]], machine: Machine
 ) -> None:
     if not machine.processes.is_first:
         return
     sparsity = f"s = {run.s} on the candidates of --prune {run.prune}{' --classic' * run.classic}"
     rows = {"cfg": run.cfg, "data": run.data, **files, "teacher": run.t_weights or "none"}
     rows |= {"output": run.output, "sparsity": sparsity if run.s else "none", "augment": run.augment}
-    print_options({name: (value, "") for name, value in rows.items()} | dict(options), "training")
+    chosen, count = run.options, machine.processes.count
+    images = chosen.batch_size * chosen.accumulate * count
+    rate = scaled_rate(chosen.learning_rate, chosen.optimizer, images)
+    rows |= {"step": f"{images} images, learning rate {rate:.3g}", "device": f"{machine.device} x {count}"}
+    print_options({name: (value, "") for name, value in rows.items()} | options, "training")
 
 
 def _train(

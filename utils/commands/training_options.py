@@ -46,7 +46,7 @@ def add_training_options(parser: Parser) -> None:
 
 def choose_options(
     args: argparse.Namespace, network: Network
-) -> tuple[TrainingOptions, Mapping[str, tuple[object, str]]]:
+) -> tuple[TrainingOptions, dict[str, tuple[object, str]]]:
     """The options of a run and, by name, their value and where it comes from.
 
     Raises:
@@ -67,11 +67,13 @@ def choose_options(
         "image_size": size,
     }
     measured = TrainingOptions(DEFAULT_EPOCHS, DEFAULT_BATCH, 1, size)
-    chosen: dict[str, tuple[Any, str]] = {}
+    origins: dict[str, str] = {}
+    values: dict[str, Any] = {}
     for name in given:
-        values = ((given[name], "given"), (of_cfg.get(name), "cfg"), (getattr(measured, name), "default"))
-        chosen[name] = next(pair for pair in values if pair[0] is not None)
-    return TrainingOptions(**{name: value for name, (value, _) in chosen.items()}), chosen
+        found = ((given[name], "given"), (of_cfg.get(name), "cfg"), (getattr(measured, name), "default"))
+        values[name], origins[name] = next(pair for pair in found if pair[0] is not None)
+    options = TrainingOptions(**values)
+    return options, {name: (value, origins[name]) for name, value in options.to_mapping().items()}
 
 
 def choose_augment(network: Network) -> Augment:

@@ -34,9 +34,9 @@ from utils.files import write_text
 from utils.pruning.channels import ChannelGraph, ChannelIds, ChannelTracer, UnitMask
 from utils.pruning.narrow import narrow
 from utils.pruning.policies import candidate_channels
-from utils.pruning.scores import LayerScores, gamma_scores
+from utils.pruning.scores import gamma_scores
 from utils.pruning.sparsity import GammaPenalty
-from utils.pruning.subject import Block
+from utils.pruning.subject import Block, LayerScores
 
 Rule = Callable[[ChannelTracer, str, Section, Sequence[ChannelIds]], ChannelIds]
 

@@ -13,20 +13,18 @@ constant is row 1; on a live one only the difference counts, what a removed bloc
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from utils.pruning.channels import ChannelGraph, Layer, UnitMask
-
-if TYPE_CHECKING:
-    from utils.pruning.subject import Block
+from utils.pruning.subject import Block
 
 
 def mask_gammas(
-    model: nn.Module, graph: ChannelGraph, keep: UnitMask, blocks: Sequence["Block"] = ()
+    model: nn.Module, graph: ChannelGraph, keep: UnitMask, blocks: Sequence[Block] = ()
 ) -> nn.Module:
     """Set the gammas of removed channels to 0, in place; a layer without norm keeps its bias alone.
 
@@ -43,7 +41,7 @@ def mask_gammas(
 
 
 def zero_removed(
-    model: nn.Module, graph: ChannelGraph, keep: UnitMask, blocks: Sequence["Block"] = ()
+    model: nn.Module, graph: ChannelGraph, keep: UnitMask, blocks: Sequence[Block] = ()
 ) -> nn.Module:
     """Let every layer read 0 where a channel is removed, and every shortcut 0 where a block is; by hooks.
 
@@ -63,7 +61,7 @@ def fold(
     model: nn.Module,
     graph: ChannelGraph,
     keep: UnitMask,
-    blocks: Sequence["Block"],
+    blocks: Sequence[Block],
     example: Tensor,
 ) -> tuple[str, ...]:
     """Move the constants of removed channels and blocks to their readers, in place.

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from utils.errors import PruningError
 from utils.pruning.channels import ChannelGraph, ChannelIds, UnitMask
-from utils.pruning.scores import LayerScores, chain_scores
-from utils.pruning.subject import BlockPlan, ChannelPlan, Subject
+from utils.pruning.scores import chain_scores
+from utils.pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
 
 Candidates = Literal["uncoupled", "all"]
 

@@ -3,22 +3,15 @@
 A layer without a score takes no part: it stays out of the pool, and its vote is always to keep.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from utils.pruning.channels import ChannelGraph, UnitScores
-
-if TYPE_CHECKING:
-    from utils.pruning.subject import Subject
-
-LayerScores = Mapping[str, NDArray[np.float32]]  # layer name -> (output channels,)
+from utils.pruning.subject import LayerScores, Subject
 
 
-def gamma_scores(subject: "Subject") -> LayerScores:
+def gamma_scores(subject: Subject) -> LayerScores:
     """|gamma| of the batch norm behind each layer (Network Slimming, Liu et al. 2017)."""
     modules = dict(subject.model.named_modules())
     scores: dict[str, NDArray[np.float32]] = {}

@@ -35,18 +35,19 @@ class LossWeights:
     """How the parts are weighed and what counts as a positive.
 
     Attributes:
-        box, objectness, classes: factors of the parts.
+        box, objectness, classes: factors of the parts. Their ratio matters, and their size against the
+            sparsity penalty: with these an s of 0.001 makes half of the gammas vanish and costs little.
         box_kind: overlap that the box part maximises, one of `boxes.OVERLAP_KINDS`.
         iou_threshold: width-height IoU that makes an anchor a positive besides the best one.
         iou_objectness: share of the IoU in a positive's objectness target, the rest is 1.
     """
 
-    box: float = 5.0
-    objectness: float = 1.0
-    classes: float = 1.0
+    box: float = 1.0
+    objectness: float = 0.2
+    classes: float = 0.2
     box_kind: str = "ciou"
     iou_threshold: float = 0.3
-    iou_objectness: float = 0.0
+    iou_objectness: float = 1.0
 
 
 def yolo_loss(

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.pruning.toy import ToyNet, ToySubject, randomised
 from utils.pruning.policies import WeakestBlocks, normal, slim
-from utils.pruning.subject import prune
+from utils.pruning.surgery import prune
 
 POLICIES = {
     "normal": [normal(0.5)],
