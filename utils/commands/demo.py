@@ -236,7 +236,7 @@ def _tile(model: Darknet, small: Tensor, original: np.ndarray, names: Sequence[s
     detections[:, :4] *= np.array([*stretch, *stretch], dtype=np.float32)
     drawn = draw_detections(original, detections, names, enlarge=2)
     scale = TILE / max(drawn.shape[:2])
-    drawn = cv2.resize(drawn, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    drawn = np.asarray(cv2.resize(drawn, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
     tile = np.full((TILE + 8, TILE + 8, 3), 255, np.uint8)
     tile[4 : 4 + drawn.shape[0], 4 : 4 + drawn.shape[1]] = drawn
     return tile
