@@ -3,9 +3,9 @@
 import argparse
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -22,7 +22,7 @@ from utils.commands.arguments import (
 )
 from utils.commands.evaluate import evaluate_network, open_split, print_evaluation
 from utils.commands.progress import EpochBars, print_options
-from utils.commands.training_options import add_training_options, choose_augment, choose_options
+from utils.commands.training_options import Run, add_training_options, choose_augment, choose_options
 from utils.darknet.checkpoint import Checkpoint, load_pretrained, load_weights, read_checkpoint
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
@@ -35,54 +35,12 @@ from utils.frontends.darknet import gamma_penalty
 from utils.training.distillation import Teacher
 from utils.training.loop import BEST, LAST, OUTPUTS, Loaders, train
 from utils.training.optimizer import scaled_rate
-from utils.training.options import TrainingOptions
 from utils.training.precision import channels_last
 from utils.training.processes import Processes, joined, local_device
 
 OUTPUT = Path("weights")
 # what --resume may be combined with: options of the machine, not of the run
 _MACHINE = {"resume", "device", "workers", "threads", "command"}
-
-
-@dataclass(frozen=True)
-class Run:
-    """All that decides a run's result; kept in last.pt to resume from.
-
-    Attributes:
-        cfg, data: files of the network and of the data set.
-        t_cfg, t_weights: files of the teacher, None without one.
-        output: folder of the results.
-        s: weight of the sparsity penalty, 0 for none.
-        prune, classic: which gammas are candidates, see `gamma_penalty`.
-        augment: whether training images are changed at random.
-        is_demo: whether the files are the demo's.
-        options: of the training loop.
-    """
-
-    cfg: Path
-    data: Path
-    t_cfg: Path | None
-    t_weights: Path | None
-    output: Path
-    s: float
-    prune: Literal[0, 1]
-    classic: bool
-    augment: bool
-    is_demo: bool
-    options: TrainingOptions
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
-        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> "Run":
-        """Inverse of `to_mapping`."""
-        paths = {
-            key: None if mapping[key] is None else Path(mapping[key])
-            for key in ("cfg", "data", "t_cfg", "t_weights", "output")
-        }
-        return cls(**{**mapping, **paths, "options": TrainingOptions.from_mapping(mapping["options"])})
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""Training options: what was typed, else what the cfg's [net] says, else the measured default."""
+"""What decides a training run: what was typed, else what the cfg's [net] says, else the measured default."""
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
 
 from utils.commands.arguments import (
     Parser,
@@ -21,6 +22,47 @@ from utils.training.options import TrainingOptions
 DEFAULT_EPOCHS, DEFAULT_BATCH = 100, 8
 # the rates in cfgs are meant for Darknet's loss, a sum over objects; this one is a mean
 SGD_RATE_FACTOR = 10.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that decides a run's result; kept in last.pt to resume from.
+
+    Attributes:
+        cfg, data: files of the network and of the data set.
+        t_cfg, t_weights: files of the teacher, None without one.
+        output: folder of the results.
+        s: weight of the sparsity penalty, 0 for none.
+        prune, classic: which gammas are candidates, see `gamma_penalty`.
+        augment: whether training images are changed at random.
+        is_demo: whether the files are the demo's.
+        options: of the training loop.
+    """
+
+    cfg: Path
+    data: Path
+    t_cfg: Path | None
+    t_weights: Path | None
+    output: Path
+    s: float
+    prune: Literal[0, 1]
+    classic: bool
+    augment: bool
+    is_demo: bool
+    options: TrainingOptions
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> "Run":
+        """Inverse of `to_mapping`."""
+        paths = {
+            key: None if mapping[key] is None else Path(mapping[key])
+            for key in ("cfg", "data", "t_cfg", "t_weights", "output")
+        }
+        return cls(**{**mapping, **paths, "options": TrainingOptions.from_mapping(mapping["options"])})
 
 
 def add_training_options(parser: Parser) -> None:
