@@ -32,6 +32,7 @@ from utils.data.loader import make_loader
 from utils.errors import ToolkitError
 from utils.files import protect_inputs
 from utils.frontends.darknet import gamma_penalty
+from utils.profiling import count_macs
 from utils.training.distillation import Teacher
 from utils.training.loop import BEST, LAST, OUTPUTS, Loaders, train
 from utils.training.optimizer import scaled_rate
@@ -39,16 +40,20 @@ from utils.training.precision import channels_last
 from utils.training.processes import Processes, joined, local_device
 
 OUTPUT = Path("weights")
+# Up to here a second thread saves a quarter of a step at best, and makes it many times longer wherever
+# something else, such as the processes that load images, needs a core: layers end sooner than threads meet.
+ONE_THREAD_MACS = 5e9
 # what --resume may be combined with: options of the machine, not of the run
 _MACHINE = {"resume", "device", "workers", "threads", "command"}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run happens; changes its speed only."""
+    """Where a run happens; changes its speed only. `threads` is None where none were asked for."""
 
     device: torch.device
     workers: int
+    threads: int | None
     processes: Processes
 
 
@@ -89,7 +94,7 @@ def run_training(args: argparse.Namespace) -> None:
     """
     device = local_device(prepare(args))
     with joined(device) as processes:
-        machine = Machine(device, args.workers, processes)
+        machine = Machine(device, args.workers, args.threads, processes)
         if args.resume is None:
             _start(args, machine)
         else:
@@ -172,6 +177,8 @@ def _train(
 ) -> None:
     data = read_data_file(run.data)
     loaders = _open(data, model, run, machine)
+    if machine.threads is None and machine.device.type == "cpu":
+        _choose_threads(model, run)
     teacher = _teacher(run, machine.device)
     model.to(machine.device)
     is_first = machine.processes.is_first
@@ -193,6 +200,13 @@ def _train(
     )
     if is_first:
         _report(model, data, run, machine)
+
+
+def _choose_threads(model: Darknet, run: Run) -> None:
+    """One thread for a network that is too small to gain from more, torch's own choice for others."""
+    macs = count_macs(model, run.options.image_size, model.network.channels(-1)) * run.options.batch_size
+    if macs < ONE_THREAD_MACS:
+        torch.set_num_threads(1)
 
 
 def _open(data: DataFile, model: Darknet, run: Run, machine: Machine) -> Loaders:
