@@ -1,6 +1,6 @@
 """Prune channels by one threshold over the whole network, keeping a floor in every layer.
 
-    python slim_prune.py --cfg cfg/yolov3.cfg --weights weights/last.pt --data data/my.data \
+    python slim_prune.py --cfg cfg/yolov3.cfg --weights weights/last.pt --data data/my.data \\
         --global_percent 0.8 --layer_keep 0.01
 
 Every batch-norm gamma of the network goes into one pool; a channel is removed when its gamma is among the

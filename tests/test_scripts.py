@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -195,6 +196,33 @@ def test_a_checkpoint_needs_no_cfg(project: Path) -> None:
     succeed(project, "export.py", "--weights", "best.pt")
     assert (project / "best.onnx").exists()
     assert (project / "best.cfg").exists()
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "slim_prune.py", "export.py"])
+def test_a_network_without_heads_is_refused(project: Path, fail: Fail, script: str) -> None:
+    (project / "small.cfg").write_text(CFG[: CFG.index("[yolo]")])
+    assert "has no [yolo] section" in fail(script, *FILES, *(() if script == "export.py" else DATA))
+
+
+def test_nothing_is_written_when_the_proof_fails(
+    project: Path, fail: Fail, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: Darknet, *_: object) -> Darknet:
+        """Changes a layer after the compact network has been cut."""
+        model.layers[13].conv.bias.data += 1e-3
+        return model
+
+    monkeypatch.setattr("utils.pruning.surgery.zero_removed", broken)
+    assert "differs from the masked one" in fail("slim_prune.py", *FILES, *SLIM)
+    assert not list(project.glob("prune_*"))
+
+
+def test_the_next_command_can_be_typed_with_spaces_in_names(project: Path) -> None:
+    (project / "small.cfg").rename(project / "my net.cfg")
+    text = succeed(project, "slim_prune.py", "--cfg", "my net.cfg", *FILES[2:], *SLIM)
+    words = shlex.split(text.splitlines()[-1].removeprefix("next: python "))
+    done = run(project, words[0], *words[1:])
+    assert done.returncode == 0, done.stderr
 
 
 SLIM = ("--global_percent", "0.5", "--layer_keep", "0.1")

@@ -45,8 +45,13 @@ def test_options_may_have_spaces_comments_repeats_and_windows_line_ends(tmp_path
 def test_each_fault_of_a_data_file_is_named(tmp_path, text, told):
     path = make_data(tmp_path, text)
     with pytest.raises(DatasetError, match=str(path.name)) as error:
-        read_data_file(path)
+        read_data_file(path).image_list("train")
     assert told in str(error.value)
+
+
+def test_a_list_that_is_not_needed_may_be_missing(tmp_path):
+    data = read_data_file(make_data(tmp_path, "classes=1\nnames=n.names\ntrain=gone.txt\nvalid=v.txt\n"))
+    assert len(data.image_list("valid")) > 0
 
 
 def test_a_missing_data_file_is_named(tmp_path):

@@ -156,6 +156,21 @@ num=1
     assert torch.allclose(heads(result.folded.model, image(model)), heads(result.compact.model, image(model)))
 
 
+def test_a_network_that_takes_only_its_own_size_is_folded_at_it():
+    text = "[net]\nwidth=16\nheight=16\nchannels=3\n"
+    convolution = "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\nstride=2\npad=1\nactivation=leaky\n"
+    text += convolution * 2 + "[avgpool]\n[convolutional]\nbatch_normalize=1\nfilters=8\nactivation=leaky\n"
+    text += "[upsample]\nstride=4\n[route]\nlayers=-1,1\n[convolutional]\nfilters=6\nactivation=linear\n"
+    text += "[yolo]\nmask=0\nanchors=4,4\nclasses=1\nnum=1\n"
+    torch.manual_seed(0)
+    model = Darknet(Network.from_text(text)).double().eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.weight)
+    result = prune(DarknetSubject.of(model), [slim(0.5, 0.01)])
+    assert torch.allclose(heads(result.folded.model, image(model)), heads(result.compact.model, image(model)))
+
+
 def test_narrow_then_shorten_then_narrow_again_keeps_working(root):
     model = randomised(root / "cfg/yolov3-shapes.cfg", 0)
     subject: Subject = DarknetSubject.of(model)

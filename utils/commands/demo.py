@@ -30,9 +30,10 @@ from utils.commands.arguments import (
     write_json,
 )
 from utils.commands.evaluate import evaluate_network, open_split, predictor
-from utils.commands.project import DEMO_CFG, DEMO_DATA
+from utils.commands.project import DEMO_CFG, DEMO_DATA, open_network
+from utils.commands.results import quoted
 from utils.commands.tables import show
-from utils.darknet.checkpoint import load_weights, save_weights
+from utils.darknet.checkpoint import save_weights
 from utils.darknet.fuse import fused
 from utils.darknet.model import Darknet
 from utils.data.dataset import Sample
@@ -103,31 +104,27 @@ def _run_steps(args: argparse.Namespace, data: Path) -> tuple[list[Stage], Path]
     tuned = Stage("fine-tuned", short.cfg, out / "fine_tuned/best.pt")
 
     machine = f"--seed {args.seed} --workers {args.workers} --device {args.device}"
-    common = f"--data {_quoted(data)} {machine}"
+    common = f"--data {quoted(data)} {machine}"
     _run("train", f"train.py --cfg {DEMO_CFG} {common} --epochs {BASELINE_EPOCHS} {_into(baseline)}")
-    start = f"--cfg {DEMO_CFG} --weights {_quoted(baseline.weights)}"
+    start = f"--cfg {DEMO_CFG} --weights {quoted(baseline.weights)}"
     sparsely = f"-sr --s {S} --prune 1 --epochs {SPARSE_EPOCHS}"
     _run("train sparse", f"train.py {start} {common} {sparsely} {_into(sparse)}")
     strategy = f"--global_percent {GLOBAL_PERCENT} --layer_keep {LAYER_KEEP}"
     _run("prune channels", f"slim_prune.py {_network(sparse)} {common} {strategy} {_into(slim)}")
     _run("prune blocks", f"layer_prune.py {_network(slim)} {common} --shortcuts {SHORTCUTS} {_into(short)}")
-    teacher = f"--t_cfg {DEMO_CFG} --t_weights {_quoted(baseline.weights)}"
+    teacher = f"--t_cfg {DEMO_CFG} --t_weights {quoted(baseline.weights)}"
     tuning = f"--epochs {FINE_TUNING_EPOCHS} {teacher} {_into(tuned)}"
     _run("fine-tune", f"train.py {_network(short)} {common} {tuning}")
-    _run("export", f"export.py {_network(tuned)} --data {_quoted(data)} {_into(tuned)}")
+    _run("export", f"export.py {_network(tuned)} --data {quoted(data)} {_into(tuned)}")
     return [baseline, sparse, slim, short, tuned], tuned.weights.with_suffix(".onnx")
 
 
-def _quoted(path: Path) -> str:
-    return shlex.quote(path.as_posix())
-
-
 def _network(stage: Stage) -> str:
-    return f"--cfg {_quoted(stage.cfg)} --weights {_quoted(stage.weights)}"
+    return f"--cfg {quoted(stage.cfg)} --weights {quoted(stage.weights)}"
 
 
 def _into(stage: Stage) -> str:
-    return f"--output {_quoted(stage.weights.parent)}"
+    return f"--output {quoted(stage.weights.parent)}"
 
 
 def _run(title: str, command: str) -> None:
@@ -143,9 +140,7 @@ def _run(title: str, command: str) -> None:
 
 
 def _load(stage: Stage) -> Darknet:
-    model = Darknet.from_cfg(stage.cfg)
-    load_weights(model, stage.weights)
-    return model.eval()
+    return open_network(stage.cfg, stage.weights).eval()
 
 
 def _measure(stages: Sequence[Stage], onnx: Path, data: Path) -> list[Row]:

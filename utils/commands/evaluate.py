@@ -1,7 +1,6 @@
 """The evaluate command, and the evaluation that the other commands share."""
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,8 +26,9 @@ from utils.commands.arguments import (
     resolve,
     write_json,
 )
+from utils.commands.project import open_network
+from utils.commands.results import quoted
 from utils.commands.tables import show
-from utils.darknet.checkpoint import load_weights
 from utils.darknet.model import Darknet
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import SPLITS, DataFile, read_data_file
@@ -65,8 +65,7 @@ def run_evaluation(args: argparse.Namespace) -> None:
     if project.data is None or project.weights is None:
         raise ToolkitError("--data and --weights are needed; add them")
     data = read_data_file(project.data)
-    model = Darknet.from_cfg(project.cfg)
-    load_weights(model, project.weights)
+    model = open_network(project.cfg, project.weights)
     size = args.img_size or (model.network.height, model.network.width)
     loader = open_split(
         data,
@@ -117,7 +116,7 @@ def open_split(
         ToolkitError: the network has other classes than the data set.
         DatasetError: the split cannot be used.
     """
-    classes = model.head_specs[-1].classes
+    classes = next((spec.classes for spec in model.head_specs if spec.classes != data.classes), data.classes)
     if classes != data.classes:
         raise ToolkitError(
             f"{data.path}: has {data.classes} classes, the network {model.network.source} has {classes}; "
@@ -217,4 +216,4 @@ def _files(project: Project) -> str:
     if project.is_demo:
         return ""
     options = {"--cfg": project.cfg, "--weights": project.weights, "--data": project.data}
-    return "".join(f"{name} {shlex.quote(path.as_posix())} " for name, path in options.items() if path)
+    return "".join(f"{name} {quoted(path)} " for name, path in options.items() if path)

@@ -16,7 +16,7 @@ from utils.commands.arguments import (
     prepare,
     resolve,
 )
-from utils.darknet.checkpoint import load_weights
+from utils.commands.project import open_network
 from utils.darknet.model import Darknet
 from utils.data.listing import read_data_file
 from utils.export.onnx import OnnxExport, export_onnx
@@ -45,9 +45,8 @@ def run_export(args: argparse.Namespace) -> None:
     """
     prepare(args)
     project = resolve(args, needs=("cfg", "weights"))
-    model = Darknet.from_cfg(project.cfg)
     weights = project.needed("weights")
-    load_weights(model, weights)
+    model = open_network(project.cfg, weights)
     names = read_data_file(project.data).names if project.data else ()
     size = args.img_size or (model.network.height, model.network.width)
     path = (args.output or weights.parent) / f"{weights.stem}.onnx"

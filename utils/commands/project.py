@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from utils.darknet.checkpoint import read_checkpoint
+from utils.darknet.checkpoint import load_weights, read_checkpoint
+from utils.darknet.model import Darknet
 from utils.data.shapes import ensure_shapes
-from utils.errors import ToolkitError
+from utils.errors import CfgError, ToolkitError
 from utils.files import same_file, write_text
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,19 @@ class Project:
             ToolkitError: it was not given.
         """
         return _required({other: getattr(self, other) for other in NEEDS}, name)
+
+
+def open_network(cfg: Path, weights: Path) -> Darknet:
+    """The network of a cfg with its weights.
+
+    Raises:
+        ToolkitError: a file cannot be used, or the network detects nothing.
+    """
+    model = Darknet.from_cfg(cfg)
+    if not model.head_specs:
+        raise CfgError(f"{cfg}: has no [yolo] section, so it detects nothing; give the cfg of a detector")
+    load_weights(model, weights)
+    return model
 
 
 def _required(files: Mapping[Need, Path | None], name: Need) -> Path:

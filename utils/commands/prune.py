@@ -30,16 +30,16 @@ from utils.commands.arguments import (
     write_json,
 )
 from utils.commands.evaluate import evaluate_network, open_split
-from utils.darknet.checkpoint import load_weights
+from utils.commands.project import open_network
+from utils.commands.results import quoted
 from utils.darknet.fuse import fused
 from utils.darknet.model import Darknet
-from utils.darknet.network import Network
 from utils.darknet.weights import float_counts
 from utils.data.listing import read_data_file
 from utils.data.loader import Loader
-from utils.errors import CfgError, PruningError
+from utils.errors import PruningError
 from utils.files import protect_inputs
-from utils.frontends.darknet import DarknetSubject, classic_scores, section_index
+from utils.frontends.darknet import DarknetSubject, classic_scores, section_index, usable_size
 from utils.profiling import Latency, count_macs, count_parameters, measure_latency
 from utils.pruning.report import Equality, Figures, PruningReport, SectionChange
 from utils.pruning.scores import gamma_scores
@@ -86,7 +86,7 @@ def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) 
     project = resolve(args, needs=("cfg", "weights"))
     weights = project.needed("weights")
     outputs = _outputs(project.cfg, weights, args.output, tag)
-    model = _load(project.cfg, weights, device)
+    model = open_network(project.cfg, weights).to(device).eval()
     image_size = args.img_size or (model.network.height, model.network.width)
     validation = _open_validation(args, project, model, image_size)
 
@@ -96,7 +96,7 @@ def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) 
     proof = _prove(result)
     protect_inputs([outputs.cfg, outputs.weights], [project.cfg, weights])
     result.compact.save(outputs.cfg, outputs.weights)
-    reloaded = _load(outputs.cfg, outputs.weights, device)
+    reloaded = open_network(outputs.cfg, outputs.weights).to(device).eval()
 
     stages = {"before": model, "gamma_masked": result.masked.model, "folded": result.folded.model}
     maps = _maps(validation, stages | {"compact": reloaded})
@@ -119,14 +119,8 @@ def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) 
     write_json(outputs.report, provenance(args) | report.to_json())
     tables.pruning(report, f"{outputs.cfg.stem} at {image_size[1]}x{image_size[0]}")
     print(f"written: {outputs.cfg}, {outputs.weights}, {outputs.report}")
-    next_command(_fine_tuning(project, outputs))
+    next_command(_next(project, outputs))
     return report
-
-
-def _load(cfg: Path, weights: Path, device: torch.device) -> Darknet:
-    model = Darknet.from_cfg(cfg)
-    load_weights(model, weights)
-    return model.to(device).eval()
 
 
 def _outputs(cfg: Path, weights: Path, folder: Path | None, tag: str) -> Outputs:
@@ -219,7 +213,7 @@ def _prove(result: Result) -> _Proof:
         PruningError: they are not the same function, which is a fault of this program.
     """
     compact = result.compact.model
-    size = _proof_size(compact.network)
+    size = usable_size(compact.network, 128)
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(1, compact.network.channels(-1), *size, generator=generator, dtype=torch.float64)
     heads = _heads_in_float64(compact, image)
@@ -235,15 +229,6 @@ def _equality(proof: _Proof, reloaded: Darknet) -> Equality:
     return Equality(
         proof.difference, _largest_difference(proof.heads, reloaded, proof.image), (height, width)
     )
-
-
-def _proof_size(network: Network) -> tuple[int, int]:
-    """128 pixels square where the network takes it, else its own size."""
-    try:
-        network.shapes_at(128, 128)
-    except CfgError:
-        return network.height, network.width
-    return 128, 128
 
 
 def _heads_in_float64(model: Darknet, image: Tensor) -> list[Tensor]:
@@ -262,15 +247,20 @@ def _notes(result: Result) -> tuple[str, ...]:
     if emptied:
         sections = ", ".join(str(section_index(name)) for name in emptied)
         notes.append(f"every channel of these sections is below the threshold, the best stay: {sections}")
+    if result.restored:
+        sections = ", ".join(str(section_index(name)) for name in result.restored)
+        notes.append(f"channels came back so that the network stays valid, at sections {sections}")
     if result.unfolded:
         sections = ", ".join(str(section_index(name)) for name in result.unfolded)
         notes.append(f"the constants of removed channels could not be folded at sections {sections}")
     return tuple(notes)
 
 
-def _fine_tuning(project: Project, outputs: Outputs) -> str:
-    data = f" --data {project.data}" if project.data else " --data DATA"
-    return (
-        f"python train.py --cfg {outputs.cfg} --weights {outputs.weights}{data} "
-        f"--t_cfg {project.cfg} --t_weights {project.weights}"
-    )
+def _next(project: Project, outputs: Outputs) -> str:
+    """Fine-tuning with the unpruned network as teacher; without a data set, the export."""
+    assert project.weights is not None
+    network = f"--cfg {quoted(outputs.cfg)} --weights {quoted(outputs.weights)}"
+    if project.data is None:
+        return f"python export.py {network}"
+    teacher = f"--t_cfg {quoted(project.cfg)} --t_weights {quoted(project.weights)}"
+    return f"python train.py {network} --data {quoted(project.data)} {teacher}"

@@ -5,6 +5,8 @@ import dataclasses
 import json
 import math
 import platform
+import shlex
+import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -65,5 +67,14 @@ def write_json(path: Path, mapping: Mapping[str, Any]) -> None:
 
 
 def next_command(text: str) -> None:
-    """End a command with the line that one would type next."""
-    print(f"next: {text}")
+    """End a command with the line that one would type next, also from another folder than the scripts'."""
+    program, script, *rest = text.split(" ", 2)
+    beside = Path(sys.argv[0]).parent / script
+    if beside.suffix == ".py" and beside.is_file():
+        script = quoted(beside)
+    print("next:", program, script, *rest)
+
+
+def quoted(path: Path) -> str:
+    """A path as one word of a command line."""
+    return shlex.quote(path.as_posix())

@@ -48,7 +48,10 @@ class DataFile:
         path: Path | None = getattr(self, split)
         if path is None:
             raise DatasetError(f"{self.path}: no `{split}=` line; add one that names an image list")
-        return read_image_list(path, search=_search_folders(self.path))
+        folders = _search_folders(self.path)
+        if not path.is_file():
+            raise DatasetError(f"{self.path}: {split}={path} is not a file; {_searched(folders)}")
+        return read_image_list(path, search=folders)
 
 
 @dataclass(frozen=True)
@@ -100,10 +103,8 @@ def read_data_file(path: Path) -> DataFile:
     lists: dict[str, Path] = {}
     for split in SPLITS:
         if split in options:
-            found = _find(options[split], folders)
-            if found is None:
-                raise DatasetError(f"{path}: {split}={options[split]} is not a file; {_searched(folders)}")
-            lists[split] = found
+            # one that is missing is told when it is read: an evaluation needs no training list
+            lists[split] = _find(options[split], folders) or Path(options[split])
     backup = Path(options["backup"]) if "backup" in options else None
     return DataFile(path, classes, names, backup=backup, **lists)
 

@@ -30,6 +30,7 @@ from utils.darknet.sections import (
     Yolo,
 )
 from utils.darknet.weights import write_weights
+from utils.errors import CfgError
 from utils.files import write_text
 from utils.pruning.channels import ChannelGraph, ChannelIds, ChannelTracer, UnitMask
 from utils.pruning.narrow import narrow
@@ -134,10 +135,10 @@ class DarknetSubject:
 
     @property
     def example(self) -> Tensor:
-        """(1, C, H, W) zeros, the smallest input of about the network's proportions."""
+        """(1, C, H, W) zeros, small where the network takes it."""
         stride = max((spec.stride for spec in self.model.head_specs), default=32)
-        first = next(self.model.parameters())
-        return torch.zeros(1, self.network.channels(-1), 2 * stride, 2 * stride).to(first)
+        size = usable_size(self.network, 2 * stride)
+        return torch.zeros(1, self.network.channels(-1), *size).to(next(self.model.parameters()))
 
     def with_model(self, model: nn.Module) -> Self:
         """The same structure with other numbers."""
@@ -178,6 +179,15 @@ class DarknetSubject:
         model.load_state_dict(state, strict=True)
         model.header = self.model.header
         return type(self).of(model.train(self.model.training))
+
+
+def usable_size(network: Network, wanted: int) -> tuple[int, int]:
+    """(height, width): `wanted` pixels square if the network takes such an input, else its own size."""
+    try:
+        network.shapes_at(wanted, wanted)
+    except CfgError:
+        return network.height, network.width
+    return wanted, wanted
 
 
 def section_index(name: str) -> int:

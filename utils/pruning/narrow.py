@@ -56,22 +56,26 @@ def narrow_weight(weight: Tensor, inputs: NDArray[np.bool_], rows: NDArray[np.in
 
 
 def _cut_follower(model: nn.Module, name: str, mask: NDArray[np.bool_], axis: int) -> None:
-    kept = torch.from_numpy(np.flatnonzero(mask))
+    rows = torch.from_numpy(np.flatnonzero(mask))
+
+    def cut(tensor: Tensor) -> Tensor:
+        return tensor.detach().index_select(axis, rows.to(tensor.device))
+
     parent, _, leaf = name.rpartition(".")
     owner = model.get_submodule(parent)
     found = getattr(owner, leaf)
     if isinstance(found, nn.Parameter):
-        setattr(owner, leaf, _parameter(found, found.detach().index_select(axis, kept)))
+        setattr(owner, leaf, _parameter(found, cut(found)))
         return
     for key, parameter in list(found.named_parameters(recurse=False)):
-        setattr(found, key, _parameter(parameter, parameter.detach().index_select(axis, kept)))
+        setattr(found, key, _parameter(parameter, cut(parameter)))
     for key, buffer in list(found.named_buffers(recurse=False)):
         if buffer.ndim:
-            setattr(found, key, buffer.index_select(axis, kept).clone())
+            setattr(found, key, cut(buffer))
     if isinstance(found, _NORMS):
-        found.num_features = len(kept)
+        found.num_features = len(rows)
     elif isinstance(found, nn.PReLU):
-        found.num_parameters = len(kept)
+        found.num_parameters = len(rows)
 
 
 def _parameter(old: Tensor, new: Tensor) -> nn.Parameter:
