@@ -6,10 +6,14 @@ complete new one, never a part.
 
 import logging
 import os
+import re
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from utils.errors import ToolkitError
 
 logger = logging.getLogger(__name__)
 
@@ -18,9 +22,11 @@ logger = logging.getLogger(__name__)
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `path` (same suffix) to write to; it is renamed to `path` on success.
 
-    On an exception the temporary file is removed and `path` stays as it was. Missing folders are made.
+    On an exception the temporary file is removed and `path` stays as it was. Missing folders are made, and
+    temporary files of killed processes removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale_parts(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield temporary
@@ -40,6 +46,25 @@ def same_file(first: Path, second: Path) -> bool:
     return first.resolve() == second.resolve()
 
 
+def require_writable(folder: Path, remedy: str) -> None:
+    """Refuse, before any work is done, a folder that files cannot be written to; leaves nothing behind.
+
+    Args:
+        folder: where files will go; need not exist.
+        remedy: what the user can do, the end of the message.
+
+    Raises:
+        ToolkitError: no file can be made there, or in the parent that the folder would be made in.
+    """
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        # tried rather than asked: permissions alone do not tell of a full or read-only file system
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise ToolkitError(f"{folder}: cannot be written to ({error.strerror}); {remedy}") from error
+
+
 def protect_inputs(outputs: Iterable[Path], inputs: Iterable[Path | None]) -> dict[Path, Path]:
     """Move every existing input that an output would overwrite to a name with a time stamp.
 
@@ -48,19 +73,47 @@ def protect_inputs(outputs: Iterable[Path], inputs: Iterable[Path | None]) -> di
         inputs: files that the user gave; None entries are passed over.
 
     Returns:
-        old path -> new path of the inputs that were moved, so that callers read them from there.
+        resolved old path -> new path of the inputs that were moved, so that callers read them from there.
     """
-    given = {path.resolve(): path for path in inputs if path is not None}
+    given = {path.resolve() for path in inputs if path is not None}
     moved: dict[Path, Path] = {}
     for output in outputs:
-        source = given.get(output.resolve())
-        if source is None or source in moved or not source.exists():
+        source = output.resolve()
+        if source not in given or source in moved or not source.exists():
             continue
-        kept = _time_stamped(source)
-        source.rename(kept)
-        logger.warning("%s was given as input and would be overwritten: kept as %s", source, kept)
+        # the output's name, not the input's: one may be a link to the other
+        kept = set_aside(output)
+        logger.warning("%s was given as input and would be overwritten: kept as %s", output, kept)
         moved[source] = kept
     return moved
+
+
+def set_aside(path: Path) -> Path:
+    """Rename an existing file to a name with a time stamp and return that name."""
+    kept = _time_stamped(path)
+    path.rename(kept)
+    return kept
+
+
+def _remove_stale_parts(path: Path) -> None:
+    # Windows has no signal 0: os.kill would end the process there.
+    if os.name == "nt":
+        return
+    name = re.compile(rf"\.{re.escape(path.stem)}\.([0-9]{{1,9}})\.part{re.escape(path.suffix)}")
+    for sibling in path.parent.iterdir():
+        match = name.fullmatch(sibling.name)
+        if match and not _is_running(int(match[1])):
+            sibling.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _time_stamped(path: Path) -> Path:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.darknet.cfg import RawSection, format_cfg, parse_cfg, read_cfg
+from utils.darknet.cfg import Options, RawSection, format_cfg, parse_cfg, read_cfg
+from utils.darknet.network import Network
 from utils.errors import CfgError
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +48,40 @@ def test_messy_text_reads_as_darknet_reads_it():
     assert yolo.options["anchors"] == "4,5,8,7,12,14"
 
 
+@pytest.mark.parametrize("mark", ["#", ";"])
+def test_remarks_behind_values_are_neither_read_nor_written(mark):
+    text = (
+        f"[net]\npolicy = steps {mark} decay {mark} = 1\n[yolo]\niou_loss=ciou{mark}x\nanchors=1,2 {mark} 3\n"
+    )
+    sections = parse_cfg(text)
+    written = format_cfg(sections)
+    assert written == "[net]\npolicy=steps\n\n[yolo]\niou_loss=ciou\nanchors=1,2\n"
+    assert parse_cfg(written) == sections
+
+
+def test_a_remark_behind_an_activation_stays_the_error_it_is_for_darknet():
+    text = "[net]\nwidth=8\nheight=8\nchannels=3\n[conv]\nfilters=4\nactivation=linear # x\n"
+    assert parse_cfg(format_cfg(parse_cfg(text))) == parse_cfg(text)
+    with pytest.raises(CfgError, match=r"a.cfg:7: .* activation=linear#x is unknown; use one of"):
+        Network.from_text(text, "a.cfg")
+
+
+@pytest.mark.parametrize(
+    "value", ["1_6", "nan", "inf", "-inf", "1e999", "0x10", "\u0661", "1,,2", "1,", "+", "."]
+)
+def test_what_python_takes_for_numbers_and_darknet_does_not_is_refused(value):
+    options = Options(RawSection("yolo", {"key": value}, 3, {"key": 4}), 0, "a.cfg")
+    for read in (options.integers, options.numbers):
+        with pytest.raises(CfgError, match=r"a.cfg:4: \[yolo\] #0 key=.* is no .*; write .*numbers such as"):
+            read("key")
+
+
+def test_numbers_in_every_notation_of_c():
+    options = Options(RawSection("yolo", {"n": "1,-.5,+2.,1e-3,2.5E+1", "i": "-1,+36,007"}), 0, "a.cfg")
+    assert options.numbers("n") == (1.0, -0.5, 2.0, 0.001, 25.0)
+    assert options.integers("i") == (-1, 36, 7)
+
+
 def test_lines_are_counted_through_comments_and_any_line_end():
     for end in ("\n", "\r\n", "\r"):
         sections = parse_cfg(end.join(["# one", "[net]", "", "; four", "width=8", "[conv]"]))
@@ -79,6 +114,7 @@ def test_any_encoding_of_comments_reads(tmp_path, encoded):
         ("width=8\n[net]", "a.cfg:1: 'width=8' stands before the first section"),
         ("[net]\nwidth 8", "a.cfg:2: 'width8' has no '='"),
         ("[net]\nwidth=", "a.cfg:2: 'width=' lacks its value"),
+        ("[net]\nwidth= # 8", "a.cfg:2: 'width=#8' lacks its value"),
         ("[net]\n\n=8", "a.cfg:3: '=8' lacks its key"),
         ("[net]\n[conv\nsize=1", "a.cfg:2: '[conv' is no section header"),
         ("[net] # text", "a.cfg:1: '[net]#text' is no section header"),

@@ -1,5 +1,6 @@
 """Checkpoints: what goes in comes out, foreign and hostile ones are refused, old ones are read."""
 
+import itertools
 import zipfile
 from pathlib import Path
 
@@ -102,6 +103,18 @@ def test_conversion_never_overwrites_its_input(model, tmp_path):
     assert (tmp_path / "a.pt").read_bytes() == before
 
 
+def test_conversion_keeps_a_checkpoint_to_resume_from(model, tmp_path, caplog):
+    save_weights(model, tmp_path / "last.weights")
+    save_checkpoint(tmp_path / "last.pt", model, {"epoch": 3})
+    target = convert(CFG, tmp_path / "last.weights")
+    (kept,) = tmp_path.glob("last.*-*.pt")
+    assert read_checkpoint(kept).training == {"epoch": 3}
+    assert not read_checkpoint(target).training
+    assert f"{target} holds more than weights and would be overwritten: kept as {kept}" in caplog.text
+    convert(CFG, tmp_path / "last.weights")  # what holds weights alone is replaced
+    assert list(tmp_path.glob("last.*-*.pt")) == [kept]
+
+
 WRONG_PAIRS = [
     ({"a": "filters=8\n->filters=6\n"}, r"#1: differs .* \(filters=8 there\)"),
     ({"a": "activation=leaky->activation=mish"}, r"#0: differs .* \(activation=leaky there\)"),
@@ -185,6 +198,55 @@ def test_files_that_are_no_checkpoint(content, model, tmp_path):
         load_weights(model, tmp_path / "absent.pt")
 
 
+WEIGHT = {"layers.0.conv.weight": torch.ones(1)}
+
+
+@pytest.mark.parametrize(
+    "content, fact",
+    [
+        ({"model": WEIGHT, "cfg": "x", "header": {"version": 3}}, "its 'header' is none of a .weights file"),
+        ({"model": WEIGHT, "cfg": "x", "header": None}, "its 'header' is none of a .weights file"),
+        ({"model": WEIGHT, "cfg": "x", "header": {1: 2}}, "its 'header' is none of a .weights file"),
+        ({"model": WEIGHT, "cfg": "x", "header": {"seen": -1}}, "its 'header' is none of a .weights file"),
+        ({"model": WEIGHT, "cfg": 3}, "its 'cfg' is of type int"),
+        ({"model": WEIGHT, "cfg": "x", "training": None}, "its 'training' is of type NoneType"),
+        ({"model": {3: torch.ones(1)}}, "3 is no name"),
+        (
+            {"model": {"layers.0.conv.weight": torch.ones(1).to_sparse()}},
+            "is no tensor of plain real numbers",
+        ),
+        ({"model": {"layers.0.conv.weight": torch.ones(1) * 1j}}, "is no tensor of plain real numbers"),
+    ],
+)
+def test_contents_of_another_type_are_one_line(content, fact, tmp_path):
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(WeightsError, match=rf"a.pt: .*{fact}; give ") as error:
+        read_checkpoint(tmp_path / "a.pt")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PyTorch's, of odd pickles
+def test_damage_anywhere_in_the_pickle_is_one_line(tmp_path):
+    torch.save(
+        {"model": WEIGHT, "cfg": "x", "training": {"epoch": 3, "list": [1, (2, 3)]}}, tmp_path / "a.pt"
+    )
+    with zipfile.ZipFile(tmp_path / "a.pt") as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    (pickled,) = (name for name in members if name.endswith("data.pkl"))
+    refused = 0
+    for position, new in itertools.product(range(len(members[pickled])), b"\x00.(RXQs"):
+        data = bytearray(members[pickled])
+        data[position] = new
+        with zipfile.ZipFile(tmp_path / "b.pt", "w") as archive:
+            for name, content in members.items():
+                archive.writestr(name, bytes(data) if name == pickled else content)
+        try:
+            read_checkpoint(tmp_path / "b.pt")
+        except WeightsError as error:
+            refused += "\n" not in str(error)
+    assert refused > 1000
+
+
 def test_a_truncated_checkpoint(model, tmp_path):
     save_checkpoint(tmp_path / "a.pt", model)
     whole = (tmp_path / "a.pt").read_bytes()
@@ -217,6 +279,15 @@ def test_checkpoints_of_the_published_programs_load(conv, norm, numpy1, model, t
         7,
         0.25,
     )
+
+
+@pytest.mark.parametrize("numpy1", [False, True])
+def test_a_fitness_held_in_an_array_loads(numpy1, model, tmp_path):
+    content = {"best_fitness": np.array([0.25]), "model": old_names(model, "Conv2d", "BatchNorm2d")}
+    torch.save(content, tmp_path / "a.pt")
+    if numpy1:
+        rewrite_pickle(tmp_path / "a.pt", b"numpy._core.multiarray", b"numpy.core.multiarray")
+    assert read_checkpoint(tmp_path / "a.pt").training["best_fitness"] == 0.25
 
 
 def rewrite_pickle(path: Path, old: bytes, new: bytes) -> None:

@@ -12,7 +12,7 @@ from utils.darknet.edit import with_filters
 from utils.darknet.model import OBJECTNESS_PRIOR, Darknet
 from utils.darknet.network import Convolutional, Network
 from utils.darknet.weights import read_weights
-from utils.detection.decode import HeadSpec
+from utils.detection.decode import HeadSpec, decode_heads
 from utils.errors import ToolkitError
 
 ROOT = Path(__file__).parents[2]
@@ -159,8 +159,11 @@ def test_export_with_any_batch_and_size():
 def test_any_size_that_the_strides_allow():
     model = feature("upsample")
     assert [tuple(head.shape[2:4]) for head in model(random_images(model, (64, 24)))] == [(16, 6), (32, 12)]
-    # 31 rows halve to 16 and 8, which enlarge to 16 again.
-    assert [tuple(head.shape[2:4]) for head in model(random_images(model, (31, 24)))] == [(8, 6), (16, 12)]
+    # 31 rows halve to 16 and 8, which enlarge to 16 again, but 8 cells of 4 pixels are 32.
+    with pytest.raises(
+        ToolkitError, match="whole cells of 4 pixels; the images are 24x31, use multiples of 4"
+    ):
+        model(random_images(model, (31, 24)))
     with pytest.raises(ToolkitError) as error:
         model(random_images(model, (33, 24)))
     message = str(error.value)
@@ -238,3 +241,30 @@ def test_names_of_parameters_follow_the_section_numbers():
     assert {"layers.0.conv.weight", "layers.0.norm.running_var", "layers.12.conv.bias"} <= names
     assert not any(name.startswith("layers.3.") for name in names)
     assert "layers.0.conv.bias" not in names
+
+
+HEAD = "[conv]\nfilters=6\nactivation=linear\n[yolo]\nmask=0\nanchors=4,4\nclasses=1\n"
+HALVE = "[conv]\nfilters=2\nsize=3\nstride=2\npad=1\nactivation=leaky\n"
+
+
+@pytest.mark.parametrize("width, height", [(80, 80), (80, 96), (96, 64)])
+def test_centres_are_where_darknet_puts_them_also_if_the_size_is_no_multiple(width, height):
+    text = f"[net]\nwidth={width}\nheight={height}\nchannels=3\n" + 5 * HALVE + HEAD
+    model = Darknet(Network.from_text(text))
+    (head,) = model(torch.zeros(1, 3, height, width))
+    boxes = decode_heads([torch.zeros_like(head)], model.head_specs)
+    rows, columns = head.shape[2:4]
+    expected = [  # get_yolo_box: (column + 0.5) / grid width, times the network's width
+        [(column + 0.5) / columns * width, (row + 0.5) / rows * height]
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    torch.testing.assert_close(boxes[0, :, :2], torch.tensor(expected))
+
+
+def test_an_image_that_would_displace_the_boxes_is_refused():
+    text = "[net]\nwidth=96\nheight=96\nchannels=3\n" + 5 * HALVE + HEAD
+    model = Darknet(Network.from_text(text, "a.cfg"))
+    assert model(torch.zeros(1, 3, 64, 160))[0].shape[2:4] == (2, 5)
+    with pytest.raises(ToolkitError, match=r"a.cfg:\d+: \[yolo\] #6 .*80x96, use multiples of 32"):
+        model(torch.zeros(1, 3, 96, 80))

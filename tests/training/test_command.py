@@ -1,5 +1,6 @@
 """train.py as a user types it, on a network and a data set of a second."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import torch
 import train
 from utils.darknet.checkpoint import read_checkpoint, save_checkpoint
 from utils.darknet.model import Darknet
-from utils.errors import ToolkitError
+from utils.data.labels import label_path
+from utils.data.listing import read_data_file
+from utils.data.shapes import make_shapes
+from utils.errors import CfgError, DatasetError, ToolkitError
 
 FAST = ["--workers", "0", "--batch-size", "2", "--epochs", "1"]
 
@@ -95,10 +99,145 @@ def test_resume_refuses_other_options(tiny_cfg: Path, few_images: Path, tmp_path
         train.main(["--resume", str(tmp_path / "last.pt"), "--epochs", "9", "--s", "0.1"])
 
 
-def test_a_finished_run_is_not_resumed(tiny_cfg: Path, few_images: Path, tmp_path: Path) -> None:
+def test_a_run_killed_after_its_last_checkpoint_is_completed_by_resume(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     start(tiny_cfg, few_images, tmp_path)
-    with pytest.raises(ToolkitError, match="1 epochs are done; start anew with --weights"):
-        train.main(["--resume", str(tmp_path / "last.pt")])
+    history = (tmp_path / "history.csv").read_text()
+    (tmp_path / "history.csv").unlink()
+    before = read_checkpoint(tmp_path / "last.pt")
+    capsys.readouterr()
+    train.main(["--resume", str(tmp_path / "last.pt"), "--workers", "0"])
+    shown = capsys.readouterr().out
+    assert "all 1, only the report is left" in shown
+    assert "best.pt on test of" in shown
+    assert (tmp_path / "history.csv").read_text() == history
+    after = read_checkpoint(tmp_path / "last.pt")
+    assert all(torch.equal(tensor, after.state[name]) for name, tensor in before.state.items())
+
+
+def test_a_copied_last_checkpoint_is_reported_on_where_no_epoch_was_better(
+    tiny_cfg: Path,
+    few_images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = iter([0.9, 0.1])  # the first epoch is the best, and its best.pt is not copied
+    monkeypatch.setattr("utils.training.loop._accuracy", lambda *_: next(values))
+    start(tiny_cfg, few_images, tmp_path, "--epochs", "2")
+    (tmp_path / "best.pt").unlink()
+    train.main(["--resume", str(tmp_path / "last.pt"), "--workers", "0"])
+    assert "last.pt on valid of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("key", ["context", "trainer", "history"])
+def test_a_checkpoint_of_another_loop_is_refused(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path, key: str
+) -> None:
+    start(tiny_cfg, few_images, tmp_path)
+    training = dict(read_checkpoint(tmp_path / "last.pt").training)
+    del training[key]
+    save_checkpoint(tmp_path / "other.pt", Darknet.from_cfg(tiny_cfg), training)
+    with pytest.raises(ToolkitError, match=r"other.pt: no run to continue"):
+        train.main(["--resume", str(tmp_path / "other.pt")])
+
+
+def test_a_teacher_given_relative_is_kept_under_the_name_in_the_context(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    teacher = Path("out/best.pt")
+    save_checkpoint(teacher, Darknet.from_cfg(tiny_cfg))
+    before = teacher.read_bytes()
+    start(tiny_cfg, few_images, Path("out"), "--t_cfg", tiny_cfg, "--t_weights", teacher)
+    kept = Path(read_checkpoint(Path("out/last.pt")).training["context"]["t_weights"])
+    assert kept.read_bytes() == before != teacher.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "fact"),
+    [
+        (["--s", "0.001"], "--s: without -sr"),
+        (["--prune", "0"], "--prune: without -sr"),
+        (["--classic"], "--classic: without -sr"),
+        (["--cutoff", "3"], "--cutoff: no weights"),
+        (["--weights-classes", "3"], "--weights_classes: no weights"),
+    ],
+)
+def test_options_that_would_change_nothing_are_refused(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path, words: list[str], fact: str
+) -> None:
+    with pytest.raises(ToolkitError, match=fact):
+        start(tiny_cfg, few_images, tmp_path, *words)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_training(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("utils.commands.train.train", lambda *_, **__: pytest.fail("trained"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ToolkitError, match=r"file/out: cannot be written to .*; choose another folder"):
+        start(tiny_cfg, few_images, tmp_path / "file/out")
+
+
+@pytest.mark.parametrize(
+    "line", ["momentum=1", "decay=-1", "learning_rate=0", "learning_rate=nan", "max_epochs=0"]
+)
+def test_numbers_of_the_cfg_are_held_to_the_options_ranges(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path, line: str
+) -> None:
+    key, value = line.split("=")
+    tiny_cfg.write_text(re.sub(rf"(?m)^{key}=.*$", line, tiny_cfg.read_text()))
+    with pytest.raises(CfgError, match=rf"tiny.cfg: \[net\] {key}: '{value}' is not a"):
+        start(tiny_cfg, few_images, tmp_path)
+
+
+def test_momentum_of_one_is_refused(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        start(tiny_cfg, few_images, tmp_path, "--momentum", "1")
+    assert stop.value.code == 2
+    assert "'1' is not a number from 0 to below 1" in capsys.readouterr().err
+
+
+def test_a_large_seed_is_taken(tiny_cfg: Path, few_images: Path, tmp_path: Path) -> None:
+    start(tiny_cfg, few_images, tmp_path, "--seed", 10**14)
+    assert read_checkpoint(tmp_path / "last.pt").training["options"]["seed"] == 10**14
+
+
+def test_a_batch_too_small_for_batch_norm_is_told(tiny_cfg: Path, few_images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ToolkitError, match=r"batch of 1 .*; give a larger --batch-size or --img_size"):
+        start(tiny_cfg, few_images, tmp_path, "--batch-size", "1", "--img_size", "16")
+
+
+def test_faults_of_the_training_list_are_counted_at_the_end(
+    tiny_cfg: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = make_shapes(tmp_path / "data", sizes={"train": 6, "valid": 2, "test": 2})
+    images = read_data_file(data).image_list("train")
+    label_path(images.images[0]).write_text("9 9\n1 .5 .5 .2 .2\n")
+    label_path(images.images[1]).unlink()
+    images.images[2].write_bytes(b"no image")
+    images.path.write_text(images.path.read_text() + "absent.png\n")
+    start(tiny_cfg, data, tmp_path / "out", "--batch-size", "1")
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("train of ")]
+    assert [line.split(": ", 1)[1].split(" ", 1) for line in told] == [
+        ["1", "images of the list do not exist and were left out"],
+        ["1", "images have no label file and count as empty"],
+        ["1", "malformed label lines were left out"],
+        ["1", "images could not be read and were left out"],
+    ]
+
+
+def test_a_run_that_reads_no_image_fails(tiny_cfg: Path, tmp_path: Path) -> None:
+    data = make_shapes(tmp_path / "data", sizes={"train": 2, "valid": 2, "test": 2})
+    for image in read_data_file(data).image_list("train").images:
+        image.write_bytes(b"no image")
+    with pytest.raises(DatasetError, match="no image of the training list could be read; correct"):
+        start(tiny_cfg, data, tmp_path / "out")
+    assert not (tmp_path / "out/last.pt").exists()
 
 
 @pytest.mark.parametrize("name", ["best.pt", "absent.pt"])

@@ -101,7 +101,7 @@ def test_the_history_file_has_a_line_for_every_epoch(
 
 def test_best_holds_the_network_of_the_best_epoch(tiny_cfg: Path, few_images: Path, tmp_path: Path) -> None:
     """Evaluating best.pt anew gives the highest mAP of the history."""
-    history = run(tiny_cfg, few_images, tmp_path, Witness(), epochs=3, mixed_precision=False)
+    history = run(tiny_cfg, few_images, tmp_path, Witness(), epochs=3)
     model = Darknet.from_cfg(tiny_cfg)
     load_weights(model, tmp_path / BEST)
     loaders = open_loaders(few_images)
@@ -110,6 +110,15 @@ def test_best_holds_the_network_of_the_best_epoch(tiny_cfg: Path, few_images: Pa
     assert found == pytest.approx(max(record.map50 for record in history.records), abs=1e-6)
     assert history.best is not None
     assert read_checkpoint(tmp_path / BEST).training["epoch"] == history.best.epoch
+
+
+def test_best_holds_the_average_not_the_raw_weights(tiny_cfg: Path, few_images: Path, tmp_path: Path) -> None:
+    """After one epoch, the best so far, best.pt and last.pt hold one network, and it is not the raw one."""
+    run(tiny_cfg, few_images, tmp_path, Witness(), epochs=1)
+    best, last = (read_checkpoint(tmp_path / name) for name in (BEST, LAST))
+    raw = last.training["trainer"]["model"]
+    assert all(torch.equal(tensor, last.state[name]) for name, tensor in best.state.items())
+    assert any(not torch.equal(tensor, raw[name]) for name, tensor in best.state.items())
 
 
 def test_the_penalty_shrinks_gammas(tiny_cfg: Path, few_images: Path, tmp_path: Path) -> None:

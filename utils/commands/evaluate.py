@@ -194,20 +194,26 @@ def _table(result: Evaluation) -> Table:
 
 
 def _findings(result: Evaluation, loader: Loader) -> list[str]:
-    index = loader.dataset.index
     lines = [f"{result.images} images, {result.without_objects} without objects"]
     absent = sum(count == 0 for count in result.truths.values())
     if absent:
         counted = "count 0 in the mean" if result.style == "darknet" else "are left out of the mean"
         lines.append(f"{absent} of {len(result.truths)} classes do not occur and {counted}")
+    return lines + list_findings(loader)
+
+
+def list_findings(loader: Loader) -> list[str]:
+    """What was wrong with an image list as far as the loader has read it, a line for each kind of fault."""
+    index = loader.dataset.index
+    lines = []
     if loader.dataset.missing:
         lines.append(f"{loader.dataset.missing} images of the list do not exist and were left out")
     if index.without_file:
         lines.append(f"{index.without_file} images have no label file and count as empty")
     if index.problems:
         lines.append(f"{len(index.problems)} malformed label lines were left out")
-    if result.skipped:
-        lines.append(f"{result.skipped} images could not be read and were left out")
+    if loader.problems:
+        lines.append(f"{len(loader.problems)} images could not be read and were left out")
     return lines
 
 

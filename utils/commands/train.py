@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,14 +15,21 @@ from utils.commands.arguments import (
     add_data,
     add_network,
     next_command,
-    positive_float,
     positive_int,
     prepare,
     resolve,
 )
-from utils.commands.evaluate import evaluate_network, open_split, print_evaluation
+from utils.commands.evaluate import evaluate_network, list_findings, open_split, print_evaluation
 from utils.commands.progress import EpochBars, print_options
-from utils.commands.training_options import Run, add_training_options, choose_augment, choose_options
+from utils.commands.training_options import (
+    CANDIDATES,
+    PENALTY,
+    Run,
+    add_sparsity_options,
+    add_training_options,
+    choose_augment,
+    choose_options,
+)
 from utils.darknet.checkpoint import Checkpoint, load_pretrained, load_weights, read_checkpoint
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
@@ -30,7 +37,7 @@ from utils.data.dataset import DetectionDataset
 from utils.data.listing import DataFile, read_data_file
 from utils.data.loader import make_loader
 from utils.errors import ToolkitError
-from utils.files import protect_inputs
+from utils.files import protect_inputs, require_writable
 from utils.frontends.darknet import gamma_penalty
 from utils.profiling import count_macs
 from utils.training.distillation import Teacher
@@ -63,13 +70,7 @@ def train_parser(manual: str | None) -> Parser:
     add_network(parser)
     add_data(parser)
     add_training_options(parser)
-    sparse = parser.add_argument_group("sparse training")
-    sparse.add_argument("-sr", "--sparsity", action="store_true", help="push the candidates' gammas to zero")
-    sparse.add_argument("--s", type=positive_float, default=0.001, help="weight of the penalty")
-    sparse.add_argument(
-        "--prune", type=int, choices=[0, 1], default=1, help="candidates: 0 no shortcuts, 1 all"
-    )
-    sparse.add_argument("--classic", action="store_true", help="candidates of the published programs")
+    add_sparsity_options(parser)
     files = parser.add_argument_group("files")
     files.add_argument("--t_cfg", type=Path, metavar="CFG", help="network of a teacher")
     files.add_argument("--t_weights", type=Path, metavar="FILE", help="weights of the teacher")
@@ -101,9 +102,27 @@ def run_training(args: argparse.Namespace) -> None:
             _resume(args, machine)
 
 
-def _start(args: argparse.Namespace, machine: Machine) -> None:
+def _given(args: argparse.Namespace, names: Iterable[str]) -> str:
+    """Those of the options `names` that were typed, for a message; empty if none was."""
+    defaults = train_parser(None).parse_args([])
+    typed = sorted(name for name in names if getattr(args, name) != getattr(defaults, name))
+    return ", ".join(f"--{name}" for name in typed)
+
+
+def _refuse_idle_options(args: argparse.Namespace) -> None:
+    """An option that would change nothing is a mistake to tell, not to pass over."""
     if (args.t_cfg is None) != (args.t_weights is None):
         raise ToolkitError("--t_cfg, --t_weights: only one is given; a teacher needs both")
+    idle = "" if args.sparsity else _given(args, ("s", "prune", "classic"))
+    if idle:
+        raise ToolkitError(f"{idle}: without -sr there is no sparse training; add -sr or leave it out")
+    idle = "" if args.weights else _given(args, ("cutoff", "weights_classes"))
+    if idle:
+        raise ToolkitError(f"{idle}: no weights to load are given; add --weights or leave it out")
+
+
+def _start(args: argparse.Namespace, machine: Machine) -> None:
+    _refuse_idle_options(args)
     project = resolve(args, needs=("cfg", "data"))
     model = Darknet.from_cfg(project.cfg)
     options, table = choose_options(args, model.network)
@@ -117,8 +136,8 @@ def _start(args: argparse.Namespace, machine: Machine) -> None:
         t_cfg=args.t_cfg,
         t_weights=args.t_weights,
         output=args.output,
-        s=args.s if args.sparsity else 0.0,
-        prune=args.prune,
+        s=(args.s or PENALTY) if args.sparsity else 0.0,
+        prune=CANDIDATES if args.prune is None else args.prune,
         classic=args.classic,
         augment=not args.no_augment,
         is_demo=project.is_demo,
@@ -129,26 +148,24 @@ def _start(args: argparse.Namespace, machine: Machine) -> None:
 
 
 def _resume(args: argparse.Namespace, machine: Machine) -> None:
-    defaults = vars(train_parser(None).parse_args([]))
-    other = sorted(key for key in defaults.keys() - _MACHINE if getattr(args, key) != defaults[key])
+    other = _given(args, vars(args).keys() - _MACHINE)
     if other:
-        names = ", ".join(f"--{name}" for name in other)
-        raise ToolkitError(f"--resume: the run continues with its own options; leave out {names}")
+        raise ToolkitError(f"--resume: the run continues with its own options; leave out {other}")
     checkpoint = read_checkpoint(args.resume)
     state = checkpoint.training
-    if "trainer" not in state or checkpoint.cfg is None:
+    if checkpoint.cfg is None or not all(state.get(key) for key in ("trainer", "history", "context")):
         raise ToolkitError(
             f"{args.resume}: no run to continue; name its {LAST}, or start anew with --weights"
         )
     run = replace(Run.from_mapping(state["context"]), output=args.resume.parent)
-    if state["epoch"] >= run.options.epochs:
-        remedy = f"start anew with --weights {args.resume}"
-        raise ToolkitError(f"{args.resume}: its {run.options.epochs} epochs are done; {remedy}")
     model = Darknet(Network.from_text(checkpoint.cfg, str(run.cfg)))
+    model.header = checkpoint.header
     table: dict[str, tuple[object, str]] = {
         name: (value, "resumed") for name, value in run.options.to_mapping().items()
     }
-    _announce(run, {"resumed": args.resume, "epochs done": state["epoch"]}, table, machine)
+    done = len(state["history"])
+    shown = f"all {done}, only the report is left" if done >= run.options.epochs else done
+    _announce(run, {"resumed": args.resume, "epochs done": shown}, table, machine)
     _train(model, run, machine, checkpoint=checkpoint)
 
 
@@ -175,6 +192,7 @@ def _train(
     inputs: Sequence[Path | None] = (),
     checkpoint: Checkpoint | None = None,
 ) -> None:
+    require_writable(run.output, "choose another folder with --output DIR")
     data = read_data_file(run.data)
     loaders = _open(data, model, run, machine)
     if machine.threads is None and machine.device.type == "cpu":
@@ -182,10 +200,11 @@ def _train(
     teacher = _teacher(run, machine.device)
     model.to(machine.device)
     is_first = machine.processes.is_first
+    taught_by = run.t_weights and run.t_weights.resolve()
     machine.processes.barrier()  # all have read their inputs, so these may move
     moved = protect_inputs([run.output / name for name in OUTPUTS], inputs) if is_first else {}
-    if run.t_weights:
-        run = replace(run, t_weights=moved.get(run.t_weights.resolve(), run.t_weights))
+    if taught_by:
+        run = replace(run, t_weights=moved.get(taught_by, run.t_weights))
     train(
         model,
         loaders,
@@ -200,6 +219,11 @@ def _train(
     )
     if is_first:
         _report(model, data, run, machine)
+        for line in list_findings(loaders.train):
+            print(f"train of {run.data}: {line}")
+        files = [run.output / name for name in OUTPUTS]
+        print("written: " + ", ".join(str(path) for path in files if path.exists()))
+        next_command(_next(run))
 
 
 def _choose_threads(model: Darknet, run: Run) -> None:
@@ -246,8 +270,8 @@ def _teacher(run: Run, device: torch.device) -> Teacher | None:
 
 
 def _report(model: Darknet, data: DataFile, run: Run, machine: Machine) -> None:
-    """Evaluate best.pt in full precision on the splits that exist, and say what to type next."""
-    best = run.output / BEST
+    """Evaluate the best network in full precision on the splits that exist."""
+    best = _best(run)
     load_weights(model, best)
     for split in ("valid", "test"):
         if getattr(data, split) is None:
@@ -255,15 +279,19 @@ def _report(model: Darknet, data: DataFile, run: Run, machine: Machine) -> None:
         loader = open_split(data, split, model, run.options.image_size, workers=machine.workers)
         title = f"{best} on {split} of {run.data}"
         print_evaluation(evaluate_network(model, loader, data.names, label=split), loader, title)
-    print("written: " + ", ".join(str(run.output / name) for name in OUTPUTS))
-    next_command(_next(run))
+
+
+def _best(run: Run) -> Path:
+    """best.pt; last.pt where that alone was copied to this folder and no epoch since was better."""
+    best = run.output / BEST
+    return best if best.exists() else run.output / LAST
 
 
 def _next(run: Run) -> str:
     files = f"--cfg {shlex.quote(run.cfg.as_posix())} --data {shlex.quote(run.data.as_posix())} "
     if run.is_demo and run.output == OUTPUT:
         files = ""
-    last, best = (shlex.quote((run.output / name).as_posix()) for name in (LAST, BEST))
+    last, best = (shlex.quote(path.as_posix()) for path in (run.output / LAST, _best(run)))
     if run.s:
         weights = f"--weights {last} " if files else ""
         return f"python slim_prune.py {files}{weights}--global_percent 0.8 --layer_keep 0.01"

@@ -1,10 +1,10 @@
 """What decides a training run: what was typed, else what the cfg's [net] says, else the measured default."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from utils.commands.arguments import (
     Parser,
@@ -19,9 +19,13 @@ from utils.data.augment import Augment
 from utils.errors import CfgError
 from utils.training.options import TrainingOptions
 
+Number = TypeVar("Number", int, float)
+
 DEFAULT_EPOCHS, DEFAULT_BATCH = 100, 8
+PENALTY: float = 0.001
+CANDIDATES: Literal[0, 1] = 1
 # the rates in cfgs are meant for Darknet's loss, a sum over objects; this one is a mean
-SGD_RATE_FACTOR = 10.0
+SGD_RATE_FACTOR = 50.0
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,9 @@ def add_training_options(parser: Parser) -> None:
     group.add_argument("--accumulate", type=positive_int, help="forward passes of a step (default: 1)")
     add_image_size(group)
     group.add_argument("--optimizer", choices=["adamw", "sgd"], help="(default: adamw)")
-    rate = "for 64 images a step, scaled to the real number (default: the cfg's, for sgd ten times that)"
+    rate = "for 64 images a step, scaled to the real number (default: the cfg's, for sgd 50 times that)"
     group.add_argument("--learning-rate", "--lr", type=positive_float, metavar="RATE", help=rate)
-    group.add_argument("--momentum", type=fraction, help="(default: the cfg's)")
+    group.add_argument("--momentum", type=momentum, help="(default: the cfg's)")
     group.add_argument("--decay", type=fraction, help="weight decay of convolutions (default: the cfg's)")
     group.add_argument("--schedule", choices=["cosine", "steps"], help="of the rate (default: cosine)")
     group.add_argument("--warmup-epochs", type=non_negative_int, metavar="N", help="(default: 2)")
@@ -86,26 +90,47 @@ def add_training_options(parser: Parser) -> None:
     group.add_argument("--no-augment", action="store_true", help="train on the images as they are")
 
 
+def add_sparsity_options(parser: Parser) -> None:
+    """Add -sr and what refines it; None stands for not given, since without -sr it must not be."""
+    sparse = parser.add_argument_group("sparse training")
+    sparse.add_argument("-sr", "--sparsity", action="store_true", help="push the candidates' gammas to zero")
+    weight = (
+        "weight of the penalty; AdamW normalises its steps, so there s acts relative to the gradient's size "
+        f"(default: {PENALTY})"
+    )
+    sparse.add_argument("--s", type=positive_float, help=weight)
+    candidates = f"candidates: 0 no shortcuts, 1 all (default: {CANDIDATES})"
+    sparse.add_argument("--prune", type=int, choices=[0, 1], help=candidates)
+    sparse.add_argument("--classic", action="store_true", help="candidates of the published programs")
+
+
+def momentum(text: str) -> float:
+    """A number from 0 to below 1."""
+    value = fraction(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to below 1")
+    return value
+
+
 def choose_options(
     args: argparse.Namespace, network: Network
 ) -> tuple[TrainingOptions, dict[str, tuple[object, str]]]:
     """The options of a run and, by name, their value and where it comes from.
 
     Raises:
-        CfgError: a value in [net] is not a number.
+        CfgError: a value in [net] is none that the option of that name could have.
     """
-    rate = _net_number(network, "learning_rate")
+    rate = _net_value(network, "learning_rate", positive_float)
     if rate is not None and args.optimizer == "sgd":
         rate *= SGD_RATE_FACTOR
-    epochs = _net_number(network, "max_epochs")
     size = (network.height, network.width)
     given = {field.name: getattr(args, field.name, None) for field in fields(TrainingOptions)}
     given |= {"image_size": args.img_size, "mixed_precision": False if args.no_amp else None}
     of_cfg: Mapping[str, Any] = {
-        "epochs": None if epochs is None else max(round(epochs), 1),
+        "epochs": _net_value(network, "max_epochs", positive_int),
         "learning_rate": rate,
-        "momentum": _net_number(network, "momentum"),
-        "decay": _net_number(network, "decay"),
+        "momentum": _net_value(network, "momentum", momentum),
+        "decay": _net_value(network, "decay", fraction),
         "image_size": size,
     }
     measured = TrainingOptions(DEFAULT_EPOCHS, DEFAULT_BATCH, 1, size)
@@ -131,6 +156,14 @@ def choose_augment(network: Network) -> Augment:
         if jitter is not None:
             changes |= {"scale": 1 + jitter, "aspect": 1 + jitter, "translate": jitter / 2}
     return Augment(**{key: value for key, value in changes.items() if value is not None})
+
+
+def _net_value(network: Network, key: str, kind: Callable[[str], Number]) -> Number | None:
+    """The value of a key in [net] as the option of that meaning reads it."""
+    try:
+        return kind(network.options[key]) if key in network.options else None
+    except argparse.ArgumentTypeError as error:
+        raise CfgError(f"{network.source}: [net] {key}: {error}; correct it") from None
 
 
 def _net_number(network: Network, key: str) -> float | None:

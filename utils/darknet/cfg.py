@@ -4,11 +4,13 @@ Invariant: `parse_cfg(format_cfg(sections)) == sections`, line numbers apart.
 
 Darknet (read_cfg in parser.c, option_list.c) removes all whitespace from every line, takes a line that
 starts with `#` or `;` as a comment, and of an option given twice uses the first. A number ends where atoi
-stops, so `layers=180 ###P6` is 180; such a remark is dropped here, because other readers choke on it.
+stops, so `layers=180 ###P6` is 180; such a remark is dropped here, because other readers choke on it. Only
+the words in `COMPARED_WHOLE` keep theirs: Darknet itself no longer knows them then, so reading refuses them.
 """
 
 import difflib
 import logging
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,7 +37,12 @@ ALIASES = MappingProxyType(
         "silence": "empty",
     }
 )
-_NUMBERS_AND_REMARK = re.compile(r"([-+.,0-9eE]+)[#;].*")
+# Options that decide what the network computes and that Darknet compares as whole words.
+COMPARED_WHOLE = frozenset({"activation", "weights_type", "weights_normalization", "nms_kind"})
+_REMARK = re.compile(r"[#;].*")
+# Stricter than int() and float(), which take `1_6`, `nan` and `inf`.
+_INTEGER = re.compile(r"[-+]?[0-9]{1,10}")
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 @dataclass(frozen=True)
@@ -103,12 +110,13 @@ def _header(line: str, place: str) -> str:
 
 def _option(line: str, place: str) -> tuple[str, str]:
     key, equals, value = line.partition("=")
+    if key not in COMPARED_WHOLE:
+        value = _REMARK.sub("", value)
     if not equals:
         raise CfgError(f"{place}: {line!r} has no '='; write key=value, or # before a comment")
     if not key or not value:
         raise CfgError(f"{place}: {line!r} lacks its {'value' if key else 'key'}; write key=value")
-    remark = _NUMBERS_AND_REMARK.fullmatch(value)
-    return key, remark[1] if remark else value
+    return key, value
 
 
 def format_cfg(sections: Iterable[RawSection]) -> str:
@@ -199,10 +207,10 @@ class Options:
 
     def integers(self, key: str) -> tuple[int, ...]:
         """A comma-separated list of whole numbers; empty if the key is absent."""
-        try:
-            return tuple(int(value) for value in self._values(key))
-        except ValueError:
+        values = self._values(key)
+        if not all(_INTEGER.fullmatch(value) for value in values):
             self.fail(key, "is no integer or list of integers", "write whole numbers such as 3 or -1,36")
+        return tuple(map(int, values))
 
     def number(self, key: str, default: float) -> float:
         """A number."""
@@ -213,10 +221,11 @@ class Options:
 
     def numbers(self, key: str) -> tuple[float, ...]:
         """A comma-separated list of numbers; empty if the key is absent."""
-        try:
-            return tuple(float(value) for value in self._values(key))
-        except ValueError:
+        values = self._values(key)
+        # A long exponent overflows to infinity.
+        if not all(_NUMBER.fullmatch(value) and math.isfinite(float(value)) for value in values):
             self.fail(key, "is no number or list of numbers", "write numbers such as .5 or 10,14,23,27")
+        return tuple(map(float, values))
 
     def _values(self, key: str) -> list[str]:
         value = self.text(key, "")

@@ -8,6 +8,7 @@ Invariant: .weights -> .pt -> .weights is bitwise equal.
 """
 
 import logging
+import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,20 +18,14 @@ import torch
 from torch import Tensor
 
 from utils.darknet.edit import with_classes
+from utils.darknet.header import WeightsHeader
 from utils.darknet.legacy import load_restricted, translate_names
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.darknet.sections import Dropout, Section, Yolo
-from utils.darknet.weights import (
-    Cutoff,
-    WeightsHeader,
-    float_counts,
-    read_header,
-    read_weights,
-    write_weights,
-)
+from utils.darknet.weights import Cutoff, float_counts, read_header, read_weights, write_weights
 from utils.errors import WeightsError
-from utils.files import atomic_path, same_file
+from utils.files import atomic_path, same_file, set_aside
 
 logger = logging.getLogger(__name__)
 
@@ -136,13 +131,28 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise WeightsError(f"{path}: has no 'model' with tensors; give a checkpoint that train.py wrote")
     state = translate_names(content["model"], path)
     if "cfg" in content:
-        header = WeightsHeader(**content.get("header", {}))
-        return Checkpoint(state, header, content["cfg"], content.get("training", {}))
+        return _own_checkpoint(state, content, path)
     return Checkpoint(state, training={key: value for key, value in content.items() if key != "model"})
+
+
+def _own_checkpoint(state: Mapping[str, Tensor], content: Mapping[str, Any], path: Path) -> Checkpoint:
+    cfg, training = content["cfg"], content.get("training", {})
+    remedy = "give a checkpoint that train.py wrote"
+    for key, value, kind in (("cfg", cfg, str), ("training", training, Mapping)):
+        if not isinstance(value, kind):
+            raise WeightsError(f"{path}: its {key!r} is of type {type(value).__name__}; {remedy}")
+    try:
+        header = WeightsHeader(**content.get("header", {}))
+        header.pack()
+    except (TypeError, struct.error):
+        raise WeightsError(f"{path}: its 'header' is none of a .weights file; {remedy}") from None
+    return Checkpoint(state, header, cfg, training)
 
 
 def convert(cfg: str | Path, weights: str | Path, output: str | Path | None = None) -> Path:
     """Convert a .pt checkpoint to .weights, or any Darknet binary to .pt.
+
+    An existing .pt with more than weights in it, such as training state, is kept with a time stamp.
 
     Args:
         output: where to; by default next to the input with the other suffix.
@@ -159,8 +169,18 @@ def convert(cfg: str | Path, weights: str | Path, output: str | Path | None = No
         raise WeightsError(f"{target}: is the input itself; give another output")
     model = Darknet.from_cfg(cfg)
     load_weights(model, source)
+    if is_checkpoint(target) and target.exists() and not _holds_only_weights(target):
+        kept = set_aside(target)
+        logger.warning("%s holds more than weights and would be overwritten: kept as %s", target, kept)
     save_weights(model, target)
     return target
+
+
+def _holds_only_weights(path: Path) -> bool:
+    try:
+        return not read_checkpoint(path).training
+    except WeightsError:
+        return False
 
 
 def load_pretrained(model: Darknet, path: str | Path, weights_classes: int | None = None) -> Pretrained:

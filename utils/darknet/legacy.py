@@ -1,11 +1,13 @@
 """Reading .pt files written elsewhere, without running code from them.
 
 The published pruning programs save `{'model': {'module_list.N.Conv2d.weight': ...}, 'epoch': ...,
-'best_fitness': a numpy scalar, 'training_results': text, 'optimizer': ...}`; N counts sections as Darknet.
+'best_fitness': a numpy scalar or array of one, 'training_results': text, 'optimizer': ...}`; N counts
+sections as Darknet.
 """
 
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,31 @@ from torch import Tensor
 from utils.errors import WeightsError
 
 _PARTS = {"Conv2d": "conv", "conv": "conv", "BatchNorm2d": "norm", "batch_norm": "norm"}
+# What the reader stops with somewhere in a damaged file, its own asserts included.
+_DAMAGE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    AssertionError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    struct.error,
+)
 _NAME = re.compile(r"(?:module\.)?module_list\.(\d+)\.(Conv2d|BatchNorm2d|conv|batch_norm)(?:_\d+)?\.(\w+)")
 
 
 def load_restricted(path: Path) -> Mapping[str, Any]:
-    """The dictionary in a .pt file: tensors, plain data and numpy scalars only.
+    """The dictionary in a .pt file: tensors, plain data and numpy numbers only.
 
     Raises:
         WeightsError: the file is missing, damaged, or holds other objects.
     """
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()):
+        with torch.serialization.safe_globals(_numpy_numbers()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file; check --weights") from None
@@ -35,8 +51,8 @@ def load_restricted(path: Path) -> Mapping[str, Any]:
         name = re.search(r"GLOBAL ([\w.]+)", str(error))
         fact = f"holds objects of {name[1]}, which could run code" if name else "is no checkpoint"
         raise WeightsError(f"{path}: {fact}; save a state_dict with the program that made it") from None
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).split("\n")[0]
+    except _DAMAGE as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
         raise WeightsError(f"{path}: is no checkpoint, or damaged ({reason}); copy it again") from None
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, no dictionary; give a checkpoint")
@@ -55,8 +71,11 @@ def translate_names(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     """
     translated = {}
     for name, tensor in state.items():
-        if not isinstance(tensor, Tensor):
-            raise WeightsError(f"{path}: {name!r} is no tensor; give a checkpoint that train.py wrote")
+        if not isinstance(name, str):
+            raise WeightsError(f"{path}: {name!r} is no name; give a checkpoint that train.py wrote")
+        if not _is_plain(tensor):
+            fact = f"{name!r} is no tensor of plain real numbers"
+            raise WeightsError(f"{path}: {fact}; give a checkpoint that train.py wrote")
         if re.fullmatch(r"layers\.\d+\.\w+(\.\w+)?", name):
             translated[name] = tensor
             continue
@@ -68,9 +87,17 @@ def translate_names(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     return translated
 
 
-def _numpy_scalars() -> list[Any]:
-    """What a pickled numpy number consists of, under the names of numpy 1 and 2."""
-    scalar = np.float64(0).__reduce__()[0]
+def _is_plain(value: object) -> bool:
+    """Whether a value is a tensor that parameters can be copied from."""
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_meta:
+        return False
+    return not (value.is_complex() or value.is_quantized)
+
+
+def _numpy_numbers() -> list[Any]:
+    """What a pickled numpy scalar or array consists of, under the names of numpy 1 and 2."""
+    functions = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(1).__reduce__()[0]}
     types = [type(np.dtype(code)) for code in ("f8", "f4", "f2", "i8", "i4", "?")]
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-    return [np.dtype, *types, *((scalar, name) for name in names)]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
+    named = [(function, f"{module}.{name}") for module in modules for name, function in functions.items()]
+    return [np.dtype, np.ndarray, *types, *named]

@@ -97,11 +97,19 @@ class Darknet(nn.Module):
             return
         try:
             self.network.shapes_at(height, width)
+            self._require_whole_cells(height, width)
             self._fitting_sizes.add((height, width))
         except CfgError as error:
             stride = max((spec.stride for spec in self.head_specs), default=1)
             remedy = f"use multiples of {stride}"
             raise ToolkitError(f"{error}; the images are {width}x{height}, {remedy}") from None
+
+    def _require_whole_cells(self, height: int, width: int) -> None:
+        """Refuse a size at which a cell is no longer `stride` pixels, so that boxes would be displaced."""
+        for head, spec in zip(self.network.heads, self.head_specs, strict=True):
+            if spec.cell is None and (height % spec.stride or width % spec.stride):
+                fact = f"does not divide the image into whole cells of {spec.stride} pixels"
+                raise CfgError(f"{self.network.place(head)} {fact}")
 
     @torch.no_grad()
     def _initialise(self) -> None:
@@ -142,15 +150,18 @@ def _logit(probability: float) -> float:
 def _head_spec(network: Network, index: int) -> HeadSpec:
     section = network[index]
     assert isinstance(section, Yolo)
+    _, rows, columns = network.shape(index)
+    stride, cell = network.stride(index), (network.width / columns, network.height / rows)
     return HeadSpec(
         anchors=tuple(section.anchors[number] for number in section.mask),
         classes=section.classes,
-        stride=network.stride(index),
+        stride=stride,
         scale_x_y=section.scale_x_y,
         new_coords=section.new_coords,
         nms_kind=section.nms_kind,
         beta_nms=section.beta_nms,
         ignore_thresh=section.ignore_thresh,
+        cell=None if cell == (stride, stride) else cell,
     )
 
 

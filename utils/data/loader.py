@@ -22,6 +22,8 @@ from utils.data.images import Placement
 
 logger = logging.getLogger(__name__)
 
+SEEDS = 2**63  # torch's generators take no larger seed
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -76,7 +78,7 @@ class EpochSampler(Sampler[SampleKey]):
         epoch, self.epoch = self.epoch, self.epoch + 1
         order = list(range(self.length))
         if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % SEEDS)
             order = torch.randperm(self.length, generator=generator).tolist()
         # every process gets equally many, or the others would wait for it for ever
         order += order[: len(self) * self.world - self.length]
@@ -155,7 +157,7 @@ def make_loader(
         drop_last=drop_last and len(sampler) >= batch_size,
         worker_init_fn=_start_worker,
         # of its own, so that loading does not move torch's global random state
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch.Generator().manual_seed(seed % SEEDS),
         persistent_workers=workers > 0,
     )
     return Loader(dataset, batches, sampler)

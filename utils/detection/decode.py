@@ -18,7 +18,9 @@ class HeadSpec:
     Attributes:
         anchors: (width, height) of this head's anchors in pixels of the network input, in channel order.
         classes: number of classes.
-        stride: pixels of the network input per cell.
+        stride: pixels of the network input per cell, rounded.
+        cell: (width, height) of a cell in pixels where that is not `stride` both ways: the network's own
+            size is no multiple of the stride, or its strides differ.
         scale_x_y: how far the centre may leave its cell; 1 keeps it inside.
         new_coords: the map already holds probabilities, and sizes are squared instead of exponentiated.
         nms_kind: "default", "greedynms" or "diounms", see `nms.suppress`.
@@ -34,6 +36,7 @@ class HeadSpec:
     nms_kind: str = "default"
     beta_nms: float = 0.6
     ignore_thresh: float = 0.5
+    cell: tuple[float, float] | None = None
 
     @property
     def width(self) -> int:
@@ -69,7 +72,9 @@ def decode_head(head: Tensor, spec: HeadSpec) -> Tensor:
         centre, size, probabilities = head[..., :2], (2 * head[..., 2:4]) ** 2, head[..., 4:]
     else:
         centre, size, probabilities = head[..., :2].sigmoid(), head[..., 2:4].exp(), head[..., 4:].sigmoid()
-    centre = (centre * scale - (scale - 1) / 2 + cells) * spec.stride
+    # Darknet divides by the grid and multiplies by the input size, which is this also where they do not fit.
+    pixels = head.new_tensor(spec.cell) if spec.cell else spec.stride
+    centre = (centre * scale - (scale - 1) / 2 + cells) * pixels
     return torch.cat((centre, size * anchors, probabilities), dim=-1)
 
 

@@ -27,7 +27,6 @@ from utils.training.distillation import Teacher
 from utils.training.history import FILES as HISTORY_FILES
 from utils.training.history import EpochRecord, History, gamma_statistics
 from utils.training.options import TrainingOptions
-from utils.training.precision import autocast
 from utils.training.processes import Processes
 from utils.training.trainer import Trainer
 
@@ -89,21 +88,20 @@ def train(
     processes = processes or Processes()
     trainer = Trainer(model, model.head_specs, options, len(loaders.train), penalty, teacher, processes)
     history = _restored(trainer, resume) if resume else History()
+    if resume and processes.is_first:  # it may have been killed, or copied elsewhere, before all was written
+        _save(trainer, history, output, dict(context or {}))
     for epoch in range(len(history.records), options.epochs):
         started = time.perf_counter()
         seed_epoch(options.seed, epoch)
         loaders.train.set_epoch(epoch)
         observer.epoch_started(epoch + 1)
         means = trainer.train_epoch(loaders.train, observer.batch_done)
-        if processes.is_first:
-            accuracy = _accuracy(trainer, loaders)
-            record = _record(epoch + 1, means, accuracy, trainer, time.perf_counter() - started)
-            history = history.extended(record)
-            is_best = history.best is record
-            _save(trainer, history, output, is_best, dict(context or {}))
-            observer.epoch_done(record, is_best)
-        else:  # the others only count: nothing but the first process's history is ever written
-            history = history.extended(_record(epoch + 1, means, math.nan, trainer, 0.0))
+        accuracy = _accuracy(trainer, loaders) if processes.is_first else math.nan
+        record = _record(epoch + 1, means, accuracy, trainer, time.perf_counter() - started)
+        history = history.extended(record)
+        if processes.is_first:  # the others only count
+            _save(trainer, history, output, dict(context or {}))
+            observer.epoch_done(record, history.best is record)
         processes.barrier()
     return history
 
@@ -117,19 +115,13 @@ def seed_epoch(seed: int, epoch: int) -> None:
 
 
 def validate(
-    model: nn.Module,
-    loader: Loader,
-    specs: tuple[HeadSpec, ...],
-    names: tuple[str, ...],
-    dtype: torch.dtype | None = None,
+    model: nn.Module, loader: Loader, specs: tuple[HeadSpec, ...], names: tuple[str, ...]
 ) -> Evaluation:
-    """Evaluate a network in Darknet style, the convolutions in `dtype` where that is given."""
+    """Evaluate a network in Darknet style and full precision, as evaluate.py will find it again."""
     device = next(model.parameters()).device
 
     def predict(images: Tensor) -> Tensor:
-        with autocast(device, dtype):
-            heads = model(images.to(device, memory_format=torch.channels_last))
-        return decode_heads([head.float() for head in heads], specs)
+        return decode_heads(model(images.to(device, memory_format=torch.channels_last)), specs)
 
     model.eval()
     return evaluate(predict, loader, names, style="darknet", specs=specs)
@@ -138,7 +130,7 @@ def validate(
 def _accuracy(trainer: Trainer[Darknet], loaders: Loaders) -> float:
     if loaders.valid is None:
         return math.nan
-    return validate(trainer.evaluated, loaders.valid, trainer.specs, loaders.names, trainer.dtype).map50
+    return validate(trainer.evaluated, loaders.valid, trainer.specs, loaders.names).map50
 
 
 def _record(
@@ -149,12 +141,10 @@ def _record(
     return EpochRecord(epoch=epoch, map50=accuracy, learning_rate=rate, seconds=seconds, **columns)
 
 
-def _save(
-    trainer: Trainer[Darknet], history: History, output: Path, is_best: bool, context: dict[str, Any]
-) -> None:
+def _save(trainer: Trainer[Darknet], history: History, output: Path, context: dict[str, Any]) -> None:
     """best.pt first: if the run is killed in between, the resumed run repeats the epoch and writes both."""
     summary = {"epoch": history.records[-1].epoch, "map50": history.records[-1].map50}
-    if is_best:
+    if history.best is history.records[-1]:
         save_checkpoint(output / BEST, trainer.evaluated, summary)
     state = {
         **summary,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.detection.decode import HeadSpec
-from utils.errors import ToolkitError
+from utils.errors import DatasetError, ToolkitError
 from utils.pruning.sparsity import GammaPenalty
 from utils.training.distillation import Teacher, distillation_loss
 from utils.training.ema import Model, WeightAverage
@@ -94,7 +94,8 @@ class Trainer(Generic[Model]):
         """Pass once over `batches`; returns the mean of each of PARTS over its batches.
 
         Raises:
-            ToolkitError: a loss is not finite.
+            DatasetError: there was no batch.
+            ToolkitError: a loss is not finite, or a batch is too small for batch norm.
         """
         self.model.train()
         sums = torch.zeros(len(PARTS), dtype=torch.float64)
@@ -111,6 +112,9 @@ class Trainer(Generic[Model]):
                     )
                 on_batch(done, _means(sums, done))
             self._optimizer_step()
+        if not done:
+            fact = "no image of the training list could be read"
+            raise DatasetError(f"training: {fact}; correct the list or the files that it names")
         return _means(sums, done)
 
     def _backward(self, batch: Batch, size: int) -> Tensor:
@@ -118,7 +122,7 @@ class Trainer(Generic[Model]):
         images = batch.images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
         targets = batch.targets.to(self.device, non_blocking=True)
         with autocast(self.device, self.dtype):
-            heads = self.called(images)
+            heads = self._forward(images)
             taught = self.teacher(images) if self.teacher else None
         losses = yolo_loss(heads, targets, self.specs, self.options.losses)
         total = losses.total
@@ -130,6 +134,15 @@ class Trainer(Generic[Model]):
         self.scaler.scale(total / size).backward()
         parts = (total, losses.box, losses.objectness, losses.classes, extra, farther)
         return torch.stack([part.detach().float() for part in parts]).double().cpu()
+
+    def _forward(self, images: Tensor) -> list[Tensor]:
+        try:
+            return cast(list[Tensor], self.called(images))
+        except ValueError as error:
+            if "value per channel" not in str(error):  # the words of torch's batch norm
+                raise
+            fact = f"a batch of {len(images)} ends in maps of one cell, which batch norm cannot learn from"
+            raise ToolkitError(f"training: {fact}; give a larger --batch-size or --img_size") from error
 
     def _optimizer_step(self) -> None:
         set_rate(self.optimizer, self.rate * self.schedule.factor(self.step))

@@ -1,0 +1,59 @@
+"""Files that are whole or absent: what a killed process leaves is cleared away, and nothing else."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils.errors import ToolkitError
+from utils.files import atomic_path, protect_inputs, require_writable, set_aside
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are not asked there")
+def test_parts_of_ended_processes_are_removed_and_no_others(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    stale = tmp_path / f".last.{ended.pid}.part.pt"
+    others = [f".last.{os.getppid()}.part.pt", f".best.{ended.pid}.part.pt", f".last.{ended.pid}.part.txt"]
+    for name in (stale.name, *others):
+        (tmp_path / name).write_bytes(b"half")
+    with atomic_path(tmp_path / "last.pt") as temporary:
+        assert not stale.exists()
+        temporary.write_bytes(b"whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "last.pt"])
+
+
+def test_what_is_set_aside_keeps_its_content_under_a_new_name(tmp_path):
+    path = tmp_path / "last.pt"
+    kept = []
+    for content in (b"first", b"second"):
+        path.write_bytes(content)
+        kept.append(set_aside(path))
+    assert not path.exists()
+    assert [name.read_bytes() for name in kept] == [b"first", b"second"]
+
+
+@pytest.mark.parametrize("given", ["out/best.pt", "link.pt"])
+def test_an_input_is_kept_however_it_is_spelled(tmp_path, monkeypatch, given):
+    """Relative, or by a link to the output: the map leads to the old content by the resolved path."""
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "out/best.pt"
+    output.parent.mkdir()
+    output.write_bytes(b"teacher")
+    (tmp_path / "link.pt").symlink_to(output)
+    moved = protect_inputs([output], [Path(given), None])
+    assert not output.exists()
+    assert moved[output].read_bytes() == b"teacher"
+
+
+def test_a_folder_that_can_be_made_is_writable_and_nothing_is_left(tmp_path):
+    require_writable(tmp_path / "new/folder", "choose another")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_inside_a_file_is_not_writable(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ToolkitError, match=r"out: cannot be written to .*; choose another"):
+        require_writable(tmp_path / "file/out", "choose another")
