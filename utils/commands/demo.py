@@ -103,7 +103,9 @@ def _run_steps(args: argparse.Namespace, data: Path) -> tuple[list[Stage], Path]
     short = Stage("blocks pruned", out / f"{tag}_{DEMO_CFG.stem}.cfg", out / f"{tag}_last.weights")
     tuned = Stage("fine-tuned", short.cfg, out / "fine_tuned/best.pt")
 
-    machine = f"--seed {args.seed} --workers {args.workers} --device {args.device}"
+    # One thread: layers this small gain nothing from a second, which stalls as soon as it must share a core.
+    threads = args.threads or 1
+    machine = f"--seed {args.seed} --workers {args.workers} --device {args.device} --threads {threads}"
     common = f"--data {quoted(data)} {machine}"
     _run("train", f"train.py --cfg {DEMO_CFG} {common} --epochs {BASELINE_EPOCHS} {_into(baseline)}")
     start = f"--cfg {DEMO_CFG} --weights {quoted(baseline.weights)}"
