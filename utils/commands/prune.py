@@ -4,7 +4,6 @@ The strategy itself is a list of policies that the script hands in.
 """
 
 import argparse
-import os
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from utils.darknet.weights import float_counts
 from utils.data.listing import read_data_file
 from utils.data.loader import Loader
 from utils.errors import PruningError
-from utils.files import protect_inputs
+from utils.files import protect_inputs, require_writable
 from utils.frontends.darknet import DarknetSubject, classic_scores, section_index, usable_size
 from utils.profiling import Latency, count_macs, count_parameters, measure_latency
 from utils.pruning.report import Equality, Figures, PruningReport, SectionChange
@@ -127,9 +126,7 @@ def _outputs(cfg: Path, weights: Path, folder: Path | None, tag: str) -> Outputs
     """Where the files go; refuses before any work a folder that cannot be written."""
     cfg_folder, weights_folder = (folder, folder) if folder else (cfg.parent, weights.parent)
     for target in {cfg_folder, weights_folder}:
-        existing = next(parent for parent in (target, *target.absolute().parents) if parent.exists())
-        if not os.access(existing, os.W_OK):
-            raise PruningError(f"{target}: cannot be written to; choose a folder with --output DIR")
+        require_writable(target, "choose a folder with --output DIR")
     return Outputs(
         cfg_folder / f"{tag}_{cfg.stem}.cfg",
         weights_folder / f"{tag}_{weights.stem}.weights",
