@@ -172,7 +172,7 @@ def prepare(args: argparse.Namespace) -> torch.device:
     """
     random.seed(args.seed)
     np.random.seed(args.seed % 2**32)  # libraries draw from the global state
-    torch.manual_seed(args.seed)
+    torch.manual_seed(args.seed % 2**63)
     if args.threads:
         torch.set_num_threads(args.threads)
     return _device(args.device)
