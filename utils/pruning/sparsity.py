@@ -1,7 +1,7 @@
 """The sparsity penalty of Network Slimming: s times the sum of |gamma| of the candidates.
 
-Its gradient, s * sign(gamma), is added to the gradients once per optimizer step, after unscaling and before
-clipping, whatever the number of accumulated batches, the precision or the number of processes.
+Its gradient, s * sign(gamma), is added to the gradients once per optimizer step, after unscaling and
+clipping (which must not weaken it), whatever the accumulation, the precision or the number of processes.
 """
 
 from collections.abc import Mapping
