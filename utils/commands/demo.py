@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     write_json(args.output / "demo.json", provenance(args) | {"minutes": minutes, "stages": rows})
     _print(rows)
     print(f"{minutes:.1f} minutes; detections of the first and the last network: {picture}")
-    next_command("python train.py -sr --s 0.001 --prune 1    (your own: --cfg ... --data ... --weights ...)")
+    next_command("python train.py -sr --s 0.001 --prune 1")
 
 
 def _run_steps(args: argparse.Namespace, data: Path) -> tuple[list[Stage], Path]:

@@ -69,9 +69,9 @@ def write_json(path: Path, mapping: Mapping[str, Any]) -> None:
 def next_command(text: str) -> None:
     """End a command with the line that one would type next, also from another folder than the scripts'."""
     program, script, *rest = text.split(" ", 2)
-    beside = Path(sys.argv[0]).parent / script
-    if beside.suffix == ".py" and beside.is_file():
-        script = quoted(beside)
+    folder = Path(sys.argv[0]).parent
+    if (folder / "models.py").is_file() and (folder / script).is_file():
+        script = quoted(folder / script)
     print("next:", program, script, *rest)
 
 
