@@ -109,6 +109,10 @@ def test_classic_run_is_reproduced(net, run):
     folded = [block.conv.bias if block.norm is None else block.norm.running_mean for block in blocks]
     sums = [float(values.detach().double().sum()) for values in folded]
     np.testing.assert_allclose(sums, run["running_mean_or_bias_sum"], rtol=2e-6, atol=2e-5)
+    image = torch.rand(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        pairs = zip(result.folded.model.double()(image), model.double()(image), strict=True)
+    assert max(float((zeroed - compact).abs().max()) for zeroed, compact in pairs) <= 1e-10
 
 
 def _kept_sections(subject, result) -> set[int]:
