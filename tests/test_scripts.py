@@ -198,7 +198,7 @@ def test_a_checkpoint_needs_no_cfg(project: Path) -> None:
     assert (project / "best.cfg").exists()
 
 
-@pytest.mark.parametrize("script", ["evaluate.py", "slim_prune.py", "export.py"])
+@pytest.mark.parametrize("script", ["evaluate.py", "slim_prune.py", "export.py", "train.py"])
 def test_a_network_without_heads_is_refused(project: Path, fail: Fail, script: str) -> None:
     (project / "small.cfg").write_text(CFG[: CFG.index("[yolo]")])
     assert "has no [yolo] section" in fail(script, *FILES, *(() if script == "export.py" else DATA))

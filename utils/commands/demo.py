@@ -34,7 +34,7 @@ from utils.commands.project import DEMO_CFG, DEMO_DATA, open_network
 from utils.commands.results import quoted
 from utils.commands.tables import show
 from utils.darknet.checkpoint import save_weights
-from utils.darknet.fuse import fused
+from utils.darknet.fuse import deployed_run
 from utils.darknet.model import Darknet
 from utils.data.dataset import Sample
 from utils.data.images import read_image
@@ -154,7 +154,7 @@ def _measure(stages: Sequence[Stage], onnx: Path, data: Path) -> list[Row]:
     loader = open_split(listed, "valid", models["baseline"], size)
     maps = {name: evaluate_network(m, loader, listed.names, label=name).map50 for name, m in models.items()}
     image = torch.rand(1, 3, *size)
-    runs = {name: _torch_run(model, image) for name, model in models.items()}
+    runs = {name: deployed_run(model, size) for name, model in models.items()}
     latencies = measure_latency(runs | {"ONNX": _onnx_run(onnx, image)})
     rows = []
     for stage in stages:
@@ -167,16 +167,6 @@ def _measure(stages: Sequence[Stage], onnx: Path, data: Path) -> list[Row]:
     onnx_row = Row("ONNX (onnxruntime)", last.map50, last.parameters, last.macs, onnx.stat().st_size,
                    latencies["ONNX"].p50)  # fmt: skip
     return [*rows, onnx_row]
-
-
-def _torch_run(model: Darknet, image: Tensor) -> Callable[[], object]:
-    deployed = fused(model)
-
-    def run() -> object:
-        with torch.inference_mode():
-            return deployed(image.to(memory_format=torch.channels_last))
-
-    return run
 
 
 def _onnx_run(path: Path, image: Tensor) -> Callable[[], object]:

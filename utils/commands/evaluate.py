@@ -122,7 +122,7 @@ def open_split(
             f"{data.path}: has {data.classes} classes, the network {model.network.source} has {classes}; "
             "give the cfg and the data that belong together"
         )
-    wanted = letterbox or model.network.options.get("letter_box", "0") == "1"
+    wanted = letterbox or model.network.letterbox
     dataset = DetectionDataset.from_split(data, split, image_size, letterbox=wanted)
     return make_loader(dataset, batch_size, workers=workers)
 

@@ -45,15 +45,25 @@ class Project:
         return _required({other: getattr(self, other) for other in NEEDS}, name)
 
 
+def fresh_network(cfg: Path) -> Darknet:
+    """The network of a cfg, as it is before training.
+
+    Raises:
+        CfgError: the file cannot be used, or the network detects nothing.
+    """
+    model = Darknet.from_cfg(cfg)
+    if not model.head_specs:
+        raise CfgError(f"{cfg}: has no [yolo] section, so it detects nothing; give the cfg of a detector")
+    return model
+
+
 def open_network(cfg: Path, weights: Path) -> Darknet:
     """The network of a cfg with its weights.
 
     Raises:
         ToolkitError: a file cannot be used, or the network detects nothing.
     """
-    model = Darknet.from_cfg(cfg)
-    if not model.head_specs:
-        raise CfgError(f"{cfg}: has no [yolo] section, so it detects nothing; give the cfg of a detector")
+    model = fresh_network(cfg)
     load_weights(model, weights)
     return model
 

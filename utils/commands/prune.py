@@ -4,7 +4,7 @@ The strategy itself is a list of policies that the script hands in.
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,7 @@ from utils.commands.arguments import (
 from utils.commands.evaluate import evaluate_network, open_split
 from utils.commands.project import open_network
 from utils.commands.results import quoted
-from utils.darknet.fuse import fused
+from utils.darknet.fuse import deployed_run
 from utils.darknet.model import Darknet
 from utils.darknet.weights import float_counts
 from utils.data.listing import read_data_file
@@ -157,19 +157,8 @@ def _maps(validation: Validation | None, models: Mapping[str, Darknet]) -> dict[
 
 
 def _latencies(models: Mapping[str, Darknet], image_size: tuple[int, int]) -> dict[str, Latency]:
-    runs: dict[str, Callable[[], object]] = {}
-    for name, model in models.items():
-        image = torch.rand(1, model.network.channels(-1), *image_size, device=next(model.parameters()).device)
-        runs[name] = _inference(fused(model), image.to(memory_format=torch.channels_last))
+    runs = {name: deployed_run(model, image_size) for name, model in models.items()}
     return measure_latency(runs, rounds=_ROUNDS, warmup=_WARM_UP)
-
-
-def _inference(model: torch.nn.Module, image: Tensor) -> Callable[[], object]:
-    def run() -> object:
-        with torch.inference_mode():
-            return model(image)
-
-    return run
 
 
 def _figures(model: Darknet, image_size: tuple[int, int], map50: float | None, latency: Latency) -> Figures:

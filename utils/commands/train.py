@@ -1,7 +1,6 @@
 """The train command: which files, which options, what is shown and written."""
 
 import argparse
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,8 @@ from utils.commands.arguments import (
 )
 from utils.commands.evaluate import evaluate_network, list_findings, open_split, print_evaluation
 from utils.commands.progress import EpochBars, print_options
+from utils.commands.project import fresh_network, open_network
+from utils.commands.results import quoted
 from utils.commands.training_options import (
     CANDIDATES,
     PENALTY,
@@ -124,7 +125,7 @@ def _refuse_idle_options(args: argparse.Namespace) -> None:
 def _start(args: argparse.Namespace, machine: Machine) -> None:
     _refuse_idle_options(args)
     project = resolve(args, needs=("cfg", "data"))
-    model = Darknet.from_cfg(project.cfg)
+    model = fresh_network(project.cfg)
     options, table = choose_options(args, model.network)
     if project.weights and args.cutoff is not None:
         load_weights(model, project.weights, args.cutoff)
@@ -234,12 +235,12 @@ def _choose_threads(model: Darknet, run: Run) -> None:
 
 
 def _open(data: DataFile, model: Darknet, run: Run, machine: Machine) -> Loaders:
-    options, net = run.options, model.network.options
+    options = run.options
     dataset = DetectionDataset.from_split(
         data,
         "train",
         options.image_size,
-        letterbox=net.get("letter_box", "0") == "1",
+        letterbox=model.network.letterbox,
         augment=choose_augment(model.network) if run.augment else None,
         cache="ram",
     )
@@ -264,8 +265,7 @@ def _open(data: DataFile, model: Darknet, run: Run, machine: Machine) -> Loaders
 def _teacher(run: Run, device: torch.device) -> Teacher | None:
     if run.t_cfg is None or run.t_weights is None:
         return None
-    model = Darknet.from_cfg(run.t_cfg)
-    load_weights(model, run.t_weights)
+    model = open_network(run.t_cfg, run.t_weights)
     return Teacher(channels_last(model.to(device)), model.head_specs)
 
 
@@ -288,12 +288,10 @@ def _best(run: Run) -> Path:
 
 
 def _next(run: Run) -> str:
-    files = f"--cfg {shlex.quote(run.cfg.as_posix())} --data {shlex.quote(run.data.as_posix())} "
+    files = f"--cfg {quoted(run.cfg)} --data {quoted(run.data)} "
     if run.is_demo and run.output == OUTPUT:
         files = ""
-    last, best = (shlex.quote(path.as_posix()) for path in (run.output / LAST, _best(run)))
     if run.s:
-        weights = f"--weights {last} " if files else ""
+        weights = f"--weights {quoted(run.output / LAST)} " if files else ""
         return f"python slim_prune.py {files}{weights}--global_percent 0.8 --layer_keep 0.01"
-    cfg = shlex.quote(run.cfg.as_posix())
-    return f"python export.py --cfg {cfg} --weights {best}"
+    return f"python export.py --cfg {quoted(run.cfg)} --weights {quoted(_best(run))}"

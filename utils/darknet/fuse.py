@@ -3,6 +3,7 @@
 Invariant: `fused(model)(x) == model(x)` up to rounding, in evaluation mode.
 """
 
+from collections.abc import Callable
 from copy import deepcopy
 
 import torch
@@ -21,3 +22,17 @@ def fused(model: Darknet) -> nn.Module:
             layer.conv = fuse_conv_bn_eval(layer.conv, layer.norm)
             layer.norm = None
     return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its stub
+
+
+def deployed_run(model: Darknet, image_size: tuple[int, int]) -> Callable[[], object]:
+    """One inference of `fused(model)` on a random image of (height, width), to be timed."""
+    deployed = fused(model)
+    device = next(model.parameters()).device
+    image = torch.rand(1, model.network.channels(-1), *image_size, device=device)
+    image = image.to(memory_format=torch.channels_last)
+
+    def run() -> object:
+        with torch.inference_mode():
+            return deployed(image)
+
+    return run

@@ -134,6 +134,11 @@ class Network:
         """Pixels of the input per cell of section `index`."""
         return round(self.width / self.shape(index).width)
 
+    @property
+    def letterbox(self) -> bool:
+        """Whether [net] asks for images that keep their aspect (letter_box=1)."""
+        return self.options.get("letter_box", "0") == "1"
+
     def place(self, index: int) -> str:
         """`file:line: [kind] #index`, the head of a message about a section."""
         return f"{self.source}:{self.sections[index].line}: [{self.sections[index].kind}] #{index}"
