@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +40,9 @@ from utils.data.dataset import Sample
 from utils.data.images import read_image
 from utils.data.listing import read_data_file
 from utils.data.shapes import ensure_shapes
+from utils.detection.boxes import xyxy_to_xywh
 from utils.detection.draw import draw_detections
+from utils.detection.evaluator import Predict, evaluate
 from utils.detection.nms import suppress
 from utils.errors import ToolkitError
 from utils.profiling import count_macs, count_parameters, measure_latency
@@ -153,9 +155,11 @@ def _measure(stages: Sequence[Stage], onnx: Path, data: Path) -> list[Row]:
     listed = read_data_file(data)
     loader = open_split(listed, "valid", models["baseline"], size)
     maps = {name: evaluate_network(m, loader, listed.names, label=name).map50 for name, m in models.items()}
-    image = torch.rand(1, 3, *size)
+    detect, image = _onnx_detector(onnx), torch.rand(1, 3, *size)
+    specs = models["fine-tuned"].head_specs
+    onnx_map = evaluate(detect, loader, listed.names, specs=specs).map50
     runs = {name: deployed_run(model, size) for name, model in models.items()}
-    latencies = measure_latency(runs | {"ONNX": _onnx_run(onnx, image)})
+    latencies = measure_latency({**runs, "ONNX": lambda: detect(image)})
     rows = []
     for stage in stages:
         weights = stage.weights.with_suffix(".weights")
@@ -164,19 +168,31 @@ def _measure(stages: Sequence[Stage], onnx: Path, data: Path) -> list[Row]:
         latency = latencies[stage.name].p50
         rows.append(Row(stage.name, maps[stage.name], parameters, macs, weights.stat().st_size, latency))
     last = rows[-1]
-    onnx_row = Row("ONNX (onnxruntime)", last.map50, last.parameters, last.macs, onnx.stat().st_size,
+    onnx_row = Row("ONNX (onnxruntime)", onnx_map, last.parameters, last.macs, onnx.stat().st_size,
                    latencies["ONNX"].p50)  # fmt: skip
     return [*rows, onnx_row]
 
 
-def _onnx_run(path: Path, image: Tensor) -> Callable[[], object]:
+def _onnx_detector(path: Path) -> Predict:
+    """Images (B, 3, H, W) -> boxes as `decode_heads` gives them, by onnxruntime, one image at a time.
+
+    The file's scores are objectness times class already, so objectness is 1 here.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    feed = {session.get_inputs()[0].name: image.numpy()}
-    return lambda: session.run(None, feed)
+    name = session.get_inputs()[0].name
+
+    def detect(images: Tensor) -> Tensor:
+        found = []
+        for image in images.numpy():
+            boxes, scores = map(torch.from_numpy, session.run(None, {name: image[None]}))
+            found.append(torch.cat((xyxy_to_xywh(boxes), torch.ones_like(scores[..., :1]), scores), dim=-1))
+        return torch.cat(found)
+
+    return detect
 
 
 def _print(rows: Sequence[Row]) -> None:
