@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from utils.darknet.edit import ResidualBlock, residual_blocks, with_classes, with_filters, without_blocks
-from utils.darknet.network import Convolutional, Dropout, Network, Route, Shortcut
+from utils.darknet.network import Network
+from utils.darknet.sections import Convolutional, Dropout, Route, Shortcut
 from utils.errors import CfgError
 
 ROOT = Path(__file__).parents[2]

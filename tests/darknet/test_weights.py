@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.darknet.references import random_images, randomised
 from utils.darknet.model import Darknet
-from utils.darknet.weights import WeightsHeader, fields, float_counts, read_weights, write_weights
+from utils.darknet.weights import WeightsHeader, fields, read_weights, write_weights
 from utils.errors import WeightsError
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +51,7 @@ def message_of(path: Path, cutoff=None) -> str:
 def test_written_and_read_again_it_computes_the_same(name, tmp_path):
     model = randomised(Darknet.from_cfg(ROOT / f"tests/cfgs/{name}.cfg"))
     write_weights(tmp_path / "a.weights", model, WeightsHeader(0, 2, 5, 7))
-    assert (tmp_path / "a.weights").stat().st_size == 20 + 4 * sum(float_counts(model))
+    assert (tmp_path / "a.weights").stat().st_size == 20 + 4 * sum(model.network.weight_counts)
     again = Darknet(model.network).eval()
     header = read_weights(tmp_path / "a.weights", again)
     assert header == WeightsHeader(0, 2, 5, 7)
@@ -82,7 +82,7 @@ def test_real_files_come_out_as_they_went_in(shared, tmp_path):
 
 def test_the_real_tiny_has_8858734_floats(shared):
     model = Darknet.from_cfg(ROOT / "cfg/yolov3-tiny.cfg")
-    assert sum(float_counts(model)) == 8_858_734
+    assert sum(model.network.weight_counts) == 8_858_734
     assert read_weights(shared / "weights/yolov3-tiny/yolov3-tiny.weights", model).seen == 32_013_312
 
 
@@ -129,14 +129,14 @@ def test_a_truncated_file_names_the_section_and_what_is_missing(written):
 
 def test_a_file_cut_inside_a_float_is_truncated_too(written):
     model, path = written
-    total = sum(float_counts(model))
+    total = sum(model.network.weight_counts)
     message = message_of(cut(path, total - 1, b"ab"))
     assert f"[convolutional] #12: 1 of its {12 * 14 + 14} floats are missing" in message
 
 
 def test_a_longer_file_names_the_last_section_and_what_is_left(written):
     model, path = written
-    message = message_of(cut(path, sum(float_counts(model)), bytes(44)))
+    message = message_of(cut(path, sum(model.network.weight_counts), bytes(44)))
     assert "11 floats are left over after" in message
     assert "[convolutional] #12, the last with weights" in message
 
@@ -176,7 +176,7 @@ def test_weights_of_another_network(shared, written):
 @pytest.mark.parametrize("sections, cutoff", [(2, 2), (2, "auto"), (3, 3), (3, 4), (3, "auto")])
 def test_backbone_files_load_when_asked(sections, cutoff, written):
     model, path = written
-    floats = sum(float_counts(model)[:sections])
+    floats = sum(model.network.weight_counts[:sections])
     fresh = Darknet(model.network)
     untouched = fresh.layers[5].conv.weight.clone()
     read_weights(cut(path, floats), fresh, cutoff)
@@ -188,7 +188,7 @@ def test_backbone_files_load_when_asked(sections, cutoff, written):
 
 def test_a_backbone_file_is_recognised_by_its_length_not_its_name(written):
     model, path = written
-    message = message_of(cut(path, sum(float_counts(model)[:3])))
+    message = message_of(cut(path, sum(model.network.weight_counts[:3])))
     assert "ends exactly after section #2" in message
     assert (
         "backbone file of the first 3 sections; load it with cutoff=3 (--cutoff 3) or cutoff=auto" in message

@@ -40,6 +40,30 @@ def test_decoding_is_the_formula_of_each_number(new_coords):
         np.testing.assert_allclose(decoded[image], plain_decode(head[image].numpy(), spec), rtol=1e-12)
 
 
+def test_region_is_a_softmax_over_the_classes():
+    """get_region_box; anchors are given in pixels here, in cells there."""
+    spec = HeadSpec(((32.0, 48.0), (80.0, 16.0)), 3, 16, kind="region")
+    head = torch.rand(1, 2, 3, 5, 8, dtype=torch.float64) * 4 - 2
+    expected = plain_decode(head[0].numpy(), spec)
+    for row, logits in zip(expected, head[0].flatten(0, 2)[:, 5:].tolist(), strict=True):
+        total = sum(math.exp(value) for value in logits)
+        row[5:] = [math.exp(value) / total for value in logits]
+    np.testing.assert_allclose(decode_heads([head], [spec])[0], expected, rtol=1e-12)
+
+
+def test_gaussian_classes_are_weighed_by_certainty():
+    """get_gaussian_yolo_detections: x, its deviation, y, its, w, its, h, its, objectness, classes."""
+    spec = HeadSpec(SPEC.anchors, 3, 16, 1.1, kind="gaussian_yolo")
+    assert spec.width == 12
+    head = torch.rand(1, 2, 3, 5, 12, dtype=torch.float64) * 4 - 2
+    plain = head[0][..., [0, 2, 4, 6, 8, 9, 10, 11]].numpy()
+    expected = plain_decode(plain, SPEC)
+    for row, numbers in zip(expected, head[0].flatten(0, 2).tolist(), strict=True):
+        uncertainty = sum(logistic(numbers[place]) for place in (1, 3, 5, 7)) / 4
+        row[5:] = [value * (1 - uncertainty) for value in row[5:]]
+    np.testing.assert_allclose(decode_heads([head], [spec])[0], expected, rtol=1e-12)
+
+
 def test_heads_follow_one_another_in_their_order():
     heads = [torch.randn(1, 2, 2, 2, 8), torch.randn(1, 2, 4, 4, 8)]
     specs = [SPEC, HeadSpec(SPEC.anchors, 3, 8)]

@@ -1,10 +1,12 @@
 """What the loss must be zero, small, finite or blind for."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
-from utils.detection.decode import HeadSpec
+from utils.detection.decode import HeadSpec, decode_heads
 from utils.training.losses import LossWeights, yolo_loss
 from utils.training.targets import assign_targets
 
@@ -109,6 +111,44 @@ def test_new_coords_heads_hold_probabilities() -> None:
     found = yolo_loss([logits.sigmoid()], TARGETS, (probability,), weights)
     assert found.objectness.item() == pytest.approx(expected.objectness.item(), rel=1e-4)
     assert found.classes.item() == pytest.approx(expected.classes.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["yolo", "region", "gaussian_yolo"])
+def test_every_kind_of_head_learns_its_truths(kind) -> None:
+    """Descending the loss alone, the best box of each image becomes its truth, with its class."""
+    spec = HeadSpec(((40.0, 40.0), (20.0, 60.0)), 3, 32, ignore_thresh=0.7, kind=kind)
+    torch.manual_seed(0)
+    head = (torch.randn(2, 2, 2, 3, spec.width) * 0.1).requires_grad_()
+    targets = torch.tensor([[0, 1, 0.4, 0.4, 0.5, 0.6], [1, 2, 0.7, 0.2, 0.3, 0.9]])
+    optimizer = torch.optim.Adam([head], lr=0.1)
+    for _ in range(200):
+        optimizer.zero_grad()
+        yolo_loss([head], targets, (spec,)).total.backward()
+        optimizer.step()
+    decoded = decode_heads([head.detach()], [spec])
+    for image, row in enumerate(targets.tolist()):
+        scores = decoded[image, :, 4:5] * decoded[image, :, 5:]
+        box, found = divmod(int(scores.argmax()), 3)
+        assert found == row[1]
+        assert scores.max() > 0.8
+        expected = torch.tensor(row[2:]) * torch.tensor([96, 64, 96, 64])
+        torch.testing.assert_close(decoded[image, box, :4], expected, atol=1, rtol=0.05)
+
+
+def test_a_deviation_learns_how_wrong_its_box_is() -> None:
+    """The likelihood of an error e is largest at the deviation |e|; the boxes get no gradient from it."""
+    spec = HeadSpec(((32.0, 32.0),), 1, 32, ignore_thresh=1.0, kind="gaussian_yolo")
+    head = torch.zeros(1, 1, 2, 3, spec.width)
+    targets = torch.tensor([[0, 0, 56 / 96, 16 / 64, 32 / 96, 32 / 64]])  # 8 pixels, .25 cells, off in x
+    gradients = []
+    for deviation in (0.2, 0.25, 0.3):
+        logits = head.clone()
+        logits[..., 1] = math.log(deviation / (1 - deviation))
+        logits.requires_grad_()
+        yolo_loss([logits], targets, (spec,)).total.backward()
+        gradients.append(logits.grad[0, 0, 0, 1, 1].item())
+    assert gradients[0] < 0 < gradients[2]
+    assert abs(gradients[1]) < 1e-3
 
 
 def test_bfloat16_heads_are_computed_in_float32() -> None:

@@ -33,7 +33,6 @@ from utils.commands.project import open_network
 from utils.commands.results import quoted
 from utils.darknet.fuse import deployed_run
 from utils.darknet.model import Darknet
-from utils.darknet.weights import float_counts
 from utils.data.listing import read_data_file
 from utils.data.loader import Loader
 from utils.errors import PruningError
@@ -163,7 +162,7 @@ def _latencies(models: Mapping[str, Darknet], image_size: tuple[int, int]) -> di
 
 def _figures(model: Darknet, image_size: tuple[int, int], map50: float | None, latency: Latency) -> Figures:
     macs = count_macs(model, image_size, model.network.channels(-1))
-    size = len(model.header.pack()) + 4 * sum(float_counts(model))
+    size = len(model.header.pack()) + 4 * sum(model.network.weight_counts)
     return Figures(count_parameters(model), macs, size, map50, latency)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
 
-from utils.errors import CfgError
+from utils.errors import CfgError, UnsupportedSectionError
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +179,13 @@ class Options:
             line, what = self.section.option_lines.get(key, line), f"{key}={self.section.options[key]} "
         name = "[net]" if self.index < 0 else f"[{self.section.kind}] #{self.index}"
         raise kind(f"{self._source}:{line}: {name} {what}{fact}; {remedy}")
+
+    def refuse(self, keys: Sequence[str], reason: str = "nothing here computes the same") -> None:
+        """Raise UnsupportedSectionError if one of `keys` is set to anything but 0."""
+        for key in keys:
+            if self.section.options.get(key, "0") != "0":
+                remedy = f"{reason}; use a network without it"
+                self.fail(key, "is not supported", remedy, UnsupportedSectionError)
 
     def text(self, key: str, default: str) -> str:
         """The value as written."""

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from utils.darknet.edit import with_classes
 from utils.darknet.header import WeightsHeader
+from utils.darknet.heads import Head
 from utils.darknet.legacy import load_restricted, translate_names
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
-from utils.darknet.sections import Dropout, Section, Yolo
-from utils.darknet.weights import Cutoff, float_counts, read_header, read_weights, write_weights
+from utils.darknet.sections import Dropout, Section
+from utils.darknet.weights import Cutoff, read_header, read_weights, write_weights
 from utils.errors import WeightsError
 from utils.files import atomic_path, same_file, set_aside
 
@@ -219,12 +220,10 @@ def _class_count(model: Darknet, path: Path, weights_classes: int | None) -> int
         found = _classes_of_checkpoint(model.network, read_checkpoint(path))
         return None if found is None or own == {found} else found
     _, _, floats = read_header(path)
-    if floats == sum(float_counts(model)):
+    if floats == sum(model.network.weight_counts):
         return None
     for classes in filter(None, (weights_classes, *PUBLISHED_CLASS_COUNTS)):
-        with torch.device("meta"):
-            fits = sum(float_counts(Darknet(with_classes(model.network, classes)))) == floats
-        if fits:
+        if sum(with_classes(model.network, classes).weight_counts) == floats:
             return classes
     return None
 
@@ -232,15 +231,16 @@ def _class_count(model: Darknet, path: Path, weights_classes: int | None) -> int
 def _classes_of_checkpoint(network: Network, checkpoint: Checkpoint) -> int | None:
     if checkpoint.cfg is not None:
         theirs = Network.from_text(checkpoint.cfg, "cfg of the checkpoint")
-        counts = {section.classes for section in theirs.sections if isinstance(section, Yolo)}
+        counts = {section.classes for section in theirs.sections if isinstance(section, Head)}
         return counts.pop() if len(counts) == 1 else None
     head = network.heads[0]
     section = network[head]
     weight = checkpoint.state.get(f"layers.{network.sources(head)[0]}.conv.weight")
-    assert isinstance(section, Yolo)
-    if weight is None or weight.shape[0] % len(section.mask) or weight.shape[0] <= 5 * len(section.mask):
+    assert isinstance(section, Head)
+    others = section.width - section.classes
+    if weight is None or weight.shape[0] % len(section.mask) or weight.shape[0] <= others * len(section.mask):
         return None
-    return weight.shape[0] // len(section.mask) - 5
+    return weight.shape[0] // len(section.mask) - others
 
 
 def _load_state(model: Darknet, checkpoint: Checkpoint, path: Path, count: int) -> None:
@@ -285,7 +285,7 @@ def _interchangeable(ours: Section, theirs: Section) -> bool:
     """Whether weights mean the same in both; what only training or decoding uses may differ."""
     if type(ours) is not type(theirs) or ours.sources != theirs.sources:
         return False
-    return isinstance(ours, (Dropout, Yolo)) or ours == theirs
+    return isinstance(ours, (Dropout, Head)) or ours == theirs
 
 
 def _refuse_pair(network: Network, path: Path, index: int, fact: str) -> None:

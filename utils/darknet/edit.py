@@ -4,13 +4,14 @@ Invariants: every result is a valid `Network`; a reference keeps pointing at the
 relative stays relative and an absolute one absolute. All functions are linear in the number of sections.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from utils.darknet.cfg import RawSection
+from utils.darknet.heads import Head
 from utils.darknet.network import Network
-from utils.darknet.sections import Convolutional, Shortcut, Yolo
+from utils.darknet.sections import Connected, Convolutional, Shortcut
 from utils.errors import CfgError
 
 _NOTHING: Mapping[int, int] = MappingProxyType({})
@@ -39,7 +40,7 @@ class ResidualBlock:
 def with_filters(
     network: Network, filters: Mapping[int, int], groups: Mapping[int, int] = _NOTHING
 ) -> Network:
-    """The network with other numbers of filters (and groups) in some convolutions.
+    """The network with other numbers of filters (and groups), or outputs of a connected section.
 
     A depthwise convolution's groups follow its filters unless `groups` names it.
 
@@ -54,6 +55,9 @@ def with_filters(
     changes: dict[int, dict[str, str]] = {}
     for index in sorted({*filters, *groups}):
         section = network[index]
+        if isinstance(section, Connected):
+            changes[index] = {"output": str(filters[index])}
+            continue
         if not isinstance(section, Convolutional):
             raise ValueError(f"{network.place(index)} has no filters to change")
         count = filters.get(index, section.filters)
@@ -76,12 +80,12 @@ def with_classes(network: Network, classes: int) -> Network:
     changes: dict[int, dict[str, str]] = {}
     for head in network.heads:
         section, source = network[head], network.sources(head)[0]
-        assert isinstance(section, Yolo)
+        assert isinstance(section, Head)
         if not isinstance(network[source], Convolutional):
             remedy = "give a cfg with the class count of the weights"
             raise CfgError(f"{network.place(head)} has no convolution right before it to resize; {remedy}")
         changes[head] = {"classes": str(classes)}
-        changes[source] = {"filters": str(len(section.mask) * (5 + classes))}
+        changes[source] = {"filters": str(len(section.mask) * (section.box_values + 1 + classes))}
     return _changed(network, changes)
 
 
@@ -90,13 +94,15 @@ def residual_blocks(network: Network) -> tuple[ResidualBlock, ...]:
 
     A block is a linear, unweighted two-input shortcut over a branch that fills the whole gap between
     identity and shortcut, reads nothing but the identity and is read by nobody else; identity and shortcut
-    have equally many channels. Branches may hold any sections (dropout, depthwise convolutions, ...).
+    have equally many channels. Branches may hold any sections (dropout, depthwise convolutions, ...) but
+    not one whose weights others share.
     """
-    blocks = (_block_at(network, index) for index in range(len(network)))
+    lenders = {s.shared_with for s in network.sections if isinstance(s, Convolutional)}
+    blocks = (_block_at(network, index, lenders) for index in range(len(network)))
     return tuple(block for block in blocks if block is not None)
 
 
-def _block_at(network: Network, index: int) -> ResidualBlock | None:
+def _block_at(network: Network, index: int, lenders: Container[int | None]) -> ResidualBlock | None:
     section = network[index]
     if not isinstance(section, Shortcut) or len(section.sources) != 2:
         return None
@@ -107,6 +113,8 @@ def _block_at(network: Network, index: int) -> ResidualBlock | None:
     if not branch or network.channels(identity) != network.channels(index):
         return None
     for member in branch:
+        if member in lenders:
+            return None
         if not all(identity <= source < index for source in network.sources(member)):
             return None
         if not all(reader <= index for reader in network.readers(member)) or not network.readers(member):
@@ -144,16 +152,18 @@ def without_blocks(network: Network, blocks: Iterable[ResidualBlock]) -> tuple[N
 
 
 def _renumbered(network: Network, index: int, moved: Mapping[int, int]) -> RawSection:
-    raw, section = network.raw[index + 1], network[index]
-    if section.reference_key is None:
-        return raw
-    written = [int(value) for value in raw.options[section.reference_key].split(",")]
-    absolute = [index + value if value < 0 else value for value in written]
-    renumbered = [
-        moved[target] - moved[index] if value < 0 else moved[target]
-        for value, target in zip(written, absolute, strict=True)
-    ]
-    return raw.with_options({section.reference_key: ",".join(map(str, renumbered))})
+    raw = network.raw[index + 1]
+    for key in network[index].reference_keys:
+        if key not in raw.options:
+            continue
+        written = [int(value) for value in raw.options[key].split(",")]
+        absolute = [index + value if value < 0 else value for value in written]
+        renumbered = [
+            moved[target] - moved[index] if value < 0 else moved[target]
+            for value, target in zip(written, absolute, strict=True)
+        ]
+        raw = raw.with_options({key: ",".join(map(str, renumbered))})
+    return raw
 
 
 def _changed(network: Network, changes: Mapping[int, Mapping[str, str]]) -> Network:

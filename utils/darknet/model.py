@@ -5,21 +5,26 @@ Invariant: `Darknet(network).state_dict()` depends on nothing but the network, w
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-from utils.darknet import modules
+from utils.darknet.build import build
 from utils.darknet.edit import residual_blocks
+from utils.darknet.freezing import detached
 from utils.darknet.header import WeightsHeader
-from utils.darknet.modules import ConvBlock, YoloHead
+from utils.darknet.heads import GaussianYolo, Head, Region, Yolo
+from utils.darknet.modules import ConvBlock, RawHead
 from utils.darknet.network import Network
-from utils.darknet.sections import Yolo
-from utils.detection.decode import HeadSpec
+from utils.detection.decode import HeadKind, HeadSpec
 from utils.errors import CfgError, ToolkitError
 
+KINDS: Mapping[type[Head], HeadKind] = MappingProxyType(
+    {Yolo: "yolo", GaussianYolo: "gaussian_yolo", Region: "region"}
+)
 # Few cells hold an object: starting there spares training the first epochs (Lin et al. 2017, section 4.1).
 OBJECTNESS_PRIOR = 0.01
 # Small enough that fresh heads predict their priors everywhere.
@@ -42,12 +47,13 @@ class Darknet(nn.Module):
         super().__init__()
         self.network = network
         self.header = WeightsHeader()
-        self.layers = nn.ModuleList(
-            modules.build(section, [network.channels(source) for source in section.sources])
-            for section in network.sections
-        )
+        layers: list[nn.Module] = []
+        for section in network.sections:
+            layers.append(build(section, [network.shape(source) for source in section.sources], layers))
+        self.layers = nn.ModuleList(layers)
         self.head_specs = tuple(_head_spec(network, head) for head in network.heads)
         self._finished = tuple(_finished_at(network))
+        self._detached = detached(network)
         self._fitting_sizes = {(network.height, network.width)}
         self._initialise()
 
@@ -67,8 +73,8 @@ class Darknet(nn.Module):
             images: (B, channels, H, W) in 0..1, RGB; any H and W that the strides allow.
 
         Returns:
-            For each head in cfg order (B, anchors, h, w, 5 + classes): the map that enters the [yolo]
-            section, before any sigmoid.
+            For each head in cfg order (B, anchors, h, w, width): the map that enters the head's section,
+            before any sigmoid; width is 5 + classes, 9 + classes for [Gaussian_yolo].
 
         Raises:
             ToolkitError: the images have another number of channels, or a size at which maps do not fit.
@@ -79,7 +85,9 @@ class Darknet(nn.Module):
         heads = []
         for index, layer in enumerate(self.layers):
             output = layer(*(outputs[source] for source in self.network.sources(index)))
-            if isinstance(layer, YoloHead):
+            if index in self._detached and self.training:
+                output = output.detach()
+            if isinstance(layer, RawHead):
                 heads.append(output)
             else:
                 outputs[index] = output
@@ -120,7 +128,7 @@ class Darknet(nn.Module):
         """
         head_of = {self.network.sources(head)[0]: head for head in self.network.heads}
         for index, layer in enumerate(self.layers):
-            if not isinstance(layer, ConvBlock):
+            if not isinstance(layer, ConvBlock) or layer.shared:
                 continue
             head = head_of.get(index)
             if layer.conv.bias is not None:
@@ -137,10 +145,11 @@ class Darknet(nn.Module):
 
     @staticmethod
     def _set_priors(bias: Tensor, section: object) -> None:
-        assert isinstance(section, Yolo)
-        columns = bias.view(len(section.mask), 5 + section.classes)
-        columns[:, 4] = _logit(OBJECTNESS_PRIOR)
-        columns[:, 5:] = _logit(min(0.5, 1 / section.classes))
+        assert isinstance(section, Head)
+        columns = bias.view(len(section.mask), section.width)
+        columns[:, section.box_values] = _logit(OBJECTNESS_PRIOR)
+        if not isinstance(section, Region):  # its softmax is even at zero
+            columns[:, section.box_values + 1 :] = _logit(min(0.5, 1 / section.classes))
 
 
 def _logit(probability: float) -> float:
@@ -149,11 +158,14 @@ def _logit(probability: float) -> float:
 
 def _head_spec(network: Network, index: int) -> HeadSpec:
     section = network[index]
-    assert isinstance(section, Yolo)
+    assert isinstance(section, Head)
     _, rows, columns = network.shape(index)
     stride, cell = network.stride(index), (network.width / columns, network.height / rows)
+    # Region's anchors are in cells.
+    scale = cell if isinstance(section, Region) else (1.0, 1.0)
+    anchors = (section.anchors[number] for number in section.mask)
     return HeadSpec(
-        anchors=tuple(section.anchors[number] for number in section.mask),
+        anchors=tuple((width * scale[0], height * scale[1]) for width, height in anchors),
         classes=section.classes,
         stride=stride,
         scale_x_y=section.scale_x_y,
@@ -162,6 +174,7 @@ def _head_spec(network: Network, index: int) -> HeadSpec:
         beta_nms=section.beta_nms,
         ignore_thresh=section.ignore_thresh,
         cell=None if cell == (stride, stride) else cell,
+        kind=KINDS[type(section)],
     )
 
 
@@ -170,6 +183,6 @@ def _finished_at(network: Network) -> Iterator[tuple[int, ...]]:
     last = {index: max(network.readers(index), default=index) for index in range(-1, len(network))}
     for index, section in enumerate(network.sections):
         finished = [source for source in dict.fromkeys(section.sources) if last[source] == index]
-        if not network.readers(index) and not isinstance(section, Yolo):
+        if not network.readers(index) and not isinstance(section, Head):
             finished.append(index)
         yield tuple(finished)

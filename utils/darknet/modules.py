@@ -1,4 +1,6 @@
-"""One nn.Module for each section type; all they need to know is fixed when they are built.
+"""The nn.Module of each section type that computes; all they need to know is fixed when they are built.
+
+Those that only move or pool cells are in `resampling_modules`; `build` chooses among both.
 
 Invariant: on CPU and float32, each computes what the C layer of the same name computes at inference.
 """
@@ -7,11 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.darknet import sections
-from utils.darknet.sections import Section
+from utils.darknet import heads, sections
 
 # Inside the root, in double when fused (batchnorm_layer.c): torch's default is exact, OpenCV's 1e-6 is not.
 BATCH_NORM_EPS = 1e-5
@@ -45,10 +45,17 @@ ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
 
 
 class ConvBlock(nn.Module):
-    """Convolution, then batch norm if the section has it (else a bias), then the activation."""
+    """Convolution, then batch norm if the section has it (else a bias), then the activation.
 
-    def __init__(self, section: sections.Convolutional, inputs: int) -> None:
+    Attributes:
+        shared: whether weights, bias and batch norm are those of another section.
+    """
+
+    def __init__(
+        self, section: sections.Convolutional, inputs: int, lender: "ConvBlock | None" = None
+    ) -> None:
         super().__init__()
+        self.shared = lender is not None
         # skip_init: Darknet initialises every layer once itself.
         self.conv: nn.Conv2d = nn.utils.skip_init(
             nn.Conv2d,
@@ -63,6 +70,10 @@ class ConvBlock(nn.Module):
         )
         self.norm = nn.BatchNorm2d(section.filters, eps=BATCH_NORM_EPS) if section.batch_normalize else None
         self.activation = ACTIVATIONS[section.activation]()
+        if lender is not None:
+            # Parameters one by one, since stride, padding and dilation are this section's own.
+            self.conv.weight, self.conv.bias = lender.conv.weight, lender.conv.bias
+            self.norm = lender.norm
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, h, w) -> (B, filters, h', w')."""
@@ -70,6 +81,23 @@ class ConvBlock(nn.Module):
         if self.norm is not None:
             x = self.norm(x)
         return self.activation(x)
+
+
+class ConnectedBlock(nn.Module):
+    """Every output from every input value, then batch norm or bias, then the activation."""
+
+    def __init__(self, section: sections.Connected, inputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, section.output, bias=not section.batch_normalize)
+        self.norm = nn.BatchNorm1d(section.output, eps=BATCH_NORM_EPS) if section.batch_normalize else None
+        self.activation = ACTIVATIONS[section.activation]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) with C * h * w inputs -> (B, output, 1, 1)."""
+        x = self.linear(x.flatten(1))
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.activation(x)[..., None, None]
 
 
 class Shortcut(nn.Module):
@@ -135,83 +163,41 @@ class Route(nn.Module):
         return inputs[0] if len(inputs) == 1 else torch.cat(inputs, dim=1)
 
 
-class Maxpool(nn.Module):
-    """Max-pooling whose windows start at -(padding // 2), the outside counting as -inf.
+class Gate(nn.Module):
+    """The second input times the first, broadcast, then the activation: [scale_channels] and [sam]."""
 
-    Darknet pads by `padding` in total, for even windows one more at the right and bottom. Explicit padding
-    is left to the cases that need it, because exported graphs with it are slower or wrongly fused.
-    """
-
-    def __init__(self, section: sections.Maxpool) -> None:
+    def __init__(self, section: sections.ScaleChannels | sections.Sam) -> None:
         super().__init__()
-        self.size, self.stride, self.padding = section.size, section.stride, section.padding
+        self.activation = ACTIVATIONS[section.activation]()
+
+    def forward(self, gate: Tensor, scaled: Tensor) -> Tensor:
+        """(B, C or 1, h or 1, w or 1) and (B, C, h, w) -> (B, C, h, w)."""
+        return self.activation(scaled * gate)
+
+
+class Softmax(nn.Module):
+    """Softmax over parts of all values, or over the channels of each cell (softmax_layer.c)."""
+
+    def __init__(self, section: sections.Softmax) -> None:
+        super().__init__()
+        self.groups, self.temperature, self.spatial = section.groups, section.temperature, section.spatial
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, h', w')."""
-        before = self.padding // 2
-        if self.padding == 2 * before:
-            return F.max_pool2d(x, self.size, self.stride, before)
-        if self.stride == (1, 1):
-            # One window more at each start than Darknet has.
-            return F.max_pool2d(x, self.size, self.stride, before + 1)[..., 1:, 1:]
-        if self.stride == (2, 2) and self.padding == self.size - 1:
-            return F.max_pool2d(x, self.size, self.stride, before, ceil_mode=True)
-        after = self.padding - before
-        return F.max_pool2d(
-            F.pad(x, (before, after, before, after), value=-torch.inf), self.size, self.stride
-        )
+        """Any (B, C, h, w), the shape stays."""
+        if self.spatial:
+            return (x / self.temperature).softmax(dim=1)
+        parts = (x / self.temperature).reshape(x.shape[0], self.groups, -1)
+        return parts.softmax(dim=2).view_as(x)
 
 
-class Upsample(nn.Module):
-    """Nearest-neighbour enlargement, or the sum of windows for a negative stride, times `scale`."""
-
-    def __init__(self, section: sections.Upsample) -> None:
-        super().__init__()
-        self.stride, self.scale = section.stride, section.scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) -> (B, C, stride * h, stride * w)."""
-        if self.stride > 0:
-            x = F.interpolate(x, scale_factor=float(self.stride), mode="nearest")
-        else:
-            x = F.avg_pool2d(x, -self.stride) * self.stride**2
-        return x if self.scale == 1 else x * self.scale
-
-
-class YoloHead(nn.Module):
+class RawHead(nn.Module):
     """(B, A * width, h, w) as a raw head (B, A, h, w, width); a view, nothing is computed."""
 
-    def __init__(self, section: sections.Yolo) -> None:
+    def __init__(self, section: heads.Head) -> None:
         super().__init__()
-        self.anchors, self.width = len(section.mask), 5 + section.classes
+        self.anchors, self.width = len(section.mask), section.width
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, A * width, h, w) -> (B, A, h, w, width)."""
         # Not unflatten: torch.onnx takes the map's size behind it for a constant.
         return x.view(x.shape[0], self.anchors, self.width, x.shape[2], x.shape[3]).permute(0, 1, 3, 4, 2)
-
-
-def build(section: Section, channels: Sequence[int]) -> nn.Module:
-    """The module of one section.
-
-    Args:
-        channels: those of each of its sources, in order.
-    """
-    match section:
-        case sections.Convolutional():
-            return ConvBlock(section, channels[0])
-        case sections.Shortcut():
-            return Shortcut(section, channels)
-        case sections.Route():
-            return Route(section, channels)
-        case sections.Maxpool():
-            return Maxpool(section)
-        case sections.Upsample():
-            return Upsample(section)
-        case sections.Dropout():
-            return nn.Dropout(section.probability)
-        case sections.Avgpool():
-            return nn.AdaptiveAvgPool2d(1)
-        case sections.Yolo():
-            return YoloHead(section)
-    raise TypeError(f"no module for {type(section).__name__}")

@@ -10,38 +10,22 @@ Example:
     ((0, 0), 8, Shape(channels=3, height=8, width=8))
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils.darknet.cfg import Options, RawSection, format_cfg, parse_cfg, read_cfg
+from utils.darknet.heads import Head
 from utils.darknet.reading import read_section
-from utils.darknet.sections import (
-    Avgpool,
-    Convolutional,
-    Dropout,
-    Maxpool,
-    Route,
-    Section,
-    Shape,
-    Shortcut,
-    Upsample,
-    Yolo,
-)
+from utils.darknet.resampling import Maxpool, Upsample
+from utils.darknet.sections import Connected, Convolutional, Section, Shape
 from utils.errors import CfgError, UnsupportedSectionError
 
-__all__ = [
-    "Avgpool",
-    "Convolutional",
-    "Dropout",
-    "Maxpool",
-    "Network",
-    "Route",
-    "Section",
-    "Shape",
-    "Shortcut",
-    "Upsample",
-    "Yolo",
-]
+# The largest stock detectors have 31,232 channels in a map and 2.9e8 floats; beyond these limits a cfg is
+# a slip of the finger, or wants the machine's memory.
+MOST_CHANNELS = 1 << 16
+MOST_CELLS = 1 << 30  # values of one map
+MOST_FLOATS = 400_000_000
 
 
 class Network:
@@ -54,6 +38,7 @@ class Network:
         width, height: size of the input in pixels.
         sections: the typed sections; number `index` everywhere counts these, as Darknet does.
         heads: numbers of the detection heads in order.
+        weight_counts: how many floats of a .weights file belong to each section.
     """
 
     def __init__(self, raw: Sequence[RawSection], source: str = "<cfg>") -> None:
@@ -73,10 +58,12 @@ class Network:
         self.sections: tuple[Section, ...] = tuple(
             read_section(Options(section, index, source)) for index, section in enumerate(raw[1:])
         )
-        self.heads = tuple(index for index, section in enumerate(self.sections) if isinstance(section, Yolo))
+        self.heads = tuple(index for index, section in enumerate(self.sections) if isinstance(section, Head))
         self._readers = _readers(self.sections)
-        self._shapes = self.shapes_at(self.height, self.width)
+        self._shapes = self._shapes_of(self.height, self.width)
+        self._check_shared_weights()
         self._refuse_readers_of_heads()
+        self.weight_counts = self._weight_counts()
 
     @classmethod
     def from_cfg(cls, path: str | Path) -> "Network":
@@ -149,15 +136,50 @@ class Network:
         Raises:
             CfgError: some section cannot work at that size.
         """
+        shapes = self._shapes_of(height, width)
+        for index, section in enumerate(self.sections):
+            source = section.sources[0]
+            if isinstance(section, Connected) and shapes[source] != self._shapes[source]:
+                own = f"{self.width}x{self.height}"
+                fact = f"is made for the maps of a {own} image, not for {width}x{height}"
+                raise CfgError(f"{self.place(index)} {fact}; use {own}")
+        return shapes
+
+    def _shapes_of(self, height: int, width: int) -> Mapping[int, Shape]:
         shapes = {-1: Shape(self._image_channels, height, width)}
         for index, section in enumerate(self.sections):
             try:
                 shapes[index] = section.shape([shapes[source] for source in section.sources])
+                _check_limits(shapes[index])
                 if min(shapes[index]) < 1:
                     raise ValueError(f"has nothing left of a {width}x{height} image; use a larger one")
             except ValueError as error:
                 raise CfgError(f"{self.place(index)} {error}") from None
         return shapes
+
+    def _weight_counts(self) -> tuple[int, ...]:
+        counts = []
+        for index, section in enumerate(self.sections):
+            counts.append(section.weight_count([self._shapes[source] for source in section.sources]))
+            if sum(counts) > MOST_FLOATS:
+                fact = f"brings the weights to {sum(counts):,} floats, above the limit of {MOST_FLOATS:,}"
+                raise CfgError(f"{self.place(index)} {fact}; correct filters, size or groups")
+        return tuple(counts)
+
+    def _check_shared_weights(self) -> None:
+        """A convolution with `share_index` must have the form of the one whose weights it uses."""
+        for index, section in enumerate(self.sections):
+            if not isinstance(section, Convolutional) or section.shared_with is None:
+                continue
+            other = self.sections[section.shared_with]
+            if not isinstance(other, Convolutional):
+                fact = f"shares the weights of #{section.shared_with}, which is [{other.kind}]"
+                raise CfgError(f"{self.place(index)} {fact}; correct share_index")
+            ours = (*_form(section), self.input_channels(index))
+            if ours != (*_form(other), self.input_channels(section.shared_with)):
+                fact = f"has another form than #{section.shared_with}, whose weights it shares"
+                remedy = "make filters, size, groups, batch_normalize and the input channels equal"
+                raise CfgError(f"{self.place(index)} {fact}; {remedy}")
 
     def _refuse_readers_of_heads(self) -> None:
         for head in self.heads:
@@ -176,11 +198,27 @@ def _defaults(section: Section) -> list[tuple[str, str]]:
             return [("size", str(section.size)), ("stride", "1")]
         case Upsample():
             return [("stride", str(section.stride))]
-        case Yolo():
+        case Head():
             mask = ",".join(map(str, section.mask))
-            return [("mask", mask), ("classes", str(section.classes)), ("num", str(len(section.anchors)))]
+            written = [("classes", str(section.classes)), ("num", str(len(section.anchors)))]
+            return written if section.kind == "region" else [("mask", mask), *written]
         case _:
             return []
+
+
+def _check_limits(shape: Shape) -> None:
+    for what, value, limit in (
+        ("channels", shape.channels, MOST_CHANNELS),
+        ("values in its map", math.prod(shape), MOST_CELLS),
+    ):
+        if value > limit:
+            raise ValueError(
+                f"has {value:,} {what}, above the limit of {limit:,}; correct the numbers above it"
+            )
+
+
+def _form(section: Convolutional) -> tuple[int, int, int, bool]:
+    return section.filters, section.size, section.groups, section.batch_normalize
 
 
 def _readers(sections: Sequence[Section]) -> dict[int, tuple[int, ...]]:

@@ -6,12 +6,13 @@ A new section type is one dataclass in `sections` and one function in `READERS`.
 """
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from utils.darknet import sections
+from utils.darknet import resampling, sections
 from utils.darknet.cfg import Options
+from utils.darknet.head_reading import HEAD_READERS
 from utils.darknet.sections import Section
 from utils.errors import UnsupportedSectionError
 
@@ -26,9 +27,30 @@ _REFUSED_ACTIVATIONS = (
 )
 # They change what a convolution computes or what the weights file holds.
 _REFUSED_CONVOLUTION_OPTIONS = (
-    *("share_index", "xnor", "binary", "antialiasing", "flipped", "deform", "rotate", "stretch", "sway"),
+    *("xnor", "binary", "bin_output", "antialiasing", "flipped", "deform", "rotate", "stretch", "sway"),
     *("stretch_sway", "dontload", "dontloadscales"),
 )
+_RECURRENT = "its output depends on the images before, and only single images are computed here"
+_CLASSIFIER = "it serves the training of classifiers, and only detectors are computed here"
+# Sections that Darknet knows and nothing here computes, each with the reason.
+_REFUSED_SECTIONS: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(("crnn", "rnn", "gru", "lstm", "conv_lstm", "history"), _RECURRENT)
+    | dict.fromkeys(("cost", "crop"), _CLASSIFIER)
+    | dict.fromkeys(
+        ("implicit", "implicit_add", "implicit_mul", "shift_channels", "control_channels"),
+        "implicit layers are of another fork, and no two programs agree on them",
+    )
+    | {
+        "contrastive": "it trains embeddings for tracking, and only boxes are computed here",
+        "detection": "YOLOv1 reads its boxes from a connected layer of one fixed size",
+        "local": "its weights differ from cell to cell",
+        "deconvolutional": "no detector of the Darknet family has it",
+        "normalization": "no detector of the Darknet family has it",
+    }
+)
+
+
+Reader = Callable[[Options], Section]
 
 
 def read_section(options: Options) -> Section:
@@ -39,6 +61,9 @@ def read_section(options: Options) -> Section:
         CfgError: a value is wrong.
     """
     kind = options.section.kind
+    if kind in _REFUSED_SECTIONS:
+        remedy = f"{_REFUSED_SECTIONS[kind]}; use a network without it"
+        options.fail(None, "is not supported", remedy, UnsupportedSectionError)
     if kind not in READERS:
         close = difflib.get_close_matches(kind, READERS, n=1)
         remedy = f"did you mean [{close[0]}]?" if close else f"use one of {', '.join(READERS)}"
@@ -49,7 +74,7 @@ def read_section(options: Options) -> Section:
 
 
 def _convolutional(options: Options) -> Section:
-    _refuse_options(options, _REFUSED_CONVOLUTION_OPTIONS)
+    options.refuse(_REFUSED_CONVOLUTION_OPTIONS)
     size = options.integer("size", 1, least=1)
     # `pad` overrides `padding`; a 1x1 kernel is never dilated (make_convolutional_layer).
     padding = options.integer("padding", 0, least=0)
@@ -69,8 +94,28 @@ def _convolutional(options: Options) -> Section:
         groups=options.integer("groups", 1, least=1),
         batch_normalize=options.flag("batch_normalize") or options.flag("cbn"),
         activation=_activation(options, "logistic"),
+        shared_with=_one_reference(options, "share_index")
+        if "share_index" in options.section.options
+        else None,
         **_common(options),
     )
+
+
+def _connected(options: Options) -> Section:
+    return sections.Connected(
+        output=options.integer("output", 1, least=1),
+        batch_normalize=options.flag("batch_normalize"),
+        activation=_activation(options, "logistic"),
+        **_common(options),
+    )
+
+
+def _batchnorm(options: Options) -> Section:
+    return sections.BatchNorm(**_common(options))
+
+
+def _activation_alone(options: Options) -> Section:
+    return sections.Activation(activation=_activation(options, "linear"), **_common(options))
 
 
 def _shortcut(options: Options) -> Section:
@@ -96,20 +141,48 @@ def _route(options: Options) -> Section:
     )
 
 
-def _maxpool(options: Options) -> Section:
-    _refuse_options(options, ("maxpool_depth", "out_channels", "antialiasing"))
-    size = options.integer("size", options.integer("stride", 1, least=1), least=1)
-    padding = options.integer("padding", size - 1, least=0)
-    if padding > size - 1:
-        options.fail("padding", "lets windows lie wholly outside the map", f"use at most {size - 1}")
-    return sections.Maxpool(size=size, stride=_strides(options), padding=padding, **_common(options))
+def _scale_channels(options: Options) -> Section:
+    return sections.ScaleChannels(
+        activation=_activation(options, "linear"),
+        scale_wh=options.flag("scale_wh"),
+        **_common(options, (options.index - 1, _one_reference(options, "from"))),
+    )
+
+
+def _sam(options: Options) -> Section:
+    sources = (options.index - 1, _one_reference(options, "from"))
+    return sections.Sam(activation=_activation(options, "linear"), **_common(options, sources))
+
+
+def _pool(kind: type[resampling.Pool]) -> Reader:
+    def read(options: Options) -> Section:
+        options.refuse(("maxpool_depth", "out_channels", "antialiasing", "maxpool_zero_nonmax"))
+        size = options.integer("size", options.integer("stride", 1, least=1), least=1)
+        padding = options.integer("padding", size - 1, least=0)
+        if padding > size - 1:
+            options.fail("padding", "lets windows lie wholly outside the map", f"use at most {size - 1}")
+        return kind(size=size, stride=_strides(options), padding=padding, **_common(options))
+
+    return read
+
+
+def _avgpool(options: Options) -> Section:
+    return resampling.Avgpool(**_common(options))
 
 
 def _upsample(options: Options) -> Section:
     stride = options.integer("stride", 2)
     if stride == 0:
         options.fail("stride", "is zero", "use 2 to double the size")
-    return sections.Upsample(stride=stride, scale=options.number("scale", 1.0), **_common(options))
+    return resampling.Upsample(stride=stride, scale=options.number("scale", 1.0), **_common(options))
+
+
+def _reorg(kind: type[resampling.Reorg3d]) -> Reader:
+    def read(options: Options) -> Section:
+        options.refuse(("reverse",))
+        return kind(stride=options.integer("stride", 1, least=1), **_common(options))
+
+    return read
 
 
 def _dropout(options: Options) -> Section:
@@ -119,44 +192,43 @@ def _dropout(options: Options) -> Section:
     return sections.Dropout(probability=probability, **_common(options))
 
 
-def _avgpool(options: Options) -> Section:
-    return sections.Avgpool(**_common(options))
+def _empty(options: Options) -> Section:
+    return sections.Empty(**_common(options))
 
 
-def _yolo(options: Options) -> Section:
-    _refuse_options(options, ("embedding_layer",))
-    values = options.numbers("anchors")
-    if not values or len(values) % 2:
-        options.fail("anchors", f"holds {len(values)} numbers", "give width,height pairs")
-    anchors = tuple(zip(values[::2], values[1::2], strict=True))
-    mask = options.integers("mask") or tuple(range(options.integer("num", 1, least=1)))
-    if not all(0 <= number < len(anchors) for number in mask):
-        key = "mask" if "mask" in options.section.options else "num"
-        fact = f"does not fit the {len(anchors)} anchors"
-        options.fail(key, fact, f"anchors are counted 0 .. {len(anchors) - 1}")
-    return sections.Yolo(
-        mask=mask,
-        anchors=anchors,
-        classes=options.integer("classes", 20, least=1),
-        scale_x_y=options.number("scale_x_y", 1.0),
-        new_coords=options.flag("new_coords"),
-        nms_kind=options.choice("nms_kind", "default", ("default", "greedynms", "diounms")),
-        beta_nms=options.number("beta_nms", 0.6),
-        ignore_thresh=options.number("ignore_thresh", 0.5),
+def _softmax(options: Options) -> Section:
+    options.refuse(("tree",), "its classes form a tree")
+    temperature = options.number("temperature", 1.0)
+    if temperature <= 0:
+        options.fail("temperature", "is not positive", "use 1")
+    return sections.Softmax(
+        groups=options.integer("groups", 1, least=1),
+        temperature=temperature,
+        spatial=options.number("spatial", 0.0) != 0,
         **_common(options),
     )
 
 
-READERS: Mapping[str, Callable[[Options], Section]] = MappingProxyType(
+READERS: Mapping[str, Reader] = MappingProxyType(
     {
         "convolutional": _convolutional,
+        "connected": _connected,
+        "batchnorm": _batchnorm,
+        "activation": _activation_alone,
         "shortcut": _shortcut,
         "route": _route,
-        "maxpool": _maxpool,
-        "upsample": _upsample,
-        "dropout": _dropout,
+        "scale_channels": _scale_channels,
+        "sam": _sam,
+        "maxpool": _pool(resampling.Maxpool),
+        "local_avgpool": _pool(resampling.LocalAvgpool),
         "avgpool": _avgpool,
-        "yolo": _yolo,
+        "upsample": _upsample,
+        "reorg": _reorg(resampling.Reorg),
+        "reorg3d": _reorg(resampling.Reorg3d),
+        "dropout": _dropout,
+        "empty": _empty,
+        "softmax": _softmax,
+        **HEAD_READERS,
     }
 )
 
@@ -179,6 +251,13 @@ def _references(options: Options, key: str) -> tuple[int, ...]:
     return tuple(index + reference if reference < 0 else reference for reference in references)
 
 
+def _one_reference(options: Options, key: str) -> int:
+    references = _references(options, key)
+    if len(references) != 1:
+        options.fail(key, "names several sections", "give one")
+    return references[0]
+
+
 def _strides(options: Options) -> tuple[int, int]:
     stride = options.integer("stride", 1, least=1)
     return options.integer("stride_y", stride, least=1), options.integer("stride_x", stride, least=1)
@@ -189,10 +268,3 @@ def _activation(options: Options, default: str) -> str:
         remedy = f"use one of {', '.join(ACTIVATIONS)}"
         options.fail("activation", "is not supported", remedy, UnsupportedSectionError)
     return options.choice("activation", default, ACTIVATIONS)
-
-
-def _refuse_options(options: Options, keys: Sequence[str]) -> None:
-    for key in keys:
-        if options.section.options.get(key, "0") != "0":
-            remedy = "nothing here computes the same; use a network without it"
-            options.fail(key, "is not supported", remedy, UnsupportedSectionError)

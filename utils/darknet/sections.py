@@ -1,9 +1,11 @@
 """The typed sections of a network and the shapes they put out.
 
 Invariant: every reference is an absolute section number, -1 being the image. Defaults and geometry are
-those of Darknet's parser.c and make_*_layer functions. `reading` makes these out of cfg text.
+those of Darknet's parser.c and make_*_layer functions. `reading` makes these out of cfg text. Sections that
+only move or pool cells are in `resampling`, detection heads in `heads`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
@@ -33,7 +35,7 @@ class Section:
     """
 
     kind: ClassVar[str]
-    reference_key: ClassVar[str | None] = None
+    reference_keys: ClassVar[tuple[str, ...]] = ()  # options that name other sections
 
     sources: tuple[int, ...]
     line: int = field(default=0, compare=False)
@@ -47,12 +49,21 @@ class Section:
         """
         return inputs[0]
 
+    def weight_count(self, inputs: Sequence[Shape]) -> int:  # noqa: ARG002
+        """How many floats a .weights file holds for it."""
+        return 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Convolutional(Section):
-    """Convolution, then batch norm or bias, then an activation. Pairs are (vertical, horizontal)."""
+    """Convolution, then batch norm or bias, then an activation. Pairs are (vertical, horizontal).
+
+    Attributes:
+        shared_with: section whose weights, biases and batch norm this one uses too (`share_index`), or None.
+    """
 
     kind: ClassVar[str] = "convolutional"
+    reference_keys: ClassVar[tuple[str, ...]] = ("share_index",)
     filters: int = 1
     size: int = 1
     stride: tuple[int, int] = (1, 1)
@@ -61,6 +72,7 @@ class Convolutional(Section):
     groups: int = 1
     batch_normalize: bool = False
     activation: str = "logistic"
+    shared_with: int | None = None
 
     def is_depthwise(self, inputs: int) -> bool:
         """Whether each of `inputs` > 1 input channels has filters of its own."""
@@ -77,6 +89,50 @@ class Convolutional(Section):
         rows, columns = (height + reach) // self.stride[0] + 1, (width + reach) // self.stride[1] + 1
         return Shape(self.filters, rows, columns)
 
+    def weight_count(self, inputs: Sequence[Shape]) -> int:
+        """Kernels, and four numbers for each filter with batch norm, else its bias."""
+        if self.shared_with is not None:
+            return 0
+        kernels = self.filters * (inputs[0].channels // self.groups) * self.size**2
+        return kernels + self.filters * (4 if self.batch_normalize else 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connected(Section):
+    """Every output from every value of the input, then batch norm or bias, then an activation."""
+
+    kind: ClassVar[str] = "connected"
+    output: int = 1
+    batch_normalize: bool = False
+    activation: str = "logistic"
+
+    def shape(self, inputs: Sequence[Shape]) -> Shape:  # noqa: ARG002
+        """One cell."""
+        return Shape(self.output, 1, 1)
+
+    def weight_count(self, inputs: Sequence[Shape]) -> int:
+        """Biases, the matrix, and three numbers more for each output with batch norm."""
+        return self.output * (math.prod(inputs[0]) + (4 if self.batch_normalize else 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchNorm(Section):
+    """Batch norm of its own, not of the section before it."""
+
+    kind: ClassVar[str] = "batchnorm"
+
+    def weight_count(self, inputs: Sequence[Shape]) -> int:
+        """Bias, scale, mean and variance of each channel."""
+        return 4 * inputs[0].channels
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activation(Section):
+    """An activation alone."""
+
+    kind: ClassVar[str] = "activation"
+    activation: str = "linear"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shortcut(Section):
@@ -88,7 +144,7 @@ class Shortcut(Section):
     """
 
     kind: ClassVar[str] = "shortcut"
-    reference_key: ClassVar[str | None] = "from"
+    reference_keys: ClassVar[tuple[str, ...]] = ("from",)
     activation: str = "linear"
     weights_type: str = "none"
     weights_normalization: str = "none"
@@ -98,13 +154,18 @@ class Shortcut(Section):
         _require_equal_sizes(self.sources, inputs)
         return inputs[0]
 
+    def weight_count(self, inputs: Sequence[Shape]) -> int:
+        """One for each source, or for each source and channel."""
+        per_source = {"none": 0, "per_feature": 1, "per_channel": inputs[0].channels}
+        return len(inputs) * per_source[self.weights_type]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Route(Section):
     """Concatenation of part `group_id` out of `groups` equal channel parts of each source."""
 
     kind: ClassVar[str] = "route"
-    reference_key: ClassVar[str | None] = "layers"
+    reference_keys: ClassVar[tuple[str, ...]] = ("layers",)
     groups: int = 1
     group_id: int = 0
 
@@ -119,35 +180,42 @@ class Route(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Maxpool(Section):
-    """Largest value of each window; `padding` is the total of both ends, filled with -inf."""
+class ScaleChannels(Section):
+    """The section `from` times the previous one, which has one value for each channel.
 
-    kind: ClassVar[str] = "maxpool"
-    size: int = 1
-    stride: tuple[int, int] = (1, 1)
-    padding: int = 0
+    Attributes:
+        scale_wh: the previous section has one channel with a value for each cell instead.
+    """
+
+    kind: ClassVar[str] = "scale_channels"
+    reference_keys: ClassVar[tuple[str, ...]] = ("from",)
+    activation: str = "linear"
+    scale_wh: bool = False
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Window count, floor division: with the default padding that is ceil(size / stride)."""
-        channels, height, width = inputs[0]
-        reach = self.padding - self.size
-        return Shape(channels, (height + reach) // self.stride[0] + 1, (width + reach) // self.stride[1] + 1)
+        """That of `from`."""
+        gate, scaled = inputs
+        wanted = Shape(1, *scaled.size) if self.scale_wh else Shape(scaled.channels, 1, 1)
+        if gate != wanted:
+            found = f"has {_text(gate)} as scales for the {_text(scaled)} of section #{self.sources[1]}"
+            raise ValueError(f"{found}; make section #{self.sources[0]} give {_text(wanted)}")
+        return scaled
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upsample(Section):
-    """Nearest neighbour by `stride`, or for a negative one the sum of each window; times `scale`."""
+class Sam(Section):
+    """The section `from` times the previous one, element by element."""
 
-    kind: ClassVar[str] = "upsample"
-    stride: int = 2
-    scale: float = 1.0
+    kind: ClassVar[str] = "sam"
+    reference_keys: ClassVar[tuple[str, ...]] = ("from",)
+    activation: str = "linear"
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """`stride` times as high and wide, or that much smaller."""
-        channels, height, width = inputs[0]
-        if self.stride > 0:
-            return Shape(channels, height * self.stride, width * self.stride)
-        return Shape(channels, height // -self.stride, width // -self.stride)
+        """That of both."""
+        if inputs[0] != inputs[1]:
+            found = f"multiplies {_text(inputs[0])} and {_text(inputs[1])} of section #{self.sources[1]}"
+            raise ValueError(f"{found}; make their shapes equal")
+        return inputs[1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,43 +227,33 @@ class Dropout(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Avgpool(Section):
-    """Mean of each channel over the whole map."""
+class Empty(Section):
+    """Nothing; it only takes a number."""
 
-    kind: ClassVar[str] = "avgpool"
-
-    def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """One cell."""
-        return Shape(inputs[0].channels, 1, 1)
+    kind: ClassVar[str] = "empty"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Yolo(Section):
-    """A detection head.
+class Softmax(Section):
+    """Softmax over `groups` equal parts of all values, or at each cell over the channels (`spatial`)."""
 
-    Attributes:
-        mask: which of `anchors` this head predicts, in channel order.
-        anchors: (width, height) of all anchors in pixels of the network input.
-    """
-
-    kind: ClassVar[str] = "yolo"
-    mask: tuple[int, ...] = ()
-    anchors: tuple[tuple[float, float], ...] = ()
-    classes: int = 20
-    scale_x_y: float = 1.0
-    new_coords: bool = False
-    nms_kind: str = "default"
-    beta_nms: float = 0.6
-    ignore_thresh: float = 0.5
+    kind: ClassVar[str] = "softmax"
+    groups: int = 1
+    temperature: float = 1.0
+    spatial: bool = False
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """That of the input, which must hold a box, an objectness and all classes for each anchor."""
-        wanted = len(self.mask) * (5 + self.classes)
-        if inputs[0].channels != wanted:
-            needs = f"needs {wanted} channels = {len(self.mask)} anchors x (5 + {self.classes} classes)"
-            gives = f"section #{self.sources[0]} gives {inputs[0].channels}"
-            raise ValueError(f"{needs} but {gives}; set filters={wanted} there, or correct mask or classes")
+        """That of the input."""
+        if math.prod(inputs[0]) % self.groups:
+            raise ValueError(
+                f"groups={self.groups} does not divide {math.prod(inputs[0])} values; use a divisor"
+            )
         return inputs[0]
+
+
+def _text(shape: Shape) -> str:
+    """Width x height x channels, as Darknet prints it."""
+    return f"{shape.width}x{shape.height}x{shape.channels}"
 
 
 def _require_equal_sizes(sources: Sequence[int], inputs: Sequence[Shape]) -> None:

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from utils.darknet.header import WeightsHeader
 from utils.darknet.model import Darknet
-from utils.darknet.modules import ConvBlock, Shortcut
+from utils.darknet.modules import ConnectedBlock, ConvBlock, Shortcut
 from utils.darknet.network import Network
 from utils.errors import WeightsError
 from utils.files import atomic_path
 
-__all__ = ["Cutoff", "WeightsHeader", "fields", "float_counts", "read_weights", "write_weights"]
+__all__ = ["Cutoff", "WeightsHeader", "fields", "read_weights", "write_weights"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +30,28 @@ Cutoff = int | Literal["auto"] | None
 
 
 def fields(layer: nn.Module) -> Iterator[Tensor]:
-    """The tensors of one section in file order; none for a section without weights."""
+    """The tensors of one section in file order; none for a section without weights of its own."""
     if isinstance(layer, ConvBlock):
+        if layer.shared:
+            return
         if layer.norm is not None:
-            # What Darknet calls biases is beta here; its scales are gamma.
-            yield from (layer.norm.bias, layer.norm.weight)
-            yield from (layer.norm.get_buffer("running_mean"), layer.norm.get_buffer("running_var"))
+            yield from _norm_fields(layer.norm)
         elif layer.conv.bias is not None:
             yield layer.conv.bias
         yield layer.conv.weight
+    elif isinstance(layer, ConnectedBlock):
+        # Unlike in a convolution, the norm's other numbers stand behind the matrix.
+        first, *others = _norm_fields(layer.norm) if layer.norm is not None else (layer.linear.bias,)
+        yield from (first, layer.linear.weight, *others)
+    elif isinstance(layer, nn.BatchNorm2d):
+        yield from _norm_fields(layer)
     elif isinstance(layer, Shortcut) and layer.weights is not None:
         yield layer.weights
 
 
-def float_counts(model: Darknet) -> list[int]:
-    """How many floats each section has in the file."""
-    return [sum(field.numel() for field in fields(layer)) for layer in model.layers]
+def _norm_fields(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What Darknet calls biases, scales (beta, gamma), rolling_mean and rolling_variance."""
+    return norm.bias, norm.weight, norm.get_buffer("running_mean"), norm.get_buffer("running_var")
 
 
 def read_header(path: Path) -> tuple[WeightsHeader, int, int]:
@@ -89,7 +95,7 @@ def read_weights(path: Path, model: Darknet, cutoff: Cutoff = None) -> WeightsHe
         WeightsError: the file is missing, foreign, too short or too long; names section and floats.
     """
     header, offset, floats = read_header(path)
-    ends = [0, *accumulate(float_counts(model))]
+    ends = [0, *accumulate(model.network.weight_counts)]
     count = _sections_to_load(path, model.network, ends, floats, cutoff)
     if (path.stat().st_size - offset) % 4 and floats <= ends[count]:
         _fail_short(path, model.network, ends, floats - 1)

@@ -1,14 +1,18 @@
 """From raw head maps to boxes: the one place that knows what a head's numbers mean.
 
 Invariant: a head with all-zero box logits decodes to its anchors, centred in their cells.
-The formulas are Darknet's `get_yolo_box` (yolo_layer.c).
+The formulas are Darknet's `get_yolo_box` (yolo_layer.c), `get_region_box` (region_layer.c) and
+`get_gaussian_yolo_box` (gaussian_yolo_layer.c).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+HeadKind = Literal["yolo", "region", "gaussian_yolo"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class HeadSpec:
         stride: pixels of the network input per cell, rounded.
         cell: (width, height) of a cell in pixels where that is not `stride` both ways: the network's own
             size is no multiple of the stride, or its strides differ.
+        kind: "yolo": a sigmoid for each class; "region": one softmax over the classes; "gaussian_yolo": as
+            "yolo", with the uncertainty of each of x, y, w, h behind it.
         scale_x_y: how far the centre may leave its cell; 1 keeps it inside.
         new_coords: the map already holds probabilities, and sizes are squared instead of exponentiated.
         nms_kind: "default", "greedynms" or "diounms", see `nms.suppress`.
@@ -37,11 +43,17 @@ class HeadSpec:
     beta_nms: float = 0.6
     ignore_thresh: float = 0.5
     cell: tuple[float, float] | None = None
+    kind: HeadKind = "yolo"
+
+    @property
+    def box_values(self) -> int:
+        """Numbers for each anchor before its objectness: x, y, w, h, with an uncertainty each or without."""
+        return 8 if self.kind == "gaussian_yolo" else 4
 
     @property
     def width(self) -> int:
-        """Numbers for each anchor: x, y, w, h, objectness and one per class."""
-        return 5 + self.classes
+        """Numbers for each anchor: those of the box, objectness and one per class."""
+        return self.box_values + 1 + self.classes
 
 
 def decode_heads(heads: Sequence[Tensor], specs: Sequence[HeadSpec]) -> Tensor:
@@ -51,7 +63,7 @@ def decode_heads(heads: Sequence[Tensor], specs: Sequence[HeadSpec]) -> Tensor:
     position above 256.
 
     Args:
-        heads: raw maps (B, A, h, w, 5 + classes), before any sigmoid.
+        heads: raw maps (B, A, h, w, width), before any sigmoid.
         specs: one for each head, in the same order.
 
     Returns:
@@ -64,18 +76,36 @@ def decode_heads(heads: Sequence[Tensor], specs: Sequence[HeadSpec]) -> Tensor:
 
 
 def decode_head(head: Tensor, spec: HeadSpec) -> Tensor:
-    """Decode one raw map (B, A, h, w, 5 + classes) into boxes and probabilities of the same shape."""
+    """Decode one raw map (B, A, h, w, width) to (B, A, h, w, 5 + classes): box, objectness, classes.
+
+    The classes of "gaussian_yolo" are weighed by how certain the box is, 1 - mean uncertainty.
+    """
+    logits = head[..., spec.box_values :]
+    if spec.new_coords:
+        probabilities = logits
+    elif spec.kind == "region":
+        probabilities = torch.cat((logits[..., :1].sigmoid(), logits[..., 1:].softmax(dim=-1)), dim=-1)
+    else:
+        probabilities = logits.sigmoid()
+    if spec.kind == "gaussian_yolo":
+        certainty = 1 - head[..., 1:8:2].sigmoid().mean(dim=-1, keepdim=True)
+        probabilities = torch.cat((probabilities[..., :1], probabilities[..., 1:] * certainty), dim=-1)
+    return torch.cat((decode_boxes(head, spec), probabilities), dim=-1)
+
+
+def decode_boxes(head: Tensor, spec: HeadSpec) -> Tensor:
+    """The boxes alone of a raw map (B, A, h, w, width): xywh (B, A, h, w, 4) in pixels of the input."""
+    logits = head[..., : spec.box_values : spec.box_values // 4]
     anchors = head.new_tensor(spec.anchors).view(1, -1, 1, 1, 2)
-    cells = _cell_grid(head)
     scale = spec.scale_x_y
     if spec.new_coords:
-        centre, size, probabilities = head[..., :2], (2 * head[..., 2:4]) ** 2, head[..., 4:]
+        centre, size = logits[..., :2], (2 * logits[..., 2:]) ** 2
     else:
-        centre, size, probabilities = head[..., :2].sigmoid(), head[..., 2:4].exp(), head[..., 4:].sigmoid()
+        centre, size = logits[..., :2].sigmoid(), logits[..., 2:].exp()
     # Darknet divides by the grid and multiplies by the input size, which is this also where they do not fit.
     pixels = head.new_tensor(spec.cell) if spec.cell else spec.stride
-    centre = (centre * scale - (scale - 1) / 2 + cells) * pixels
-    return torch.cat((centre, size * anchors, probabilities), dim=-1)
+    centre = (centre * scale - (scale - 1) / 2 + _cell_grid(head)) * pixels
+    return torch.cat((centre, size * anchors), dim=-1)
 
 
 def _cell_grid(head: Tensor) -> Tensor:

@@ -1,99 +1,33 @@
-"""A Darknet network as the engine sees it: one rule per section type says what it does to channel ids.
+"""A Darknet network as the engine sees it, traced section by section with the rules of `darknet_rules`.
 
 Invariants: retracing a narrowed subject gives the channel counts of the mask, and the narrowed tensors load
 strictly into a `Darknet` that is built anew from the narrowed cfg.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal, Self, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from utils.darknet.edit import ResidualBlock, residual_blocks, with_filters, without_blocks
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
-from utils.darknet.sections import (
-    Avgpool,
-    Convolutional,
-    Dropout,
-    Maxpool,
-    Route,
-    Section,
-    Shortcut,
-    Upsample,
-    Yolo,
-)
+from utils.darknet.resampling import Maxpool, Upsample
+from utils.darknet.sections import Connected, Convolutional, Route, Shortcut
 from utils.darknet.weights import write_weights
 from utils.errors import CfgError
 from utils.files import write_text
-from utils.pruning.channels import ChannelGraph, ChannelIds, ChannelTracer, UnitMask
+from utils.frontends.darknet_rules import RULES, TRANSPARENT, Step
+from utils.pruning.channels import ChannelGraph, ChannelTracer, UnitMask
 from utils.pruning.narrow import narrow
 from utils.pruning.policies import candidate_channels
 from utils.pruning.scores import gamma_scores
 from utils.pruning.sparsity import GammaPenalty
 from utils.pruning.subject import Block, LayerScores
-
-Rule = Callable[[ChannelTracer, str, Section, Sequence[ChannelIds]], ChannelIds]
-
-
-def _convolutional(
-    tracer: ChannelTracer, name: str, section: Section, inputs: Sequence[ChannelIds]
-) -> ChannelIds:
-    section = cast(Convolutional, section)
-    norm = f"{name}.norm" if section.batch_normalize else None
-    return tracer.layer(f"{name}.conv", inputs[0], section.filters, section.groups, norm)
-
-
-def _shortcut(tracer: ChannelTracer, name: str, section: Section, inputs: Sequence[ChannelIds]) -> ChannelIds:
-    first, *others = inputs
-    for other in others:  # only the overlapping channels are added (shortcut_multilayer_cpu)
-        overlap = min(len(first), len(other))
-        tracer.tie(first[:overlap], other[:overlap])
-    if cast(Shortcut, section).weights_type == "per_channel":
-        tracer.follow(f"{name}.weights", first, axis=1)
-    return first
-
-
-def _route(tracer: ChannelTracer, _name: str, section: Section, inputs: Sequence[ChannelIds]) -> ChannelIds:
-    section = cast(Route, section)
-    # The cfg can say no more than "part group_id of equal parts", so the parts must stay equal.
-    return np.concatenate([tracer.section(ids, section.groups)[section.group_id] for ids in inputs])
-
-
-def _pass(_tracer: ChannelTracer, _name: str, _section: Section, inputs: Sequence[ChannelIds]) -> ChannelIds:
-    return inputs[0]
-
-
-def _pin(tracer: ChannelTracer, name: str, section: Section, inputs: Sequence[ChannelIds]) -> ChannelIds:
-    tracer.pin(inputs[0], f"{name} [{section.kind}] needs its channels")
-    return inputs[0]
-
-
-RULES: Mapping[type[Section], Rule] = MappingProxyType(
-    {
-        Convolutional: _convolutional,
-        Shortcut: _shortcut,
-        Route: _route,
-        Maxpool: _pass,
-        Upsample: _pass,
-        Dropout: _pass,
-        Avgpool: _pass,
-        Yolo: _pin,
-    }
-)
-_TRANSPARENT = (
-    Maxpool,
-    Upsample,
-    Dropout,
-    Avgpool,
-    Route,
-)  # a constant on their input is one on their output
 
 
 def trace(network: Network) -> ChannelGraph:
@@ -103,8 +37,7 @@ def trace(network: Network) -> ChannelGraph:
     tracer.pin(image, "the image has its channels")
     ids = {-1: image}
     for index, section in enumerate(network.sections):
-        inputs = [ids[source] for source in network.sources(index)]
-        ids[index] = RULES[type(section)](tracer, f"layers.{index}", section, inputs)
+        ids[index] = RULES[type(section)](Step(tracer, network, index, ids))
         if not network.readers(index):
             tracer.pin(ids[index], f"layers.{index} [{section.kind}] is read by nobody")
     return tracer.finish()
@@ -235,9 +168,11 @@ def gamma_penalty(model: Darknet, s: float, prune: Literal[0, 1], classic: bool 
     subject = DarknetSubject.of(model)
     scores = classic_scores(subject) if classic else gamma_scores(subject)
     channels = candidate_channels(subject.graph, scores, "all" if prune else "uncoupled")
-    norms = {
-        name: cast(nn.BatchNorm2d, model.get_submodule(name.replace(".conv", ".norm"))) for name in channels
-    }
+    norms: dict[str, nn.BatchNorm2d] = {}
+    for name in channels:
+        norm = cast(nn.BatchNorm2d, model.get_submodule(cast(str, subject.graph.layers[name].norm)))
+        if norm not in norms.values():  # convolutions may share one (share_index)
+            norms[name] = norm
     return GammaPenalty(norms, s, channels)
 
 
@@ -253,10 +188,10 @@ def _reaches_linear_readers_only(network: Network, index: int) -> bool:
     while waiting:
         for reader in network.readers(waiting.pop()):
             section = network[reader]
-            if isinstance(section, Convolutional) or reader in seen:
+            if isinstance(section, Convolutional | Connected) or reader in seen:
                 continue
             linear_add = isinstance(section, Shortcut) and section.activation == "linear"
-            if not linear_add and not isinstance(section, _TRANSPARENT):
+            if not linear_add and type(section) not in TRANSPARENT:
                 return False
             seen.add(reader)
             waiting.append(reader)

@@ -11,8 +11,10 @@ The run has two rows: row 1 with the constants of removed blocks, row 0 without.
 constant is row 1; on a live one only the difference counts, what a removed block would have added to it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -84,10 +86,10 @@ def fold(
         def hooked(handle: RemovableHandle) -> None:
             hooks.callback(handle.remove)
 
+        places = _places(model, graph)
         for name, layer in graph.layers.items():
             module = model.get_submodule(name)
-            norm = model.get_submodule(layer.norm) if layer.norm is not None else None
-            take = _constant_taker(name, module, norm, layer, keep, unfolded)
+            take = _constant_taker(name, places[name], layer, keep, unfolded)
             hooked(module.register_forward_pre_hook(take))
             hooked(module.register_forward_hook(_bias_alone))
         for block in blocks:
@@ -97,24 +99,43 @@ def fold(
     return tuple(unfolded)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a layer's constant goes: added to its bias, or subtracted from the running mean behind it."""
+
+    tensor: Tensor
+    sign: int
+
+
+def _places(model: nn.Module, graph: ChannelGraph) -> dict[str, _Place | None]:
+    """For each layer, None where it has no such place, or shares it with a layer of other constants."""
+    places: dict[str, _Place | None] = {}
+    for name, layer in graph.layers.items():
+        norm = model.get_submodule(layer.norm) if layer.norm is not None else None
+        bias = model.get_submodule(name).bias
+        places[name] = _Place(bias, 1) if isinstance(bias, Tensor) else None
+        if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d) and norm.running_mean is not None:
+            places[name] = _Place(norm.running_mean, -1)
+    uses = Counter(id(place.tensor) for place in places.values() if place)
+    return {name: place if place and uses[id(place.tensor)] == 1 else None for name, place in places.items()}
+
+
 def _constant_taker(
-    name: str, module: nn.Module, norm: nn.Module | None, layer: Layer, keep: UnitMask, unfolded: list[str]
+    name: str, place: _Place | None, layer: Layer, keep: UnitMask, unfolded: list[str]
 ) -> Callable[[nn.Module, Any], None]:
     live = torch.from_numpy(keep[layer.inputs])
-    bias = module.bias
 
-    def take(_: nn.Module, inputs: tuple[Tensor]) -> None:
-        rows = inputs[0].flatten(2)[:, :, 0] if inputs[0].ndim > 2 else inputs[0]  # (2, channels)
+    def take(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        maps = inputs[0].flatten(2) if inputs[0].ndim > 2 else inputs[0][..., None]  # (2, channels, cells)
+        rows = maps[:, :, 0]
         constant = torch.where(live.to(rows.device), rows[1] - rows[0], rows[1]).double()
         shift = _response(module, layer, constant)
         if not bool(shift.any()):
             return
-        if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None:
-            norm.running_mean.sub_(shift.to(norm.running_mean.dtype))
-        elif isinstance(bias, Tensor):
-            bias.add_(shift.to(bias.dtype))
-        else:
+        if place is None or not torch.allclose(maps, rows[..., None], rtol=1e-5, atol=1e-6):
             unfolded.append(name)
+        else:
+            place.tensor.add_((place.sign * shift).to(place.tensor.dtype))
 
     return take
 

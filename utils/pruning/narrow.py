@@ -23,8 +23,13 @@ def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:
     model = deepcopy(model)
     for name, layer in graph.layers.items():
         _cut_layer(model.get_submodule(name), layer, keep)
+    norms: set[nn.Module] = set()  # layers that share their weights share their norm too
     for name, follower in graph.followers.items():
-        _cut_follower(model, name, keep[follower.channels], follower.axis)
+        found = _named(model, name)
+        if found not in norms:
+            _cut_follower(model, name, keep[follower.channels], follower.axis)
+        if isinstance(found, nn.Module):
+            norms.add(found)
     return model
 
 
@@ -61,11 +66,10 @@ def _cut_follower(model: nn.Module, name: str, mask: NDArray[np.bool_], axis: in
     def cut(tensor: Tensor) -> Tensor:
         return tensor.detach().index_select(axis, rows.to(tensor.device))
 
-    parent, _, leaf = name.rpartition(".")
-    owner = model.get_submodule(parent)
-    found = getattr(owner, leaf)
+    found = _named(model, name)
     if isinstance(found, nn.Parameter):
-        setattr(owner, leaf, _parameter(found, cut(found)))
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, _parameter(found, cut(found)))
         return
     for key, parameter in list(found.named_parameters(recurse=False)):
         setattr(found, key, _parameter(parameter, cut(parameter)))
@@ -76,6 +80,13 @@ def _cut_follower(model: nn.Module, name: str, mask: NDArray[np.bool_], axis: in
         found.num_features = len(rows)
     elif isinstance(found, nn.PReLU):
         found.num_parameters = len(rows)
+
+
+def _named(model: nn.Module, name: str) -> nn.Module | nn.Parameter:
+    parent, _, leaf = name.rpartition(".")
+    found = getattr(model.get_submodule(parent), leaf)
+    assert isinstance(found, nn.Module | nn.Parameter)
+    return found
 
 
 def _parameter(old: Tensor, new: Tensor) -> nn.Parameter:

@@ -13,7 +13,7 @@ from utils.pruning.subject import LayerScores, Subject
 
 def gamma_scores(subject: Subject) -> LayerScores:
     """|gamma| of the batch norm behind each layer (Network Slimming, Liu et al. 2017)."""
-    modules = dict(subject.model.named_modules())
+    modules = dict(subject.model.named_modules(remove_duplicate=False))
     scores: dict[str, NDArray[np.float32]] = {}
     for name, layer in subject.graph.layers.items():
         norm = modules[layer.norm] if layer.norm is not None else None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from utils.detection.decode import HeadSpec, decode_head
+from utils.detection.decode import HeadSpec, decode_boxes
 from utils.errors import ToolkitError
 from utils.training.losses import confidence_logits
 from utils.training.targets import assign_targets
@@ -66,7 +66,7 @@ def distillation_loss(
     """Distillation 2: sums over the batch, classes averaged over images.
 
     Args:
-        student, teacher: raw heads (B, A, h, w, 5 + classes) of the same images.
+        student, teacher: raw heads (B, A, h, w, width) of the same images.
         targets: (M, 6) image index, class, x, y, w, h relative to the input.
         specs: the heads of both.
         iou_threshold: as in `targets.assign_targets`.
@@ -103,5 +103,5 @@ def _squared_distance(
     head: Tensor, truths: Tensor, cells: tuple[Tensor, Tensor, Tensor, Tensor], spec: HeadSpec
 ) -> Tensor:
     """(n,) squared distance of the predicted to the true xywh at the positives, in cells of the head."""
-    boxes = decode_head(head[..., :4], spec)[cells]
+    boxes = decode_boxes(head, spec)[cells]
     return ((boxes - truths) / spec.stride).square().sum(dim=1)

@@ -6,10 +6,11 @@ average the evaluated network would lag behind at the start of a training.
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -31,9 +32,15 @@ class WeightAverage(Generic[Model]):
         """Move the average towards `model`, which has the same structure."""
         keep = (1 - 1 / self.length) * (1 - math.exp(-self.updates / self.length))
         self.updates += 1
-        state = model.state_dict()
-        for name, average in self.model.state_dict().items():
+        state = dict(_tensors(model))
+        for name, average in _tensors(self.model):
             if average.is_floating_point():
                 average.lerp_(state[name].to(average.dtype), 1 - keep)
             else:
                 average.copy_(state[name])
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All parameters and buffers; one that several modules share comes once."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()

@@ -24,6 +24,7 @@ from utils.detection.evaluator import Evaluation, evaluate
 from utils.errors import ToolkitError
 from utils.pruning.sparsity import GammaPenalty
 from utils.training.distillation import Teacher
+from utils.training.freezing import Freezing
 from utils.training.history import FILES as HISTORY_FILES
 from utils.training.history import EpochRecord, History, gamma_statistics
 from utils.training.options import TrainingOptions
@@ -86,7 +87,8 @@ def train(
         ToolkitError: a loss is not finite, or the checkpoint is none of such a run.
     """
     processes = processes or Processes()
-    trainer = Trainer(model, model.head_specs, options, len(loaders.train), penalty, teacher, processes)
+    rest = (penalty, teacher, processes, Freezing(model))
+    trainer = Trainer(model, model.head_specs, options, len(loaders.train), *rest)
     history = _restored(trainer, resume) if resume else History()
     if resume and processes.is_first:  # it may have been killed, or copied elsewhere, before all was written
         _save(trainer, history, output, dict(context or {}))

@@ -2,7 +2,7 @@
 
     box         mean over positives of 1 - CIoU(prediction, truth)            (arXiv 1911.08287)
     objectness  sum over cells of BCE, cells that nearly hit a truth left out, per positive of the batch
-    classes     mean over positives of the BCE summed over classes
+    classes     mean over positives of the BCE summed over classes; of a softmax's cross-entropy for [region]
 
 All three are per positive, so their ratio depends neither on the input size nor on the number of heads.
 Invariant: a cell that is no positive of `assign_targets` sends no gradient into box or class logits.
@@ -17,8 +17,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from utils.detection.boxes import box_overlap, xywh_to_xyxy
-from utils.detection.decode import HeadSpec, decode_head
+from utils.detection.decode import HeadSpec, decode_boxes
 from utils.training.targets import HeadTargets, assign_targets, ignored_cells
+
+# Only the deviations learn from this part, so it decides how much of the features they claim.
+UNCERTAINTY_WEIGHT = 0.1
 
 
 class Losses(NamedTuple):
@@ -56,7 +59,7 @@ def yolo_loss(
     """Loss of one batch, averaged as the module says.
 
     Args:
-        heads: raw maps (B, A, h, w, 5 + classes), any floating dtype; computed in float32.
+        heads: raw maps (B, A, h, w, width), any floating dtype; computed in float32.
         targets: (M, 6) image index, class, x, y, w, h relative to the input.
         specs: one for each head.
         weights: factors and thresholds, default LossWeights().
@@ -82,7 +85,7 @@ def _head_loss(
     head: Tensor, targets: Tensor, found: HeadTargets, spec: HeadSpec, weights: LossWeights
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Sums over one head: box, objectness, classes."""
-    boxes = decode_head(head[..., :4], spec)
+    boxes = decode_boxes(head, spec)
     logits = confidence_logits(head, spec)
     overlap = box_overlap(
         xywh_to_xyxy(boxes[found.cells]), xywh_to_xyxy(found.boxes.to(boxes.dtype)), weights.box_kind
@@ -94,11 +97,37 @@ def _head_loss(
     share = weights.iou_objectness
     present[found.cells] = 1 - share + share * overlap.detach().clamp(0, 1)
     objectness = functional.binary_cross_entropy_with_logits(logits[..., 0], present, reduction="none")
-    wanted = functional.one_hot(found.classes, spec.classes).to(logits.dtype)
-    classes = functional.binary_cross_entropy_with_logits(logits[found.cells][:, 1:], wanted, reduction="sum")
-    return (1 - overlap).sum(), objectness[counted].sum(), classes
+    box = (1 - overlap).sum()
+    if spec.kind == "gaussian_yolo":
+        box = box + UNCERTAINTY_WEIGHT * _uncertainty_loss(head, boxes, found, spec)
+    return box, objectness[counted].sum(), _class_loss(logits[found.cells][:, 1:], found.classes, spec)
+
+
+def _class_loss(logits: Tensor, classes: Tensor, spec: HeadSpec) -> Tensor:
+    """Sum over positives; logits (n, classes), classes (n,)."""
+    if spec.kind == "region":
+        return functional.cross_entropy(logits, classes, reduction="sum")
+    wanted = functional.one_hot(classes, spec.classes).to(logits.dtype)
+    return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+
+
+def _uncertainty_loss(head: Tensor, boxes: Tensor, found: HeadTargets, spec: HeadSpec) -> Tensor:
+    """Negative log-likelihood of the truths under the predicted deviations (arXiv 1904.04620, section 3.2).
+
+    The boxes count as given here: they learn from their overlap, the deviations from how wrong they are.
+    """
+    deviation = head[found.cells][:, 1:8:2].sigmoid()
+    predicted, true = boxes.detach()[found.cells], found.boxes.to(boxes.dtype)
+    anchors = predicted.new_tensor(spec.anchors)[found.anchor]
+    # in the head's own units: centres in cells, sizes as logarithms of their share of the anchor
+    centre = (predicted[:, :2] - true[:, :2]) / spec.stride
+    size = (predicted[:, 2:] / anchors).log() - (true[:, 2:] / anchors).log()
+    error = torch.cat((centre, size), dim=1)
+    zero = torch.zeros_like(error)
+    return functional.gaussian_nll_loss(error, zero, deviation.square(), reduction="sum", eps=1e-3)
 
 
 def confidence_logits(head: Tensor, spec: HeadSpec) -> Tensor:
     """Objectness and class logits (..., 1 + classes) of a raw map; `new_coords` maps hold probabilities."""
-    return head[..., 4:].logit(eps=1e-6) if spec.new_coords else head[..., 4:]
+    logits = head[..., spec.box_values :]
+    return logits.logit(eps=1e-6) if spec.new_coords else logits

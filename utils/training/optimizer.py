@@ -32,7 +32,11 @@ def make_optimizer(
     fused = {parameter.device.type for parameter in learnable} <= {"cpu", "cuda"}
     if kind == "adamw":
         return torch.optim.AdamW(groups, lr=rate, betas=(momentum, 0.999), fused=fused)
-    return torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    for parameter in learnable if momentum else ():
+        # The fused step takes all momenta or none, and a frozen parameter may join in late.
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -19,6 +19,7 @@ from utils.errors import DatasetError, ToolkitError
 from utils.pruning.sparsity import GammaPenalty
 from utils.training.distillation import Teacher, distillation_loss
 from utils.training.ema import Model, WeightAverage
+from utils.training.freezing import Freezing
 from utils.training.losses import yolo_loss
 from utils.training.optimizer import make_optimizer, scaled_rate, set_rate
 from utils.training.options import TrainingOptions
@@ -54,8 +55,10 @@ class Trainer(Generic[Model]):
         penalty: GammaPenalty | None = None,
         teacher: Teacher | None = None,
         processes: Processes | None = None,
+        freezing: Freezing | None = None,
     ) -> None:
         processes = processes or Processes()
+        self.freezing = freezing
         self.device = next(model.parameters()).device
         self.model = channels_last(model)
         self.called = processes.wrap(self.model)
@@ -146,6 +149,8 @@ class Trainer(Generic[Model]):
 
     def _optimizer_step(self) -> None:
         set_rate(self.optimizer, self.rate * self.schedule.factor(self.step))
+        if self.freezing is not None:
+            self.freezing.drop_gradients(self.step)
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
         if self.penalty is not None:

@@ -1,0 +1,47 @@
+"""Parameters that do not learn, for ever or up to some step.
+
+Invariant: a frozen parameter is bitwise the same after an optimizer step: without a gradient the optimizer
+passes it over, weight decay, momentum and sparsity penalty included.
+"""
+
+import logging
+from collections import Counter
+
+from torch import nn
+
+from utils.darknet.freezing import NEVER, learns_from
+from utils.darknet.model import Darknet
+from utils.errors import ToolkitError
+
+logger = logging.getLogger(__name__)
+
+
+class Freezing:
+    """The parameters of a network that wait: those that wait for ever lose `requires_grad` at once."""
+
+    def __init__(self, model: Darknet) -> None:
+        """Read the network's cfg, see `utils.darknet.freezing`.
+
+        Raises:
+            ToolkitError: nothing is left to learn.
+        """
+        self._waiting: list[tuple[int, nn.Parameter]] = []
+        starts = learns_from(model.network)
+        for layer, start in zip(model.layers, starts, strict=True):
+            for parameter in layer.parameters() if start else ():
+                self._waiting.append((start, parameter))
+                if start == NEVER:
+                    parameter.requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            fact = "stopbackward or its like leaves no section that learns"
+            raise ToolkitError(f"{model.network.source}: {fact}; remove the option for training")
+        for start, count in sorted(Counter(starts).items()):
+            if start:
+                until = "never learn" if start == NEVER else f"learn from step {start} on"
+                logger.info("%s: %d of its %d sections %s", model.network.source, count, len(starts), until)
+
+    def drop_gradients(self, step: int) -> None:
+        """Forget the gradients of all parameters that do not learn yet at `step`, counted from 0."""
+        for start, parameter in self._waiting:
+            if step < start:
+                parameter.grad = None
