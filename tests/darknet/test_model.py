@@ -30,7 +30,16 @@ ZOO = (
 # paddings, connected sections behind maps, and knows the other sections not at all.
 OPENCV_CANNOT = {
     *("activations", "dilation", "maxpool_padding", "multi_shortcut", "route_groups", "strides"),
-    *("upsample_scale", "weighted_shortcut", "messy", "share_index", "connected", "aliases", "batchnorm"),
+    *(
+        "upsample_scale",
+        "weighted_shortcut",
+        "messy",
+        "share_index",
+        "trident",
+        "connected",
+        "aliases",
+        "batchnorm",
+    ),
     *("gaussian_yolo", "local_avgpool", "reorg3d", "scale_wh", "softmax"),
 }
 REAL = {

@@ -35,9 +35,9 @@ def test_every_section_survives_export_at_any_size(path: Path, tmp_path: Path) -
     size = (model.network.height, model.network.width)
     channels = model.network.channels(-1)
     fixed = any(section.kind == "connected" for section in model.network.sections)
-    export = export_onnx(
-        model, model.head_specs, tmp_path / "net.onnx", size, channels=channels, dynamic=not fixed
-    )
+    step = model.network.size_step
+    options = {"channels": channels, "dynamic": not fixed, "size_step": step}
+    export = export_onnx(model, model.head_specs, tmp_path / "net.onnx", size, **options)
     assert [parity.shape[0] for parity in export.parities] == ([1] if fixed else [1, 3])
     assert all(max(parity.boxes, parity.scores) <= TOLERANCE for parity in export.parities)
 

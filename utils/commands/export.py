@@ -46,7 +46,7 @@ def run_export(args: argparse.Namespace) -> None:
     prepare(args)
     project = resolve(args, needs=("cfg", "weights"))
     weights = project.needed("weights")
-    model = open_network(project.cfg, weights)
+    model = open_network(project)
     names = read_data_file(project.data).names if project.data else ()
     size = args.img_size or (model.network.height, model.network.width)
     path = (args.output or weights.parent) / f"{weights.stem}.onnx"
@@ -57,6 +57,7 @@ def run_export(args: argparse.Namespace) -> None:
         size,
         channels=model.network.channels(-1),
         dynamic=args.dynamic,
+        size_step=model.network.size_step,
         metadata=_metadata(model, names),
     )
     _report(export)

@@ -108,8 +108,7 @@ class Darknet(nn.Module):
             self._require_whole_cells(height, width)
             self._fitting_sizes.add((height, width))
         except CfgError as error:
-            stride = max((spec.stride for spec in self.head_specs), default=1)
-            remedy = f"use multiples of {stride}"
+            remedy = f"use multiples of {self.network.size_step}"
             raise ToolkitError(f"{error}; the images are {width}x{height}, {remedy}") from None
 
     def _require_whole_cells(self, height: int, width: int) -> None:
@@ -128,7 +127,7 @@ class Darknet(nn.Module):
         """
         head_of = {self.network.sources(head)[0]: head for head in self.network.heads}
         for index, layer in enumerate(self.layers):
-            if not isinstance(layer, ConvBlock) or layer.shared:
+            if not isinstance(layer, ConvBlock) or layer.shared or layer.conv.weight.is_meta:
                 continue
             head = head_of.get(index)
             if layer.conv.bias is not None:

@@ -67,6 +67,7 @@ class ConvBlock(nn.Module):
             dilation=section.dilation,
             groups=section.groups,
             bias=not section.batch_normalize,
+            device=torch.get_default_device(),  # or it would be the CPU, whatever the context
         )
         self.norm = nn.BatchNorm2d(section.filters, eps=BATCH_NORM_EPS) if section.batch_normalize else None
         self.activation = ACTIVATIONS[section.activation]()

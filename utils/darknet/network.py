@@ -21,8 +21,8 @@ from utils.darknet.resampling import Maxpool, Upsample
 from utils.darknet.sections import Connected, Convolutional, Section, Shape
 from utils.errors import CfgError, UnsupportedSectionError
 
-# The largest stock detectors have 31,232 channels in a map and 2.9e8 floats; beyond these limits a cfg is
-# a slip of the finger, or wants the machine's memory.
+# The widest stock detector tried has 3,584 channels in a map and YOLOv4-P7, the largest published, 2.9e8
+# weights; beyond these limits a cfg is a slip of the finger, or wants the machine's memory.
 MOST_CHANNELS = 1 << 16
 MOST_CELLS = 1 << 30  # values of one map
 MOST_FLOATS = 400_000_000
@@ -120,6 +120,12 @@ class Network:
     def stride(self, index: int) -> int:
         """Pixels of the input per cell of section `index`."""
         return round(self.width / self.shape(index).width)
+
+    @property
+    def size_step(self) -> int:
+        """Pixels in a cell of the coarsest map: sizes that are multiples of it keep all maps aligned."""
+        maps = [index for index in range(len(self)) if min(self.shape(index).size) > 1]
+        return max((self.stride(index) for index in (*maps, *self.heads)), default=1)
 
     @property
     def letterbox(self) -> bool:

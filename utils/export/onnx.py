@@ -82,6 +82,7 @@ def export_onnx(
     *,
     channels: int = 3,
     dynamic: bool = False,
+    size_step: int = 0,
     opset: int = 17,
     metadata: Mapping[str, str] | None = None,
 ) -> OnnxExport:
@@ -94,6 +95,7 @@ def export_onnx(
         image_size: (height, width) of the input in pixels.
         channels: of the input.
         dynamic: leave batch, height and width open; otherwise they are 1 and `image_size`.
+        size_step: pixels by which sizes may differ; 0 for the largest stride of a head.
         opset: of the ONNX operators.
         metadata: texts to store in the file.
 
@@ -109,7 +111,9 @@ def export_onnx(
     exported = BoxesAndScores(copy.deepcopy(model).cpu().float(), specs).eval()
     shapes = [(1, channels, *image_size)]
     if dynamic:
-        shapes.append((3, channels, *_other_size(image_size, max(spec.stride for spec in specs))))
+        shapes.append(
+            (3, channels, *_other_size(image_size, size_step or max(spec.stride for spec in specs)))
+        )
     with atomic_path(path) as temporary:
         _trace(exported, shapes[0], temporary, dynamic, opset)
         proto = onnx.load(temporary)

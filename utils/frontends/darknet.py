@@ -69,8 +69,7 @@ class DarknetSubject:
     @property
     def example(self) -> Tensor:
         """(1, C, H, W) zeros, small where the network takes it."""
-        stride = max((spec.stride for spec in self.model.head_specs), default=32)
-        size = usable_size(self.network, 2 * stride)
+        size = usable_size(self.network, 2 * self.network.size_step)
         return torch.zeros(1, self.network.channels(-1), *size).to(next(self.model.parameters()))
 
     def with_model(self, model: nn.Module) -> Self:
