@@ -16,9 +16,11 @@ import torch
 from utils.commands import arguments, project
 from utils.commands.arguments import Parser, prepare, resolve, run_main, write_json
 from utils.commands.results import plain
+from utils.darknet.network import Network
 from utils.errors import ToolkitError
 
 CFG_TEXT = "[net]\nwidth=32\nheight=32\nchannels=3\n"
+NETWORK_TEXT = CFG_TEXT + "[convolutional]\nfilters=4\nsize=1\nstride=1\nactivation=leaky\n"
 
 
 def full_parser() -> Parser:
@@ -203,28 +205,48 @@ def stored(demo: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None]
     return store
 
 
-def test_a_checkpoint_brings_its_own_cfg(stored: Callable[[str | None], None]) -> None:
-    stored(CFG_TEXT)
-    args = full_parser().parse_args(["--weights", "weights/best.pt"])
-    for _ in range(2):  # made, then found
-        assert resolve(args, needs=("weights",)).cfg == Path("weights/best.cfg")
-    assert Path("weights/best.cfg").read_text() == CFG_TEXT
-
-
-def test_a_changed_cfg_beside_the_checkpoint_is_neither_used_nor_lost(
+def test_a_checkpoint_brings_its_own_network_and_nothing_is_written(
     stored: Callable[[str | None], None],
 ) -> None:
-    stored(CFG_TEXT)
-    Path("weights/best.cfg").write_text("[net]\n# mine\n")
-    with pytest.raises(ToolkitError, match="differs from the cfg"):
-        resolve(full_parser().parse_args(["--weights", "weights/best.pt"]), needs=("weights",))
-    assert "mine" in Path("weights/best.cfg").read_text()
+    stored(NETWORK_TEXT)
+    Path("weights/best.cfg").write_text("[net]\n# another\n")
+    before = sorted(Path().rglob("*"))
+    found = resolve(full_parser().parse_args(["--weights", "weights/best.pt"]), needs=("weights",))
+    network = found.network()
+    assert (found.cfg, network.source) == (None, f"cfg in {Path('weights/best.pt')}")
+    assert network.to_cfg() == Network.from_text(NETWORK_TEXT).to_cfg()
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_a_cfg_that_is_given_goes_before_the_checkpoints(stored: Callable[[str | None], None]) -> None:
+    stored(NETWORK_TEXT)
+    Path("x.cfg").write_text(NETWORK_TEXT.replace("filters=4", "filters=5"))
+    words = ["--cfg", "x.cfg", "--weights", "weights/best.pt"]
+    network = resolve(full_parser().parse_args(words), needs=("weights",)).network()
+    assert (network.source, network.channels(0)) == ("x.cfg", 5)
 
 
 def test_a_checkpoint_without_cfg_asks_for_one(stored: Callable[[str | None], None]) -> None:
     stored(None)
-    with pytest.raises(ToolkitError, match="holds no cfg; add --cfg"):
-        resolve(full_parser().parse_args(["--weights", "weights/best.pt"]), needs=("weights",))
+    found = resolve(full_parser().parse_args(["--weights", "weights/best.pt"]), needs=("weights",))
+    with pytest.raises(ToolkitError, match="holds no cfg of its network; add --cfg"):
+        found.network()
+
+
+@pytest.mark.parametrize(
+    ("files", "names", "typed"),
+    [
+        ((None, Path("a b.data"), Path("x.pt"), False), (), "--weights x.pt --data 'a b.data'"),
+        (
+            (Path("x.cfg"), Path("y.data"), Path("x.pt"), False),
+            ("cfg", "weights"),
+            "--cfg x.cfg --weights x.pt",
+        ),
+        ((project.DEMO_CFG, project.DEMO_DATA, project.DEMO_WEIGHTS, True), (), ""),
+    ],
+)
+def test_files_as_they_would_be_typed(files: tuple, names: tuple, typed: str) -> None:
+    assert arguments.Project(*files).options(*names) == typed
 
 
 @pytest.mark.parametrize(
@@ -307,6 +329,8 @@ def test_truth_values_stay_truth_values() -> None:
 def test_next_command_is_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
     arguments.next_command("python evaluate.py")
     assert capsys.readouterr().out == "next: python evaluate.py\n"
+    arguments.next_command("python evaluate.py", "", "--data x.data")
+    assert capsys.readouterr().out == "next: python evaluate.py --data x.data\n"
 
 
 def test_parsers_of_the_standard_kind_take_the_common_options() -> None:

@@ -130,6 +130,17 @@ def test_the_cfg_decides_on_letterbox(project, option, letterbox):
     assert open_split(data, "valid", model, (64, 64)).dataset.letterbox is letterbox
 
 
+def test_a_checkpoint_alone_is_evaluated_and_named(project, capsys):
+    save_weights(Darknet.from_cfg(project / "net.cfg"), project / "best.pt")
+    files = ["--weights", str(project / "best.pt"), "--data", str(project / "shapes.data")]
+    script.main([*files, "--workers", "0"])
+    assert f"next: python slim_prune.py {' '.join(files)} --global" in capsys.readouterr().out
+    (project / "shapes.data").write_text("classes=2\nvalid=shapes/valid.txt\nnames=shapes.names\n")
+    (project / "shapes.names").write_text("one\ntwo\n")
+    with pytest.raises(ToolkitError, match=r"2 classes, the network \(cfg in .*best\.pt\) has 4"):
+        script.main([*files, "--workers", "0"])
+
+
 def test_help_is_the_manual(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--help"])
     with pytest.raises(SystemExit) as end:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.darknet.references import as_map, opencv_heads, random_images, randomised
+from tests.darknet.references import as_map, random_images, randomised
 from utils.darknet.edit import with_filters
 from utils.darknet.model import OBJECTNESS_PRIOR, Darknet
 from utils.darknet.network import Network
@@ -25,23 +25,6 @@ ZOO = (
     *("yolov3-voc.yolov3-giou-40", "yolov3_5l", "yolov4", "yolov4-csp", "yolov4-tiny", "yolov4-tiny-3l"),
     "yolov7-tiny",
 )
-# What OpenCV's importer reads wrongly or not at all: upsample scale, dilation, stride_x/y, several `from`,
-# weights_type, route groups over several layers, some activations, share_index; it also lacks asymmetric
-# paddings, connected sections behind maps, and knows the other sections not at all.
-OPENCV_CANNOT = {
-    *("activations", "dilation", "maxpool_padding", "multi_shortcut", "route_groups", "strides"),
-    *(
-        "upsample_scale",
-        "weighted_shortcut",
-        "messy",
-        "share_index",
-        "trident",
-        "connected",
-        "aliases",
-        "batchnorm",
-    ),
-    *("gaussian_yolo", "local_avgpool", "reorg3d", "scale_wh", "softmax"),
-}
 REAL = {
     "yolov3-tiny": ("yolov3-tiny/yolov3-tiny", 416),
     "yolo-fastest-1.1": ("yolo-fastest-1.1/yolo-fastest-1.1", 320),
@@ -81,26 +64,6 @@ def test_raw_heads_are_those_of_the_c_program(golden, shared):
     for index, head in zip(model.network.heads, heads, strict=True):
         ours = as_map(head)
         np.testing.assert_allclose(ours.ravel(), expected[f"raw_{index}"].ravel(), atol=2e-4, rtol=0)
-
-
-@pytest.mark.parametrize("name", [name for name in FEATURES if name not in OPENCV_CANNOT])
-def test_features_agree_with_opencv(name, tmp_path):
-    model = feature(name)
-    # OpenCV scales channels one image at a time only.
-    images = random_images(model, batch=1 if name == "scale_channels" else 2)
-    ours = [as_map(head) for head in model(images)]
-    theirs = opencv_heads(model, images, tmp_path)
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine.std() > 0.01
-        np.testing.assert_allclose(mine, other, atol=2e-4 * np.abs(other).max())
-
-
-@pytest.mark.parametrize("name", STOCK)
-def test_stock_networks_agree_with_opencv(name, tmp_path):
-    model = narrow_stock(name)
-    images = random_images(model)
-    for mine, other in zip(map(as_map, model(images)), opencv_heads(model, images, tmp_path), strict=True):
-        np.testing.assert_allclose(mine, other, atol=1e-3 * np.abs(other).max())
 
 
 def test_parameter_counts_are_the_published_ones():

@@ -254,6 +254,19 @@ def test_half_a_teacher_is_refused(tiny_cfg: Path, few_images: Path, tmp_path: P
         start(tiny_cfg, few_images, tmp_path, "--t_cfg", tiny_cfg)
 
 
+def test_checkpoints_bring_their_networks_to_training_and_to_its_resumption(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Student and teacher alike, with no cfg typed or written."""
+    save_checkpoint(tmp_path / "first.pt", Darknet.from_cfg(tiny_cfg))
+    files = ["--weights", tmp_path / "first.pt", "--t_weights", tmp_path / "first.pt", "--data", few_images]
+    train.main([str(word) for word in (*files, "--output", tmp_path / "out", *FAST)])
+    assert f"next: python export.py --weights {tmp_path}" in capsys.readouterr().out.replace("\n", " ")
+    train.main(["--resume", str(tmp_path / "out/last.pt"), "--workers", "0"])
+    assert not list(tmp_path.rglob("first.cfg"))
+    assert read_checkpoint(tmp_path / "out/last.pt").training["history"][0]["distillation"] > 0
+
+
 def test_options_come_from_the_command_line_then_the_cfg(
     tiny_cfg: Path, few_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

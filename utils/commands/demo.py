@@ -30,7 +30,7 @@ from utils.commands.arguments import (
     write_json,
 )
 from utils.commands.evaluate import evaluate_network, open_split, predictor
-from utils.commands.project import DEMO_CFG, DEMO_DATA, open_network
+from utils.commands.project import DEMO_CFG, DEMO_DATA, open_files
 from utils.commands.results import quoted
 from utils.commands.tables import show
 from utils.darknet.checkpoint import save_weights
@@ -144,7 +144,7 @@ def _run(title: str, command: str) -> None:
 
 
 def _load(stage: Stage) -> Darknet:
-    return open_network(stage.cfg, stage.weights).eval()
+    return open_files(stage.cfg, stage.weights).eval()
 
 
 def _measure(stages: Sequence[Stage], onnx: Path, data: Path) -> list[Row]:

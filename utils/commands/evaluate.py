@@ -1,9 +1,12 @@
 """The evaluate command, and the evaluation that the other commands share."""
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -12,7 +15,6 @@ from tqdm import tqdm
 
 from utils.commands.arguments import (
     Parser,
-    Project,
     add_common,
     add_data,
     add_image_size,
@@ -27,8 +29,8 @@ from utils.commands.arguments import (
     write_json,
 )
 from utils.commands.project import open_network
-from utils.commands.results import quoted
 from utils.commands.tables import show
+from utils.darknet.fuse import fused
 from utils.darknet.model import Darknet
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import SPLITS, DataFile, read_data_file
@@ -36,6 +38,9 @@ from utils.data.loader import Loader, make_loader
 from utils.detection.decode import decode_heads
 from utils.detection.evaluator import STYLES, Evaluation, Predict, evaluate
 from utils.errors import ToolkitError
+
+# pixels that rectangular inputs are cut in
+_CELL = 32
 
 
 def evaluate_parser(manual: str | None) -> Parser:
@@ -46,7 +51,11 @@ def evaluate_parser(manual: str | None) -> Parser:
     add_image_size(parser)
     parser.add_argument("--split", choices=SPLITS, default="valid", help="which list of the .data file")
     parser.add_argument("--style", choices=STYLES, default="darknet", help="how the figures are computed")
-    parser.add_argument("--letterbox", action="store_true", help="keep the aspect (default: as the cfg says)")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--letterbox", action="store_true", help="keep the aspect (default: as the cfg says)")
+    shape.add_argument(
+        "--rect", action="store_true", help="keep the aspect, with as little padding as possible"
+    )
     parser.add_argument("--conf", type=fraction, help="least score (default: .005, for coco .001)")
     parser.add_argument("--batch-size", type=positive_int, default=8, help="images at a time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
@@ -62,10 +71,8 @@ def run_evaluation(args: argparse.Namespace) -> None:
     """
     device = prepare(args)
     project = resolve(args)
-    if project.data is None or project.weights is None:
-        raise ToolkitError("--data and --weights are needed; add them")
-    data = read_data_file(project.data)
-    model = open_network(project.cfg, project.weights)
+    data = read_data_file(project.needed("data"))
+    model = open_network(project)
     size = args.img_size or (model.network.height, model.network.width)
     loader = open_split(
         data,
@@ -73,6 +80,7 @@ def run_evaluation(args: argparse.Namespace) -> None:
         model,
         size,
         letterbox=args.letterbox,
+        rect=args.rect,
         batch_size=args.batch_size,
         workers=args.workers,
     )
@@ -86,9 +94,10 @@ def run_evaluation(args: argparse.Namespace) -> None:
             "split": args.split,
             "img_size": size,
             "letterbox": loader.dataset.letterbox,
+            "rect": args.rect,
         }
         write_json(args.json, result.to_json() | used | {"arguments": arguments(args)} | provenance(args))
-    next_command(f"python slim_prune.py {_files(project)}--global_percent 0.8 --layer_keep 0.01")
+    next_command("python slim_prune.py", project.options(), "--global_percent 0.8 --layer_keep 0.01")
 
 
 def open_split(
@@ -98,6 +107,7 @@ def open_split(
     image_size: tuple[int, int],
     *,
     letterbox: bool = False,
+    rect: bool = False,
     batch_size: int = 8,
     workers: int = 0,
 ) -> Loader:
@@ -109,6 +119,8 @@ def open_split(
         model: the network.
         image_size: height and width to evaluate at.
         letterbox: keep the aspect although the cfg does not ask for it.
+        rect: give each image an input of its own shape: its aspect, padded to cells of 32 pixels, or of the
+            network's stride where that is larger.
         batch_size: images in a batch.
         workers: processes that load.
 
@@ -119,11 +131,12 @@ def open_split(
     classes = next((spec.classes for spec in model.head_specs if spec.classes != data.classes), data.classes)
     if classes != data.classes:
         raise ToolkitError(
-            f"{data.path}: has {data.classes} classes, the network {model.network.source} has {classes}; "
+            f"{data.path}: has {data.classes} classes, the network ({model.network.source}) has {classes}; "
             "give the cfg and the data that belong together"
         )
-    wanted = letterbox or model.network.letterbox
-    dataset = DetectionDataset.from_split(data, split, image_size, letterbox=wanted)
+    cell = math.lcm(_CELL, *(spec.stride for spec in model.head_specs)) if rect else None
+    wanted = not rect and (letterbox or model.network.letterbox)
+    dataset = DetectionDataset.from_split(data, split, image_size, letterbox=wanted, rectangles=cell)
     return make_loader(dataset, batch_size, workers=workers)
 
 
@@ -138,23 +151,34 @@ def evaluate_network(
 ) -> Evaluation:
     """Evaluate a network with a progress bar; arguments and errors as for `evaluator.evaluate`.
 
-    The network is evaluated where its weights are, and left in the mode it was in.
+    A copy is evaluated, with batch norms merged as it would be deployed, where the weights are. On the CPU
+    each of torch's threads takes a part of every batch.
     """
-    was_training = model.training
-    model.eval()
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    parts = min(torch.get_num_threads(), loader.batch_size) if on_cpu else 1
+    bar = tqdm(total=len(loader.dataset), desc=label, unit="image", leave=False, disable=None)
+    with bar, _torch_threads(torch.get_num_threads() // parts):
+        return evaluate(
+            predictor(fused(model)),
+            loader,
+            names,
+            style=style,
+            specs=model.head_specs,
+            confidence=confidence,
+            progress=bar.update,
+            parts=parts,
+        )
+
+
+@contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    """Let each operation of torch use `count` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
-        with tqdm(total=len(loader.dataset), desc=label, unit="image", leave=False, disable=None) as bar:
-            return evaluate(
-                predictor(model),
-                loader,
-                names,
-                style=style,
-                specs=model.head_specs,
-                confidence=confidence,
-                progress=bar.update,
-            )
+        yield
     finally:
-        model.train(was_training)
+        torch.set_num_threads(before)
 
 
 def predictor(model: Darknet) -> Predict:
@@ -215,11 +239,3 @@ def list_findings(loader: Loader) -> list[str]:
     if loader.problems:
         lines.append(f"{len(loader.problems)} images could not be read and were left out")
     return lines
-
-
-def _files(project: Project) -> str:
-    """The files of a run as options, nothing for the demo's."""
-    if project.is_demo:
-        return ""
-    options = {"--cfg": project.cfg, "--weights": project.weights, "--data": project.data}
-    return "".join(f"{name} {quoted(path)} " for name, path in options.items() if path)

@@ -1,23 +1,23 @@
 """The files that a command works on.
 
 Invariant: with none of --cfg, --data, --weights given the demo's files apply, all of them; with one given,
-the others come from that one or are asked for, never from the demo.
+the others come from that one or are asked for, never from the demo. A checkpoint brings its network with
+it; nothing is written for that.
 """
 
 import argparse
-import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from utils.darknet.checkpoint import load_weights, read_checkpoint
+from utils.commands.results import quoted
+from utils.darknet.checkpoint import is_checkpoint, load_weights, read_checkpoint
 from utils.darknet.model import Darknet
+from utils.darknet.network import Network
 from utils.data.shapes import ensure_shapes
 from utils.errors import CfgError, ToolkitError
-from utils.files import same_file, write_text
-
-logger = logging.getLogger(__name__)
+from utils.files import same_file
 
 DEMO_CFG = Path("cfg/yolov3-shapes.cfg")
 DEMO_DATA = Path("data/shapes.data")
@@ -29,9 +29,16 @@ NEEDS: tuple[Need, ...] = ("cfg", "data", "weights")
 
 @dataclass(frozen=True)
 class Project:
-    """The files that a command works on; None for one that was neither given nor needed."""
+    """The files that a command works on; None for one that was not given.
 
-    cfg: Path
+    Attributes:
+        cfg: of the network; None where the checkpoint `weights` carries it.
+        data: the .data file.
+        weights: a .weights file or a .pt checkpoint.
+        is_demo: whether these are the demo's files.
+    """
+
+    cfg: Path | None
     data: Path | None
     weights: Path | None
     is_demo: bool
@@ -44,28 +51,63 @@ class Project:
         """
         return _required({other: getattr(self, other) for other in NEEDS}, name)
 
+    def network(self) -> Network:
+        """The network of the cfg file, or else the one that the checkpoint carries.
 
-def fresh_network(cfg: Path) -> Darknet:
-    """The network of a cfg, as it is before training.
+        Raises:
+            CfgError: it cannot be used.
+            ToolkitError: there is neither.
+        """
+        if self.cfg is not None:
+            return Network.from_cfg(self.cfg)
+        weights = self.needed("weights")
+        text = read_checkpoint(weights).cfg if is_checkpoint(weights) else None
+        if text is None:
+            raise ToolkitError(f"--weights {weights}: holds no cfg of its network; add --cfg")
+        return Network.from_text(text, f"cfg in {weights}")
+
+    def options(self, *names: Need) -> str:
+        """The files as they would be typed, all or those named; empty for the demo's.
+
+        >>> Project(None, Path("my.data"), Path("best.pt"), False).options("cfg", "weights")
+        '--weights best.pt'
+        """
+        paths = {name: getattr(self, name) for name in names or ("cfg", "weights", "data")}
+        given = [] if self.is_demo else [(name, path) for name, path in paths.items() if path]
+        return " ".join(f"--{name} {quoted(path)}" for name, path in given)
+
+
+def fresh_network(network: Network) -> Darknet:
+    """A network as it is before training.
 
     Raises:
-        CfgError: the file cannot be used, or the network detects nothing.
+        CfgError: it detects nothing.
     """
-    model = Darknet.from_cfg(cfg)
+    model = Darknet(network)
     if not model.head_specs:
-        raise CfgError(f"{cfg}: has no [yolo] section, so it detects nothing; give the cfg of a detector")
+        fact = "has no [yolo] section or other head, so it detects nothing"
+        raise CfgError(f"{network.source}: {fact}; give the cfg of a detector")
     return model
 
 
-def open_network(cfg: Path, weights: Path) -> Darknet:
-    """The network of a cfg with its weights.
+def open_network(project: Project) -> Darknet:
+    """The project's network with its weights.
 
     Raises:
-        ToolkitError: a file cannot be used, or the network detects nothing.
+        ToolkitError: a file is missing or cannot be used, or the network detects nothing.
     """
-    model = fresh_network(cfg)
-    load_weights(model, weights)
+    model = fresh_network(project.network())
+    load_weights(model, project.needed("weights"))
     return model
+
+
+def open_files(cfg: Path | None, weights: Path) -> Darknet:
+    """A network that is not the project's, such as a teacher; cfg None for the one in a checkpoint.
+
+    Raises:
+        ToolkitError: as for `open_network`.
+    """
+    return open_network(Project(cfg, None, weights, is_demo=False))
 
 
 def _required(files: Mapping[Need, Path | None], name: Need) -> Path:
@@ -81,7 +123,7 @@ def resolve(args: argparse.Namespace, needs: Collection[Need] = NEEDS) -> Projec
 
     Args:
         args: has `cfg`, and `data` and `weights` where the command offers them.
-        needs: what the command cannot do without (the cfg always).
+        needs: what the command cannot do without (the network always: a cfg, or a checkpoint instead).
 
     Raises:
         ToolkitError: a needed file is neither given nor to be derived.
@@ -92,14 +134,20 @@ def resolve(args: argparse.Namespace, needs: Collection[Need] = NEEDS) -> Projec
         cfg, weights = DEMO_CFG, DEMO_WEIGHTS if "weights" in needs else None
         data = DEMO_DATA if hasattr(args, "data") else None
         _check_demo(cfg, weights)
-    elif cfg is None and weights is not None:
-        cfg = _cfg_of(weights)
     given: dict[Need, Path | None] = {"cfg": cfg, "data": data, "weights": weights}
-    for name in ("cfg", *needs):
-        _required(given, name)
+    if cfg is None and weights is not None:
+        if not is_checkpoint(weights):
+            fact = f"--weights {weights}: a .weights file says nothing of its network"
+            raise ToolkitError(f"{fact}; add --cfg")
+        needs = set(needs) - {"cfg"}
+    else:
+        needs = {"cfg", *needs}
+    for name in NEEDS:
+        if name in needs:
+            _required(given, name)
     if data is not None and same_file(data, DEMO_DATA):
         data = ensure_shapes(DEMO_DATA.parent)
-    return Project(_required(given, "cfg"), data, weights, is_demo)
+    return Project(cfg, data, weights, is_demo)
 
 
 def _check_demo(cfg: Path, weights: Path | None) -> None:
@@ -107,20 +155,3 @@ def _check_demo(cfg: Path, weights: Path | None) -> None:
         raise ToolkitError(f"{cfg}: not found from here; go to the project's folder, or give --cfg")
     if weights is not None and not weights.exists():
         raise ToolkitError(f"{weights}: the demo's network is not trained yet; run: python train.py")
-
-
-def _cfg_of(weights: Path) -> Path:
-    """The cfg that a checkpoint carries, as a file beside it."""
-    remedy = "add --cfg"
-    if weights.suffix != ".pt":
-        raise ToolkitError(f"--weights {weights}: a .weights file says nothing of its network; {remedy}")
-    text = read_checkpoint(weights).cfg
-    if text is None:
-        raise ToolkitError(f"--weights {weights}: this checkpoint holds no cfg; {remedy}")
-    path = weights.with_suffix(".cfg")
-    if not path.exists():
-        write_text(path, text)
-        logger.info("%s: written from the cfg that %s holds", path, weights)
-    elif path.read_text(encoding="utf-8") != text:
-        raise ToolkitError(f"{path}: differs from the cfg that {weights} holds; {remedy}, or remove {path}")
-    return path

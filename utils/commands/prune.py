@@ -29,7 +29,7 @@ from utils.commands.arguments import (
     write_json,
 )
 from utils.commands.evaluate import evaluate_network, open_split
-from utils.commands.project import open_network
+from utils.commands.project import open_files, open_network
 from utils.commands.results import quoted
 from utils.darknet.fuse import deployed_run
 from utils.darknet.model import Darknet
@@ -83,8 +83,8 @@ def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) 
     device = prepare(args)
     project = resolve(args, needs=("cfg", "weights"))
     weights = project.needed("weights")
-    outputs = _outputs(project.cfg, weights, args.output, tag)
-    model = open_network(project.cfg, weights).to(device).eval()
+    outputs = _outputs(project.cfg or weights, weights, args.output, tag)
+    model = open_network(project).to(device).eval()
     image_size = args.img_size or (model.network.height, model.network.width)
     validation = _open_validation(args, project, model, image_size)
 
@@ -94,7 +94,7 @@ def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) 
     proof = _prove(result)
     protect_inputs([outputs.cfg, outputs.weights], [project.cfg, weights])
     result.compact.save(outputs.cfg, outputs.weights)
-    reloaded = open_network(outputs.cfg, outputs.weights).to(device).eval()
+    reloaded = open_files(outputs.cfg, outputs.weights).to(device).eval()
 
     stages = {"before": model, "gamma_masked": result.masked.model, "folded": result.folded.model}
     maps = _maps(validation, stages | {"compact": reloaded})
@@ -121,13 +121,20 @@ def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) 
     return report
 
 
-def _outputs(cfg: Path, weights: Path, folder: Path | None, tag: str) -> Outputs:
-    """Where the files go; refuses before any work a folder that cannot be written."""
-    cfg_folder, weights_folder = (folder, folder) if folder else (cfg.parent, weights.parent)
+def _outputs(network: Path, weights: Path, folder: Path | None, tag: str) -> Outputs:
+    """Where the files go; refuses before any work a folder that cannot be written.
+
+    Args:
+        network: the cfg, or the checkpoint that carries it; the new cfg lies beside it.
+        weights: the new weights and the report lie beside them.
+        folder: for all files instead.
+        tag: what their names begin with.
+    """
+    cfg_folder, weights_folder = (folder, folder) if folder else (network.parent, weights.parent)
     for target in {cfg_folder, weights_folder}:
         require_writable(target, "choose a folder with --output DIR")
     return Outputs(
-        cfg_folder / f"{tag}_{cfg.stem}.cfg",
+        cfg_folder / f"{tag}_{network.stem}.cfg",
         weights_folder / f"{tag}_{weights.stem}.weights",
         weights_folder / f"{tag}_{weights.stem}.json",
     )
@@ -243,9 +250,10 @@ def _notes(result: Result) -> tuple[str, ...]:
 
 def _next(project: Project, outputs: Outputs) -> str:
     """Fine-tuning with the unpruned network as teacher; without a data set, the export."""
-    assert project.weights is not None
     network = f"--cfg {quoted(outputs.cfg)} --weights {quoted(outputs.weights)}"
     if project.data is None:
         return f"python export.py {network}"
-    teacher = f"--t_cfg {quoted(project.cfg)} --t_weights {quoted(project.weights)}"
+    teacher = f"--t_weights {quoted(project.needed('weights'))}"
+    if project.cfg is not None:
+        teacher = f"--t_cfg {quoted(project.cfg)} {teacher}"
     return f"python train.py {network} --data {quoted(project.data)} {teacher}"

@@ -66,9 +66,13 @@ def write_json(path: Path, mapping: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(plain(mapping), indent=2) + "\n")
 
 
-def next_command(text: str) -> None:
-    """End a command with the line that one would type next, also from another folder than the scripts'."""
-    program, script, *rest = text.split(" ", 2)
+def next_command(*parts: str) -> None:
+    """End a command with the line that one would type next, also from another folder than the scripts'.
+
+    Args:
+        parts: the line in one or more pieces, empty ones among them; the first begins "python script".
+    """
+    program, script, *rest = " ".join(filter(None, parts)).split(" ", 2)
     folder = Path(sys.argv[0]).parent
     if (folder / "models.py").is_file() and (folder / script).is_file():
         script = quoted(folder / script)

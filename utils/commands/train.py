@@ -20,8 +20,7 @@ from utils.commands.arguments import (
 )
 from utils.commands.evaluate import evaluate_network, list_findings, open_split, print_evaluation
 from utils.commands.progress import EpochBars, print_options
-from utils.commands.project import fresh_network, open_network
-from utils.commands.results import quoted
+from utils.commands.project import Project, fresh_network, open_files
 from utils.commands.training_options import (
     CANDIDATES,
     PENALTY,
@@ -112,8 +111,8 @@ def _given(args: argparse.Namespace, names: Iterable[str]) -> str:
 
 def _refuse_idle_options(args: argparse.Namespace) -> None:
     """An option that would change nothing is a mistake to tell, not to pass over."""
-    if (args.t_cfg is None) != (args.t_weights is None):
-        raise ToolkitError("--t_cfg, --t_weights: only one is given; a teacher needs both")
+    if args.t_cfg and not args.t_weights:
+        raise ToolkitError("--t_cfg: given without weights, but a teacher needs both; add --t_weights")
     idle = "" if args.sparsity else _given(args, ("s", "prune", "classic"))
     if idle:
         raise ToolkitError(f"{idle}: without -sr there is no sparse training; add -sr or leave it out")
@@ -125,7 +124,7 @@ def _refuse_idle_options(args: argparse.Namespace) -> None:
 def _start(args: argparse.Namespace, machine: Machine) -> None:
     _refuse_idle_options(args)
     project = resolve(args, needs=("cfg", "data"))
-    model = fresh_network(project.cfg)
+    model = fresh_network(project.network())
     options, table = choose_options(args, model.network)
     if project.weights and args.cutoff is not None:
         load_weights(model, project.weights, args.cutoff)
@@ -144,7 +143,8 @@ def _start(args: argparse.Namespace, machine: Machine) -> None:
         is_demo=project.is_demo,
         options=options,
     )
-    _announce(run, {"weights": project.weights or "none, from scratch"}, table, machine)
+    files = {"cfg": model.network.source, "weights": project.weights or "none, from scratch"}
+    _announce(run, files, table, machine)
     _train(model, run, machine, inputs=(project.weights, args.t_weights))
 
 
@@ -159,14 +159,15 @@ def _resume(args: argparse.Namespace, machine: Machine) -> None:
             f"{args.resume}: no run to continue; name its {LAST}, or start anew with --weights"
         )
     run = replace(Run.from_mapping(state["context"]), output=args.resume.parent)
-    model = Darknet(Network.from_text(checkpoint.cfg, str(run.cfg)))
+    model = Darknet(Network.from_text(checkpoint.cfg, f"cfg in {args.resume}"))
     model.header = checkpoint.header
     table: dict[str, tuple[object, str]] = {
         name: (value, "resumed") for name, value in run.options.to_mapping().items()
     }
     done = len(state["history"])
     shown = f"all {done}, only the report is left" if done >= run.options.epochs else done
-    _announce(run, {"resumed": args.resume, "epochs done": shown}, table, machine)
+    files = {"cfg": model.network.source, "resumed": args.resume, "epochs done": shown}
+    _announce(run, files, table, machine)
     _train(model, run, machine, checkpoint=checkpoint)
 
 
@@ -176,7 +177,7 @@ def _announce(
     if not machine.processes.is_first:
         return
     sparsity = f"s = {run.s} on the candidates of --prune {run.prune}{' --classic' * run.classic}"
-    rows = {"cfg": run.cfg, "data": run.data, **files, "teacher": run.t_weights or "none"}
+    rows = {**files, "data": run.data, "teacher": run.t_weights or "none"}
     rows |= {"output": run.output, "sparsity": sparsity if run.s else "none", "augment": run.augment}
     chosen, count = run.options, machine.processes.count
     images = chosen.batch_size * chosen.accumulate * count
@@ -224,7 +225,7 @@ def _train(
             print(f"train of {run.data}: {line}")
         files = [run.output / name for name in OUTPUTS]
         print("written: " + ", ".join(str(path) for path in files if path.exists()))
-        next_command(_next(run))
+        next_command(*_next(run))
 
 
 def _choose_threads(model: Darknet, run: Run) -> None:
@@ -263,9 +264,9 @@ def _open(data: DataFile, model: Darknet, run: Run, machine: Machine) -> Loaders
 
 
 def _teacher(run: Run, device: torch.device) -> Teacher | None:
-    if run.t_cfg is None or run.t_weights is None:
+    if run.t_weights is None:
         return None
-    model = open_network(run.t_cfg, run.t_weights)
+    model = open_files(run.t_cfg, run.t_weights)
     return Teacher(channels_last(model.to(device)), model.head_specs)
 
 
@@ -287,11 +288,9 @@ def _best(run: Run) -> Path:
     return best if best.exists() else run.output / LAST
 
 
-def _next(run: Run) -> str:
-    files = f"--cfg {quoted(run.cfg)} --data {quoted(run.data)} "
-    if run.is_demo and run.output == OUTPUT:
-        files = ""
-    if run.s:
-        weights = f"--weights {quoted(run.output / LAST)} " if files else ""
-        return f"python slim_prune.py {files}{weights}--global_percent 0.8 --layer_keep 0.01"
-    return f"python export.py --cfg {quoted(run.cfg)} --weights {quoted(_best(run))}"
+def _next(run: Run) -> tuple[str, ...]:
+    if not run.s:
+        return "python export.py", Project(run.cfg, None, _best(run), is_demo=False).options()
+    is_demo = run.is_demo and run.output == OUTPUT
+    files = Project(run.cfg, run.data, run.output / LAST, is_demo)
+    return "python slim_prune.py", files.options(), "--global_percent 0.8 --layer_keep 0.01"

@@ -33,8 +33,8 @@ class Run:
     """All that decides a run's result; kept in last.pt to resume from.
 
     Attributes:
-        cfg, data: files of the network and of the data set.
-        t_cfg, t_weights: files of the teacher, None without one.
+        cfg, data: files of the network and of the data set; cfg None where the first weights carried it.
+        t_cfg, t_weights: files of the teacher; weights None without one, cfg None where they carry it.
         output: folder of the results.
         s: weight of the sparsity penalty, 0 for none.
         prune, classic: which gammas are candidates, see `gamma_penalty`.
@@ -43,7 +43,7 @@ class Run:
         options: of the training loop.
     """
 
-    cfg: Path
+    cfg: Path | None
     data: Path
     t_cfg: Path | None
     t_weights: Path | None

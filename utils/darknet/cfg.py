@@ -199,13 +199,15 @@ class Options:
             self.fail(key, "is unknown", f"use one of {', '.join(allowed)}")
         return value
 
-    def integer(self, key: str, default: int, least: int | None = None) -> int:
-        """A whole number, at least `least`."""
+    def integer(self, key: str, default: int, least: int | None = None, most: int | None = None) -> int:
+        """A whole number, from `least` to `most`."""
         values = self.integers(key) or (default,)
         if len(values) != 1:
             self.fail(key, "holds several numbers", "give one")
         if least is not None and values[0] < least:
             self.fail(key, "is too small", f"use {least} or more")
+        if most is not None and values[0] > most:
+            self.fail(key, "is too large", f"use at most {most}")
         return values[0]
 
     def flag(self, key: str) -> bool:

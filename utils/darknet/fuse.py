@@ -13,14 +13,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from utils.darknet.model import Darknet
 from utils.darknet.modules import ConvBlock
 
+_IN_PLACE = (nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.Mish)
 
-def fused(model: Darknet) -> nn.Module:
+
+def fused(model: Darknet) -> Darknet:
     """A copy of `model`, channels last, in evaluation mode and without batch norms: it cannot be saved."""
     copy = deepcopy(model).eval()
     for layer in copy.layers:
         if isinstance(layer, ConvBlock) and layer.norm is not None:
             layer.conv = fuse_conv_bn_eval(layer.conv, layer.norm)
             layer.norm = None
+        if isinstance(layer, ConvBlock) and isinstance(layer.activation, _IN_PLACE):
+            layer.activation.inplace = True  # nobody else reads the convolution's own output
     return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its stub
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from utils.darknet.cfg import Options, RawSection, format_cfg, parse_cfg, read_cfg
 from utils.darknet.heads import Head
 from utils.darknet.reading import read_section
-from utils.darknet.resampling import Maxpool, Upsample
+from utils.darknet.resampling import Maxpool, Reorg, Upsample
 from utils.darknet.sections import Connected, Convolutional, Section, Shape
 from utils.errors import CfgError, UnsupportedSectionError
 
@@ -200,6 +200,10 @@ def _defaults(section: Section) -> list[tuple[str, str]]:
     match section:
         case Convolutional():
             return [(key, str(getattr(section, key))) for key in ("filters", "size", "activation")]
+        case Connected():
+            return [("output", str(section.output)), ("activation", section.activation)]
+        case Reorg():
+            return [("stride", str(section.stride))]
         case Maxpool():
             return [("size", str(section.size)), ("stride", "1")]
         case Upsample():

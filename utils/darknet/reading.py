@@ -50,6 +50,9 @@ _REFUSED_SECTIONS: Mapping[str, str] = MappingProxyType(
 )
 
 
+# Far above every stock cfg's; the arithmetic of a window grows with its square.
+MOST_WINDOW = 256
+
 Reader = Callable[[Options], Section]
 
 
@@ -75,11 +78,11 @@ def read_section(options: Options) -> Section:
 
 def _convolutional(options: Options) -> Section:
     options.refuse(_REFUSED_CONVOLUTION_OPTIONS)
-    size = options.integer("size", 1, least=1)
+    size = options.integer("size", 1, least=1, most=MOST_WINDOW)
     # `pad` overrides `padding`; a 1x1 kernel is never dilated (make_convolutional_layer).
-    padding = options.integer("padding", 0, least=0)
+    padding = options.integer("padding", 0, least=0, most=MOST_WINDOW)
     padding = size // 2 if options.flag("pad") else padding
-    dilation = options.integer("dilation", 1, least=1) if size > 1 else 1
+    dilation = options.integer("dilation", 1, least=1, most=MOST_WINDOW) if size > 1 else 1
     # Darknet's output size leaves dilation out, and a padded 1x1 kernel makes it read outside its buffer.
     if (dilation > 1 and size != 2 * padding + 1) or (size == 1 and padding):
         key = "dilation" if dilation > 1 else "padding"
@@ -157,7 +160,7 @@ def _sam(options: Options) -> Section:
 def _pool(kind: type[resampling.Pool]) -> Reader:
     def read(options: Options) -> Section:
         options.refuse(("maxpool_depth", "out_channels", "antialiasing", "maxpool_zero_nonmax"))
-        size = options.integer("size", options.integer("stride", 1, least=1), least=1)
+        size = options.integer("size", options.integer("stride", 1, least=1), least=1, most=MOST_WINDOW)
         padding = options.integer("padding", size - 1, least=0)
         if padding > size - 1:
             options.fail("padding", "lets windows lie wholly outside the map", f"use at most {size - 1}")

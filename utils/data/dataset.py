@@ -22,6 +22,7 @@ from utils.data.images import Placement, place, read_image, resize_exactly
 from utils.data.index import LabelIndex, read_index
 from utils.data.labels import label_path
 from utils.data.listing import DataFile, ImageList
+from utils.data.rectangles import fit
 from utils.errors import DatasetError
 
 logger = logging.getLogger(__name__)
@@ -43,13 +44,15 @@ class Sample:
     """One image at the network's size.
 
     Attributes:
-        image: (3, H, W), 0..255; uint8 if augmented, else float32.
+        number: of the image in the dataset.
+        image: (3, H, W), 0..255; uint8 if augmented or rectangular, else float32.
         labels: (n, 5) float32: class and xywh as fractions of the network input.
         path: the image file.
         size: height and width of the original image.
         placement: where the original lies in the network input; meaningless if augmented.
     """
 
+    number: int
     image: Tensor
     labels: NDArray[np.float32]
     path: Path
@@ -66,6 +69,7 @@ class DetectionDataset(Dataset[Sample | str]):
         image_size: height and width of the network input.
         index: the labels of all images and what was found wrong with them.
         letterbox: whether images keep their aspect.
+        rectangles: pixels of a cell where images have inputs of their own shapes, see `fit`; else None.
         missing: how many images the list names that do not exist.
     """
 
@@ -76,6 +80,7 @@ class DetectionDataset(Dataset[Sample | str]):
         image_size: tuple[int, int],
         *,
         letterbox: bool = False,
+        rectangles: int | None = None,
         augment: Augment | None = None,
         cache: str | None = None,
     ) -> None:
@@ -86,6 +91,7 @@ class DetectionDataset(Dataset[Sample | str]):
             classes: number of classes.
             image_size: height and width of the network input.
             letterbox: keep the aspect and fill with grey, instead of stretching as Darknet does.
+            rectangles: bring each image to a shape of its own inside `image_size`, sides multiples of this.
             augment: random changes for training; None for Darknet's exact preprocessing.
             cache: "ram" keeps decoded images in memory, as many as fit in CACHE_BYTES; worker processes that
                 are forked share them, spawned ones get a copy each.
@@ -94,6 +100,7 @@ class DetectionDataset(Dataset[Sample | str]):
         self.classes = classes
         self.image_size = image_size
         self.letterbox = letterbox
+        self.rectangles = rectangles
         self.augment = augment
         self.index: LabelIndex = read_index(self.images, classes)
         self.missing = len(images.problems) if isinstance(images, ImageList) else 0
@@ -110,6 +117,7 @@ class DetectionDataset(Dataset[Sample | str]):
         image_size: tuple[int, int],
         *,
         letterbox: bool = False,
+        rectangles: int | None = None,
         augment: Augment | None = None,
         cache: str | None = None,
     ) -> "DetectionDataset":
@@ -119,7 +127,15 @@ class DetectionDataset(Dataset[Sample | str]):
             DatasetError: the list cannot be used, or none of its images has a label file.
         """
         images = data.image_list(split)
-        dataset = cls(images, data.classes, image_size, letterbox=letterbox, augment=augment, cache=cache)
+        dataset = cls(
+            images,
+            data.classes,
+            image_size,
+            letterbox=letterbox,
+            rectangles=rectangles,
+            augment=augment,
+            cache=cache,
+        )
         if dataset.index.without_file == len(images):
             raise DatasetError(
                 f"{images.path}: none of its {len(images)} images has a label file; "
@@ -138,17 +154,19 @@ class DetectionDataset(Dataset[Sample | str]):
             image = self._decoded[key.number] if key.number in self._decoded else read_image(path)
         except DatasetError as error:
             return f"{self._places[key.number]}{error}"
-        labels = self.index.labels[key.number]
-        height, width = image.shape[:2]
-        placement = place(height, width, self.image_size, self.letterbox)
-        if self.augment is None:
-            pixels = resize_exactly(image, self.image_size, self.letterbox)
-            labels = place_labels(labels, (height, width), self.image_size, placement)
-        else:
+        labels, original = self.index.labels[key.number], (image.shape[0], image.shape[1])
+        placement = place(*original, self.image_size, self.letterbox)
+        if self.augment is not None:
             rng = np.random.default_rng([key.seed, key.epoch, key.number])
             changed, labels = self.augment(image, labels, self.image_size, self.letterbox, rng)
             pixels = torch.from_numpy(changed).permute(2, 0, 1)
-        return Sample(pixels, labels, path, (height, width), placement)
+        elif self.rectangles is not None:
+            pixels, placement = fit(image, self.image_size, self.rectangles)
+            labels = place_labels(labels, original, (pixels.shape[1], pixels.shape[2]), placement)
+        else:
+            pixels = resize_exactly(image, self.image_size, self.letterbox)
+            labels = place_labels(labels, original, self.image_size, placement)
+        return Sample(key.number, pixels, labels, path, original, placement)
 
 
 def place_labels(

@@ -7,8 +7,8 @@ number of workers, after resuming, and whichever way processes are started.
 import logging
 import math
 import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Batch:
         paths: B image files.
         sizes: B heights and widths of the original images.
         placements: B placements of the originals in the input, to bring boxes back; meaningless if augmented.
+        numbers: B numbers of the images in the dataset.
         problems: one "file:line: fact" for each image that was left out.
     """
 
@@ -43,6 +44,7 @@ class Batch:
     paths: tuple[Path, ...]
     sizes: tuple[tuple[int, int], ...]
     placements: tuple[Placement, ...]
+    numbers: tuple[int, ...]
     problems: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -50,14 +52,23 @@ class Batch:
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory, for DataLoader's pin_memory."""
-        return Batch(
-            self.images.pin_memory(),
-            self.targets.pin_memory(),
-            self.paths,
-            self.sizes,
-            self.placements,
-            self.problems,
-        )
+        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
+
+    def split(self, parts: int) -> Iterator["Batch"]:
+        """Cut into at most `parts` batches of nearly equal length, in order; the problems are left out."""
+        length = max(1, math.ceil(len(self) / parts))
+        for start in range(0, len(self), length):
+            rows = slice(start, start + length)
+            inside = (self.targets[:, 0] >= start) & (self.targets[:, 0] < start + length)
+            targets = self.targets[inside] - self.targets.new_tensor([start, 0, 0, 0, 0, 0])
+            yield Batch(
+                self.images[rows],
+                targets,
+                self.paths[rows],
+                self.sizes[rows],
+                self.placements[rows],
+                self.numbers[rows],
+            )
 
 
 class EpochSampler(Sampler[SampleKey]):
@@ -90,24 +101,34 @@ class Loader:
 
     Attributes:
         dataset: where the samples come from.
+        batch_size: most images in a batch.
         problems: "file:line: fact" of every image that could not be used so far, each once.
     """
 
-    def __init__(self, dataset: DetectionDataset, batches: "DataLoader[Any]", sampler: EpochSampler) -> None:
+    def __init__(
+        self, dataset: DetectionDataset, batches: "DataLoader[Any]", sampler: EpochSampler, batch_size: int
+    ) -> None:
+        """Put the parts together; `batches` yields single samples where the dataset has rectangles."""
         self.dataset = dataset
+        self.batch_size = batch_size
         self.problems: dict[str, None] = {}
         self._batches = batches
         self._sampler = sampler
 
     def __len__(self) -> int:
-        """Number of batches in an epoch."""
+        """Number of batches in an epoch; with rectangles at most, since shapes are known when read."""
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._batches:
+        for batch in self._collated():
             self._report(batch.problems)
             if len(batch):
                 yield batch
+
+    def _collated(self) -> Iterable[Batch]:
+        if self.dataset.rectangles is None:
+            return self._batches
+        return by_shape(self._batches, self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next pass the one of this epoch; without it each pass is the next epoch."""
@@ -147,20 +168,37 @@ def make_loader(
     if distributed:
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     sampler = EpochSampler(len(dataset), shuffle, seed, rank, world)
+    one_shape = dataset.rectangles is None
+    collate_fn: Callable[[Any], Any] = collate if one_shape else _as_it_is
     batches: DataLoader[Any] = DataLoader(
         dataset,
-        batch_size,
+        batch_size if one_shape else None,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=collate_fn,
         pin_memory=pin,
-        drop_last=drop_last and len(sampler) >= batch_size,
+        drop_last=drop_last and one_shape and len(sampler) >= batch_size,
         worker_init_fn=_start_worker,
         # of its own, so that loading does not move torch's global random state
         generator=torch.Generator().manual_seed(seed % SEEDS),
         persistent_workers=workers > 0,
     )
-    return Loader(dataset, batches, sampler)
+    return Loader(dataset, batches, sampler, batch_size)
+
+
+def by_shape(samples: Iterable[Sample | str], batch_size: int) -> Iterator[Batch]:
+    """Batches of one input shape each, full ones first come, first served, the others at the end."""
+    waiting: dict[tuple[int, ...], list[Sample | str]] = {}
+    for sample in samples:
+        shape = (0,) if isinstance(sample, str) else tuple(sample.image.shape)
+        waiting.setdefault(shape, []).append(sample)
+        if len(waiting[shape]) == batch_size:
+            yield collate(waiting.pop(shape))
+    yield from map(collate, waiting.values())
+
+
+def _as_it_is(sample: Sample | str) -> Sample | str:
+    return sample
 
 
 def collate(samples: Sequence[Sample | str]) -> Batch:
@@ -183,6 +221,7 @@ def collate(samples: Sequence[Sample | str]) -> Batch:
         tuple(sample.path for sample in usable),
         tuple(sample.size for sample in usable),
         tuple(sample.placement for sample in usable),
+        tuple(sample.number for sample in usable),
         problems,
     )
 

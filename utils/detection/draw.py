@@ -5,6 +5,7 @@ Invariant: a class has the same colour in every picture, and its label stays ins
 
 import colorsys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 Colour = tuple[int, int, int]
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 # neighbours on the colour circle get far apart when each class is this share of a turn further
@@ -51,10 +53,14 @@ def draw_detections(
     corners = np.round(np.clip(ordered[:, :4] * enlarge, -1e4, 1e4)).astype(int).tolist()
     for (left, top, right, bottom), kind in zip(corners, ordered[:, 5], strict=True):
         cv2.rectangle(picture, (left, top), (right, bottom), class_colour(int(kind)), line)
-    # after all boxes, so that none strikes a label out
-    for (left, top, _, _), (score, kind) in zip(corners, ordered[:, 4:], strict=True):
+    labels: list[_Label] = []
+    for box, (score, kind) in zip(reversed(corners), ordered[::-1, 4:], strict=True):  # the best choose first
         text = f"{names[int(kind)]} {score:.2f}"
-        _label(picture, text, (left, top), class_colour(int(kind)), line)
+        taken = [label.plate for label in labels]
+        labels.append(_laid_out(text, box, class_colour(int(kind)), picture.shape[:2], line, taken))
+    # after all boxes, so that none strikes a label out, and the best on top
+    for label in reversed(labels):
+        _paint(picture, label)
     return picture
 
 
@@ -91,17 +97,55 @@ def _fit(picture: Image, side: int) -> Image:
     return np.asarray(resized, np.uint8)
 
 
-def _label(picture: Image, text: str, corner: tuple[int, int], colour: Colour, line: int) -> None:
-    """Write text on a plate above a corner, or as near to it as the picture allows."""
-    height, width = picture.shape[:2]
-    scale = np.clip(min(height, width) / 1000, 0.38, 2.0)
+@dataclass(frozen=True)
+class _Label:
+    """A text on a plate: where, and how large."""
+
+    text: str
+    plate: Box
+    colour: Colour
+    scale: float
+    stroke: int
+    pad: int
+    text_height: int
+
+
+def _laid_out(
+    text: str, box: Sequence[int], colour: Colour, size: tuple[int, int], line: int, taken: Sequence[Box]
+) -> _Label:
+    """A label at a box of a picture of `size` (h, w), that covers none of `taken` if it can."""
+    height, width = size
+    scale = float(np.clip(min(height, width) / 1000, 0.38, 2.0))
     stroke = max(1, round(scale * 1.6))
     (text_width, text_height), below = cv2.getTextSize(text, _FONT, scale, stroke)
     pad = 2 + line
     plate_width, plate_height = text_width + 2 * pad, text_height + below // 2 + 2 * pad
-    left = int(np.clip(corner[0] - line // 2, 0, max(0, width - plate_width)))
-    top = int(np.clip(corner[1] - plate_height, 0, max(0, height - plate_height)))
-    cv2.rectangle(picture, (left, top), (left + plate_width, top + plate_height), colour, cv2.FILLED)
-    ink = (20, 20, 20) if np.dot(colour, (0.299, 0.587, 0.114)) > 120 else (255, 255, 255)
-    at = (left + pad, top + pad + text_height)
-    cv2.putText(picture, text, at, _FONT, scale, ink, stroke, cv2.LINE_AA)
+
+    def placed(corner: tuple[int, int]) -> Box:
+        left = int(np.clip(corner[0], 0, max(0, width - plate_width)))
+        top = int(np.clip(corner[1], 0, max(0, height - plate_height)))
+        return left, top, left + plate_width, top + plate_height
+
+    candidates = [placed(corner) for corner in _places(box, plate_width, plate_height, line)]
+    free = (plate for plate in candidates if not any(_overlap(plate, other) for other in taken))
+    return _Label(text, next(free, candidates[0]), colour, scale, stroke, pad, text_height)
+
+
+def _paint(picture: Image, label: _Label) -> None:
+    left, top, right, bottom = label.plate
+    cv2.rectangle(picture, (left, top), (right, bottom), label.colour, cv2.FILLED)
+    ink = (20, 20, 20) if np.dot(label.colour, (0.299, 0.587, 0.114)) > 120 else (255, 255, 255)
+    at = (left + label.pad, top + label.pad + label.text_height)
+    cv2.putText(picture, label.text, at, _FONT, label.scale, ink, label.stroke, cv2.LINE_AA)
+
+
+def _places(box: Sequence[int], width: int, height: int, line: int) -> list[tuple[int, int]]:
+    """Left upper corners for a plate at a box: above it, inside at its top, below, then at its right side."""
+    left, top, right, bottom = box
+    start = left - line // 2
+    rows = (top - height, top, bottom)
+    return [*((start, row) for row in rows), *((right - width, row) for row in rows), (right, top)]
+
+
+def _overlap(one: Box, other: Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

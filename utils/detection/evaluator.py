@@ -9,9 +9,11 @@ evaluated; boxes are compared as fractions of the original image, as in the C pr
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -35,6 +37,7 @@ CONFIDENCES = {"darknet": 0.005, "voc": 0.005, "coco": 0.001}
 _SHOWN = 0.25
 
 Predict = Callable[[Tensor], Tensor]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def evaluate(
     confidence: float | None = None,
     overlap: float = 0.45,
     progress: Callable[[int], object] | None = None,
+    parts: int = 1,
 ) -> Evaluation:
     """Run a detector over a data set and compare its boxes with the labels.
 
@@ -110,7 +114,8 @@ def evaluate(
         specs: the heads; as in the C program, the last one says how to suppress, plain IoU without any.
         confidence: least score; None for the style's own, CONFIDENCES.
         overlap: see `suppress`.
-        progress: called after each batch with its number of images.
+        progress: called after each batch, or part of one, with its number of images.
+        parts: how many parts of a batch are computed at once, by a thread each; `predict` must stand that.
 
     Raises:
         DatasetError: no image could be read.
@@ -119,22 +124,53 @@ def evaluate(
     if style not in STYLES:
         raise ToolkitError(f"style {style!r} is unknown; use one of {', '.join(STYLES)}")
     least = CONFIDENCES[style] if confidence is None else confidence
-    kind, beta = (specs[-1].nms_kind, specs[-1].beta_nms) if specs else ("default", 0.6)
+    detect = _detection(predict, specs, least, overlap)
     start = time.perf_counter()
-    results: list[ImageResult] = []
-    for batch in loader:
-        with torch.inference_mode():
-            predictions = predict(batch.images).float()
-            results += [
-                _result(predictions[number], batch, number, least, overlap, kind, beta)
-                for number in range(len(batch))
-            ]
+    results: dict[int, ImageResult] = {}
+    for part in _at_once(detect, loader, parts):
+        results |= part
         if progress is not None:
-            progress(len(batch))
+            progress(len(part))
     seconds = time.perf_counter() - start
     if not results:
         raise DatasetError("no image of the data set could be read; see the warnings above")
-    return summarize(results, names, style, skipped=len(loader.problems), rate=len(results) / seconds)
+    ordered = [results[number] for number in sorted(results)]
+    return summarize(ordered, names, style, skipped=len(loader.problems), rate=len(ordered) / seconds)
+
+
+def _detection(
+    predict: Predict, specs: Sequence[HeadSpec], confidence: float, overlap: float
+) -> Callable[[Batch], dict[int, ImageResult]]:
+    """From a batch to the results of its images, by their numbers in the dataset."""
+    kind, beta = (specs[-1].nms_kind, specs[-1].beta_nms) if specs else ("default", 0.6)
+
+    def detect(batch: Batch) -> dict[int, ImageResult]:
+        with torch.inference_mode():
+            predictions = predict(batch.images).float()
+            rows = range(len(batch))
+            found = (_result(predictions[row], batch, row, confidence, overlap, kind, beta) for row in rows)
+            return dict(zip(batch.numbers, found, strict=True))
+
+    return detect
+
+
+def _at_once(work: Callable[[Batch], Result], batches: Iterable[Batch], parts: int) -> Iterator[Result]:
+    """What `work` makes of the parts of all batches, in order.
+
+    Threads, as torch computes without the interpreter's lock: unlike the threads of one operator they never
+    wait for one another, and the next batch is read meanwhile.
+    """
+    waiting: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(parts)
+    try:
+        for batch in batches:
+            waiting.extend(pool.submit(work, part) for part in batch.split(parts))
+            while len(waiting) > parts:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def summarize(

@@ -1,0 +1,155 @@
+"""The detect command: pictures with boxes, and the boxes as text."""
+
+import argparse
+from itertools import chain
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from utils.commands.arguments import (
+    Parser,
+    Project,
+    add_common,
+    add_data,
+    add_image_size,
+    add_network,
+    fraction,
+    next_command,
+    prepare,
+    resolve,
+)
+from utils.commands.detections import Picture, Recorder, Window
+from utils.commands.detector import Detector, Thresholds
+from utils.commands.project import open_network
+from utils.darknet.model import Darknet
+from utils.data.images import read_image
+from utils.data.listing import read_data_file, read_names
+from utils.data.sources import find_images, is_video, open_video, write_video
+from utils.errors import DatasetError, ToolkitError
+from utils.files import atomic_path, require_writable
+
+OUTPUT = Path("runs/detect")
+
+
+def detect_parser(manual: str | None) -> Parser:
+    """The command line of detect.py; `manual` is its help text."""
+    parser = Parser(manual)
+    add_network(parser)
+    add_data(parser)
+    parser.add_argument("--names", type=Path, metavar="FILE", help="class names (default: those of --data)")
+    parser.add_argument("--source", help="image, folder, pattern, .txt list, video, or number of a camera")
+    add_image_size(parser)
+    parser.add_argument("--conf", type=fraction, default=Thresholds.confidence, help="least score")
+    parser.add_argument("--nms", type=fraction, default=Thresholds.overlap, help="largest overlap in a class")
+    parser.add_argument("--letterbox", action="store_true", help="keep the aspect (default: as the cfg says)")
+    parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="folder of the results")
+    parser.add_argument("--save-txt", action="store_true", help="label files with scores, DIR/labels")
+    parser.add_argument(
+        "--json", nargs="?", type=Path, const=Path(), metavar="FILE", help="all boxes, DIR/detections.json"
+    )
+    parser.add_argument("--show", action="store_true", help="show the pictures in a window as well")
+    add_common(parser)
+    return parser
+
+
+def run_detection(args: argparse.Namespace) -> None:
+    """Detect as the command line says.
+
+    Raises:
+        ToolkitError: a file cannot be used, no image could be read, or an output would overwrite an input.
+    """
+    device = prepare(args)
+    project = resolve(args, needs=("cfg", "weights"))
+    source = args.source or _demo_source(project)
+    model = open_network(project)
+    names = _names(args.names, project, model)
+    require_writable(args.output, "choose another folder with --output DIR")
+    size = args.img_size or (model.network.height, model.network.width)
+    model(torch.zeros(1, model.network.channels(-1), *size))  # a size that does not fit is told at once
+    letterbox = args.letterbox or model.network.letterbox
+    detector = Detector(model.to(device), size, Thresholds(args.conf, args.nms), letterbox)
+    window = Window() if args.show else None
+    recorder = Recorder(names, args.output, save_txt=args.save_txt, window=window)
+    detect = _detect_video if is_video(source) else _detect_images
+    detect(source, detector, recorder)
+    recorder.finish(args.json and (args.json if args.json.name else args.output / "detections.json"))
+    if args.data or project.is_demo:
+        next_command("python evaluate.py", project.options())
+    if window:
+        window.wait()
+
+
+def _demo_source(project: Project) -> str:
+    if not project.is_demo or project.data is None:
+        raise ToolkitError("--source: missing; give an image, a folder, a video or the number of a camera")
+    return str(read_data_file(project.data).valid)
+
+
+def _names(path: Path | None, project: Project, model: Darknet) -> tuple[str, ...]:
+    """Class names; numbers where none are given."""
+    classes = model.head_specs[0].classes
+    place = path or project.data
+    if place is None:
+        return tuple(f"class {number}" for number in range(classes))
+    names = read_names(path) if path else read_data_file(place).names
+    if len(names) != classes:
+        fact = f"{len(names)} class names, but the network ({model.network.source}) has {classes} classes"
+        raise ToolkitError(f"{place}: {fact}; give the names that belong to it")
+    return names
+
+
+def _detect_images(source: str, detector: Detector, recorder: Recorder) -> None:
+    images = find_images(source)
+    targets = recorder.targets(images)
+    unreadable: list[DatasetError] = []
+    with tqdm(total=len(images), unit="image", leave=False, disable=None if len(images) > 1 else True) as bar:
+        for number, (path, target) in enumerate(zip(images, targets, strict=True), start=1):
+            try:
+                image = read_image(path)
+            except DatasetError as error:
+                if len(images) == 1:
+                    raise
+                unreadable.append(error)
+                bar.write(f"{error}; skipped")
+                continue
+            finally:
+                bar.update()
+            rows, times = detector(image)
+            picture = Picture(image, rows, path.name, _image_id(path, number), target.stem)
+            bar.write(recorder.line(picture, times))
+            recorder.save(picture, times, target)
+    if len(unreadable) == len(images):
+        raise DatasetError(f"--source {source}: none of its {len(images)} images could be read")
+    recorder.skipped = len(unreadable)
+
+
+def _image_id(path: Path, number: int) -> int:
+    """COCO names its images by their id; other images are counted from 1."""
+    return int(path.stem) if path.stem.isascii() and path.stem.isdecimal() else number
+
+
+def _detect_video(source: str, detector: Detector, recorder: Recorder) -> None:
+    """Frame by frame; Ctrl-C ends a camera, and breaks off a video, whose file is whole up to there."""
+    is_camera = source.isdecimal()
+    path = Path(f"camera{source}.mp4" if is_camera else source)
+    (target,) = recorder.targets([path.with_suffix(".mp4")], inputs=[path])
+    interrupted = False
+    with open_video(source) as video, atomic_path(target) as temporary:
+        frames = iter(video)
+        first = next(frames, None)
+        if first is None:
+            raise DatasetError(f"--source {source}: holds no frame that OpenCV can read; convert it to mp4")
+        bar = tqdm(total=video.length or None, unit="frame", leave=False, disable=None)
+        with bar, write_video(temporary, first.shape[:2], video.rate) as writer:
+            try:
+                for number, frame in enumerate(chain([first], frames), start=1):
+                    rows, times = detector(frame)
+                    stem = f"{target.stem}_{number:06d}"
+                    picture = Picture(frame, rows, f"{path.name}:{number}", number, stem)
+                    writer.write(recorder.drawn(picture, times)[..., ::-1])
+                    bar.update()
+            except KeyboardInterrupt:
+                interrupted = True
+    if interrupted and not is_camera:
+        raise KeyboardInterrupt

@@ -1,0 +1,168 @@
+"""The new_cfg command: a cfg for one's own data out of a stock one."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.table import Column, Table
+from rich.text import Text
+
+from utils.commands.arguments import (
+    Parser,
+    add_data,
+    add_image_size,
+    next_command,
+    positive_float,
+    positive_int,
+)
+from utils.commands.doctor_checks import Anchors, check_anchors
+from utils.commands.project import DEMO_DATA
+from utils.commands.results import quoted
+from utils.commands.tables import show
+from utils.darknet.anchors import slots, with_anchors
+from utils.darknet.costs import section_costs
+from utils.darknet.edit import with_classes
+from utils.darknet.heads import Head
+from utils.darknet.network import Network
+from utils.darknet.scale import with_size, with_width
+from utils.data.checks import check_data
+from utils.data.listing import read_data_file
+from utils.data.shapes import ensure_shapes
+from utils.errors import CfgError, DatasetError, ToolkitError
+from utils.files import same_file, write_text
+
+Row = tuple[str, ...]  # what, before, after
+
+
+def new_cfg_parser(manual: str | None) -> Parser:
+    """The command line of new_cfg.py; `manual` is its help text."""
+    parser = Parser(manual)
+    parser.add_argument(
+        "--from", dest="source", type=Path, required=True, metavar="CFG", help="cfg to start from"
+    )
+    parser.add_argument("--classes", type=positive_int, help="number of classes (default: that of --data)")
+    parser.add_argument(
+        "--anchors",
+        choices=["keep", "auto"],
+        default="keep",
+        help="auto: by k-means from the labels of --data",
+    )
+    add_data(parser)
+    parser.add_argument(
+        "--width", type=positive_float, default=1.0, metavar="FACTOR", help="of the filters, multiples of 8"
+    )
+    add_image_size(parser)
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="CFG", help="where to write the new cfg"
+    )
+    return parser
+
+
+def run_new_cfg(args: argparse.Namespace) -> None:
+    """Write the cfg that the command line asks for, and print what is different in it.
+
+    Raises:
+        ToolkitError: a file cannot be used, or no valid network comes out.
+    """
+    if args.anchors == "auto" and args.data is None:
+        raise ToolkitError("--anchors auto: takes them from the labels of a data set; add --data")
+    if args.output.exists() and same_file(args.output, args.source):
+        raise ToolkitError(f"--output {args.output}: is the cfg to start from; give another name")
+    data = args.data
+    if data is not None and same_file(data, DEMO_DATA):
+        data = ensure_shapes(DEMO_DATA.parent)
+    before = Network.from_cfg(args.source)
+    if not before.heads:
+        raise CfgError(f"{args.source}: has no detection head; start from the cfg of a detector")
+    network = _changed(before, args, _class_count(args.classes, data))
+    anchors = _best_anchors(network, data) if args.anchors == "auto" and data is not None else None
+    if anchors is not None:
+        network = with_anchors(network, anchors.sizes)
+    text = network.to_cfg()
+    network = Network.from_text(text, str(args.output))
+    write_text(args.output, text)
+    table = Table(
+        "", *(Column(str(path), justify="right", overflow="fold") for path in (args.source, args.output))
+    )
+    for row in (*_differences(before, network), *_fits(anchors)):
+        table.add_row(*(Text(cell) for cell in row))
+    show("What is different", table)
+    data_option = f" --data {quoted(data)}" if data else " --data data/my.data"
+    next_command(f"python train.py --cfg {quoted(args.output)}{data_option}")
+
+
+def _class_count(classes: int | None, data: Path | None) -> int | None:
+    """Of the command line or the data file, which must agree; None to leave the heads as they are."""
+    if data is None:
+        return classes
+    found = read_data_file(data)
+    if classes not in (None, found.classes):
+        raise ToolkitError(f"--classes {classes}: {data} has {found.classes}; make them agree")
+    return found.classes
+
+
+def _changed(network: Network, args: argparse.Namespace, classes: int | None) -> Network:
+    if classes is not None:
+        network = with_classes(network, classes)
+    if args.width != 1:
+        network = with_width(network, args.width)
+    if args.img_size is not None:
+        try:
+            network = with_size(network, *args.img_size)
+        except CfgError as error:
+            stride = max(network.stride(head) for head in network.heads)
+            raise CfgError(f"{error}; --img_size must be made of multiples of {stride}") from None
+    return network
+
+
+def _best_anchors(network: Network, data: Path) -> Anchors:
+    check = check_data(data, read_images=5000 if network.letterbox else 0)
+    anchors = check_anchors(network, check)
+    if anchors is None:
+        errors = [finding for finding in check.findings if finding.severity == "error"]
+        raise DatasetError(str(errors[0]) if errors else f"{data}: has no object to take anchors from")
+    return anchors
+
+
+def _differences(before: Network, after: Network) -> Iterator[Row]:
+    rows: list[Row] = [("input", *(f"{network.width}x{network.height}" for network in (before, after)))]
+    for index in before.heads:
+        rows.append(
+            (f"classes, [{before[index].kind}] #{index}", *(_classes(n, index) for n in (before, after)))
+        )
+        source = before.sources(index)[0]
+        rows.append((f"filters before it, #{source}", *(str(n.channels(source)) for n in (before, after))))
+    rows.append(("anchors in pixels", *(_sizes(network) for network in (before, after))))
+    filters = [
+        sum(
+            network.channels(i)
+            for i, section in enumerate(network.sections)
+            if section.kind == "convolutional"
+        )
+        for network in (before, after)
+    ]
+    rows.append(("filters in all", *(f"{count:,}" for count in filters)))
+    costs = [section_costs(network) for network in (before, after)]
+    rows.append(("parameters", *(f"{sum(c.parameters for c in found):,}" for found in costs)))
+    rows.append(("MACs", *(f"{sum(c.macs for c in found) / 1e9:.3f} G" for found in costs)))
+    for row in rows:
+        if row[1] != row[2]:
+            yield row
+
+
+def _classes(network: Network, index: int) -> str:
+    head = network[index]
+    assert isinstance(head, Head)
+    return str(head.classes)
+
+
+def _sizes(network: Network) -> str:
+    return "  ".join(f"{width:g},{height:g}" for width, height in np.round(slots(network), 1).tolist())
+
+
+def _fits(anchors: Anchors | None) -> Iterator[Row]:
+    if anchors is not None:
+        fits = (anchors.current, anchors.suggested)
+        yield ("mean best IoU of anchors", *(f"{fit.mean_iou:.3f}" for fit in fits))
+        yield ("recall at IoU 0.5", *(f"{fit.recall[-1]:.1%}" for fit in fits))

@@ -1,0 +1,158 @@
+"""A cfg and its weights gone through as far as they can be, each fault a finding.
+
+Idea: a `Network` that exists is valid, so of a broken cfg there is none. What can be said all the same is
+said: every section is read for itself, and where only the convolutions before the heads have a wrong number
+of filters, a network with the right ones stands in.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+
+from utils.darknet.cfg import Options, RawSection, read_cfg
+from utils.darknet.checkpoint import is_checkpoint, load_pretrained, load_weights
+from utils.darknet.heads import Head
+from utils.darknet.model import Darknet
+from utils.darknet.network import Network
+from utils.darknet.reading import READERS, read_section
+from utils.darknet.sections import Section
+from utils.darknet.weights import read_header
+from utils.errors import CfgError, Finding, ToolkitError, WeightsError
+
+
+@dataclass(frozen=True)
+class CfgCheck:
+    """What a cfg is.
+
+    Attributes:
+        network: None where the cfg is no network.
+        corrected: sections whose filters had to be corrected for a network to exist -> filters as written.
+        findings: its faults.
+    """
+
+    network: Network | None
+    corrected: dict[int, int]
+    findings: tuple[Finding, ...]
+
+
+def check_cfg(path: Path) -> CfgCheck:
+    """Read a cfg, fault after fault."""
+    try:
+        raw = read_cfg(path)
+    except CfgError as error:
+        return CfgCheck(None, {}, (Finding.of(error, str(path)),))
+    try:
+        return CfgCheck(Network(raw, str(path)), {}, ())
+    except CfgError as error:
+        return _check_broken(raw, str(path), Finding.of(error, str(path)))
+
+
+def _check_broken(raw: Sequence[RawSection], source: str, first: Finding) -> CfgCheck:
+    sections: list[Section | None] = []
+    findings = []
+    for index, section in enumerate(raw[1:]):
+        try:
+            sections.append(read_section(Options(section, index, source)))
+        except CfgError as error:
+            sections.append(None)
+            findings.append(Finding.of(error, source))
+    if findings:
+        return CfgCheck(None, {}, tuple(findings if first in findings else [first, *findings]))
+    corrected, written = list(raw), {}
+    for index, head in enumerate(sections):
+        if isinstance(head, Head) and index and raw[index].kind == "convolutional":
+            wanted, found = str(len(head.mask) * head.width), raw[index].options.get("filters", "1")
+            if wanted != found:
+                corrected[index] = raw[index].with_options({"filters": wanted})
+                written[index - 1] = int(found)
+                findings.append(_wrong_filters(source, raw[index], index - 1, head, wanted))
+    try:
+        return CfgCheck(Network(corrected, source), written, tuple(findings))
+    except CfgError as error:
+        return CfgCheck(None, {}, (*findings, Finding.of(error, source)))
+
+
+def _wrong_filters(source: str, raw: RawSection, index: int, head: Head, wanted: str) -> Finding:
+    line = raw.option_lines.get("filters", raw.line)
+    per_anchor = f"({head.box_values + 1} + {head.classes} classes)"
+    fact = f"filters={raw.options.get('filters', '1')} before a [{head.kind}] that needs {wanted} = "
+    fact += f"{len(head.mask)} anchors x {per_anchor}"
+    remedy = f"write filters={wanted}, or correct mask or classes"
+    return Finding("error", f"{source}:{line}: [convolutional] #{index}", fact, remedy)
+
+
+def check_heads(network: Network, classes: int | None = None) -> tuple[Finding, ...]:
+    """Whether there are heads, whether they agree, and whether they are made for `classes`.
+
+    Args:
+        network: any.
+        classes: of the data set; None where there is none.
+    """
+    if not network.heads:
+        fact = "has no detection head, so it detects nothing"
+        return (Finding("error", network.source, fact, f"add one of {_head_kinds()}"),)
+    heads = {index: head.classes for index, head in enumerate(network.sections) if isinstance(head, Head)}
+    other = {index: count for index, count in heads.items() if count != classes}
+    if classes is None or not other:
+        return ()
+    counts = " and ".join(str(count) for count in sorted(set(other.values())))
+    made = (
+        f"{', '.join(f'#{index}' for index in other)} made for {counts} classes, the data set has {classes}"
+    )
+    remedy = f"python new_cfg.py --from {network.source} --classes {classes} writes a cfg that fits"
+    return (Finding("error", network.source, f"heads {made}", remedy),)
+
+
+def _head_kinds() -> str:
+    return ", ".join(f"[{kind}]" for kind in READERS if kind.lower().endswith(("yolo", "region")))
+
+
+def check_weights(network: Network, path: Path) -> tuple[Finding, ...]:
+    """Whether a weights file is made for the network, and its numbers are sound."""
+    model = Darknet(network)
+    try:
+        load_weights(model, path)
+    except ToolkitError as error:
+        return (_of_another_network(model, path, error),)
+    size = "a checkpoint" if is_checkpoint(path) else f"{sum(network.weight_counts):,} floats"
+    fits = Finding("note", str(path), f"fits {network.source}: {size}, {model.header.seen:,} images seen")
+    return (fits, *_unsound(model, path))
+
+
+def _of_another_network(model: Darknet, path: Path, error: ToolkitError) -> Finding:
+    place, network = str(path), model.network
+    try:
+        found = load_pretrained(model, path)
+        heads = ", ".join(f"#{head}" for head in found.replaced_heads)
+        fact = f"is made for {found.classes} classes: fit to train from, then heads {heads} start anew"
+        return Finding("warning", place, fact, "to evaluate or prune, give weights of this cfg")
+    except ToolkitError:
+        pass
+    if not is_checkpoint(path):
+        try:
+            floats = read_header(path)[2]
+        except WeightsError:
+            return Finding.of(error, place)
+        ends = list(accumulate(network.weight_counts))
+        if 0 < floats < ends[-1] and floats in ends:
+            count = ends.index(floats) + 1
+            fact = f"ends exactly after section #{count - 1}: a backbone, {floats:,} of {ends[-1]:,} floats"
+            return Finding("warning", place, fact, f"train from it with --cutoff {count}, or --cutoff auto")
+    return Finding.of(error, place)
+
+
+def _unsound(model: Darknet, path: Path) -> list[Finding]:
+    findings = []
+    for index, layer in enumerate(model.layers):
+        for name, tensor in layer.state_dict().items():
+            wrong = ~torch.isfinite(tensor)
+            if name.endswith("running_var"):
+                wrong |= tensor < 0
+            if count := int(wrong.sum()):
+                fact = f"{count:,} of the {tensor.numel():,} numbers of {name} are not finite or not possible"
+                place = f"{path}: {model.network.place(index)}"
+                findings.append(Finding("error", place, fact, "give weights of an earlier epoch"))
+    return findings

@@ -1,0 +1,294 @@
+"""Which programs take a cfg, and what they make of it: Darknet, OpenCV 4's importer, ONNX, TensorRT.
+
+Idea: one function a program, from a `Network` to what stands in the way, section by section. OpenCV is the
+one to watch: what its importer does not know it passes over without a word, so the network runs and is wrong.
+Every claim about it is held against cv2.dnn by a test.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from utils.darknet.cfg import RawSection, parse_cfg
+from utils.darknet.heads import Head, Region
+from utils.darknet.network import Network
+from utils.darknet.resampling import Pool, Upsample
+from utils.darknet.sections import Connected, Convolutional, Route, ScaleChannels, Section, Shortcut, Softmax
+from utils.errors import Finding, Severity
+
+Effect = Literal["refuses", "reads wrongly", "untried", "note"]
+
+OPENCV_SECTIONS = frozenset(
+    {
+        *("convolutional", "connected", "maxpool", "avgpool", "softmax", "route", "dropout", "reorg"),
+        *("region", "yolo", "shortcut", "scale_channels", "sam", "upsample"),
+    }
+)
+OPENCV_ACTIVATIONS = frozenset({"linear", "leaky", "relu", "mish", "swish", "logistic", "tanh"})
+# Scores that are not above are set to 0; a [yolo] or [region] section can say otherwise with thresh=.
+OPENCV_LEAST_SCORE = 0.2
+# Of the keys that `Network.to_cfg` always writes; without one of the others OpenCV refuses the section.
+_OPENCV_DEFAULTS: Mapping[tuple[str, str], str] = MappingProxyType(
+    {
+        ("convolutional", "activation"): "linear",
+        ("maxpool", "size"): "2",
+        ("maxpool", "stride"): "2",
+        ("upsample", "stride"): "1",
+    }
+)
+_REMARK = re.compile(r"[#;].*")
+_USE_ONNX = "export it (export.py) and use onnxruntime there"
+
+
+@dataclass(frozen=True)
+class RuntimeFinding(Finding):
+    """What one program makes of a section.
+
+    Attributes:
+        runtime: name of the program, a key of `RUNTIMES`.
+        effect: "refuses" to load it; "reads wrongly": loads it, then computes something else or fails while
+            running; "untried": nobody here could check; "note": accepted, but worth knowing.
+        section: its number, None for the whole network.
+    """
+
+    runtime: str = ""
+    effect: Effect = "note"
+    section: int | None = None
+
+
+Objection = tuple[Effect, str]
+
+
+def opencv_findings(network: Network) -> tuple[RuntimeFinding, ...]:
+    """What cv2.dnn (OpenCV 4) refuses or reads wrongly in the cfg that `network.to_cfg()` writes.
+
+    >>> text = "[net]\\nwidth=8\\nheight=8\\nchannels=3\\n[conv]\\nactivation=gelu\\n[upsample]\\nscale=2"
+    >>> [(finding.section, finding.effect) for finding in opencv_findings(Network.from_text(text))]
+    [(0, 'refuses'), (1, 'reads wrongly')]
+    """
+    return tuple(
+        _finding("OpenCV 4", network, index, effect, fact, _USE_ONNX)
+        for index, section in enumerate(network.sections)
+        for effect, fact in _opencv_objections(network, index, section)
+    )
+
+
+def _opencv_objections(network: Network, index: int, section: Section) -> Iterator[Objection]:
+    if section.kind not in OPENCV_SECTIONS:
+        yield "refuses", f"[{section.kind}] is unknown to it"
+        return
+    activation = getattr(section, "activation", "linear")
+    if activation not in OPENCV_ACTIVATIONS:
+        yield "refuses", f"activation={activation} is unknown to it"
+    match section:
+        case Convolutional():
+            yield from _opencv_convolution(section)
+        case Pool():
+            yield from _opencv_strides(section, section.stride)
+        case Connected():
+            yield from _opencv_connected(network, index, section)
+        case Shortcut():
+            if len(section.sources) > 2:
+                yield "reads wrongly", "only the first of several from= is added"
+            if section.weights_type != "none":
+                yield "reads wrongly", "weights_type is passed over, and the weights file shifts"
+        case Route():
+            if section.groups > 1 and len(section.sources) > 1:
+                yield "reads wrongly", "groups= of a route of several layers is passed over"
+        case ScaleChannels():
+            if section.scale_wh:
+                yield "reads wrongly", "scale_wh is passed over"
+        case Upsample():
+            if section.stride < 0 or section.scale != 1:
+                yield "reads wrongly", "scale= is passed over, and a negative stride not meant"
+        case Softmax():
+            yield from _opencv_softmax(network, index, section)
+        case Head():
+            count = int(section.options.get("num", len(section.anchors)))
+            if count != len(section.anchors):
+                yield "refuses", f"num={count} is not the number of anchors, {len(section.anchors)}"
+
+
+def _opencv_convolution(section: Convolutional) -> Iterator[Objection]:
+    if section.shared_with is not None:
+        yield "reads wrongly", "share_index is passed over, and the weights file shifts"
+    if section.dilation > 1:
+        yield "reads wrongly", "dilation is passed over"
+    if section.batch_normalize and section.options.get("batch_normalize") != "1":
+        yield "reads wrongly", "a batch norm that is not called batch_normalize=1 is passed over"
+    yield from _opencv_strides(section, section.stride)
+
+
+def _opencv_strides(section: Section, stride: tuple[int, int]) -> Iterator[Objection]:
+    common = int(section.options.get("stride", 1))
+    if stride != (common, common):
+        yield "reads wrongly", "stride_x and stride_y are passed over"
+
+
+def _opencv_connected(network: Network, index: int, section: Connected) -> Iterator[Objection]:
+    if section.batch_normalize:
+        yield "reads wrongly", "its batch norm is looked for before its weights, Darknet writes it behind"
+    if not all(isinstance(network[reader], Connected | ScaleChannels) for reader in network.readers(index)):
+        yield "reads wrongly", "its output has no height and width there, so what reads it fails"
+
+
+def _opencv_softmax(network: Network, index: int, section: Softmax) -> Iterator[Objection]:
+    _, height, width = network.shape(index)
+    if section.groups > 1:
+        yield "refuses", f"groups={section.groups} is not implemented"
+    elif section.temperature != 1:
+        yield "reads wrongly", "temperature is passed over"
+    elif not section.spatial and height * width > 1:
+        yield "reads wrongly", "softmax is taken over the channels of each cell, not over all values"
+
+
+def opencv_text_findings(text: str, network: Network) -> tuple[RuntimeFinding, ...]:
+    """What OpenCV takes for something else in the cfg as the user wrote it, though not in `to_cfg()`.
+
+    Of a key that stands twice it uses the last, Darknet the first; it knows no section aliases, and has
+    defaults of its own.
+
+    Args:
+        text: the cfg file.
+        network: read from it.
+    """
+    seen = _as_opencv_reads(text)
+    strict = parse_cfg(network.to_cfg(), network.source)
+    return tuple(
+        _finding("OpenCV 4", network, index - 1, effect, fact, "write it out once, as Darknet means it")
+        for index, (theirs, ours) in enumerate(zip(seen, strict, strict=True))
+        if index > 0
+        for effect, fact in _differences(theirs, ours)
+    )
+
+
+def _as_opencv_reads(text: str) -> list[RawSection]:
+    sections: list[tuple[str, dict[str, str]]] = []
+    for line in text.lstrip("\ufeff").splitlines():
+        line = "".join(line.split())
+        if not line or line[0] in "#;":
+            continue
+        if line[0] == "[":
+            sections.append((line[1 : line.find("]")], {}))
+        elif sections:
+            key, _, value = line.partition("=")
+            sections[-1][1][key] = value
+    return [RawSection(kind, options) for kind, options in sections]
+
+
+def _differences(theirs: RawSection, ours: RawSection) -> Iterator[Objection]:
+    if theirs.kind != ours.kind:
+        yield "refuses", f"the name [{theirs.kind}] is unknown to it, only [{ours.kind}]"
+    for key, value in ours.options.items():
+        found = theirs.options.get(key)
+        default = _OPENCV_DEFAULTS.get((ours.kind, key))
+        if found is None and default is None:
+            yield "refuses", f"{key}= is not written"
+        elif found is None and default != value:
+            yield "reads wrongly", f"{key}= is not written; it takes {default} for it, Darknet {value}"
+        elif found is not None and _REMARK.sub("", found) != value:
+            yield "reads wrongly", f"{key}= stands twice; it takes {found}, Darknet {value}"
+
+
+def darknet_findings(network: Network) -> tuple[RuntimeFinding, ...]:
+    """What the C program (AlexeyAB's) computes wrongly; all that a `Network` can hold it can load."""
+    return tuple(
+        _finding(
+            "Darknet",
+            network,
+            index,
+            "reads wrongly",
+            f"takes #{source} to be as wide as that one's input, which is wider: it reads past its end",
+            "make both summands equally wide",
+        )
+        for index, section in enumerate(network.sections)
+        if isinstance(section, Shortcut)
+        for source in section.sources[1:]
+        if _is_read_past_its_end(network, source, index)
+    )
+
+
+def _is_read_past_its_end(network: Network, source: int, shortcut: int) -> bool:
+    """As parse_shortcut and shortcut_cpu have it: sizes of the source's *input* decide."""
+    wanted = network.shape(network.sources(shortcut)[0])
+    if source < 0 or network.channels(source) >= wanted.channels:
+        return False
+    return network.shape(network.sources(source)[0]) == wanted
+
+
+def onnx_findings(network: Network) -> tuple[RuntimeFinding, ...]:
+    """What export.py cannot do; every section type has its ONNX operators."""
+    findings = []
+    if not network.heads:
+        fact = "has no detection head, so there are no boxes to export"
+        findings.append(_whole("ONNX", network, "refuses", fact, "give the cfg of a detector"))
+    connected = [index for index, section in enumerate(network.sections) if isinstance(section, Connected)]
+    if connected:
+        fact = "fixes the size of the image, so --dynamic is refused"
+        findings.append(_finding("ONNX", network, connected[0], "note", fact, "export without --dynamic"))
+    return tuple(findings)
+
+
+def tensorrt_findings(network: Network) -> tuple[RuntimeFinding, ...]:
+    """TensorRT takes the ONNX file, and what stands in that one's way; more is not known without a GPU."""
+    obstacles = [finding for finding in onnx_findings(network) if finding.effect == "refuses"]
+    if obstacles:
+        return tuple(
+            _whole("TensorRT", network, "refuses", "there is no ONNX file to build from", finding.remedy)
+            for finding in obstacles
+        )
+    fact = "builds from the ONNX file, which this project checks under onnxruntime only"
+    return (_whole("TensorRT", network, "untried", fact, "compare its outputs on the machine with the GPU"),)
+
+
+def opencv_notes(network: Network) -> tuple[RuntimeFinding, ...]:
+    """How OpenCV's numbers differ although it reads the cfg rightly."""
+    notes = []
+    if any(isinstance(section, Convolutional) and section.batch_normalize for section in network.sections):
+        fact = "takes 1e-6 for the epsilon of batch norm, Darknet 1e-5: raw outputs differ by up to 6e-2"
+        notes.append(_whole("OpenCV 4", network, "note", fact, ""))
+    if network.heads:
+        least = min(_least_score(network[head]) for head in network.heads)
+        fact = f"sets scores up to {least:g} to 0, so no lower --conf can be used there"
+        notes.append(_whole("OpenCV 4", network, "note", fact, ""))
+    return tuple(notes)
+
+
+def _least_score(head: Section) -> float:
+    default = 0.001 if isinstance(head, Region) else OPENCV_LEAST_SCORE
+    return float(head.options.get("thresh", default))
+
+
+RUNTIMES: Mapping[str, Callable[[Network], tuple[RuntimeFinding, ...]]] = MappingProxyType(
+    {
+        "Darknet": darknet_findings,
+        "OpenCV 4": lambda network: opencv_findings(network) + opencv_notes(network),
+        "ONNX": onnx_findings,
+        "TensorRT": tensorrt_findings,
+    }
+)
+
+
+def verdict(findings: tuple[RuntimeFinding, ...]) -> str:
+    """The worst of what one program makes of a network: an `Effect`, or "accepts".
+
+    >>> verdict(())
+    'accepts'
+    """
+    effects = {finding.effect for finding in findings}
+    return next(
+        (effect for effect in ("refuses", "reads wrongly", "untried") if effect in effects), "accepts"
+    )
+
+
+def _finding(
+    runtime: str, network: Network, index: int, effect: Effect, fact: str, remedy: str
+) -> RuntimeFinding:
+    severity: Severity = "warning" if effect == "reads wrongly" else "note"
+    return RuntimeFinding(severity, network.place(index), fact, remedy, (), runtime, effect, index)
+
+
+def _whole(runtime: str, network: Network, effect: Effect, fact: str, remedy: str) -> RuntimeFinding:
+    return RuntimeFinding("note", network.source, fact, remedy, (), runtime, effect)

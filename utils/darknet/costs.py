@@ -1,0 +1,52 @@
+"""What each section of a network costs, from its shapes alone.
+
+Invariant: the sums equal what `utils.profiling` counts on the network built and run.
+"""
+
+import math
+from dataclasses import dataclass
+
+from utils.darknet.network import Network
+from utils.darknet.sections import BatchNorm, Connected, Convolutional
+
+
+@dataclass(frozen=True)
+class SectionCost:
+    """Learnable values and multiply-adds on one image of the network's own size."""
+
+    parameters: int
+    macs: int
+
+
+def section_costs(network: Network) -> tuple[SectionCost, ...]:
+    """The costs of all sections, in order.
+
+    >>> text = "[net]\\nwidth=6\\nheight=4\\nchannels=3\\n[conv]\\nfilters=8\\nsize=3\\npad=1"
+    >>> section_costs(Network.from_text(text))
+    (SectionCost(parameters=224, macs=5184),)
+    """
+    return tuple(
+        SectionCost(network.weight_counts[index] - _statistics(network, index), _macs(network, index))
+        for index in range(len(network))
+    )
+
+
+def _statistics(network: Network, index: int) -> int:
+    """Means and variances: they stand in the .weights file and are not learned."""
+    section = network[index]
+    if isinstance(section, BatchNorm):
+        return 2 * network.channels(index)
+    has_norm = isinstance(section, Convolutional | Connected) and section.batch_normalize
+    return 2 * network.channels(index) if has_norm and network.weight_counts[index] else 0
+
+
+def _macs(network: Network, index: int) -> int:
+    section, inputs = network[index], network.shape(network.sources(index)[0])
+    match section:
+        case Convolutional():
+            kernel = section.size**2 * (inputs.channels // section.groups)
+            return math.prod(network.shape(index)) * kernel
+        case Connected():
+            return section.output * math.prod(inputs)
+        case _:
+            return 0
