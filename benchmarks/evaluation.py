@@ -27,6 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import torch
 from rich.table import Table
 
 from utils.commands.arguments import (
@@ -113,10 +114,10 @@ def _parser() -> Parser:
     return parser
 
 
-def _ways(project: Project, args: argparse.Namespace, device: object) -> dict[str, Way]:
+def _ways(project: Project, args: argparse.Namespace, device: torch.device) -> dict[str, Way]:
     """What to call for an evaluation of each way."""
     data = read_data_file(project.needed("data"))
-    model = open_network(project).to(device).eval()  # type: ignore[arg-type]
+    model = open_network(project).to(device).eval()
     size = args.img_size or (model.network.height, model.network.width)
     single, batched = (
         open_split(data, args.split, model, size, rect=args.rect, batch_size=count, workers=args.workers)

@@ -9,6 +9,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+import utils  # noqa: F401 - before OpenCV is loaded, which takes its limits from it
+
 ROOT = Path(__file__).resolve().parents[1]
 
 torch.set_num_threads(1)

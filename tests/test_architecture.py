@@ -122,13 +122,6 @@ def test_functions_fit_one_look(path: Path) -> None:
 
 
 @all_files(PACKAGE, SCRIPTS)
-def test_checkpoints_are_read_as_data_never_as_code(path: Path) -> None:
-    for call in calls(path, "torch.load"):
-        arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-        assert arguments.get("weights_only") == "True", f"line {call.lineno}"
-
-
-@all_files(PACKAGE, SCRIPTS)
 def test_devices_come_from_tensors(path: Path) -> None:
     moves = [
         n

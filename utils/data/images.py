@@ -30,12 +30,13 @@ class Placement(NamedTuple):
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file to RGB (h, w, 3).
+    """Decode an image file to RGB (h, w, 3): grey is repeated, 16 bits become 8, alpha is dropped.
 
-    The EXIF orientation is ignored, as Darknet's decoder does: labels count in stored pixels.
+    Of several frames the first is taken. The EXIF orientation is ignored, as Darknet's decoder does: labels
+    count in stored pixels.
 
     Raises:
-        DatasetError: the file is missing, not an image, or cut off.
+        DatasetError: the file is missing, not an image, cut off, or larger than `utils` allows.
     """
     try:
         data = np.fromfile(path, np.uint8)
@@ -46,6 +47,9 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
     except cv2.error as error:
+        if "MAX_IMAGE" in error.err:
+            remedy = "make it smaller, or raise OPENCV_IO_MAX_IMAGE_PIXELS in the environment"
+            raise DatasetError(f"{path}: claims more pixels than are read; {remedy}") from None
         raise DatasetError(f"{path}: cannot be decoded ({error.err})") from error
     if image is None:
         raise DatasetError(f"{path}: not an image that OpenCV can decode")

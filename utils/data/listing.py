@@ -49,7 +49,7 @@ class DataFile:
         if path is None:
             raise DatasetError(f"{self.path}: no `{split}=` line; add one that names an image list")
         folders = _search_folders(self.path)
-        if not path.is_file():
+        if not is_there(path):
             raise DatasetError(f"{self.path}: {split}={path} is not a file; {_searched(folders)}")
         return read_image_list(path, search=folders)
 
@@ -204,9 +204,17 @@ def _find(name: str, folders: Sequence[Path]) -> Path | None:
     for spelling in spellings:
         for folder in folders:
             candidate = folder / spelling
-            if candidate.is_file():
+            if is_there(candidate):
                 return candidate
     return None
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file is there; also for names that no file system takes."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
 
 
 def _searched(folders: Sequence[Path]) -> str:
