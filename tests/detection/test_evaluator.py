@@ -14,8 +14,7 @@ from utils.data.listing import read_data_file
 from utils.data.loader import Loader, make_loader
 from utils.detection.boxes import pairwise_iou, xywh_to_xyxy
 from utils.detection.decode import HeadSpec, decode_heads
-from utils.detection.evaluator import STYLES, ImageResult, as_fractions, evaluate, summarize
-from utils.detection.nms import suppress
+from utils.detection.evaluator import STYLES, ImageResult, evaluate, summarize
 from utils.errors import DatasetError, ToolkitError
 
 NAMES = ("cat", "dog", "eel")
@@ -178,48 +177,22 @@ def open_network(shared: Path, folder: str, cfg: str) -> Darknet:
 
 
 @pytest.mark.parametrize(
-    "folder, cfg",
+    "folder, cfg, expected",
     [
-        ("yolov3-tiny", "yolov3-tiny-mask123"),
-        ("yolo-fastest-1.1", "yolo-fastest-1.1"),
-        ("mobilenetv2-yolov3-nano-voc", "MobileNetV2-YOLOv3-Nano-voc"),
+        ("yolo-fastest-1.1", "yolo-fastest-1.1", 0.277795),
+        ("yolov3-tiny", "yolov3-tiny-mask123", 0.380528),
+        ("yolov3-tiny", "yolov3-tiny", 0.239287),
     ],
 )
-def test_boxes_are_those_of_the_c_program(shared, folder, cfg):
-    """`detector test -thresh 0.1`: all boxes above 0.2 are there, and no others."""
-    golden = json.loads((shared / f"golden/boxes_{cfg}.json").read_text())["images"][:12]
+def test_map_is_the_c_programs(shared, folder, cfg, expected):
+    """`detector map` on coco_mini val, area; it decodes JPEG with another library: 0.3 points."""
     model = open_network(shared, folder, cfg)
-    images = [shared / "data/coco_mini/images" / entry["file"] for entry in golden]
-    dataset = DetectionDataset(images, 80, (model.network.height, model.network.width))
-    spec = model.head_specs[-1]
-    with torch.inference_mode():
-        for batch, entry in zip(make_loader(dataset, 1), golden, strict=True):
-            prediction = decode_heads(model(batch.images), model.head_specs)[0]
-            boxes = as_fractions(prediction[:, :4], batch.placements[0], batch.sizes[0])
-            rows = torch.cat((boxes, prediction[:, 4:]), dim=1)
-            ours = suppress(rows, 0.1, 0.45, spec.nms_kind, spec.beta_nms)
-            theirs = torch.tensor(entry["boxes"], dtype=torch.float32).reshape(-1, 6)
-            as_ours = torch.cat((xywh_to_xyxy(theirs[:, 2:]), theirs[:, 1:2], theirs[:, :1]), dim=1)
-            for these, those in ((ours, as_ours), (as_ours, ours)):
-                assert_contained(these[these[:, 4] > 0.2], those)
-
-
-def assert_contained(these: torch.Tensor, those: torch.Tensor) -> None:
-    """Each of `these` has one of `those` with its class, its place and its score."""
-    alike = pairwise_iou(these[:, :4], those[:, :4]) > 0.95
-    alike &= (these[:, None, 4] - those[:, 4]).abs() < 0.02
-    alike &= these[:, None, 5] == those[:, 5]
-    assert alike.any(1).all()
-
-
-def test_map_is_the_c_programs(shared):
-    """`detector map` on coco_mini val says 27.7795 %; it decodes JPEG with another library: 0.3 points."""
-    model = open_network(shared, "yolo-fastest-1.1", "yolo-fastest-1.1")
     data = read_data_file(shared / "data/coco_mini/coco_mini.data")
-    loader = make_loader(DetectionDataset.from_split(data, "valid", (320, 320)), 8)
+    size = (model.network.height, model.network.width)
+    loader = make_loader(DetectionDataset.from_split(data, "valid", size), 8)
 
     def predict(images: torch.Tensor) -> torch.Tensor:
         return decode_heads(model(images), model.head_specs)
 
     result = evaluate(predict, loader, data.names, specs=model.head_specs)
-    assert result.map50 == pytest.approx(0.277795, abs=0.003)
+    assert result.map50 == pytest.approx(expected, abs=0.003)

@@ -31,6 +31,7 @@ from utils.commands.arguments import (
 from utils.commands.evaluate import evaluate_network, open_split
 from utils.commands.project import open_files, open_network
 from utils.commands.results import quoted
+from utils.darknet.compatibility import darknet_findings
 from utils.darknet.fuse import deployed_run
 from utils.darknet.model import Darknet
 from utils.data.listing import read_data_file
@@ -245,7 +246,8 @@ def _notes(result: Result) -> tuple[str, ...]:
     if result.unfolded:
         sections = ", ".join(str(section_index(name)) for name in result.unfolded)
         notes.append(f"the constants of removed channels could not be folded at sections {sections}")
-    return tuple(notes)
+    # A shortcut may only now be narrower than Darknet takes it for.
+    return (*notes, *map(str, darknet_findings(result.compact.network)))
 
 
 def _next(project: Project, outputs: Outputs) -> str:
