@@ -4,6 +4,7 @@ Invariant: the figures are those of the COCO evaluation (101 recall points, at m
 objects by area); a class or size without a truth is left out of every mean.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -49,6 +50,7 @@ def coco_figures(
     except ImportError as error:
         remedy = "pip install faster-coco-eval"
         raise ToolkitError(f"COCO style needs faster-coco-eval: not installed; {remedy}") from error
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it tells of every step
     truth = COCO(_truth_set(truths, sizes, classes))
     found = truth.loadRes(_detection_rows(detections))
     evaluator = COCOeval_faster(truth, found, iouType="bbox")
