@@ -134,7 +134,7 @@ def open_split(
             f"{data.path}: has {data.classes} classes, the network ({model.network.source}) has {classes}; "
             "give the cfg and the data that belong together"
         )
-    cell = math.lcm(_CELL, *(spec.stride for spec in model.head_specs)) if rect else None
+    cell = math.lcm(_CELL, model.network.size_step) if rect else None
     wanted = not rect and (letterbox or model.network.letterbox)
     dataset = DetectionDataset.from_split(data, split, image_size, letterbox=wanted, rectangles=cell)
     return make_loader(dataset, batch_size, workers=workers)
