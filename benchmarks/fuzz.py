@@ -3,7 +3,7 @@
     python benchmarks/fuzz.py
     python benchmarks/fuzz.py --kinds cfg images --cases 20000 --output runs/fuzz.csv
 
-Each case (see mutations.py) is read by a worker process whose memory is limited and which is ended when it is
+Each case (see cases.py) is read by a worker process whose memory is limited and which is ended when it is
 too slow. A line for each case goes into the CSV file at once, so that the same command goes on where it was
 broken off; the sums are printed and, with --summary, written to a CSV file of their own. Exit code 1 if any
 case was a fault: another error than the reader's own, a crash, or too much time or memory.
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rich.table import Table
 from tqdm import tqdm
 
-from benchmarks.mutations import KINDS, Outcome, run_case
+from benchmarks.cases import KINDS, Outcome, run_case
 from utils.commands.arguments import Parser, positive_int, run_main
 from utils.commands.tables import show
 from utils.files import write_text

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.mutations import KINDS, run_case
+from benchmarks.cases import KINDS, run_case
 
 CASES = 300
 PARTS = 6
