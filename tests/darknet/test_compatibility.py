@@ -194,6 +194,22 @@ def test_the_epsilon_is_mentioned_only_where_there_is_batch_norm():
     assert [any("epsilon" in fact for fact in found) for found in facts] == [False, True]
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_opencv_scales_channels_of_one_image_at_a_time(batch, tmp_path):
+    network = network_with("[avgpool]\n" + CONV + GATE)
+    assert any("one image at a time" in note.fact for note in opencv_notes(network))
+    model = randomised(network)
+    (tmp_path / "net.cfg").write_text(network.to_cfg())
+    write_weights(tmp_path / "net.weights", model, model.header)
+    net = cv2.dnn.readNetFromDarknet(str(tmp_path / "net.cfg"), str(tmp_path / "net.weights"))
+    net.setInput(np.zeros((batch, 3, 16, 16), np.float32))
+    if batch == 1:
+        assert np.isfinite(net.forward()).all()
+    else:
+        with pytest.raises(cv2.error):
+            net.forward()
+
+
 def test_findings_name_the_section_and_its_line():
     (finding,) = opencv_findings(network_with("[reorg3d]\nstride=2\n"))
     assert (finding.section, finding.place) == (1, "<cfg>:10: [reorg3d] #1")

@@ -249,6 +249,9 @@ def opencv_notes(network: Network) -> tuple[RuntimeFinding, ...]:
     if any(isinstance(section, Convolutional) and section.batch_normalize for section in network.sections):
         fact = "takes 1e-6 for the epsilon of batch norm, Darknet 1e-5: raw outputs differ by up to 6e-2"
         notes.append(_whole("OpenCV 4", network, "note", fact, ""))
+    if any(isinstance(section, ScaleChannels) for section in network.sections):
+        fact = "runs [scale_channels] on one image at a time only; a larger batch is an error"
+        notes.append(_whole("OpenCV 4", network, "note", fact, ""))
     if network.heads:
         least = min(_least_score(network[head]) for head in network.heads)
         fact = f"sets scores up to {least:g} to 0, so no lower --conf can be used there"
