@@ -9,7 +9,13 @@ from typing import Literal
 
 
 class ToolkitError(Exception):
-    """Something in the user's input cannot be used; the message says where, what and what to do."""
+    """Something that the user can mend; the message says where, what and how.
+
+    Attributes:
+        exit_code: of a script that ends with it.
+    """
+
+    exit_code: int = 2
 
 
 class CfgError(ToolkitError):

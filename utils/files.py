@@ -7,6 +7,7 @@ complete new one, never a part.
 import logging
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -33,6 +34,33 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turn a failure to write `path` into one line that says so: torch raises RuntimeError on a full disk.
+
+    Raises:
+        ToolkitError: place, reason and remedy.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        fact = f"{path}: cannot be written ({getattr(error, 'strerror', None) or 'the disk is full'})"
+        raise ToolkitError(
+            f"{fact}; free some space or choose another folder, the file before is kept"
+        ) from error
+
+
+def keep_previous(path: Path, previous: Path) -> None:
+    """Keep the present file at `path` as `previous` too, before a new one takes its place."""
+    if not path.exists():
+        return
+    with atomic_path(previous) as temporary:
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without links
+            shutil.copy2(path, temporary)
 
 
 def write_text(path: Path, text: str) -> None:

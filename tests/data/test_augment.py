@@ -104,7 +104,7 @@ def test_colours_change_as_in_the_hsv_model():
             return high
 
     image = np.array([[[200, 0, 0], [0, 200, 0], [0, 0, 200], [90, 90, 90]]], np.uint8)
-    changed = Augment(hue=1 / 6, saturation=1, exposure=1.2)._recolour(image, Largest())
+    changed = Augment(hue=1 / 6, saturation=1, exposure=1.2).recolour(image, Largest())
     for before, after in zip(image[0], changed[0], strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*before / 255)
         expected = np.array(colorsys.hsv_to_rgb((hue + 1 / 6) % 1, saturation, value * 1.2)) * 255

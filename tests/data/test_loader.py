@@ -10,7 +10,8 @@ from tests.data.conftest import write_label
 from utils.data.augment import Augment
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file
-from utils.data.loader import EpochSampler, make_loader
+from utils.data.loader import make_loader
+from utils.data.sampling import EpochSampler
 
 
 def open_split(path, augment=None) -> DetectionDataset:
@@ -72,6 +73,17 @@ def test_epochs_differ_and_any_can_be_repeated(data_file):
         assert torch.equal(first, second)
     other_seed = make_loader(dataset, 6, shuffle=True, seed=4)
     assert not torch.equal(epochs[0], passes(other_seed, 1)[0])
+
+
+def test_a_skipped_pass_over_rectangles_goes_on_with_the_batches_that_would_have_followed(data_file):
+    data = read_data_file(data_file)
+    loader = make_loader(DetectionDataset.from_split(data, "train", (96, 96), rectangles=32), 2)
+    loader.set_epoch(0)
+    whole = [batch.numbers for batch in loader]
+    loader.set_epoch(0, skip=1)
+    assert len(whole) > 1
+    assert [batch.numbers for batch in loader] == whole[1:]
+    assert [batch.numbers for batch in loader] == whole
 
 
 def test_loading_leaves_torchs_random_state_alone(data_file):

@@ -7,7 +7,7 @@ from torch import nn
 
 from utils.detection.decode import HeadSpec
 from utils.errors import ToolkitError
-from utils.training.distillation import Teacher, distillation_loss
+from utils.training.distillation import SIGMOID_WEIGHT, Teacher, distillation_loss, parse_kinds
 
 SPEC = HeadSpec(anchors=((30.0, 40.0), (60.0, 20.0)), classes=2, stride=32)
 TARGETS = torch.tensor([[0, 1, 0.3, 0.4, 0.6, 0.9], [1, 0, 0.7, 0.2, 0.2, 0.5]])
@@ -60,9 +60,10 @@ def test_a_student_equal_to_its_teacher_pays_nothing() -> None:
     assert int(found.farther) == 0
 
 
-def test_an_unknown_kind_is_refused() -> None:
+@pytest.mark.parametrize("text", ["other", "", "sigmoid+", "sigmoid,feature"])
+def test_an_unknown_kind_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="classic2"):
-        distillation_loss([heads(0)], [heads(1)], TARGETS, [SPEC], 0.2, kind="other")  # type: ignore[arg-type]
+        parse_kinds(text)
 
 
 def test_a_teacher_is_frozen_and_in_evaluation_mode() -> None:
@@ -78,3 +79,71 @@ def test_a_teacher_with_other_heads_is_refused_with_the_remedy() -> None:
     other = HeadSpec(anchors=SPEC.anchors, classes=5, stride=32)
     with pytest.raises(ToolkitError, match="pruned from"):
         Teacher(nn.Identity(), [other]).check([SPEC])
+
+
+def test_distillation_1_is_the_divergence_of_all_raw_outputs() -> None:
+    student, teacher = heads(1), heads(11)
+    found = distillation_loss([student], [teacher], TARGETS, [SPEC], 1.0, ["classic1"])
+    mine, other = (softmax(head.numpy().astype(np.float64) / 3) for head in (student, teacher))
+    wanted = 0.001 * 9 * (other * np.log(other / mine)).sum() / len(student)
+    assert found.loss.item() == pytest.approx(wanted, rel=1e-4)
+
+
+def coin(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """KL divergence of two coins from its definition."""
+    return p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+
+
+def test_sigmoid_weighs_classes_by_the_teachers_objectness() -> None:
+    """Without truths, so without boxes: objectness of all cells, classes of the teacher's objects."""
+    student, teacher = heads(2), heads(12)
+    found = distillation_loss([student], [teacher], TARGETS[:0], [SPEC], 1.0, ["sigmoid"])
+    mine, other = (1 / (1 + np.exp(-head[..., 4:].numpy().astype(np.float64))) for head in (student, teacher))
+    objects = other[..., 0].sum()
+    parts = coin(other[..., 0], mine[..., 0]).sum()
+    parts += (other[..., :1] * coin(other[..., 1:], mine[..., 1:])).sum()
+    assert found.loss.item() == pytest.approx(SIGMOID_WEIGHT * parts / objects, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["classic1", "sigmoid"])
+def test_an_equal_student_gets_neither_loss_nor_gradient(kind: str) -> None:
+    student = heads(3).requires_grad_()
+    kinds = parse_kinds(kind)
+    found = distillation_loss([student], [student.detach().clone()], TARGETS, [SPEC], 0.2, kinds)
+    found.loss.backward()
+    assert found.loss.item() == pytest.approx(0, abs=1e-7)
+    assert student.grad.abs().max().item() < 1e-7
+
+
+@pytest.mark.parametrize("kind", ["classic1", "classic2", "sigmoid"])
+def test_a_step_along_the_gradient_lowers_the_loss(kind: str) -> None:
+    student, teacher = heads(4).requires_grad_(), heads(14)
+    kinds = parse_kinds(kind)
+    before = distillation_loss([student], [teacher], TARGETS, [SPEC], 0.2, kinds).loss
+    before.backward()
+    after = distillation_loss([student - 0.1 * student.grad], [teacher], TARGETS, [SPEC], 0.2, kinds).loss
+    assert after.item() < before.item()
+
+
+def test_kinds_add_up() -> None:
+    student, teacher = heads(5), heads(15)
+    single = [
+        distillation_loss([student], [teacher], TARGETS, [SPEC], 0.2, [kind]).loss.item()  # type: ignore[list-item]
+        for kind in ("classic2", "sigmoid")
+    ]
+    both = distillation_loss([student], [teacher], TARGETS, [SPEC], 0.2, parse_kinds("classic2+sigmoid"))
+    assert both.loss.item() == pytest.approx(sum(single), rel=1e-5)
+
+
+def test_no_box_is_pulled_to_a_teacher_that_is_farther_from_the_truth() -> None:
+    """The student stands on the truths; only confidences may learn."""
+    student = heads(6)
+    for image, x, y, w, h in ((0, 28.8, 25.6, 57.6, 57.6), (1, 67.2, 12.8, 19.2, 32.0)):
+        row, column = int(y // 32), int(x // 32)
+        inside = torch.tensor([x / 32 - column, y / 32 - row])
+        student[image, 0, row, column, :2] = inside.logit()
+        student[image, 0, row, column, 2:4] = (torch.tensor([w, h]) / torch.tensor(SPEC.anchors[0])).log()
+    student.requires_grad_()
+    distillation_loss([student], [heads(16)], TARGETS, [SPEC], 1.0, ["sigmoid"]).loss.backward()
+    assert not student.grad[..., :4].any()
+    assert student.grad[..., 4:].any()

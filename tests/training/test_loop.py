@@ -1,23 +1,24 @@
 """What a run leaves behind, and that breaking it off changes nothing."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from utils.darknet.checkpoint import load_weights, read_checkpoint
 from utils.darknet.model import Darknet
 from utils.data.augment import Augment
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file
-from utils.data.loader import make_loader
+from utils.data.loader import Batch, Loader, make_loader
 from utils.errors import ToolkitError
 from utils.frontends.darknet import gamma_penalty
 from utils.training.history import EpochRecord, History
-from utils.training.loop import BEST, LAST, OUTPUTS, Loaders, train, validate
+from utils.training.loop import BEST, LAST, OUTPUTS, PREVIOUS, Extras, Loaders, train, validate
 from utils.training.options import TrainingOptions
 
 OPTIONS = TrainingOptions(epochs=4, batch_size=2, accumulate=1, image_size=(64, 64), learning_rate=0.01)
@@ -30,14 +31,14 @@ class Witness:
         self.stop, self.epoch = stop, 0
         self.records: list[EpochRecord] = []
 
-    def epoch_started(self, epoch: int) -> None:
+    def epoch_started(self, epoch: int, done: int) -> None:
         self.epoch = epoch
 
     def batch_done(self, number: int, means: Mapping[str, float]) -> None:
         if (self.epoch, number) == self.stop:
             raise KeyboardInterrupt
 
-    def epoch_done(self, record: EpochRecord, is_best: bool) -> None:
+    def epoch_done(self, record: EpochRecord, is_best: bool, model: Darknet, gammas: Tensor) -> None:
         self.records.append(record)
 
 
@@ -59,13 +60,13 @@ def run(
         replace(OPTIONS, **changes),  # type: ignore[arg-type]
         output,
         observer=witness,
-        penalty=gamma_penalty(model, 0.01, 1),
+        extras=Extras(gamma_penalty(model, 0.01, 1)),
         resume=read_checkpoint(output / LAST) if resume else None,
     )
 
 
 def comparable(history: History) -> list[EpochRecord]:
-    return [replace(record, seconds=0.0) for record in history.records]
+    return [replace(record, seconds=0.0, images_per_second=0.0, free_share=0.0) for record in history.records]
 
 
 @pytest.mark.parametrize("stop", [(3, 1), (4, 2)])
@@ -83,7 +84,91 @@ def test_a_run_broken_off_and_resumed_ends_as_an_unbroken_one(
     for name in (LAST, BEST):
         first, second = (read_checkpoint(tmp_path / folder / name) for folder in ("whole", "broken"))
         for key, tensor in first.state.items():
-            assert torch.allclose(tensor.float(), second.state[key].float(), atol=1e-6), (name, key)
+            assert torch.equal(tensor, second.state[key]), (name, key)
+
+
+class Poison:
+    """A loader whose images are not numbers in one epoch, the first time that it comes."""
+
+    def __init__(self, loader: Loader, epoch: int) -> None:
+        self.inner, self.left, self.when, self.epoch = loader, 1, epoch, -1
+        self.dataset, self.batch_size = loader.dataset, loader.batch_size
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        self.epoch = epoch
+        self.inner.set_epoch(epoch, skip)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.inner:
+            if self.epoch == self.when and self.left:
+                self.left -= 1
+                batch.images[0, 0, 0, 0] = float("nan")
+            yield batch
+
+
+def test_a_run_returns_to_its_last_good_state_with_a_lower_rate(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    model = Darknet.from_cfg(tiny_cfg)
+    loaders = open_loaders(few_images)
+    poisoned = loaders._replace(train=Poison(loaders.train, epoch=2))  # type: ignore[arg-type]
+    options = replace(OPTIONS, schedule="constant", burn_in=0)
+    with caplog.at_level("WARNING"):
+        history = train(model, poisoned, options, tmp_path, observer=Witness())
+    assert "epoch 3 starts again" in caplog.text
+    assert [record.epoch for record in history.records] == [1, 2, 3, 4]
+    rates = [record.learning_rate for record in history.records]
+    assert rates[2] == rates[3] == pytest.approx(rates[0] / 2)
+    assert all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+
+
+def test_a_loss_that_never_becomes_finite_ends_the_run_with_advice(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path
+) -> None:
+    loaders = open_loaders(few_images)
+    poisoned = Poison(loaders.train, epoch=1)
+    poisoned.left = 99
+    with pytest.raises(ToolkitError, match=r"not finite, 6 times now; .*--learning-rate"):
+        train(
+            Darknet.from_cfg(tiny_cfg),
+            loaders._replace(train=poisoned),  # type: ignore[arg-type]
+            OPTIONS,
+            tmp_path,
+            observer=Witness(),
+        )
+    assert read_checkpoint(tmp_path / LAST).training["epoch"] == 1
+
+
+def test_the_checkpoint_before_the_last_is_kept(tiny_cfg: Path, few_images: Path, tmp_path: Path) -> None:
+    run(tiny_cfg, few_images, tmp_path, Witness(), epochs=3)
+    epochs = [read_checkpoint(tmp_path / name).training["epoch"] for name in (PREVIOUS, LAST)]
+    assert epochs == [2, 3]
+
+
+def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third epoch's checkpoint breaks off half-way, as torch's writer does on a full disk."""
+    whole = torch.save
+    calls = []
+
+    def break_off(content: dict[str, object], path: Path) -> None:
+        if "trainer" in content["training"]:  # type: ignore[operator]
+            calls.append(path)
+        if len(calls) == 3:
+            Path(path).write_bytes(b"half")
+            raise RuntimeError("PytorchStreamWriter failed writing file data/5: file write failed")
+        whole(content, path)
+
+    monkeypatch.setattr(torch, "save", break_off)
+    with pytest.raises(ToolkitError, match=r"last.pt: cannot be written .*free some space"):
+        run(tiny_cfg, few_images, tmp_path, Witness())
+    assert read_checkpoint(tmp_path / LAST).training["epoch"] == 2
+    assert not list(tmp_path.glob(".*part*"))
 
 
 def test_the_history_file_has_a_line_for_every_epoch(
@@ -130,7 +215,12 @@ def test_the_penalty_shrinks_gammas(tiny_cfg: Path, few_images: Path, tmp_path: 
         penalty = gamma_penalty(model, s, 1)
         loaders = open_loaders(few_images)
         history = train(
-            model, loaders, replace(OPTIONS, epochs=2), tmp_path / str(s), observer=Witness(), penalty=penalty
+            model,
+            loaders,
+            replace(OPTIONS, epochs=2, gamma_reach=0.9),
+            tmp_path / str(s),
+            observer=Witness(),
+            extras=Extras(penalty),
         )
         ends[s] = history.records[-1].gamma_50
     assert ends[1.0] < ends[0.0] - 0.001
@@ -162,5 +252,12 @@ def test_a_checkpoint_without_a_run_cannot_be_resumed(
 
 
 def test_options_survive_a_checkpoint() -> None:
-    options = replace(OPTIONS, epochs=7, losses=replace(OPTIONS.losses, box=3.0), image_size=(96, 64))
+    options = replace(
+        OPTIONS,
+        epochs=7,
+        box_weight=3.0,
+        augment=Augment(mosaic=0.5),
+        s_schedule=("local",),
+        image_size=(96, 64),
+    )
     assert TrainingOptions.from_mapping(options.to_mapping()) == options

@@ -57,7 +57,7 @@ def test_every_kind_of_mistake_costs_something(channel: int) -> None:
 
 def test_box_and_class_gradients_live_in_positive_cells_only() -> None:
     heads = random_heads()
-    weights = LossWeights(objectness=0.0, iou_threshold=0.3)
+    weights = LossWeights(objectness_weight=0.0, iou_threshold=0.3)
     yolo_loss(heads, TARGETS, SPECS, weights).total.backward()
     for head, found in zip(heads, assign_targets(TARGETS, SPECS, GRIDS, 0.3), strict=True):
         touched = (head.grad != 0).any(dim=-1)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.test_trainer import OPTIONS, SPEC, make_batches, make_model
+from tests.training.test_trainer import OPTIONS, SPEC, FakeBatch, TinyDetector, make_model
 from utils.pruning.sparsity import GammaPenalty
+from utils.training.options import TrainingOptions
 from utils.training.processes import Processes, gradient_sync, joined, local_device
 from utils.training.trainer import Trainer
 
@@ -35,28 +36,64 @@ def test_each_process_takes_its_own_cuda_device(monkeypatch: pytest.MonkeyPatch)
 
 
 PROGRAM = """
+import sys
 import torch
 from torch import nn
 from utils.pruning.sparsity import GammaPenalty
+from utils.training.options import TrainingOptions
 from utils.training.processes import joined
 from utils.training.trainer import Trainer
-from tests.training.test_trainer import OPTIONS, SPEC, TinyDetector, make_batches
+from tests.training.test_processes import frozen_model, part_of, options
+from tests.training.test_trainer import SPEC
 
-torch.manual_seed(0)
-model = TinyDetector()
 device = torch.device("cpu")
 with joined(device) as processes:
-    penalty = GammaPenalty({"norm": model.norm}, s=0.25)
-    trainer = Trainer(model, (SPEC,), OPTIONS, 1, penalty, processes=processes)
-    start = model.norm.weight.detach().clone()
-    trainer.train_epoch([make_batches(2)[processes.rank]], lambda *_: None)
+    model = frozen_model()
+    penalty = GammaPenalty({"norm": model.norm}, s=0.25, sparsifier=sys.argv[1])
+    trainer = Trainer(model, (SPEC,), options(4), 2, penalty, processes=processes)
+    for step in range(2):
+        trainer.train_epoch([part_of(step, processes.rank, 2)], lambda *_: None)
+    assert processes.any(processes.rank == 1, device)
+    assert not processes.any(False, device)
+    assert processes.merged({processes.rank: "x"}) == {0: "x", 1: "x"}
     if processes.is_first:
         torch.save({"model": model.state_dict(), "rate": trainer.rate}, "result.pt")
 """
 
 
-def test_two_processes_step_with_the_mean_gradient_and_one_penalty(tmp_path: Path, root: Path) -> None:
-    """The same as accumulating both batches in one process at the same rate."""
+def options(batch_size: int) -> TrainingOptions:
+    return replace(OPTIONS, batch_size=batch_size)
+
+
+class Frozen(nn.BatchNorm2d):
+    """Batch norm whose statistics never change; its gamma and beta learn."""
+
+    def train(self, mode: bool = True) -> "Frozen":
+        return super().train(False)
+
+
+def frozen_model() -> TinyDetector:
+    model = make_model()
+    model.norm = Frozen(4)
+    return model
+
+
+def part_of(step: int, rank: int, count: int) -> FakeBatch:
+    """A share of the 8 images of a step; all objects but one are in the first half."""
+    generator = torch.Generator().manual_seed(step)
+    images = torch.rand(8, 3, 32, 32, generator=generator)
+    targets = torch.rand(6, 6, generator=generator)
+    targets[:, 0] = torch.tensor([0, 1, 1, 2, 3, 6])
+    targets[:, 1] = targets[:, 1].round()
+    size = 8 // count
+    inside = (targets[:, 0] >= rank * size) & (targets[:, 0] < (rank + 1) * size)
+    mine = targets[inside] - torch.tensor([rank * size, 0, 0, 0, 0, 0])
+    return FakeBatch(images[rank * size : (rank + 1) * size], mine)
+
+
+@pytest.mark.parametrize("sparsifier", ["l1", "proximal"])
+def test_two_processes_of_four_images_are_one_of_eight(tmp_path: Path, root: Path, sparsifier: str) -> None:
+    """Two steps with batch norm frozen: the loss counts the objects of all, the penalty once."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -64,7 +101,7 @@ def test_two_processes_step_with_the_mean_gradient_and_one_penalty(tmp_path: Pat
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
+            [sys.executable, "-c", PROGRAM, sparsifier],
             cwd=tmp_path,
             env=os.environ | shared | address | {"RANK": str(rank)},
         )
@@ -73,10 +110,22 @@ def test_two_processes_step_with_the_mean_gradient_and_one_penalty(tmp_path: Pat
     assert [process.wait(timeout=60) for process in running] == [0, 0]
     found = torch.load(tmp_path / "result.pt", weights_only=True)
 
-    model = make_model()
-    penalty = GammaPenalty({"norm": model.norm}, s=0.25)
-    trainer = Trainer(model, (SPEC,), replace(OPTIONS, accumulate=2), 2, penalty)
+    model = frozen_model()
+    penalty = GammaPenalty({"norm": model.norm}, s=0.25, sparsifier=sparsifier)  # type: ignore[arg-type]
+    trainer = Trainer(model, (SPEC,), options(8), 2, penalty)
     assert found["rate"] == trainer.rate
-    trainer.train_epoch(make_batches(2), lambda *_: None)
+    for step in range(2):
+        trainer.train_epoch([part_of(step, 0, 1)], lambda *_: None)
+    start = frozen_model().state_dict()
     for name, parameter in model.named_parameters():
         assert torch.allclose(found["model"][name], parameter, atol=1e-5), name
+        assert not torch.allclose(start[name], parameter, atol=1e-4), name
+
+
+def test_a_model_on_several_gpus_keeps_its_gammas_when_batch_norm_is_shared() -> None:
+    """The converted norms hold the same parameters, so that penalty and optimizer still reach them."""
+    model = make_model()
+    gamma = model.norm.weight
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert converted.norm.weight is gamma
+    assert isinstance(converted.norm, nn.SyncBatchNorm)

@@ -26,9 +26,10 @@ from utils.commands.results import arguments, next_command, provenance, write_js
 from utils.errors import ToolkitError
 
 __all__ = [  # of project.py and results.py too: one import serves a command
-    "Need", "Parser", "Project", "add_common", "add_data", "add_image_size", "add_network", "arguments",
-    "fraction", "next_command", "non_negative_float", "non_negative_int", "positive_float", "positive_int",
-    "prepare", "provenance", "resolve", "run_main", "write_json",
+    "Need", "Parser", "Project", "add_common", "add_data", "add_image_size", "add_network",
+    "arguments", "fraction", "fraction_below_one", "next_command", "non_negative_float",
+    "non_negative_int", "positive_float", "positive_int", "prepare", "provenance", "resolve",
+    "run_main", "write_json",
 ]  # fmt: skip
 
 Number = TypeVar("Number", int, float)
@@ -84,6 +85,11 @@ def fraction(text: str) -> float:
     0.8
     """
     return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def fraction_below_one(text: str) -> float:
+    """A number from 0 to below 1, such as a momentum."""
+    return _number(text, float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
 
 def positive_float(text: str) -> float:
@@ -202,7 +208,7 @@ def run_main(main: Callable[[], object]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except ToolkitError as error:
-        _fail(f"error: {error}", 2)
+        _fail(f"{'error: ' if error.exit_code == ToolkitError.exit_code else ''}{error}", error.exit_code)
     except OSError as error:
         _fail(f"error: {error.filename or 'file system'}: {error.strerror or error}", 2)
 

@@ -110,6 +110,7 @@ def open_split(
     rect: bool = False,
     batch_size: int = 8,
     workers: int = 0,
+    distributed: bool = False,
 ) -> Loader:
     """The images of a split as `detector map` prepares them: stretched, unless the cfg has letter_box=1.
 
@@ -123,6 +124,7 @@ def open_split(
             network's stride where that is larger.
         batch_size: images in a batch.
         workers: processes that load.
+        distributed: give this process of several its share.
 
     Raises:
         ToolkitError: the network has other classes than the data set.
@@ -137,7 +139,7 @@ def open_split(
     cell = math.lcm(_CELL, model.network.size_step) if rect else None
     wanted = not rect and (letterbox or model.network.letterbox)
     dataset = DetectionDataset.from_split(data, split, image_size, letterbox=wanted, rectangles=cell)
-    return make_loader(dataset, batch_size, workers=workers)
+    return make_loader(dataset, batch_size, workers=workers, distributed=distributed)
 
 
 def evaluate_network(

@@ -1,31 +1,37 @@
-"""What decides a training run: what was typed, else what the cfg's [net] says, else the measured default."""
+"""What decides a training run: what was typed, else what the cfg says, else the measured default."""
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import MappingProxyType
+from typing import Any, Literal
 
 from utils.commands.arguments import (
+    Options,
     Parser,
     add_image_size,
     fraction,
+    fraction_below_one,
+    non_negative_float,
     non_negative_int,
     positive_float,
     positive_int,
 )
+from utils.commands.cfg_defaults import augment_of, cfg_defaults
 from utils.darknet.network import Network
 from utils.data.augment import Augment
-from utils.errors import CfgError
+from utils.detection.boxes import OVERLAP_KINDS
+from utils.pruning.sparsity import SPARSIFIERS
+from utils.pruning.strength import parse_schedules
+from utils.training.distillation import parse_kinds
+from utils.training.losses import LOSSES
 from utils.training.options import TrainingOptions
+from utils.training.precision import PRECISIONS
+from utils.training.schedule import SCHEDULES
 
-Number = TypeVar("Number", int, float)
-
-DEFAULT_EPOCHS, DEFAULT_BATCH = 100, 8
 PENALTY: float = 0.001
 CANDIDATES: Literal[0, 1] = 1
-# the rates in cfgs are meant for Darknet's loss, a sum over objects; this one is a mean
-SGD_RATE_FACTOR = 50.0
 
 
 @dataclass(frozen=True)
@@ -35,10 +41,9 @@ class Run:
     Attributes:
         cfg, data: files of the network and of the data set; cfg None where the first weights carried it.
         t_cfg, t_weights: files of the teacher; weights None without one, cfg None where they carry it.
+        report: of the pruning run that made the student, for feature distillation; None without.
         output: folder of the results.
-        s: weight of the sparsity penalty, 0 for none.
         prune, classic: which gammas are candidates, see `gamma_penalty`.
-        augment: whether training images are changed at random.
         is_demo: whether the files are the demo's.
         options: of the training loop.
     """
@@ -47,11 +52,10 @@ class Run:
     data: Path
     t_cfg: Path | None
     t_weights: Path | None
+    report: Path | None
     output: Path
-    s: float
     prune: Literal[0, 1]
     classic: bool
-    augment: bool
     is_demo: bool
     options: TrainingOptions
 
@@ -64,30 +68,84 @@ class Run:
         """Inverse of `to_mapping`."""
         paths = {
             key: None if mapping[key] is None else Path(mapping[key])
-            for key in ("cfg", "data", "t_cfg", "t_weights", "output")
+            for key in ("cfg", "data", "t_cfg", "t_weights", "report", "output")
         }
         return cls(**{**mapping, **paths, "options": TrainingOptions.from_mapping(mapping["options"])})
 
 
+def _several(kind: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:
+    def parse(text: str) -> tuple[float, ...]:
+        return tuple(kind(part) for part in text.split(",") if part.strip())
+
+    return parse
+
+
+def _sum_of(parse: Callable[[str], tuple[str, ...]]) -> Callable[[str], tuple[str, ...]]:
+    def checked(text: str) -> tuple[str, ...]:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return checked
+
+
+def _strength(text: str) -> float | str:
+    return text if text == "auto" else positive_float(text)
+
+
+# how each option is read: a function from text, or what may be chosen
+_READERS: Mapping[str, Any] = MappingProxyType(
+    {
+        "epochs": positive_int, "batch_size": positive_int, "accumulate": positive_int,
+        "optimizer": ("adamw", "sgd"), "learning_rate": positive_float, "gamma_reach": positive_float,
+        "momentum": fraction_below_one, "decay": fraction, "schedule": SCHEDULES, "steps": _several(fraction),
+        "scales": _several(positive_float), "cycle": fraction, "cycle_growth": positive_float,
+        "burn_in": non_negative_float, "burn_in_power": positive_float, "ema_epochs": non_negative_float,
+        "clip_norm": positive_float, "freeze": non_negative_int, "precision": PRECISIONS,
+        "loss": LOSSES, "box_weight": non_negative_float, "objectness_weight": non_negative_float,
+        "classes_weight": non_negative_float, "box_kind": OVERLAP_KINDS, "iou_threshold": fraction,
+        "neighbours": fraction, "balance": fraction, "iou_objectness": fraction, "label_smoothing": fraction,
+    }
+)  # fmt: skip
+_SPARSE: Mapping[str, Any] = MappingProxyType(
+    {
+        "sparsifier": SPARSIFIERS, "s_schedule": _sum_of(parse_schedules), "s_at": fraction,
+        "s_decay": fraction, "s_keep": fraction, "target_sparsity": fraction,
+    }
+)  # fmt: skip
+_CHANGES: Mapping[str, Any] = MappingProxyType(
+    {
+        "flip": fraction, "hue": fraction, "saturation": positive_float, "exposure": positive_float,
+        "scale": positive_float, "aspect": positive_float, "translate": fraction,
+        "rotate": non_negative_float, "shear": non_negative_float, "mosaic": fraction, "mixup": fraction,
+    }
+)  # fmt: skip
+_ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"learning_rate": ("--lr",), "burn_in": ("--warmup-epochs",)}
+)
+# what only means something with -sr
+SPARSE_OPTIONS = ("s", "prune", "classic", *_SPARSE)
+
+
 def add_training_options(parser: Parser) -> None:
     """Add the options of `TrainingOptions`; None stands for not given."""
-    group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=positive_int, help="(default: the cfg's max_epochs, else 100)")
-    group.add_argument("--batch-size", type=positive_int, help="images of a forward pass (default: 8)")
-    group.add_argument("--accumulate", type=positive_int, help="forward passes of a step (default: 1)")
+    group = parser.add_argument_group("training", "a default with a source in brackets comes from there")
+    known = {field.name: field for field in fields(TrainingOptions)}
     add_image_size(group)
-    group.add_argument("--optimizer", choices=["adamw", "sgd"], help="(default: adamw)")
-    rate = "for 64 images a step, scaled to the real number (default: the cfg's, for sgd 50 times that)"
-    group.add_argument("--learning-rate", "--lr", type=positive_float, metavar="RATE", help=rate)
-    group.add_argument("--momentum", type=momentum, help="(default: the cfg's)")
-    group.add_argument("--decay", type=fraction, help="weight decay of convolutions (default: the cfg's)")
-    group.add_argument("--schedule", choices=["cosine", "steps"], help="of the rate (default: cosine)")
-    group.add_argument("--warmup-epochs", type=non_negative_int, metavar="N", help="(default: 2)")
-    group.add_argument(
-        "--ema-epochs", type=non_negative_int, metavar="N", help="of the weight average, 0: none (default: 1)"
-    )
-    group.add_argument("--no-amp", action="store_true", help="no half precision")
-    group.add_argument("--no-augment", action="store_true", help="train on the images as they are")
+    for name, reader in _READERS.items():
+        _add(group, known[name], reader)
+    group.add_argument("--no-amp", action="store_true", help="no half precision, as --precision fp32")
+    group.add_argument("--compile", dest="compiled", action="store_true", default=None, help="torch.compile")
+    images = parser.add_argument_group("training images")
+    changes = {field.name: field for field in fields(Augment)}
+    for name, reader in _CHANGES.items():
+        _add(images, changes[name], reader)
+    for name in ("multi_scale", "rectangular", "balanced"):
+        flag = "--" + name.replace("_", "-")
+        text = known[name].metadata["unit"]
+        images.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+    images.add_argument("--no-augment", action="store_true", help="train on the images as they are")
 
 
 def add_sparsity_options(parser: Parser) -> None:
@@ -95,21 +153,41 @@ def add_sparsity_options(parser: Parser) -> None:
     sparse = parser.add_argument_group("sparse training")
     sparse.add_argument("-sr", "--sparsity", action="store_true", help="push the candidates' gammas to zero")
     weight = (
-        "weight of the penalty; AdamW normalises its steps, so there s acts relative to the gradient's size "
-        f"(default: {PENALTY})"
+        "weight of the penalty, or auto: chosen from epoch to epoch to reach --target-sparsity. AdamW "
+        f"normalises its steps, so there s acts relative to the gradient's size (default: {PENALTY})"
     )
-    sparse.add_argument("--s", type=positive_float, help=weight)
+    sparse.add_argument("--s", type=_strength, help=weight)
     candidates = f"candidates: 0 no shortcuts, 1 all (default: {CANDIDATES})"
     sparse.add_argument("--prune", type=int, choices=[0, 1], help=candidates)
     sparse.add_argument("--classic", action="store_true", help="candidates of the published programs")
+    known = {field.name: field for field in fields(TrainingOptions)}
+    for name, reader in _SPARSE.items():
+        _add(sparse, known[name], reader)
 
 
-def momentum(text: str) -> float:
-    """A number from 0 to below 1."""
-    value = fraction(text)
-    if value == 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to below 1")
-    return value
+def add_distillation_options(parser: Parser) -> None:
+    """Add the teacher and how to learn from it."""
+    group = parser.add_argument_group("distillation")
+    group.add_argument("--t_cfg", type=Path, metavar="CFG", help="network of a teacher")
+    group.add_argument("--t_weights", type=Path, metavar="FILE", help="weights of the teacher")
+    kinds = "classic1, classic2, sigmoid, feature or a sum such as sigmoid+feature (default: classic2)"
+    group.add_argument("--distill", type=_sum_of(parse_kinds), metavar="KINDS", help=kinds)
+    report = "of the pruning run that made the student (default: the .json beside --weights)"
+    group.add_argument("--report", type=Path, metavar="JSON", help=report)
+
+
+def _add(group: Options, field: "Field[Any]", reader: Any) -> None:
+    """Add one option; its default and source are told, but filled in by `choose_options`."""
+    name, default = field.name, field.default
+    flags = ["--" + name.replace("_", "-"), *_ALIASES.get(name, ())]
+    default = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    source = field.metadata.get("source", "")
+    text = f"{field.metadata.get('unit', '')} (default: {default}{f'; {source}' * bool(source)})".strip()
+    if isinstance(reader, tuple):
+        group.add_argument(*flags, choices=reader, help=text.replace("%", "%%"))
+    else:
+        metavar = "N" if reader in (positive_int, non_negative_int) else "X"
+        group.add_argument(*flags, type=reader, metavar=metavar, help=text.replace("%", "%%"))
 
 
 def choose_options(
@@ -118,60 +196,41 @@ def choose_options(
     """The options of a run and, by name, their value and where it comes from.
 
     Raises:
-        CfgError: a value in [net] is none that the option of that name could have.
+        CfgError: a value in the cfg is none that the option of that name could have.
     """
-    rate = _net_value(network, "learning_rate", positive_float)
-    if rate is not None and args.optimizer == "sgd":
-        rate *= SGD_RATE_FACTOR
-    size = (network.height, network.width)
     given = {field.name: getattr(args, field.name, None) for field in fields(TrainingOptions)}
-    given |= {"image_size": args.img_size, "mixed_precision": False if args.no_amp else None}
-    of_cfg: Mapping[str, Any] = {
-        "epochs": _net_value(network, "max_epochs", positive_int),
-        "learning_rate": rate,
-        "momentum": _net_value(network, "momentum", momentum),
-        "decay": _net_value(network, "decay", fraction),
-        "image_size": size,
-    }
-    measured = TrainingOptions(DEFAULT_EPOCHS, DEFAULT_BATCH, 1, size)
-    origins: dict[str, str] = {}
+    given["image_size"] = args.img_size
+    if args.no_amp and given["precision"] is None:
+        given["precision"] = "fp32"
+    given["s"] = _weight(args)
+    given["s_auto"] = args.s == "auto"
+    # these are values, not choices that were typed
+    given["augment"] = None if args.no_augment else _augment(args, network)
+    of_cfg = cfg_defaults(network, args.optimizer, args.loss, {"epochs": args.epochs})
     values: dict[str, Any] = {}
-    for name in given:
-        found = ((given[name], "given"), (of_cfg.get(name), "cfg"), (getattr(measured, name), "default"))
-        values[name], origins[name] = next(pair for pair in found if pair[0] is not None)
+    origins: dict[str, str] = {}
+    for field in fields(TrainingOptions):
+        name = field.name
+        found = ((given[name], "given"), (of_cfg.get(name), "cfg"), (field.default, "default"))
+        values[name], origins[name] = next((pair for pair in found if pair[0] is not None), (None, "given"))
+    if not given["augment"]:
+        values["augment"] = None
     options = TrainingOptions(**values)
-    return options, {name: (value, origins[name]) for name, value in options.to_mapping().items()}
+    table: dict[str, tuple[object, str]] = {
+        name: (value, origins[name]) for name, value in options.to_mapping().items()
+    }
+    table["augment"] = (table["augment"][0], "given and cfg" if given["augment"] else "given")
+    return options, table
 
 
-def choose_augment(network: Network) -> Augment:
-    """How far training images are changed: [net] hue, saturation, exposure and the last head's jitter.
-
-    Darknet's jitter moves each side of the crop by up to this share; here it bounds zoom and aspect, and
-    half of it the shift.
-    """
-    changes = {key: _net_number(network, key) for key in ("hue", "saturation", "exposure")}
-    if network.heads:
-        head = network[network.heads[-1]]
-        jitter = _number(head.options, "jitter", network.place(network.heads[-1]))
-        if jitter is not None:
-            changes |= {"scale": 1 + jitter, "aspect": 1 + jitter, "translate": jitter / 2}
-    return Augment(**{key: value for key, value in changes.items() if value is not None})
+def _weight(args: argparse.Namespace) -> float:
+    if not args.sparsity:
+        return 0.0
+    return PENALTY if args.s in (None, "auto") else float(args.s)
 
 
-def _net_value(network: Network, key: str, kind: Callable[[str], Number]) -> Number | None:
-    """The value of a key in [net] as the option of that meaning reads it."""
-    try:
-        return kind(network.options[key]) if key in network.options else None
-    except argparse.ArgumentTypeError as error:
-        raise CfgError(f"{network.source}: [net] {key}: {error}; correct it") from None
-
-
-def _net_number(network: Network, key: str) -> float | None:
-    return _number(network.options, key, f"{network.source}: [net]")
-
-
-def _number(options: Mapping[str, str], key: str, place: str) -> float | None:
-    try:
-        return float(options[key]) if key in options else None
-    except ValueError:
-        raise CfgError(f"{place} {key}={options[key]} is not a number; correct it") from None
+def _augment(args: argparse.Namespace, network: Network) -> Augment:
+    """The changes of training images: typed, else of the cfg, else Augment's own."""
+    of_cfg = augment_of(network)
+    typed = {name: getattr(args, name) for name in _CHANGES if getattr(args, name) is not None}
+    return Augment(**{**of_cfg, **typed})

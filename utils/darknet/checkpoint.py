@@ -26,7 +26,7 @@ from utils.darknet.network import Network
 from utils.darknet.sections import Dropout, Section
 from utils.darknet.weights import Cutoff, read_header, read_weights, write_weights
 from utils.errors import WeightsError
-from utils.files import atomic_path, same_file, set_aside
+from utils.files import atomic_path, same_file, set_aside, told
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +109,9 @@ def save_checkpoint(path: Path, model: Darknet, training: Mapping[str, Any] | No
 
     Args:
         training: state to resume from: tensors, numbers, strings and containers of them only.
+
+    Raises:
+        ToolkitError: it cannot be written.
     """
     content = {
         "cfg": model.network.to_cfg(),
@@ -116,7 +119,7 @@ def save_checkpoint(path: Path, model: Darknet, training: Mapping[str, Any] | No
         "model": {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
         "training": dict(training or {}),
     }
-    with atomic_path(path) as temporary:
+    with told(path), atomic_path(path) as temporary:
         torch.save(content, temporary)
 
 

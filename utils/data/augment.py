@@ -4,7 +4,7 @@ Invariant: image and boxes go through the same affine map, and the result depend
 options and the random generator.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -17,27 +17,31 @@ LEAST_VISIBLE = 0.25
 LEAST_SIDE = 2.0
 
 
+def change(default: float, unit: str, source: str = "") -> float:
+    """A field with its unit and the source of its default."""
+    return field(default=default, metadata={"unit": unit, "source": source})  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True)
 class Augment:
     """How far training images are changed; 0 (or a factor of 1) switches a change off.
 
-    Attributes:
-        flip: probability of mirroring left and right.
-        hue: largest shift of the hue, as a share of the full circle (Darknet's `hue`).
-        saturation: largest factor on the saturation, or its inverse (Darknet's `saturation`).
-        exposure: largest factor on the brightness, or its inverse (Darknet's `exposure`).
-        scale: largest factor on the size of the picture, or its inverse.
-        aspect: largest factor between the two axes, or its inverse.
-        translate: largest shift, as a share of the input's size.
+    Each field's metadata says what it is.
     """
 
-    flip: float = 0.5
-    hue: float = 0.1
-    saturation: float = 1.5
-    exposure: float = 1.5
-    scale: float = 1.4
-    aspect: float = 1.2
-    translate: float = 0.15
+    flip: float = change(0.5, "probability of mirroring left and right")
+    hue: float = change(0.1, "largest shift of the hue, as a share of the full circle", "[net] hue")
+    saturation: float = change(1.5, "largest factor on the saturation, or its inverse", "[net] saturation")
+    exposure: float = change(1.5, "largest factor on the brightness, or its inverse", "[net] exposure")
+    scale: float = change(
+        1.4, "largest factor on the size of the picture, or its inverse", "1 + [yolo] jitter"
+    )
+    aspect: float = change(1.2, "largest factor between the two axes, or its inverse", "1 + [yolo] jitter")
+    translate: float = change(0.15, "largest shift, as a share of the input", "[yolo] jitter / 2")
+    rotate: float = change(0.0, "largest rotation, degrees", "off, as in Darknet's detectors")
+    shear: float = change(0.0, "largest shear, degrees", "off, as in Darknet's detectors")
+    mosaic: float = change(0.0, "probability of a mosaic of four images", "half with [net] mosaic=1")
+    mixup: float = change(0.0, "probability of a mixture of two images", "half with [net] mixup=1")
 
     def __call__(
         self,
@@ -60,14 +64,14 @@ class Augment:
             The changed image (H, W, 3), and the labels (m, 5) of what remains visible of the objects, clipped
             to the input, as fractions of it.
         """
-        matrix = self._random_map(image.shape[0], image.shape[1], size, letterbox, rng)
-        warped = _warp(image, matrix, size)
-        return self._recolour(warped, rng), move_labels(labels, matrix, image.shape[:2], size)
+        matrix = self.random_map(image.shape[0], image.shape[1], size, letterbox, rng)
+        warped = warp(image, matrix, size)
+        return self.recolour(warped, rng), move_labels(labels, matrix, image.shape[:2], size)
 
-    def _random_map(
+    def random_map(
         self, height: int, width: int, size: tuple[int, int], letterbox: bool, rng: np.random.Generator
     ) -> NDArray[np.float64]:
-        """(2, 3): x' = m[0, 0] x + m[0, 2] and y' = m[1, 1] y + m[1, 2], original to input pixels."""
+        """(2, 3): x' = m[0, 0] x + m[0, 1] y + m[0, 2], likewise y', from original to input pixels."""
         placement = place(height, width, size, letterbox)
         zoom, stretch = _factor(rng, self.scale), _factor(rng, self.aspect) ** 0.5
         zoom_x, zoom_y = zoom * stretch, zoom / stretch
@@ -78,9 +82,23 @@ class Augment:
         top = (placement.offset_y - size[0] / 2) * zoom_y + (0.5 + shift_y) * size[0]
         if rng.random() < self.flip:
             scale_x, left = -scale_x, size[1] - left
-        return np.array([[scale_x, 0.0, left], [0.0, scale_y, top]])
+        matrix = np.array([[scale_x, 0.0, left], [0.0, scale_y, top]])
+        return self._turned(matrix, size, rng) if self.rotate or self.shear else matrix
 
-    def _recolour(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    def _turned(
+        self, matrix: NDArray[np.float64], size: tuple[int, int], rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """The map with a random rotation and shear about the centre of the input behind it."""
+        angle = np.radians(rng.uniform(-self.rotate, self.rotate))
+        slant = np.tan(np.radians(rng.uniform(-self.shear, self.shear)))
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        turn = turn @ np.array([[1.0, slant], [0.0, 1.0]])
+        centre = np.array(size[::-1]) / 2
+        turned = turn @ matrix
+        turned[:, 2] += centre - turn @ centre
+        return turned
+
+    def recolour(self, image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
         """Shift the hue, scale saturation and brightness (distort_image, image.c) by tables."""
         shift = rng.uniform(-self.hue, self.hue)
         factors = _factor(rng, self.saturation), _factor(rng, self.exposure)
@@ -102,9 +120,10 @@ def move_labels(
     original: tuple[int, int],
     size: tuple[int, int],
 ) -> NDArray[np.float32]:
-    """Take labels through an axis-parallel map from pixels of the original to pixels of the input.
+    """Take labels through a map from pixels of the original to pixels of the input.
 
-    Boxes are clipped to the input; those of which too little remains are dropped.
+    A box becomes the one around its four corners, clipped to the input; one of which too little remains is
+    dropped.
 
     Args:
         labels: (n, 5) class and xywh as fractions of the original.
@@ -117,9 +136,8 @@ def move_labels(
     """
     if not len(labels):
         return labels
-    axes = np.diag(matrix[:, :2])
-    centre = labels[:, 1:3] * original[::-1] * axes + matrix[:, 2]
-    half = labels[:, 3:5] * original[::-1] * np.abs(axes) / 2
+    centre = (labels[:, 1:3] * original[::-1]) @ matrix[:, :2].T + matrix[:, 2]
+    half = (labels[:, 3:5] * original[::-1] / 2) @ np.abs(matrix[:, :2]).T
     extent = np.array(size[::-1])
     low, high = np.clip(centre - half, 0, extent), np.clip(centre + half, 0, extent)
     sides = high - low
@@ -129,10 +147,11 @@ def move_labels(
     return np.concatenate((labels[:, :1], xywh), axis=1)[kept].astype(np.float32)
 
 
-def _warp(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
+def warp(image: NDArray[np.uint8], matrix: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """The image (h, w, 3) through a map as in `move_labels` into a picture of `size` (H, W), grey outside."""
     centred = matrix.copy()
     # the map is one of pixel edges, OpenCV's is one of pixel centres
-    centred[:, 2] += np.diag(matrix[:, :2]) * 0.5 - 0.5
+    centred[:, 2] += matrix[:, :2].sum(axis=1) * 0.5 - 0.5
     grey = (GREY, GREY, GREY)
     return np.asarray(
         cv2.warpAffine(image, centred, size[::-1], flags=cv2.INTER_LINEAR, borderValue=grey), np.uint8

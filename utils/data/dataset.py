@@ -8,9 +8,11 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,10 +20,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from utils.data.augment import Augment
+from utils.data.cache import DiskCache
 from utils.data.images import Placement, place, read_image, resize_exactly
 from utils.data.index import LabelIndex, read_index
 from utils.data.labels import label_path
 from utils.data.listing import DataFile, ImageList
+from utils.data.mosaic import Picture, compose
 from utils.data.rectangles import fit
 from utils.errors import DatasetError
 
@@ -32,11 +36,17 @@ CACHE_BYTES = 1 << 30
 
 
 class SampleKey(NamedTuple):
-    """What decides an item: its number, and the epoch and seed that decide its random changes."""
+    """What decides an item: its number, and the epoch and seed that decide its random changes.
+
+    `size` is the height and width of its input, None for the dataset's. `letterbox` keeps its aspect even
+    where the dataset stretches: an input that was made for the image's aspect is not to be stretched into.
+    """
 
     number: int
     epoch: int = 0
     seed: int = 0
+    size: tuple[int, int] | None = None
+    letterbox: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,7 @@ class DetectionDataset(Dataset[Sample | str]):
         rectangles: int | None = None,
         augment: Augment | None = None,
         cache: str | None = None,
+        cache_dir: Path | None = None,
     ) -> None:
         """Read all labels; malformed lines are logged.
 
@@ -94,7 +105,8 @@ class DetectionDataset(Dataset[Sample | str]):
             rectangles: bring each image to a shape of its own inside `image_size`, sides multiples of this.
             augment: random changes for training; None for Darknet's exact preprocessing.
             cache: "ram" keeps decoded images in memory, as many as fit in CACHE_BYTES; worker processes that
-                are forked share them, spawned ones get a copy each.
+                are forked share them, spawned ones get a copy each. "disk" keeps them in a `DiskCache`.
+            cache_dir: folder of the "disk" cache; None: `default_folder`.
         """
         self.images = tuple(images)
         self.classes = classes
@@ -106,6 +118,11 @@ class DetectionDataset(Dataset[Sample | str]):
         self.missing = len(images.problems) if isinstance(images, ImageList) else 0
         self._places = _places(images)
         self._decoded = _decode_all(self.images) if cache == "ram" else {}
+        self._read = read_image
+        if cache == "disk":
+            kept = DiskCache(cache_dir)
+            logger.info("decoded images are kept in %s (%.1f GB so far)", kept.folder, kept.size() / 1e9)
+            self._read = kept.read
         for problem in self.index.problems:
             logger.warning("%s; line skipped", problem)
 
@@ -120,6 +137,7 @@ class DetectionDataset(Dataset[Sample | str]):
         rectangles: int | None = None,
         augment: Augment | None = None,
         cache: str | None = None,
+        cache_dir: Path | None = None,
     ) -> "DetectionDataset":
         """The "train", "valid" or "test" images of a `.data` file; arguments as for the class.
 
@@ -135,6 +153,7 @@ class DetectionDataset(Dataset[Sample | str]):
             rectangles=rectangles,
             augment=augment,
             cache=cache,
+            cache_dir=cache_dir,
         )
         if dataset.index.without_file == len(images):
             raise DatasetError(
@@ -149,24 +168,41 @@ class DetectionDataset(Dataset[Sample | str]):
     def __getitem__(self, key: SampleKey | int) -> Sample | str:
         """The sample of a key (a number: epoch and seed 0), or why there is none: "file:line: fact"."""
         key = SampleKey(key) if isinstance(key, int) else key
-        path = self.images[key.number]
+        path, size = self.images[key.number], key.size or self.image_size
         try:
-            image = self._decoded[key.number] if key.number in self._decoded else read_image(path)
+            image = self._image(key.number)
         except DatasetError as error:
             return f"{self._places[key.number]}{error}"
         labels, original = self.index.labels[key.number], (image.shape[0], image.shape[1])
-        placement = place(*original, self.image_size, self.letterbox)
+        letterbox = self.letterbox or key.letterbox
+        placement = place(*original, size, letterbox)
         if self.augment is not None:
             rng = np.random.default_rng([key.seed, key.epoch, key.number])
-            changed, labels = self.augment(image, labels, self.image_size, self.letterbox, rng)
+            draw = partial(self._partner, rng)
+            changed, labels = compose(self.augment, Picture(image, labels), draw, size, letterbox, rng)
             pixels = torch.from_numpy(changed).permute(2, 0, 1)
         elif self.rectangles is not None:
             pixels, placement = fit(image, self.image_size, self.rectangles)
             labels = place_labels(labels, original, (pixels.shape[1], pixels.shape[2]), placement)
         else:
-            pixels = resize_exactly(image, self.image_size, self.letterbox)
-            labels = place_labels(labels, original, self.image_size, placement)
+            pixels = resize_exactly(image, size, letterbox)
+            labels = place_labels(labels, original, size, placement)
         return Sample(key.number, pixels, labels, path, original, placement)
+
+    def aspects(self) -> NDArray[np.float64]:
+        """(images,) height over width of each, 1 for one that cannot be read; reads every image once."""
+        with ThreadPoolExecutor(max_workers=4) as pool:
+            return np.array(list(pool.map(_aspect, self.images)))
+
+    def _image(self, number: int) -> NDArray[np.uint8]:
+        return self._decoded[number] if number in self._decoded else self._read(self.images[number])
+
+    def _partner(self, rng: np.random.Generator) -> Picture | None:
+        number = int(rng.integers(len(self.images)))
+        try:
+            return Picture(self._image(number), self.index.labels[number])
+        except DatasetError:  # told when its own turn comes
+            return None
 
 
 def place_labels(
@@ -203,6 +239,15 @@ def _decode_all(images: Sequence[Path]) -> dict[int, NDArray[np.uint8]]:
                 break
             decoded[number] = image
     return decoded
+
+
+def _aspect(path: Path) -> float:
+    # an eighth of the pixels is enough for the aspect, and quick
+    try:
+        small = cv2.imread(str(path), cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # too many pixels; told when its turn comes
+        return 1.0
+    return 1.0 if small is None else small.shape[0] / small.shape[1]
 
 
 def _read_or_none(path: Path) -> NDArray[np.uint8] | None:

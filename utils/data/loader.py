@@ -4,10 +4,11 @@ Invariant: the batches of an epoch depend on the dataset, the seed and the epoch
 number of workers, after resuming, and whichever way processes are started.
 """
 
+import itertools
 import logging
 import math
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,13 @@ from typing import Any
 import cv2
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
-from utils.data.dataset import DetectionDataset, Sample, SampleKey
+from utils.data.dataset import DetectionDataset, Sample
 from utils.data.images import Placement
+from utils.data.sampling import SEEDS, EpochBatches, EpochSampler, MultiScale, repeat_factors
 
 logger = logging.getLogger(__name__)
-
-SEEDS = 2**63  # torch's generators take no larger seed
 
 
 @dataclass(frozen=True)
@@ -71,31 +71,6 @@ class Batch:
             )
 
 
-class EpochSampler(Sampler[SampleKey]):
-    """The keys of one epoch, shuffled by (seed, epoch) and shared out among processes.
-
-    Each pass counts the epoch up by one; `set_epoch` says where to go on.
-    """
-
-    def __init__(self, length: int, shuffle: bool, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.length, self.shuffle, self.seed = length, shuffle, seed
-        self.rank, self.world = rank, world
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return math.ceil(self.length / self.world)
-
-    def __iter__(self) -> Iterator[SampleKey]:
-        epoch, self.epoch = self.epoch, self.epoch + 1
-        order = list(range(self.length))
-        if self.shuffle:
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % SEEDS)
-            order = torch.randperm(self.length, generator=generator).tolist()
-        # every process gets equally many, or the others would wait for it for ever
-        order += order[: len(self) * self.world - self.length]
-        return (SampleKey(number, epoch, self.seed) for number in order[self.rank :: self.world])
-
-
 class Loader:
     """Iterate over the batches of a dataset, once for each epoch.
 
@@ -106,7 +81,11 @@ class Loader:
     """
 
     def __init__(
-        self, dataset: DetectionDataset, batches: "DataLoader[Any]", sampler: EpochSampler, batch_size: int
+        self,
+        dataset: DetectionDataset,
+        batches: "DataLoader[Any]",
+        sampler: EpochSampler | EpochBatches,
+        batch_size: int,
     ) -> None:
         """Put the parts together; `batches` yields single samples where the dataset has rectangles."""
         self.dataset = dataset
@@ -114,6 +93,7 @@ class Loader:
         self.problems: dict[str, None] = {}
         self._batches = batches
         self._sampler = sampler
+        self._skip = 0
 
     def __len__(self) -> int:
         """Number of batches in an epoch; with rectangles at most, since shapes are known when read."""
@@ -128,11 +108,18 @@ class Loader:
     def _collated(self) -> Iterable[Batch]:
         if self.dataset.rectangles is None:
             return self._batches
-        return by_shape(self._batches, self.batch_size)
+        skip, self._skip = self._skip, 0
+        return itertools.islice(by_shape(self._batches, self.batch_size), skip, None)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Make the next pass the one of this epoch; without it each pass is the next epoch."""
-        self._sampler.epoch = epoch
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Make the next pass the one of this epoch, without its first `skip` batches.
+
+        Without this call each pass is the next epoch. With rectangles the skipped images are read all the
+        same: only their shapes tell which batches they make.
+        """
+        whole = self.dataset.rectangles is not None
+        self._sampler.epoch, self._sampler.skip = epoch, 0 if whole else skip
+        self._skip = skip if whole else 0
 
     def _report(self, problems: Sequence[str]) -> None:
         for problem in problems:
@@ -151,6 +138,9 @@ def make_loader(
     drop_last: bool = False,
     pin: bool = False,
     distributed: bool = False,
+    multi_scale: MultiScale | None = None,
+    aspects: int | None = None,
+    class_balanced: bool = False,
 ) -> Loader:
     """Put a dataset behind worker processes.
 
@@ -163,27 +153,46 @@ def make_loader(
         drop_last: leave out a last batch that is not full.
         pin: page-locked memory, for copies to a GPU.
         distributed: give this process of torch.distributed its share.
+        multi_scale: how the input size changes from batch to batch.
+        aspects: give each batch images of nearly one aspect, and an input of that aspect in multiples of so
+            many pixels.
+        class_balanced: draw images with rare classes more often, see `repeat_factors`.
     """
     rank, world = 0, 1
     if distributed:
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    sampler = EpochSampler(len(dataset), shuffle, seed, rank, world)
-    one_shape = dataset.rectangles is None
-    collate_fn: Callable[[Any], Any] = collate if one_shape else _as_it_is
-    batches: DataLoader[Any] = DataLoader(
+    repeats = repeat_factors(dataset.index.labels, dataset.classes) if class_balanced else None
+    keys = EpochSampler(len(dataset), shuffle, seed, rank, world, repeats)
+    sampler: EpochSampler | EpochBatches = keys
+    options: dict[str, Any] = {"batch_size": None, "sampler": keys, "collate_fn": _as_it_is}
+    if dataset.rectangles is None:
+        sampler = EpochBatches(
+            keys,
+            batch_size,
+            dataset.image_size,
+            drop_last=drop_last and len(keys) >= batch_size,
+            multi_scale=multi_scale,
+            aspects=dataset.aspects() if aspects else None,
+            step=aspects or 1,
+        )
+        options = {"batch_sampler": sampler, "collate_fn": collate}
+    return Loader(dataset, _behind_workers(dataset, workers, pin, seed, **options), sampler, batch_size)
+
+
+def _behind_workers(
+    dataset: DetectionDataset, workers: int, pin: bool, seed: int, **options: Any
+) -> "DataLoader[Any]":
+    return DataLoader(
         dataset,
-        batch_size if one_shape else None,
-        sampler=sampler,
         num_workers=workers,
-        collate_fn=collate_fn,
         pin_memory=pin,
-        drop_last=drop_last and one_shape and len(sampler) >= batch_size,
         worker_init_fn=_start_worker,
         # of its own, so that loading does not move torch's global random state
         generator=torch.Generator().manual_seed(seed % SEEDS),
         persistent_workers=workers > 0,
+        prefetch_factor=4 if workers else None,
+        **options,
     )
-    return Loader(dataset, batches, sampler, batch_size)
 
 
 def by_shape(samples: Iterable[Sample | str], batch_size: int) -> Iterator[Batch]:

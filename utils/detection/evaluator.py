@@ -103,6 +103,7 @@ def evaluate(
     overlap: float = 0.45,
     progress: Callable[[int], object] | None = None,
     parts: int = 1,
+    merge: Callable[[dict[int, "ImageResult"]], dict[int, "ImageResult"]] = dict,
 ) -> Evaluation:
     """Run a detector over a data set and compare its boxes with the labels.
 
@@ -116,6 +117,7 @@ def evaluate(
         overlap: see `suppress`.
         progress: called after each batch, or part of one, with its number of images.
         parts: how many parts of a batch are computed at once, by a thread each; `predict` must stand that.
+        merge: from the results of this process to those of all, by the images' numbers.
 
     Raises:
         DatasetError: no image could be read.
@@ -131,6 +133,7 @@ def evaluate(
         results |= part
         if progress is not None:
             progress(len(part))
+    results = merge(results)
     seconds = time.perf_counter() - start
     if not results:
         raise DatasetError("no image of the data set could be read; see the warnings above")

@@ -17,7 +17,7 @@ def gamma_scores(subject: Subject) -> LayerScores:
     scores: dict[str, NDArray[np.float32]] = {}
     for name, layer in subject.graph.layers.items():
         norm = modules[layer.norm] if layer.norm is not None else None
-        if isinstance(norm, nn.BatchNorm2d):
+        if isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)):
             scores[name] = norm.weight.detach().abs().float().cpu().numpy()
     return scores
 

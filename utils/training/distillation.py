@@ -1,27 +1,40 @@
-"""A larger network's opinion as a second teacher beside the labels.
+"""A larger network's opinion as a second teacher beside the labels. Both networks must have the same heads.
 
-"classic2" is the published "Distillation 2": classes by a softened KL divergence, boxes only where the
-student is worse than the teacher, so that it may become better than it. Both networks must have the same
-heads.
-Invariant: a student equal to its teacher gets no class loss, and one nearer to every truth no box loss.
+    classic1  the published "Distillation 1": softened KL divergence over all raw outputs
+    classic2  the published "Distillation 2": the same over objectness and classes, boxes only where the
+              student is worse than the teacher, so that it may become better than it
+    sigmoid   each output for what it is: binary KL divergence on objectness and, weighed by the teacher's
+              objectness, on classes; boxes towards the teacher's where that one is nearer to the truth
+              (the bounded regression of Chen et al., NeurIPS 2017, with an overlap for a distance)
+    feature   the maps before the heads, see `features`
+
+Invariant: a student equal to its teacher gets neither loss nor gradient, but for the box part of classic2,
+which has a floor of 0 only.
 """
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from utils.detection.boxes import box_overlap, xywh_to_xyxy
 from utils.detection.decode import HeadSpec, decode_boxes
 from utils.errors import ToolkitError
-from utils.training.losses import confidence_logits
-from utils.training.targets import assign_targets
+from utils.training.losses import confidence_logits, itself
+from utils.training.targets import HeadTargets, assign_targets
 
-DistillationKind = Literal["classic2"]
+DistillationKind = Literal["classic1", "classic2", "sigmoid", "feature"]
+KINDS: tuple[DistillationKind, ...] = get_args(DistillationKind)
+# of the published programs
 TEMPERATURE = 3.0
+RAW_WEIGHT = 0.001
 CLASS_WEIGHT = 0.0001
 BOX_WEIGHT = 0.001
+# of "sigmoid": those of the loss's own parts, since they are per object like them
+SIGMOID_BOX_WEIGHT = 1.0
+SIGMOID_WEIGHT = 0.2
 
 
 class Distillation(NamedTuple):
@@ -55,41 +68,145 @@ class Teacher:
             )
 
 
+def parse_kinds(text: str) -> tuple[DistillationKind, ...]:
+    """The kinds named in a sum.
+
+    >>> parse_kinds("sigmoid+feature")
+    ('sigmoid', 'feature')
+
+    Raises:
+        ValueError: a kind is unknown.
+    """
+    words = [word.strip() for word in text.split("+")]
+    kinds = tuple(kind for word in words for kind in KINDS if kind == word)
+    if len(kinds) != len(words):
+        raise ValueError(f"{text!r} is no sum of {', '.join(KINDS)}")
+    return kinds
+
+
 def distillation_loss(
     student: Sequence[Tensor],
     teacher: Sequence[Tensor],
     targets: Tensor,
     specs: Sequence[HeadSpec],
     iou_threshold: float,
-    kind: DistillationKind = "classic2",
+    kinds: Sequence[DistillationKind] = ("classic2",),
+    average: Callable[[Tensor], Tensor] = itself,
 ) -> Distillation:
-    """Distillation 2: sums over the batch, classes averaged over images.
+    """The sum of the kinds' losses on the heads ("feature" has none there).
 
     Args:
         student, teacher: raw heads (B, A, h, w, width) of the same images.
         targets: (M, 6) image index, class, x, y, w, h relative to the input.
         specs: the heads of both.
         iou_threshold: as in `targets.assign_targets`.
-        kind: "classic2".
-
-    Raises:
-        ValueError: another kind.
+        kinds: of KINDS.
+        average: as in `losses.yolo_loss`.
     """
-    if kind != "classic2":
-        raise ValueError(f"distillation {kind!r}: use 'classic2'")
     assigned = assign_targets(
         targets, specs, [(head.shape[2], head.shape[3]) for head in student], iou_threshold
     )
-    loss = student[0].new_zeros((), dtype=torch.float32)
-    farther = loss.new_zeros((), dtype=torch.long)
-    for mine, other, found, spec in zip(student, teacher, assigned, specs, strict=True):
-        mine, other = mine.float(), other.float()
-        divergence = _soft_divergence(confidence_logits(mine, spec), confidence_logits(other, spec))
-        distance = _squared_distance(mine, found.boxes, found.cells, spec)
-        worse = distance > _squared_distance(other, found.boxes, found.cells, spec)
-        loss = loss + CLASS_WEIGHT * divergence / len(mine) + BOX_WEIGHT * distance[worse].sum()
-        farther = farther + worse.sum()
-    return Distillation(loss, farther, sum(len(found.image) for found in assigned))
+    pairs = [
+        _Pair(mine.float(), other.float(), found, spec)
+        for mine, other, found, spec in zip(student, teacher, assigned, specs, strict=True)
+    ]
+    loss = torch.stack(
+        [_LOSSES[kind](pairs, average) for kind in kinds if kind != "feature"] or [_zero(pairs)]
+    )
+    farther = torch.stack([pair.worse().sum() for pair in pairs]).sum()
+    return Distillation(loss.sum(), farther, sum(len(found.image) for found in assigned))
+
+
+class _Pair(NamedTuple):
+    """One head of the student and of the teacher, and its positives."""
+
+    student: Tensor
+    teacher: Tensor
+    found: HeadTargets
+    spec: HeadSpec
+
+    def logits(self) -> tuple[Tensor, Tensor]:
+        """Objectness and classes (B, A, h, w, 1 + classes) of both."""
+        return confidence_logits(self.student, self.spec), confidence_logits(self.teacher, self.spec)
+
+    def boxes(self) -> tuple[Tensor, Tensor]:
+        """(n, 4) decoded boxes of both at the positives, xywh in pixels."""
+        return tuple(decode_boxes(head, self.spec)[self.found.cells] for head in self[:2])  # type: ignore[return-value]
+
+    def distances(self) -> tuple[Tensor, Tensor]:
+        """(n,) squared distance of both boxes to the truths, in cells."""
+        return tuple(  # type: ignore[return-value]
+            ((boxes - self.found.boxes) / self.spec.stride).square().sum(dim=1) for boxes in self.boxes()
+        )
+
+    def worse(self) -> Tensor:
+        """(n,) whether the student is farther from the truth than the teacher."""
+        mine, other = self.distances()
+        return mine > other
+
+
+def _classic1(pairs: Sequence[_Pair], _: Callable[[Tensor], Tensor]) -> Tensor:
+    """Divergence over the raw outputs of each anchor, summed over cells, per image."""
+    sums = [_soft_divergence(pair.student, pair.teacher) / len(pair.student) for pair in pairs]
+    return RAW_WEIGHT * torch.stack(sums).sum()
+
+
+def _classic2(pairs: Sequence[_Pair], _: Callable[[Tensor], Tensor]) -> Tensor:
+    """Divergence over objectness and classes per image, squared distances of the boxes that are worse."""
+    parts = []
+    for pair in pairs:
+        divergence = _soft_divergence(*pair.logits()) / len(pair.student)
+        parts.append(CLASS_WEIGHT * divergence + BOX_WEIGHT * pair.distances()[0][pair.worse()].sum())
+    return torch.stack(parts).sum()
+
+
+def _sigmoid(pairs: Sequence[_Pair], average: Callable[[Tensor], Tensor]) -> Tensor:
+    """Binary divergences over the teacher's objects, overlaps with the teacher's boxes over the positives."""
+    confidence, boxes, objects = [], [], []
+    for pair in pairs:
+        mine, other = pair.logits()
+        sure = other[..., 0].sigmoid()
+        objects.append(sure.sum())
+        classes = _class_divergence(mine[..., 1:], other[..., 1:], pair.spec)
+        confidence.append(_binary_divergence(mine[..., 0], other[..., 0]).sum() + (sure * classes).sum())
+        boxes.append(_bounded_boxes(pair))
+    positives = mine.new_tensor(sum(len(pair.found.image) for pair in pairs))
+    per_object = torch.stack(confidence).sum() / average(torch.stack(objects).sum()).clamp(min=1)
+    per_positive = torch.stack(boxes).sum() / average(positives).clamp(min=1)
+    return SIGMOID_WEIGHT * per_object + SIGMOID_BOX_WEIGHT * per_positive
+
+
+def _zero(pairs: Sequence[_Pair]) -> Tensor:
+    return pairs[0].student.new_zeros(())
+
+
+_LOSSES: dict[str, Callable[[Sequence[_Pair], Callable[[Tensor], Tensor]], Tensor]] = {
+    "classic1": _classic1,
+    "classic2": _classic2,
+    "sigmoid": _sigmoid,
+}
+
+
+def _bounded_boxes(pair: _Pair) -> Tensor:
+    """Sum of 1 - CIoU with the teacher's box over the positives where that one is nearer to the truth."""
+    mine, other = (xywh_to_xyxy(boxes) for boxes in pair.boxes())
+    truths = xywh_to_xyxy(pair.found.boxes.to(mine.dtype))
+    nearer = box_overlap(other, truths) > box_overlap(mine.detach(), truths)
+    return (1 - box_overlap(mine, other, "ciou"))[nearer].sum()
+
+
+def _class_divergence(student: Tensor, teacher: Tensor, spec: HeadSpec) -> Tensor:
+    """KL(teacher || student) of the class logits (..., classes) as their head reads them -> (...)."""
+    if spec.kind != "region":
+        return _binary_divergence(student, teacher).sum(dim=-1)
+    mine, other = functional.log_softmax(student, dim=-1), functional.log_softmax(teacher, dim=-1)
+    return functional.kl_div(mine, other, reduction="none", log_target=True).sum(dim=-1)
+
+
+def _binary_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || student) of coins given as logits: log p = l - softplus(l), log(1 - p) = -softplus(l)."""
+    apart = functional.softplus(student) - functional.softplus(teacher)
+    return teacher.sigmoid() * (teacher - student) + apart
 
 
 def _soft_divergence(student: Tensor, teacher: Tensor) -> Tensor:
@@ -97,11 +214,3 @@ def _soft_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     mine = functional.log_softmax(student.flatten(0, 3) / TEMPERATURE, dim=1)
     other = functional.log_softmax(teacher.flatten(0, 3) / TEMPERATURE, dim=1)
     return functional.kl_div(mine, other, reduction="sum", log_target=True) * TEMPERATURE**2
-
-
-def _squared_distance(
-    head: Tensor, truths: Tensor, cells: tuple[Tensor, Tensor, Tensor, Tensor], spec: HeadSpec
-) -> Tensor:
-    """(n,) squared distance of the predicted to the true xywh at the positives, in cells of the head."""
-    boxes = decode_boxes(head, spec)[cells]
-    return ((boxes - truths) / spec.stride).square().sum(dim=1)

@@ -19,22 +19,28 @@ logger = logging.getLogger(__name__)
 class Freezing:
     """The parameters of a network that wait: those that wait for ever lose `requires_grad` at once."""
 
-    def __init__(self, model: Darknet) -> None:
+    def __init__(self, model: Darknet, first: int = 0) -> None:
         """Read the network's cfg, see `utils.darknet.freezing`.
+
+        Args:
+            model: the network.
+            first: so many sections at its start never learn, as if `stopbackward=1` stood behind them.
 
         Raises:
             ToolkitError: nothing is left to learn.
         """
         self._waiting: list[tuple[int, nn.Parameter]] = []
-        starts = learns_from(model.network)
+        starts = tuple(
+            NEVER if index < first else start for index, start in enumerate(learns_from(model.network))
+        )
         for layer, start in zip(model.layers, starts, strict=True):
             for parameter in layer.parameters() if start else ():
                 self._waiting.append((start, parameter))
                 if start == NEVER:
                     parameter.requires_grad_(False)
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            fact = "stopbackward or its like leaves no section that learns"
-            raise ToolkitError(f"{model.network.source}: {fact}; remove the option for training")
+            fact = "--freeze, stopbackward or the like leaves no section that learns"
+            raise ToolkitError(f"{model.network.source}: {fact}; leave the option out for training")
         for start, count in sorted(Counter(starts).items()):
             if start:
                 until = "never learn" if start == NEVER else f"learn from step {start} on"

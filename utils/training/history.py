@@ -1,25 +1,32 @@
-"""What a training run did, epoch by epoch: a CSV for tables, a PNG for eyes.
+"""What a training run did, epoch by epoch: a CSV for tables, pictures in `plots`.
 
 Invariant: both files hold all epochs so far, also after a resume: they are written anew from the records.
 """
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from utils.files import atomic_path, write_text
+from utils.errors import ToolkitError
+from utils.files import write_text
+from utils.pruning.strength import RELATIVE_THRESHOLD
+from utils.training.plots import plot_gammas, plot_history
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SMALL_GAMMA = 0.01
-FILES = ("history.csv", "history.png")
+FILES = ("history.csv", "history.png", "gammas.png")
+# borders of the histogram of |gamma|, ten bins for each power of ten; what is outside counts at the ends
+GAMMA_BINS = tuple(10 ** (exponent / 10) for exponent in range(-40, 11))
 
 
-def gamma_statistics(gammas: Tensor) -> dict[str, float]:
+def gamma_statistics(gammas: Tensor) -> dict[str, Any]:
     """The gamma columns of `EpochRecord` for (n,) gammas; all 0 where there are none.
 
     >>> gamma_statistics(torch.tensor([0.0, -0.005, 1.0, 1.0]))["gamma_small"]
@@ -31,7 +38,12 @@ def gamma_statistics(gammas: Tensor) -> dict[str, float]:
         f"gamma_{round(100 * share):02d}": value for share, value in zip(QUANTILES, quantiles, strict=True)
     }
     small = (sizes < SMALL_GAMMA).double().mean().item() if gammas.numel() else 0.0
-    return {"gamma_small": small, **columns}
+    relative = sizes < RELATIVE_THRESHOLD * sizes.max()
+    relative_small = relative.double().mean().item() if gammas.numel() else 0.0
+    bins = torch.bucketize(sizes.clamp(GAMMA_BINS[0], GAMMA_BINS[-1]), sizes.new_tensor(GAMMA_BINS[1:-1]))
+    counts = torch.bincount(bins, minlength=len(GAMMA_BINS) - 1).tolist() if gammas.numel() else []
+    squeezed = {"gamma_small": small, "gamma_relative_small": relative_small}
+    return {**squeezed, **columns, "gamma_counts": tuple(counts)}
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,12 @@ class EpochRecord:
         gamma_05 .. gamma_95: quantiles of the candidates' |gamma|.
         learning_rate: at the epoch's last step.
         seconds: training and validation.
+        gamma_relative_small: share of the candidates' |gamma| below RELATIVE_THRESHOLD of the largest.
+        s: weight of the penalty in this epoch.
+        free_share: share of the channels that could be removed with no change of the masked outputs, see
+            `pruning.free`; NaN where it was not asked for.
+        images_per_second: of training alone, loading included.
+        gamma_counts: number of candidates in each bin of GAMMA_BINS; empty without candidates.
     """
 
     epoch: int
@@ -66,6 +84,11 @@ class EpochRecord:
     gamma_95: float
     learning_rate: float
     seconds: float
+    gamma_relative_small: float = 0.0
+    s: float = 0.0
+    free_share: float = math.nan
+    images_per_second: float = math.nan
+    gamma_counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,53 +109,35 @@ class History:
 
     def write(self, folder: Path) -> None:
         """Write FILES into `folder`."""
-        table, picture = (folder / name for name in FILES)
+        table, picture, gammas = (folder / name for name in FILES)
         write_text(table, self.to_csv())
-        plot_history(self.records, picture)
+        plot_history([asdict(record) for record in self.records], picture)
+        if any(record.gamma_counts for record in self.records):
+            plot_gammas([record.gamma_counts for record in self.records], GAMMA_BINS, gammas)
 
     def to_csv(self) -> str:
         """A header and one line for each epoch, six significant digits."""
         lines = io.StringIO()
         writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(column.name for column in fields(EpochRecord))
-        writer.writerows([f"{value:.6g}" for value in asdict(record).values()] for record in self.records)
+        names = [column.name for column in fields(EpochRecord) if column.name != "gamma_counts"]
+        writer.writerow(names)
+        writer.writerows([f"{getattr(record, name):.6g}" for name in names] for record in self.records)
         return lines.getvalue()
 
-    def to_list(self) -> list[dict[str, float]]:
+    def to_list(self) -> list[dict[str, Any]]:
         """Plain numbers, for a checkpoint."""
         return [asdict(record) for record in self.records]
 
     @classmethod
-    def from_list(cls, records: Sequence[dict[str, float]]) -> "History":
-        """Inverse of `to_list`."""
-        return cls(tuple(EpochRecord(**record) for record in records))  # type: ignore[arg-type]
+    def from_list(cls, records: Sequence[dict[str, Any]]) -> "History":
+        """Inverse of `to_list`.
 
-
-def plot_history(records: Sequence[EpochRecord], path: Path) -> None:
-    """Draw losses, mAP and gamma quantiles over the epochs into a PNG file."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    losses, accuracy, gammas = figure.subplots(1, 3)
-    epochs = [record.epoch for record in records]
-    for name in ("loss", "box", "objectness", "classes"):
-        losses.plot(epochs, [getattr(record, name) for record in records], label=name)
-    losses.set(title="training loss", xlabel="epoch", yscale="log")
-    losses.legend()
-    accuracy.plot(epochs, [record.map50 for record in records], color="tab:green")
-    accuracy.set(title="validation mAP@0.5", xlabel="epoch", ylim=(0, 1))
-    for low, high, shade in (("gamma_05", "gamma_95", 0.2), ("gamma_25", "gamma_75", 0.4)):
-        lower, upper = ([getattr(record, name) for record in records] for name in (low, high))
-        gammas.fill_between(
-            epochs, lower, upper, color="tab:blue", alpha=shade, label=f"{low[-2:]}-{high[-2:]} %"
-        )
-    gammas.plot(epochs, [record.gamma_50 for record in records], color="tab:blue", label="median")
-    gammas.plot(
-        epochs, [record.gamma_small for record in records], color="tab:red", label=f"share < {SMALL_GAMMA}"
-    )
-    gammas.set(title="|gamma| of the candidates", xlabel="epoch", ylim=(0, None))
-    gammas.legend()
-    for axis in (losses, accuracy, gammas):
-        axis.grid(alpha=0.3)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100)
+        Raises:
+            ToolkitError: they are of another version of this program.
+        """
+        try:
+            found = [{**record, "gamma_counts": tuple(record["gamma_counts"])} for record in records]
+            return cls(tuple(EpochRecord(**record) for record in found))
+        except (KeyError, TypeError):
+            fact = "its history is of another version of this program"
+            raise ToolkitError(f"checkpoint: {fact}; start anew with --weights") from None

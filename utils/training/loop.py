@@ -1,14 +1,18 @@
 """The training loop: epochs, validation, checkpoints.
 
-`last.pt` holds all that a resumed run needs, `best.pt` the network of the best epoch; both hold the average
-that was validated, not the raw weights. Invariant: a run that is killed and resumed ends as one that was
-not, since an epoch's randomness depends on the seed and the epoch's number alone.
+`last.pt` holds all that a resumed run needs, `previous.pt` the one before it, `best.pt` the network of the
+best epoch; all hold the average that was validated beside the raw weights. Invariant: a run that is killed
+at any moment and resumed ends bitwise as one that was not: an epoch's randomness depends on the seed and the
+epoch alone, and a checkpoint inside an epoch holds what the rest of the epoch depends on.
 """
 
+import logging
 import math
 import random
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -22,17 +26,24 @@ from utils.data.loader import Loader
 from utils.detection.decode import HeadSpec, decode_heads
 from utils.detection.evaluator import Evaluation, evaluate
 from utils.errors import ToolkitError
+from utils.files import keep_previous
 from utils.pruning.sparsity import GammaPenalty
-from utils.training.distillation import Teacher
 from utils.training.freezing import Freezing
 from utils.training.history import FILES as HISTORY_FILES
 from utils.training.history import EpochRecord, History, gamma_statistics
+from utils.training.interruption import InterruptedTrainingError, Interruption, listening
+from utils.training.memory import keep_freed_memory
+from utils.training.objective import Objective
 from utils.training.options import TrainingOptions
 from utils.training.processes import Processes
-from utils.training.trainer import Trainer
+from utils.training.trainer import NotFiniteError, Trainer
 
-LAST, BEST = "last.pt", "best.pt"
-OUTPUTS = (LAST, BEST, *HISTORY_FILES)
+logger = logging.getLogger(__name__)
+
+LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+OUTPUTS = (LAST, PREVIOUS, BEST, *HISTORY_FILES)
+# how often a run returns to its last good state, and what becomes of the learning rate then
+MOST_RETURNS, SLOWER = 5, 0.5
 
 
 class Loaders(NamedTuple):
@@ -46,14 +57,42 @@ class Loaders(NamedTuple):
 class Observer(Protocol):
     """Who wants to know how it goes; the commands draw bars and lines with it."""
 
-    def epoch_started(self, epoch: int) -> None:
-        """Epoch `epoch` (from 1) begins."""
+    def epoch_started(self, epoch: int, done: int) -> None:
+        """Epoch `epoch` (from 1) begins, or goes on behind its first `done` batches."""
 
     def batch_done(self, number: int, means: Mapping[str, float]) -> None:
         """Batch `number` (from 1) is done; the parts of the loss, averaged over the epoch so far."""
 
-    def epoch_done(self, record: EpochRecord, is_best: bool) -> None:
-        """The epoch is validated and its checkpoints are written."""
+    def epoch_done(self, record: EpochRecord, is_best: bool, model: Darknet, gammas: Tensor) -> None:
+        """The epoch is validated and its checkpoints are written.
+
+        Args:
+            record: its figures.
+            is_best: whether it has the highest mAP so far.
+            model: the network that was validated.
+            gammas: (n,) |gamma| of the candidates.
+        """
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What a run may have besides a network and images.
+
+    Attributes:
+        penalty: added once a step; its candidates' gammas go into the history.
+        objective: what is minimised; the modern loss of the options if None.
+        free_share: from the evaluated network to the share of channels that could go; for the history.
+        processes: where several train together.
+        context: plain values to keep in last.pt for whoever resumes.
+        save_seconds: a checkpoint is also written inside an epoch when the last one is older.
+    """
+
+    penalty: GammaPenalty | None = None
+    objective: Objective | None = None
+    free_share: Callable[[Darknet], float] | None = None
+    processes: Processes = field(default_factory=Processes)
+    context: Mapping[str, Any] = field(default_factory=dict)
+    save_seconds: float = 600.0
 
 
 def train(
@@ -63,13 +102,10 @@ def train(
     output: Path,
     *,
     observer: Observer,
-    penalty: GammaPenalty | None = None,
-    teacher: Teacher | None = None,
+    extras: Extras | None = None,
     resume: Checkpoint | None = None,
-    processes: Processes | None = None,
-    context: Mapping[str, Any] | None = None,
 ) -> History:
-    """Train `model` and leave last.pt, best.pt, history.csv and history.png in `output`.
+    """Train `model` and leave OUTPUTS in `output`.
 
     Args:
         model: the network, on its device; ends with the raw weights of the last step.
@@ -77,35 +113,25 @@ def train(
         options: the run's choices.
         output: folder of the results.
         observer: told of every batch and epoch.
-        penalty: added to the gradients once a step; its candidates' gammas go into the history.
-        teacher: a network to distil from.
+        extras: penalty, teacher and the like.
         resume: the checkpoint of this run to continue.
-        processes: where several train together.
-        context: plain values to keep in last.pt for whoever resumes.
 
     Raises:
-        ToolkitError: a loss is not finite, or the checkpoint is none of such a run.
+        InterruptedTrainingError: SIGINT or SIGTERM came; the state is saved.
+        ToolkitError: a loss is not finite again and again, or the checkpoint is none of such a run.
     """
-    processes = processes or Processes()
-    rest = (penalty, teacher, processes, Freezing(model))
+    extras = extras or Extras()
+    if next(model.parameters()).device.type == "cpu":
+        keep_freed_memory()
+    rest = (extras.penalty, extras.objective, extras.processes, Freezing(model, options.freeze))
     trainer = Trainer(model, model.head_specs, options, len(loaders.train), *rest)
-    history = _restored(trainer, resume) if resume else History()
-    if resume and processes.is_first:  # it may have been killed, or copied elsewhere, before all was written
-        _save(trainer, history, output, dict(context or {}))
-    for epoch in range(len(history.records), options.epochs):
-        started = time.perf_counter()
-        seed_epoch(options.seed, epoch)
-        loaders.train.set_epoch(epoch)
-        observer.epoch_started(epoch + 1)
-        means = trainer.train_epoch(loaders.train, observer.batch_done)
-        accuracy = _accuracy(trainer, loaders) if processes.is_first else math.nan
-        record = _record(epoch + 1, means, accuracy, trainer, time.perf_counter() - started)
-        history = history.extended(record)
-        if processes.is_first:  # the others only count
-            _save(trainer, history, output, dict(context or {}))
-            observer.epoch_done(record, history.best is record)
-        processes.barrier()
-    return history
+    run = _Run(trainer, loaders, output, observer, extras)
+    if resume:
+        run.restore(resume)
+    with listening() as interruption:
+        while len(run.history.records) < options.epochs:
+            run.epoch(interruption)
+    return run.history
 
 
 def seed_epoch(seed: int, epoch: int) -> None:
@@ -117,53 +143,148 @@ def seed_epoch(seed: int, epoch: int) -> None:
 
 
 def validate(
-    model: nn.Module, loader: Loader, specs: tuple[HeadSpec, ...], names: tuple[str, ...]
+    model: nn.Module,
+    loader: Loader,
+    specs: tuple[HeadSpec, ...],
+    names: tuple[str, ...],
+    processes: Processes | None = None,
 ) -> Evaluation:
-    """Evaluate a network in Darknet style and full precision, as evaluate.py will find it again."""
+    """Evaluate a network in Darknet style and full precision, as evaluate.py will find it again.
+
+    Where several processes train, each sees its share of the images, and all get the whole result.
+    """
     device = next(model.parameters()).device
 
     def predict(images: Tensor) -> Tensor:
         return decode_heads(model(images.to(device, memory_format=torch.channels_last)), specs)
 
     model.eval()
-    return evaluate(predict, loader, names, style="darknet", specs=specs)
+    merge = (processes or Processes()).merged
+    return evaluate(predict, loader, names, style="darknet", specs=specs, merge=merge)
 
 
-def _accuracy(trainer: Trainer[Darknet], loaders: Loaders) -> float:
-    if loaders.valid is None:
-        return math.nan
-    return validate(trainer.evaluated, loaders.valid, trainer.specs, loaders.names).map50
+class _Run:
+    """The state of a training between two steps, and how it is kept."""
 
+    def __init__(
+        self, trainer: Trainer[Darknet], loaders: Loaders, output: Path, observer: Observer, extras: Extras
+    ) -> None:
+        self.trainer, self.loaders, self.output = trainer, loaders, output
+        self.observer, self.extras, self.processes = observer, extras, extras.processes
+        self.history = History()
+        self._returns = 0
+        self._good: tuple[dict[str, Any], dict[str, Tensor]] | None = None
+        self._saved_at = time.monotonic()
 
-def _record(
-    epoch: int, means: Mapping[str, float], accuracy: float, trainer: Trainer[Darknet], seconds: float
-) -> EpochRecord:
-    rate = trainer.optimizer.param_groups[0]["lr"]
-    columns = {**means, **gamma_statistics(trainer.gammas())}
-    return EpochRecord(epoch=epoch, map50=accuracy, learning_rate=rate, seconds=seconds, **columns)
+    def epoch(self, interruption: Interruption) -> None:
+        """Train, validate and save one epoch, or what is left of it."""
+        trainer, number = self.trainer, len(self.history.records)
+        started, done = time.perf_counter(), trainer.done
+        if not done:
+            seed_epoch(trainer.options.seed, number)
+            if trainer.penalty:
+                trainer.penalty.start_epoch(number / trainer.options.epochs)
+            self._good = trainer.snapshot()
+        self.loaders.train.set_epoch(number, skip=done)
+        self.observer.epoch_started(number + 1, done)
+        try:
+            means = trainer.train_epoch(
+                self.loaders.train, self.observer.batch_done, lambda: self._after_step(interruption)
+            )
+        except NotFiniteError as error:
+            self._return_to_good(error)
+            return
+        seconds = time.perf_counter() - started
+        images = (len(self.loaders.train) - done) * self.loaders.train.batch_size * self.processes.count
+        self._finish(number, means, started, images / seconds)
 
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue where a checkpoint was written."""
+        if "trainer" not in checkpoint.training:
+            raise ToolkitError(
+                "--resume: this checkpoint holds no training state; name the last.pt of a run, or start anew "
+                "with --weights"
+            )
+        self.trainer.load_state_dict(checkpoint.training["trainer"], checkpoint.state)
+        self.history = History.from_list(checkpoint.training["history"])
+        self._returns = checkpoint.training["returns"]
+        if self.processes.is_first and self.history.records and not self.trainer.done:
+            # the run may have been killed, or copied elsewhere, before all was written
+            self._save(is_best=self.history.best is self.history.records[-1])
+            self.history.write(self.output)
 
-def _save(trainer: Trainer[Darknet], history: History, output: Path, context: dict[str, Any]) -> None:
-    """best.pt first: if the run is killed in between, the resumed run repeats the epoch and writes both."""
-    summary = {"epoch": history.records[-1].epoch, "map50": history.records[-1].map50}
-    if history.best is history.records[-1]:
-        save_checkpoint(output / BEST, trainer.evaluated, summary)
-    state = {
-        **summary,
-        "options": trainer.options.to_mapping(),
-        "history": history.to_list(),
-        "trainer": trainer.state_dict(),
-        "context": context,
-    }
-    save_checkpoint(output / LAST, trainer.evaluated, state)
-    history.write(output)
+    def _after_step(self, interruption: Interruption) -> None:
+        trainer = self.trainer
+        asked = self.processes.any(bool(interruption.signal), trainer.device)
+        old = time.monotonic() - self._saved_at > self.extras.save_seconds
+        if self.processes.is_first and (asked or old):
+            self._save(is_best=False)
+        if asked:
+            place = f"after step {trainer.step}, in epoch {len(self.history.records) + 1}"
+            raise InterruptedTrainingError(
+                f"interrupted {place}; saved, so go on with: --resume {self.output / LAST}",
+                interruption.signal or signal.SIGTERM,
+            )
 
-
-def _restored(trainer: Trainer[Darknet], checkpoint: Checkpoint) -> History:
-    if "trainer" not in checkpoint.training:
-        raise ToolkitError(
-            "--resume: this checkpoint holds no training state; name the last.pt of a run, or start anew "
-            "with --weights"
+    def _finish(self, number: int, means: Mapping[str, float], started: float, speed: float) -> None:
+        """Validate, note and save an epoch whose batches are all done."""
+        trainer, extras = self.trainer, self.extras
+        accuracy = self._accuracy()
+        asked = extras.free_share is not None and self.processes.is_first
+        free = extras.free_share(trainer.evaluated) if asked and extras.free_share else math.nan
+        gammas = trainer.gammas()
+        columns: dict[str, Any] = {**means, **gamma_statistics(gammas)}
+        record = EpochRecord(
+            epoch=number + 1,
+            map50=accuracy,
+            learning_rate=trainer.rate * trainer.schedule.factor(max(trainer.step - 1, 0)),
+            seconds=time.perf_counter() - started,
+            s=trainer.penalty.s if trainer.penalty else 0.0,
+            free_share=free,
+            images_per_second=speed,
+            **columns,
         )
-    trainer.load_state_dict(checkpoint.training["trainer"], checkpoint.state)
-    return History.from_list(checkpoint.training["history"])
+        self.history = self.history.extended(record)
+        is_best = self.history.best is record
+        if self.processes.is_first:  # the others only count
+            self._save(is_best)
+            self.history.write(self.output)
+            self.observer.epoch_done(record, is_best, trainer.evaluated, gammas)
+        self.processes.barrier()
+
+    def _accuracy(self) -> float:
+        trainer, loaders = self.trainer, self.loaders
+        if loaders.valid is None:
+            return math.nan
+        self.processes.align(trainer.evaluated)
+        specs, names = trainer.objective.specs, loaders.names
+        return validate(trainer.evaluated, loaders.valid, specs, names, self.processes).map50
+
+    def _return_to_good(self, error: NotFiniteError) -> None:
+        self._returns += 1
+        if self._good is None or self._returns > MOST_RETURNS:
+            remedy = "start again with a smaller --learning-rate, or in full precision (--precision fp32)"
+            raise ToolkitError(f"{error}, {self._returns} times now; {remedy}") from error
+        slower = self.trainer.rate * SLOWER
+        self.trainer.load_state_dict(*self._good)
+        self.trainer.rate = slower
+        number = len(self.history.records) + 1
+        logger.warning("%s; epoch %d starts again with the learning rate %.3g", error, number, slower)
+
+    def _save(self, is_best: bool) -> None:
+        """best.pt first: a run that is killed in between repeats the epoch and writes both."""
+        trainer, records = self.trainer, self.history.records
+        summary = {"epoch": len(records), "map50": records[-1].map50 if records else math.nan}
+        if is_best:
+            save_checkpoint(self.output / BEST, trainer.evaluated, summary)
+        state = {
+            **summary,
+            "options": trainer.options.to_mapping(),
+            "history": self.history.to_list(),
+            "returns": self._returns,
+            "trainer": trainer.state_dict(),
+            "context": dict(self.extras.context),
+        }
+        keep_previous(self.output / LAST, self.output / PREVIOUS)
+        save_checkpoint(self.output / LAST, trainer.evaluated, state)
+        self._saved_at = time.monotonic()

@@ -1,16 +1,17 @@
-"""The YOLOv3 loss: boxes by an IoU measure, objectness and classes by binary cross-entropy.
+"""The modern loss: boxes by an IoU measure, objectness and classes by binary cross-entropy.
 
     box         mean over positives of 1 - CIoU(prediction, truth)            (arXiv 1911.08287)
     objectness  sum over cells of BCE, cells that nearly hit a truth left out, per positive of the batch
     classes     mean over positives of the BCE summed over classes; of a softmax's cross-entropy for [region]
 
-All three are per positive, so their ratio depends neither on the input size nor on the number of heads.
+All three are per positive, so their ratio depends neither on the input size nor on the number of heads. Where
+several processes train, it is the positives of all of them that count.
 Invariant: a cell that is no positive of `assign_targets` sends no gradient into box or class logits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -20,12 +21,14 @@ from utils.detection.boxes import box_overlap, xywh_to_xyxy
 from utils.detection.decode import HeadSpec, decode_boxes
 from utils.training.targets import HeadTargets, assign_targets, ignored_cells
 
+LossKind = Literal["modern", "darknet"]
+LOSSES: tuple[LossKind, ...] = get_args(LossKind)
 # Only the deviations learn from this part, so it decides how much of the features they claim.
 UNCERTAINTY_WEIGHT = 0.1
 
 
 class Losses(NamedTuple):
-    """Scalars; `total` is the weighted sum that is minimised, the parts are unweighted."""
+    """Scalars; `total` is what is minimised, the parts are unweighted."""
 
     total: Tensor
     box: Tensor
@@ -38,23 +41,38 @@ class LossWeights:
     """How the parts are weighed and what counts as a positive.
 
     Attributes:
-        box, objectness, classes: factors of the parts. Their ratio matters, and their size against the
-            sparsity penalty: with these an s of 0.001 makes half of the gammas vanish and costs little.
+        box_weight, objectness_weight, classes_weight: factors of the parts. Their ratio matters, and their
+            size against the sparsity penalty.
         box_kind: overlap that the box part maximises, one of `boxes.OVERLAP_KINDS`.
-        iou_threshold: width-height IoU that makes an anchor a positive besides the best one.
+        iou_threshold, neighbours: what is a positive, see `assign_targets`.
+        balance: power of (mean cells of a head / its own cells) that weighs its objectness: with 0 every cell
+            counts alike, so the finest head most; with 1 every head does.
         iou_objectness: share of the IoU in a positive's objectness target, the rest is 1.
+        label_smoothing: share of a class target that is spread over all classes (arXiv 1512.00567).
     """
 
-    box: float = 1.0
-    objectness: float = 0.2
-    classes: float = 0.2
+    box_weight: float = 1.0
+    objectness_weight: float = 0.2
+    classes_weight: float = 0.2
     box_kind: str = "ciou"
     iou_threshold: float = 0.3
+    neighbours: float = 0.0
+    balance: float = 0.0
     iou_objectness: float = 1.0
+    label_smoothing: float = 0.0
+
+
+def itself(count: Tensor) -> Tensor:
+    """The number of positives where one process trains alone."""
+    return count
 
 
 def yolo_loss(
-    heads: Sequence[Tensor], targets: Tensor, specs: Sequence[HeadSpec], weights: LossWeights | None = None
+    heads: Sequence[Tensor],
+    targets: Tensor,
+    specs: Sequence[HeadSpec],
+    weights: LossWeights | None = None,
+    average: Callable[[Tensor], Tensor] = itself,
 ) -> Losses:
     """Loss of one batch, averaged as the module says.
 
@@ -63,22 +81,26 @@ def yolo_loss(
         targets: (M, 6) image index, class, x, y, w, h relative to the input.
         specs: one for each head.
         weights: factors and thresholds, default LossWeights().
+        average: from this process's number of positives (scalar) to the mean over all processes, since the
+            gradients are averaged over them.
 
     Returns:
         Losses of float32 scalars.
     """
     weights = weights or LossWeights()
-    assigned = assign_targets(
-        targets, specs, [(head.shape[2], head.shape[3]) for head in heads], weights.iou_threshold
-    )
-    parts = [
-        _head_loss(head.float(), targets, found, spec, weights)
-        for head, found, spec in zip(heads, assigned, specs, strict=True)
-    ]
-    positives = max(sum(len(found.image) for found in assigned), 1)
+    grids = [(head.shape[2], head.shape[3]) for head in heads]
+    assigned = assign_targets(targets, specs, grids, weights.iou_threshold, weights.neighbours)
+    mean_cells = sum(rows * columns for rows, columns in grids) / len(grids)
+    parts = []
+    for head, found, spec in zip(heads, assigned, specs, strict=True):
+        box, objectness, classes = _head_loss(head.float(), targets, found, spec, weights)
+        share = (mean_cells / (head.shape[2] * head.shape[3])) ** weights.balance
+        parts.append((box, share * objectness, classes))
+    count = heads[0].new_tensor(sum(len(found.image) for found in assigned), dtype=torch.float32)
+    positives = average(count).clamp(min=1)
     box, objectness, classes = (torch.stack(part).sum() / positives for part in zip(*parts, strict=True))
-    total = weights.box * box + weights.objectness * objectness + weights.classes * classes
-    return Losses(total, box, objectness, classes)
+    total = weights.box_weight * box + weights.objectness_weight * objectness
+    return Losses(total + weights.classes_weight * classes, box, objectness, classes)
 
 
 def _head_loss(
@@ -100,14 +122,19 @@ def _head_loss(
     box = (1 - overlap).sum()
     if spec.kind == "gaussian_yolo":
         box = box + UNCERTAINTY_WEIGHT * _uncertainty_loss(head, boxes, found, spec)
-    return box, objectness[counted].sum(), _class_loss(logits[found.cells][:, 1:], found.classes, spec)
+    return (
+        box,
+        objectness[counted].sum(),
+        _class_loss(logits[found.cells][:, 1:], found.classes, spec, weights.label_smoothing),
+    )
 
 
-def _class_loss(logits: Tensor, classes: Tensor, spec: HeadSpec) -> Tensor:
+def _class_loss(logits: Tensor, classes: Tensor, spec: HeadSpec, smoothing: float) -> Tensor:
     """Sum over positives; logits (n, classes), classes (n,)."""
     if spec.kind == "region":
-        return functional.cross_entropy(logits, classes, reduction="sum")
+        return functional.cross_entropy(logits, classes, reduction="sum", label_smoothing=smoothing)
     wanted = functional.one_hot(classes, spec.classes).to(logits.dtype)
+    wanted = wanted * (1 - smoothing) + smoothing / spec.classes
     return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
 
 

@@ -1,16 +1,20 @@
 """Where half precision pays: bfloat16 on CPUs with instructions for it, float16 on CUDA."""
 
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 import torch
 from torch import nn
 
 Model = TypeVar("Model", bound=nn.Module)
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
-def half_type(device: torch.device) -> torch.dtype | None:
-    """The half type that makes convolutions faster on `device`, None where there is none."""
+def half_type(device: torch.device, precision: Precision = "auto") -> torch.dtype | None:
+    """The type of convolutions, None for float32; "auto" is the half type that is faster on `device`."""
+    if precision != "auto":
+        return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if device.type == "cuda":
         return torch.float16
     if device.type != "cpu":

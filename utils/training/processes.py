@@ -1,16 +1,21 @@
 """Several processes, one training: what torchrun's environment asks for, and nothing without it.
 
-Invariant: with one process every function here does nothing.
+Invariant: with one process every function here does nothing. With several, a step is that of one process
+that sees all their batches at once, but for batch norm's statistics on CPUs, which are each process's own.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from torch import distributed, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -25,9 +30,47 @@ class Processes:
         """Whether this process writes files."""
         return self.rank == 0
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model to call in training: gradients are averaged over the processes."""
-        return DistributedDataParallel(model) if self.count > 1 else model
+    def wrap(self, model: nn.Module, compiled: bool = False) -> nn.Module:
+        """The model to call in training: gradients are averaged over the processes.
+
+        On GPUs batch norm takes its statistics over all processes; torch has no such thing for CPUs. The
+        parameters stay the same objects.
+        """
+        if self.count == 1:
+            called = model
+        elif next(model.parameters()).device.type == "cuda":
+            called = DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model))
+        else:
+            called = DistributedDataParallel(model)
+        return torch.compile(called) if compiled else called  # type: ignore[return-value]
+
+    def average(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over all processes."""
+        if self.count == 1:
+            return value
+        total = value.detach().clone()
+        distributed.all_reduce(total)
+        return total / self.count
+
+    def any(self, value: bool, device: torch.device) -> bool:
+        """Whether any process says so; all get the same answer."""
+        if self.count == 1:
+            return value
+        return bool(self.average(torch.tensor(float(value), device=device)) > 0)
+
+    def merged(self, found: dict[Key, Value]) -> dict[Key, Value]:
+        """The entries of all processes' dicts together."""
+        if self.count == 1:
+            return found
+        parts: list[dict[Key, Value]] = [{} for _ in range(self.count)]
+        distributed.all_gather_object(parts, found)
+        return {key: value for part in parts for key, value in part.items()}
+
+    def align(self, model: nn.Module) -> None:
+        """Give all processes the first one's numbers; buffers drift apart on CPUs."""
+        if self.count > 1:
+            for tensor in model.state_dict().values():
+                distributed.broadcast(tensor, 0)
 
     def barrier(self) -> None:
         """Wait for all processes."""
@@ -48,6 +91,8 @@ def joined(device: torch.device) -> Iterator[Processes]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size())

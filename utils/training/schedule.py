@@ -1,32 +1,39 @@
 """The learning rate as a function of the step: nothing to store but the step.
 
-Invariant: `factor` is in (0, 1] for every step, so no rate ever exceeds the one asked for.
+Invariant: `factor` is in 0..1 for every step, so no rate ever exceeds the one asked for.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-ScheduleKind = Literal["cosine", "steps"]
-# the shares of the training after which "steps" divides the rate by ten, as Darknet's stock cfgs do (.8, .9)
-STEPS = (0.8, 0.9)
+ScheduleKind = Literal["cosine", "steps", "sgdr", "constant"]
+SCHEDULES: tuple[ScheduleKind, ...] = get_args(ScheduleKind)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, then a cosine or two steps down.
+    """A burn-in, then one of four courses.
 
     Attributes:
         steps: optimizer steps of the whole training.
-        warmup: steps of the warm-up, at most all.
-        kind: "cosine" to `final`, or "steps": a tenth at 80 % and again at 90 %.
-        final: factor that the cosine ends at.
+        warmup: steps of the burn-in, at most all; the factor grows there as (done / warmup) ** `power`
+            (get_current_rate, network.c, where the power is 4).
+        kind: "cosine" to `final`; "steps": times `scales[k]` from the share `at[k]` of the training on;
+            "sgdr": cosines that start anew (arXiv 1608.03983), the first `cycle` of the training long, each
+            next one `growth` times its forerunner; "constant".
+        final: factor that a cosine ends at.
     """
 
     steps: int
     warmup: int
     kind: ScheduleKind = "cosine"
     final: float = 0.01
+    power: float = 1.0
+    at: tuple[float, ...] = (0.8, 0.9)
+    scales: tuple[float, ...] = (0.1, 0.1)
+    cycle: float = 1.0
+    growth: float = 2.0
 
     def factor(self, step: int) -> float:
         """What the learning rate is multiplied by at `step` (0-based).
@@ -36,8 +43,19 @@ class Schedule:
         [0.1, 0.5, 1.0, 1.0, 0.1, 0.01]
         """
         if step < self.warmup:
-            return (step + 1) / self.warmup
-        done = min((step - self.warmup) / max(self.steps - self.warmup, 1), 1.0)
+            return float(((step + 1) / self.warmup) ** self.power)
+        if self.kind == "constant":
+            return 1.0
         if self.kind == "steps":
-            return 0.1 ** sum(step >= share * self.steps for share in STEPS)
+            reached = zip(self.at, self.scales, strict=True)
+            return math.prod((scale for share, scale in reached if step >= share * self.steps), start=1.0)
+        done = min((step - self.warmup) / max(self.steps - self.warmup, 1), 1.0)
+        if self.kind == "sgdr":
+            done = self._done_of_cycle(done)
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
+
+    def _done_of_cycle(self, done: float) -> float:
+        length = self.cycle
+        while done >= length and done < 1:
+            done, length = done - length, length * self.growth
+        return min(done / length, 1.0)

@@ -2,7 +2,8 @@
 
 A truth belongs to the cell that holds its centre, and there to the anchors whose shape fits: always the
 best one over all heads, besides every one whose width-height IoU passes `iou_threshold` (Darknet's
-`iou_thresh`). Invariant: every truth with an area has at least one positive.
+`iou_thresh`). If its centre is within `neighbours` of a cell's border, the cell beyond answers too, as YOLOv5
+has it. Invariant: every truth with an area has at least one positive.
 Two truths of one size 30x30 with anchors 10x10, 28x28, 33x33: the second fits best (IoU .87), the third has
 IoU .83 and also counts when the threshold is below that.
 """
@@ -40,7 +41,11 @@ class HeadTargets(NamedTuple):
 
 
 def assign_targets(
-    targets: Tensor, specs: Sequence[HeadSpec], grids: Sequence[tuple[int, int]], iou_threshold: float
+    targets: Tensor,
+    specs: Sequence[HeadSpec],
+    grids: Sequence[tuple[int, int]],
+    iou_threshold: float,
+    neighbours: float = 0.0,
 ) -> list[HeadTargets]:
     """Find the positives of every head.
 
@@ -49,6 +54,7 @@ def assign_targets(
         specs: one for each head.
         grids: (rows, columns) of each head's map.
         iou_threshold: width-height IoU above which an anchor answers too; 1 for the best one only.
+        neighbours: how far outside a cell a centre may lie and still be the cell's, in cells, at most 0.5.
 
     Returns:
         One HeadTargets for each head.
@@ -65,10 +71,36 @@ def assign_targets(
     for spec, grid in zip(specs, grids, strict=True):
         truth, anchor = chosen[:, first : first + len(spec.anchors)].nonzero(as_tuple=True)
         first += len(spec.anchors)
-        column = (boxes[truth, 0] / spec.stride).long().clamp(0, grid[1] - 1)
-        row = (boxes[truth, 1] / spec.stride).long().clamp(0, grid[0] - 1)
+        column, row = (
+            (boxes[truth, axis] / spec.stride).long().clamp(0, grid[1 - axis] - 1) for axis in (0, 1)
+        )
+        if neighbours:
+            pair, column, row = _with_neighbours(
+                boxes[truth, :2] / spec.stride, column, row, grid, neighbours
+            )
+            truth, anchor = truth[pair], anchor[pair]
         assigned.append(HeadTargets(image[truth], anchor, row, column, boxes[truth], classes[truth]))
     return assigned
+
+
+def _with_neighbours(
+    centres: Tensor, column: Tensor, row: Tensor, grid: tuple[int, int], reach: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The cells of n pairs and the cells next to them that their centres (n, 2), in cells, nearly touch.
+
+    Returns:
+        Which pair each of the m >= n cells belongs to, its column and its row; the pairs' own cells first.
+    """
+    inside = centres - torch.stack((column, row), dim=1)
+    pairs, columns, rows = [torch.arange(len(column), device=column.device)], [column], [row]
+    for axis, step in ((0, -1), (0, 1), (1, -1), (1, 1)):
+        near = inside[:, axis] < reach if step < 0 else inside[:, axis] > 1 - reach
+        moved = (column, row)[axis] + step
+        pair = (near & (moved >= 0) & (moved < grid[1 - axis])).nonzero()[:, 0]
+        pairs.append(pair)
+        columns.append(column[pair] + (step if axis == 0 else 0))
+        rows.append(row[pair] + (step if axis == 1 else 0))
+    return torch.cat(pairs), torch.cat(columns), torch.cat(rows)
 
 
 def ignored_cells(boxes: Tensor, targets: Tensor, image_size: tuple[int, int], threshold: float) -> Tensor:

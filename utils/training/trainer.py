@@ -1,14 +1,16 @@
 """One optimizer step, told in order, and the state that steps change.
 
     forward under autocast -> loss in float32 -> backward, once per accumulated batch
-    -> unscale -> clip -> sparsity penalty -> optimizer -> weight average
+    -> unscale -> clip -> sparsity penalty -> optimizer -> soft threshold -> weight average
 
-Invariant: one optimizer step sees the mean gradient of its batches and the penalty's gradient exactly once,
-whatever accumulation, precision or number of processes; clipping never weakens the penalty.
+Invariant: one optimizer step sees the mean gradient of its batches and the penalty exactly once, whatever
+accumulation, precision or number of processes; clipping never weakens the penalty. `load_state_dict` of a
+`state_dict` taken between two steps, also inside an epoch, goes on bitwise as if nothing had happened.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from contextlib import nullcontext
+from copy import deepcopy
 from typing import Any, Generic, Protocol, cast
 
 import torch
@@ -17,18 +19,22 @@ from torch import Tensor, nn
 from utils.detection.decode import HeadSpec
 from utils.errors import DatasetError, ToolkitError
 from utils.pruning.sparsity import GammaPenalty
-from utils.training.distillation import Teacher, distillation_loss
 from utils.training.ema import Model, WeightAverage
 from utils.training.freezing import Freezing
-from utils.training.losses import yolo_loss
-from utils.training.optimizer import make_optimizer, scaled_rate, set_rate
+from utils.training.objective import PARTS, Objective
+from utils.training.optimizer import make_optimizer, scaled_rate, set_rate, step_size
 from utils.training.options import TrainingOptions
 from utils.training.precision import autocast, channels_last, half_type
 from utils.training.processes import Processes, gradient_sync
 from utils.training.schedule import Schedule
 
-PARTS = ("loss", "box", "objectness", "classes", "distillation", "farther")
 OnBatch = Callable[[int, Mapping[str, float]], None]
+# a loss scale this small means that float16 overflows whatever the scale
+_LEAST_SCALE = 2.0**-10
+
+
+class NotFiniteError(ToolkitError):
+    """The loss or its gradient is infinite or no number; the weights are still those before the step."""
 
 
 class Batch(Protocol):
@@ -43,8 +49,18 @@ class Batch(Protocol):
         """(M, 6): image, class, xywh as fractions."""
 
 
+def do_nothing() -> None:
+    """What follows a step where nobody asks for more."""
+
+
 class Trainer(Generic[Model]):
-    """A model in training: its optimizer, its average and the step it is at."""
+    """A model in training: its optimizer, its average and the step it is at.
+
+    Attributes:
+        step: optimizer steps taken.
+        done: batches of the present epoch that are done.
+        rate: learning rate before the schedule; `slow_down` lowers it.
+    """
 
     def __init__(
         self,
@@ -53,29 +69,30 @@ class Trainer(Generic[Model]):
         options: TrainingOptions,
         batches: int,
         penalty: GammaPenalty | None = None,
-        teacher: Teacher | None = None,
+        objective: Objective | None = None,
         processes: Processes | None = None,
         freezing: Freezing | None = None,
     ) -> None:
-        processes = processes or Processes()
-        self.freezing = freezing
+        self.processes = processes or Processes()
+        self.freezing, self.penalty = freezing, penalty
         self.device = next(model.parameters()).device
         self.model = channels_last(model)
-        self.called = processes.wrap(self.model)
-        self.specs, self.options, self.penalty, self.teacher = specs, options, penalty, teacher
-        self.dtype = half_type(self.device) if options.mixed_precision else None
+        self.objective = objective or Objective(specs, options.losses)
+        self.options = options
+        self.dtype = half_type(self.device, options.precision)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
-        effective = options.batch_size * options.accumulate * processes.count
+        effective = options.batch_size * options.accumulate * self.processes.count
         self.rate = scaled_rate(options.learning_rate, options.optimizer, effective)
-        self.optimizer = make_optimizer(model, options.optimizer, self.rate, options.momentum, options.decay)
         steps = -(-batches // options.accumulate)
+        self.schedule = schedule_of(options, steps)
+        kind, momentum, decay = options.optimizer, options.momentum, options.decay
+        self.optimizer = make_optimizer(model, kind, self.rate, momentum, decay, self._gamma_shares())
         length = options.ema_epochs * steps
         self.average = WeightAverage(self.model, length) if length else None
-        warmup = min(round(options.warmup_epochs * steps), options.epochs * steps // 3)
-        self.schedule = Schedule(options.epochs * steps, warmup, options.schedule)
-        self.step = 0
-        if teacher is not None:
-            teacher.check(specs)
+        # behind the average, which is to keep ordinary batch norms
+        self.called = self.processes.wrap(self.model, compiled=options.compiled)
+        self.step = self.done = 0
+        self._sums = torch.zeros(len(PARTS), dtype=torch.float64)
 
     @property
     def evaluated(self) -> Model:
@@ -86,57 +103,76 @@ class Trainer(Generic[Model]):
         """|gamma| of the penalty's candidates in the evaluated network; empty without a penalty."""
         if self.penalty is None:
             return torch.empty(0)
-        names = {id(module): name for name, module in self.model.named_modules()}
-        norms = {
-            name: cast(nn.BatchNorm2d, self.evaluated.get_submodule(names[id(norm)]))
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        found = {
+            name: self.evaluated.get_parameter(names[id(norm.weight)])
             for name, norm in self.penalty.norms.items()
         }
-        return replace(self.penalty, norms=norms).gammas()
+        return self.penalty.gammas(found)
 
-    def train_epoch(self, batches: Iterable[Batch], on_batch: OnBatch) -> dict[str, float]:
-        """Pass once over `batches`; returns the mean of each of PARTS over its batches.
+    def _gamma_shares(self) -> list[tuple[nn.Parameter, float]]:
+        """The rate of each candidate's gammas, as a factor on the learning rate.
+
+        AdamW moves a number by at most about the learning rate in a step, so in a short training the gammas
+        of a pretrained network, 1 to 8, could not reach zero. Here one that nothing holds back travels
+        `gamma_reach` times the mean of its layer in the whole run, or as far as the plain rate brings it.
+        """
+        if self.penalty is None or self.options.optimizer != "adamw":
+            return []
+        travel = self.rate * sum(map(self.schedule.factor, range(self.schedule.steps)))
+        reach = self.options.gamma_reach / travel
+        gammas = [norm.weight for norm in self.penalty.norms.values()]
+        return [(gamma, max(1.0, reach * gamma.detach().abs().mean().item())) for gamma in gammas]
+
+    def train_epoch(
+        self, batches: Iterable[Batch], on_batch: OnBatch, after_step: Callable[[], None] = do_nothing
+    ) -> dict[str, float]:
+        """Pass once over `batches`, or over what is left of them after `done`.
+
+        Args:
+            batches: of the epoch, without the first `done`.
+            on_batch: told the number of each batch and the means of the parts so far.
+            after_step: called after each optimizer step; may raise to end the epoch there.
+
+        Returns:
+            The mean of each of PARTS over the epoch's batches.
 
         Raises:
             DatasetError: there was no batch.
-            ToolkitError: a loss is not finite, or a batch is too small for batch norm.
+            NotFiniteError: the loss or its gradient is not finite.
+            ToolkitError: a batch is too small for batch norm.
         """
         self.model.train()
-        sums = torch.zeros(len(PARTS), dtype=torch.float64)
-        done = 0
         for group in _groups(batches, self.options.accumulate):
             for number, batch in enumerate(group, start=1):
                 with gradient_sync(self.called, wanted=number == len(group)):
-                    sums += self._backward(batch, len(group))
-                done += 1
-                if not bool(sums.isfinite().all()):
-                    raise ToolkitError(
-                        f"training: the loss of batch {done} is not finite; start again with a smaller "
-                        "--learning-rate, or without half precision (--no-amp)"
-                    )
-                on_batch(done, _means(sums, done))
+                    self._sums += self._backward(batch, len(group))
+                self.done += 1
+                on_batch(self.done, _means(self._sums, self.done))
             self._optimizer_step()
-        if not done:
+            after_step()
+        if not self.done:
             fact = "no image of the training list could be read"
             raise DatasetError(f"training: {fact}; correct the list or the files that it names")
-        return _means(sums, done)
+        means = _means(self._sums, self.done)
+        self.done, self._sums = 0, torch.zeros_like(self._sums)
+        return means
+
+    def slow_down(self, factor: float) -> None:
+        """Multiply the learning rate for the rest of the training."""
+        self.rate *= factor
 
     def _backward(self, batch: Batch, size: int) -> Tensor:
         """Add the gradients of one of `size` accumulated batches; returns PARTS as float64 on the CPU."""
         images = batch.images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
         targets = batch.targets.to(self.device, non_blocking=True)
-        with autocast(self.device, self.dtype):
+        features = self.objective.features
+        with autocast(self.device, self.dtype), features.capturing() if features else nullcontext():
             heads = self._forward(images)
-            taught = self.teacher(images) if self.teacher else None
-        losses = yolo_loss(heads, targets, self.specs, self.options.losses)
-        total = losses.total
-        extra, farther = torch.zeros_like(total), torch.zeros_like(total)
-        if taught is not None:
-            lesson = distillation_loss(heads, taught, targets, self.specs, self.options.losses.iou_threshold)
-            extra, farther = lesson.loss, lesson.farther / max(lesson.positives, 1)
-            total = total + extra
+            taught = self.objective.teacher(images) if self.objective.teacher else None
+        total, parts = self.objective(heads, taught, targets, self.processes.average)
         self.scaler.scale(total / size).backward()
-        parts = (total, losses.box, losses.objectness, losses.classes, extra, farther)
-        return torch.stack([part.detach().float() for part in parts]).double().cpu()
+        return parts.double().cpu()
 
     def _forward(self, images: Tensor) -> list[Tensor]:
         try:
@@ -152,35 +188,82 @@ class Trainer(Generic[Model]):
         if self.freezing is not None:
             self.freezing.drop_gradients(self.step)
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
+        self._clip()
         if self.penalty is not None:
             self.penalty.add_to_gradients()
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        taken = self.scaler.get_scale() >= scale  # a smaller scale tells that the step was left out
+        if self.penalty is not None and taken:
+            self.penalty.shrink(lambda gamma: step_size(self.optimizer, gamma))
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         if self.average:
             self.average.update(self.model)
 
+    def _clip(self) -> None:
+        """Shorten a gradient that is too long; raise NotFiniteError on one that is none."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([cast(Tensor, parameter.grad) for parameter in parameters])
+        # the norm is the same in all processes, so that all of them stop
+        if self.scaler.is_enabled():
+            failed = self.scaler.get_scale() < _LEAST_SCALE
+        else:
+            failed = not bool(norm.isfinite())
+        if failed:
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NotFiniteError(f"training: the gradient of step {self.step + 1} is not finite")
+        if norm > self.options.clip_norm:
+            nn.utils.clip_grads_with_norm_(parameters, self.options.clip_norm, norm)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs besides the evaluated network: tensors and numbers."""
         return {
             "step": self.step,
+            "done": self.done,
+            "sums": self._sums.clone(),
+            "rate": self.rate,
+            "rng": torch.get_rng_state(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "model": self.model.state_dict(),
+            "penalty": self.penalty.state_dict() if self.penalty else {},
             "updates": self.average.updates if self.average else 0,
         }
 
+    def snapshot(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """A copy of the state now, as arguments of `load_state_dict`."""
+        return deepcopy(self.state_dict()), deepcopy(self.evaluated.state_dict())
+
     def load_state_dict(self, state: Mapping[str, Any], evaluated: Mapping[str, Tensor]) -> None:
         """Continue where `state_dict` was taken; `evaluated` is the state of `self.evaluated` then."""
-        self.step = state["step"]
+        self.step, self.done, self.rate = state["step"], state["done"], state["rate"]
+        self._sums = state["sums"].clone()
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.penalty:
+            self.penalty.load_state_dict(state["penalty"])
         if self.average:
             self.average.model.load_state_dict(evaluated)
             self.average.updates = state["updates"]
+        torch.set_rng_state(state["rng"].cpu())
+
+
+def schedule_of(options: TrainingOptions, steps: int) -> Schedule:
+    """The learning rate's course for so many steps an epoch."""
+    total = options.epochs * steps
+    return Schedule(
+        total,
+        min(round(options.burn_in * steps), total // 3),
+        options.schedule,
+        power=options.burn_in_power,
+        at=options.steps,
+        scales=options.scales,
+        cycle=options.cycle,
+        growth=options.cycle_growth,
+    )
 
 
 def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

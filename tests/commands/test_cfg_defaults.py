@@ -1,0 +1,111 @@
+"""What a cfg says of training becomes the default of the option of that meaning."""
+
+import pytest
+
+import train
+from utils.commands.cfg_defaults import augment_of, cfg_defaults
+from utils.commands.train import train_parser
+from utils.commands.training_options import choose_options
+from utils.darknet.network import Network
+from utils.errors import CfgError
+from utils.training.options import TrainingOptions
+
+CFG = """
+[net]
+width=64
+height=64
+channels=3
+{net}
+
+[convolutional]
+filters=16
+stride=8
+size=3
+pad=1
+activation=linear
+
+[yolo]
+mask=0,1
+anchors=10,12, 30,20
+classes=3
+num=2
+{yolo}
+"""
+
+
+def network(net: str = "", yolo: str = "") -> Network:
+    lines = (text.replace("; ", "\n") for text in (net, yolo))
+    return Network.from_text(CFG.format(net=next(lines), yolo=next(lines)), "x.cfg")
+
+
+def options(net: str = "", yolo: str = "", *words: str) -> TrainingOptions:
+    args = train_parser(train.__doc__).parse_args(list(words))
+    return choose_options(args, network(net, yolo))[0]
+
+
+def test_steps_are_shares_of_max_batches() -> None:
+    found = options("policy=steps; max_batches=1000; steps=400,450; scales=.1,.5")
+    assert (found.schedule, found.steps, found.scales) == ("steps", (0.4, 0.45), (0.1, 0.5))
+
+
+def test_a_policy_of_cycles_and_one_that_is_not_known() -> None:
+    found = options("policy=sgdr; max_batches=1000; sgdr_cycle=100; sgdr_mult=3")
+    assert (found.schedule, found.cycle, found.cycle_growth) == ("sgdr", 0.1, 3.0)
+    assert options("policy=poly").schedule == TrainingOptions.schedule
+
+
+@pytest.mark.parametrize(
+    ("net", "batch", "accumulate"),
+    [
+        ("batch=64; subdivisions=16", 4, 16),
+        ("batch=1; subdivisions=1", 8, 1),
+        ("batch=64", 64, 1),
+        ("", 8, 1),
+    ],
+)
+def test_batch_and_subdivisions(net: str, batch: int, accumulate: int) -> None:
+    found = options(net)
+    assert (found.batch_size, found.accumulate) == (batch, accumulate)
+
+
+def test_a_long_burn_in_is_taken_and_a_short_one_is_not() -> None:
+    net = "max_batches=1000; burn_in={}; max_epochs=100"
+    assert options(net.format(50)).burn_in == 5
+    assert options(net.format(1)).burn_in == TrainingOptions.burn_in
+    assert options("power=4").burn_in_power == 4
+
+
+def test_flags_override_the_cfg_and_the_cfg_the_default() -> None:
+    net = "momentum=.7; learning_rate=0.02; mosaic=1"
+    found = options(net, "random=1; jitter=.2", "--momentum", "0.5", "--no-multi-scale", "--mosaic", "0.25")
+    assert (found.momentum, found.learning_rate, found.multi_scale) == (0.5, 0.02, False)
+    assert found.augment is not None
+    assert (found.augment.mosaic, found.augment.scale) == (0.25, 1.2)
+    assert options(net, "random=1").multi_scale
+    assert options().momentum == TrainingOptions.momentum
+
+
+def test_a_rate_for_a_sum_is_scaled_for_the_mean_but_not_for_darknets_loss() -> None:
+    assert cfg_defaults(network("learning_rate=0.001"), "sgd", None, {})["learning_rate"] == 0.05
+    assert cfg_defaults(network("learning_rate=0.001"), "sgd", "darknet", {})["learning_rate"] == 0.001
+
+
+def test_auto_strength_starts_from_the_usual_one() -> None:
+    found = options("", "", "-sr", "--s", "auto", "--target-sparsity", "0.6", "--s-schedule", "global+local")
+    assert (found.s, found.s_auto, found.target_sparsity) == (0.001, True, 0.6)
+    assert found.s_schedule == ("global", "local")
+    assert options().s == 0
+
+
+def test_a_word_where_a_number_belongs_is_told_by_place() -> None:
+    with pytest.raises(CfgError, match=r"x.cfg: \[net\] mosaic=yes is not a number; correct it"):
+        augment_of(network("mosaic=yes"))
+    with pytest.raises(CfgError, match=r"\[yolo\] #1 random=yes is not a number"):
+        cfg_defaults(network("", "random=yes"), None, None, {})
+
+
+def test_every_hyper_parameter_has_its_unit_or_name_and_survives_a_checkpoint() -> None:
+    found = options("", "", "-sr", "--mosaic", "0.5")
+    assert TrainingOptions.from_mapping(found.to_mapping()) == found
+    for field in TrainingOptions.__dataclass_fields__.values():
+        assert {"unit", "source"} <= field.metadata.keys(), field.name

@@ -1,0 +1,152 @@
+"""From the options of a run to the parts that the training loop takes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from utils.commands.evaluate import open_split
+from utils.commands.training_options import Run
+from utils.darknet.model import Darknet
+from utils.data.dataset import DetectionDataset
+from utils.data.listing import DataFile
+from utils.data.loader import collate, make_loader
+from utils.data.sampling import MultiScale
+from utils.errors import ToolkitError
+from utils.frontends.darknet import DarknetSubject, classic_scores, gamma_penalty
+from utils.pruning.free import free_share
+from utils.pruning.policies import normal, slim
+from utils.pruning.scores import gamma_scores
+from utils.pruning.sparsity import GammaPenalty
+from utils.pruning.strength import AutoStrength
+from utils.training.distillation import Teacher
+from utils.training.features import FeatureMatch, pairs_from_report
+from utils.training.head_rules import head_rules
+from utils.training.loop import Loaders
+from utils.training.objective import Objective
+from utils.training.processes import Processes
+
+# images on which the outputs are compared for the free share
+PROBE = 4
+
+
+def open_loaders(
+    data: DataFile,
+    model: Darknet,
+    run: Run,
+    workers: int,
+    cache: str,
+    processes: Processes,
+    device: torch.device,
+) -> Loaders:
+    """Training and validation batches.
+
+    Raises:
+        ToolkitError: as for `open_split`.
+    """
+    options = run.options
+    step = model.network.size_step
+    dataset = DetectionDataset.from_split(
+        data,
+        "train",
+        options.image_size,
+        letterbox=model.network.letterbox,
+        augment=options.augment,
+        cache=None if cache == "none" else cache,
+    )
+    batches = make_loader(
+        dataset,
+        options.batch_size,
+        shuffle=True,
+        workers=workers,
+        seed=options.seed,
+        drop_last=True,
+        pin=device.type == "cuda",
+        distributed=processes.count > 1,
+        multi_scale=MultiScale(step) if options.multi_scale else None,
+        aspects=step if options.rectangular else None,
+        class_balanced=options.balanced,
+    )
+    valid = None
+    if data.valid is not None:
+        valid = open_split(
+            data,
+            "valid",
+            model,
+            options.image_size,
+            batch_size=options.batch_size,
+            workers=workers,
+            distributed=processes.count > 1,
+        )
+    return Loaders(batches, valid, data.names)
+
+
+def penalty_of(model: Darknet, run: Run) -> GammaPenalty | None:
+    """The sparsity penalty; None where there is none."""
+    options = run.options
+    if not options.s:
+        return None
+    penalty = gamma_penalty(model, options.s, run.prune, run.classic)
+    penalty.sparsifier, penalty.schedule = options.sparsifier, options.sparsity_schedule
+    if options.s_auto:
+        penalty.auto = AutoStrength(options.target_sparsity, options.epochs)
+    return penalty
+
+
+def free_share_of(run: Run, loaders: Loaders, device: torch.device) -> Callable[[Darknet], float] | None:
+    """How to find the share of channels that could go; None without sparse training.
+
+    The strategy is the one that the candidates are meant for, without a floor in the layers.
+    """
+    if not run.options.s:
+        return None
+    dataset = (loaders.valid or loaders.train).dataset
+    plain = DetectionDataset(
+        dataset.images[:PROBE], dataset.classes, run.options.image_size, letterbox=dataset.letterbox
+    )
+    images = collate([plain[number] for number in range(len(plain))]).images.to(device)
+
+    def share(model: Darknet) -> float:
+        subject = DarknetSubject.of(model)
+        scores = classic_scores(subject) if run.classic else gamma_scores(subject)
+        policy = (lambda percent: slim(percent, 0.0)) if run.prune else normal
+        return free_share(subject, policy, images, scores)
+
+    return share if len(images) else None
+
+
+def objective_of(model: Darknet, run: Run, teacher: Teacher | None) -> Objective:
+    """The loss, with the teacher's lesson where there is one.
+
+    Raises:
+        ToolkitError: the loss cannot be computed for this network, or the teacher does not fit.
+    """
+    options = run.options
+    rules = head_rules(model.network) if options.loss == "darknet" else ()
+    features = None
+    if teacher is not None and "feature" in options.distill:
+        features = _features(model, teacher, run.report)
+    return Objective(
+        model.head_specs,
+        options.losses,
+        rules=rules,
+        teacher=teacher,
+        kinds=options.distill,
+        features=features,
+    )
+
+
+def _features(model: Darknet, teacher: Teacher, report: Path | None) -> FeatureMatch:
+    if report is None or not report.exists():
+        fact = f"{report} does not exist" if report else "there is no report of a pruning run"
+        raise ToolkitError(
+            f"--distill feature: {fact}; it tells which channels are left, so give --report, the run's .json"
+        )
+    try:
+        content = json.loads(report.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ToolkitError(f"{report}: cannot be read as JSON ({error}); give another --report") from error
+    assert isinstance(teacher.model, Darknet)
+    pairs = pairs_from_report(content, model.network, teacher.model.network, str(report))
+    return FeatureMatch(model, teacher.model, pairs)

@@ -1,0 +1,104 @@
+"""What train.py says before and after: the table of a run's options, its results, the next command."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from utils.commands.arguments import next_command
+from utils.commands.evaluate import evaluate_network, list_findings, open_split, print_evaluation
+from utils.commands.progress import print_options
+from utils.commands.project import Project
+from utils.commands.training_options import Run
+from utils.darknet.checkpoint import load_weights
+from utils.darknet.model import Darknet
+from utils.data.listing import DataFile
+from utils.data.loader import Loader
+from utils.training.loop import BEST, LAST, OUTPUTS
+from utils.training.optimizer import scaled_rate
+from utils.training.processes import Processes
+
+OUTPUT = Path("weights")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run happens and what is shown of it; changes its speed only.
+
+    Attributes:
+        device, workers, processes: as their names say.
+        threads: of torch; None where none were asked for.
+        cache: "ram", "disk" or "none", see `DetectionDataset`.
+        save_minutes: the longest time without a checkpoint.
+        board: folder for TensorBoard, or None.
+    """
+
+    device: torch.device
+    workers: int
+    threads: int | None
+    processes: Processes
+    cache: str = "ram"
+    save_minutes: float = 10.0
+    board: Path | None = None
+
+
+def announce(
+    run: Run, files: Mapping[str, object], options: dict[str, tuple[object, str]], machine: Machine
+) -> None:
+    """Print all that decides a run, and where it comes from; what plays no part in it is left out."""
+    if not machine.processes.is_first:
+        return
+    chosen, count = run.options, machine.processes.count
+    sparsity = f"on the candidates of --prune {run.prune}{' --classic' * run.classic}"
+    rows = {**files, "data": run.data, "teacher": run.t_weights or "none"}
+    rows |= {"output": run.output, "sparsity": sparsity if chosen.s else "none"}
+    hidden = {"steps", "scales"} if chosen.schedule != "steps" else set()
+    hidden |= {"cycle", "cycle_growth"} if chosen.schedule != "sgdr" else set()
+    hidden |= {name for name in options if name.startswith("s_")} if not chosen.s else set()
+    hidden |= {"s", "sparsifier", "gamma_reach", "target_sparsity"} if not chosen.s else set()
+    hidden |= set() if run.t_weights else {"distill"}
+    options = {name: pair for name, pair in options.items() if name not in hidden}
+    images = chosen.batch_size * chosen.accumulate * count
+    rate = scaled_rate(chosen.learning_rate, chosen.optimizer, images)
+    rows |= {"step": f"{images} images, learning rate {rate:.3g}", "device": f"{machine.device} x {count}"}
+    print_options({name: (value, "") for name, value in rows.items()} | options, "training")
+
+
+def report(model: Darknet, data: DataFile, run: Run, machine: Machine, training: Loader) -> None:
+    """Evaluate the best network in full precision on the splits that exist; say what was written.
+
+    Args:
+        model: takes the best weights.
+        data: the data set.
+        run: that has ended.
+        machine: where.
+        training: the loader that was trained on, for what was wrong with the images.
+    """
+    best = _best(run)
+    load_weights(model, best)
+    for split in ("valid", "test"):
+        if getattr(data, split) is None:
+            continue
+        loader = open_split(data, split, model, run.options.image_size, workers=machine.workers)
+        title = f"{best} on {split} of {run.data}"
+        print_evaluation(evaluate_network(model, loader, data.names, label=split), loader, title)
+    for line in list_findings(training):
+        print(f"train of {run.data}: {line}")
+    files = [run.output / name for name in OUTPUTS]
+    print("written: " + ", ".join(str(path) for path in files if path.exists()))
+    next_command(*_next(run))
+
+
+def _best(run: Run) -> Path:
+    """best.pt; last.pt where that alone was copied to this folder and no epoch since was better."""
+    best = run.output / BEST
+    return best if best.exists() else run.output / LAST
+
+
+def _next(run: Run) -> tuple[str, ...]:
+    if not run.options.s:
+        return "python export.py", Project(run.cfg, None, _best(run), is_demo=False).options()
+    is_demo = run.is_demo and run.output == OUTPUT
+    files = Project(run.cfg, run.data, run.output / LAST, is_demo)
+    return "python slim_prune.py", files.options(), "--global_percent 0.8 --layer_keep 0.01"

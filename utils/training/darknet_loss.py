@@ -1,0 +1,176 @@
+"""Darknet's own loss of [yolo] sections (process_batch, yolo_layer.c): its networks' confidences, too.
+
+Darknet has no loss but a *delta* for each number of a head, which it adds to the gradient of the map before
+the section, past the derivative of the logistic: for x, y, objectness and classes that is cross-entropy's
+gradient. Here the deltas are computed without autograd and handed to it as the gradient.
+
+    objectness  obj_normalizer * (target - p); target 0; 1 at positives; none where the box overlaps a truth
+                by more than ignore_thresh and some class is above .25, or that overlap (objectness_smooth)
+    classes     target - p at positives, one-hot, several-hot where truths share a cell
+    box         "mse": iou_normalizer * (2 - w h) * (t - value); else iou_normalizer * the derivative of the
+                overlap by the box as a fraction of the image, times e^w for w, capped by max_delta; as in
+                dx_box_iou, w and h count for both of their sides. The derivative is the overlap's exact one;
+                dx_box_iou leaves the factor 1 / (w^2 + h^2) out of CIoU's aspect term
+
+Positives are the best anchor of all the section's anchors, if the head has it, and all its anchors above
+iou_thresh. cls_normalizer acts only together with counters_per_class there, so not here.
+Invariant: d total / d head == -delta / images, exactly.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from utils.detection.boxes import box_overlap, pairwise_iou, xywh_to_xyxy
+from utils.detection.decode import HeadSpec, decode_boxes
+from utils.training.head_rules import HeadRules
+from utils.training.losses import Losses
+from utils.training.targets import shape_iou
+
+# compare_yolo_class: a class must be so probable for a prediction to be spared as background
+_LIKELY = 0.25
+
+
+class _Pairs(NamedTuple):
+    """n positives: place in a head map, number in the section's anchors, truth."""
+
+    cells: tuple[Tensor, Tensor, Tensor, Tensor]
+    anchors: Tensor
+    truths: Tensor
+
+
+def darknet_loss(
+    heads: Sequence[Tensor], targets: Tensor, specs: Sequence[HeadSpec], rules: Sequence[HeadRules]
+) -> Losses:
+    """The loss of one batch, per image.
+
+    Args:
+        heads: raw maps (B, A, h, w, width), any floating dtype; computed in float32 or better.
+        targets: (M, 6) image index, class, x, y, w, h relative to the input.
+        specs: one for each head.
+        rules: one for each head.
+
+    Returns:
+        The parts are sums of squared deltas per image, as Darknet prints them; their sum is `total`, whose
+        gradient is the one above.
+    """
+    surrogates, parts = [], []
+    for head, spec, rule in zip(heads, specs, rules, strict=True):
+        head = head if head.dtype == torch.float64 else head.float()
+        delta = head_delta(head.detach(), targets, spec, rule)
+        surrogates.append(-(delta * head).sum() / len(head))
+        squares = delta.square() / len(head)
+        parts.append(torch.stack((squares[..., :4].sum(), squares[..., 4].sum(), squares[..., 5:].sum())))
+    box, objectness, classes = torch.stack(parts).sum(dim=0)
+    surrogate = torch.stack(surrogates).sum()
+    value = box + objectness + classes
+    return Losses(value + surrogate - surrogate.detach(), box, objectness, classes)
+
+
+def head_delta(head: Tensor, targets: Tensor, spec: HeadSpec, rules: HeadRules) -> Tensor:
+    """Darknet's delta for each number of one raw head (B, A, h, w, width), of the same shape."""
+    values = _activated(head, spec)
+    size = head.new_tensor([head.shape[3] * spec.stride, head.shape[2] * spec.stride] * 2)
+    boxes = decode_boxes(head, spec) / size
+    delta = torch.zeros_like(head)
+    delta[..., 4] = _background(boxes, values, targets, rules)
+    pairs = _positives(targets, rules, (head.shape[2], head.shape[3]), size[:2])
+    truths = targets[pairs.truths]
+    if rules.iou_loss == "mse":
+        moves = _squared_deltas(values, truths, pairs, spec, rules, size[:2])
+    else:
+        moves = _overlap_deltas(head, boxes, truths, pairs, spec, rules)
+    delta[..., :4] = delta[..., :4].index_put(pairs.cells, moves, accumulate=True)
+    confidence = rules.obj_normalizer * (1 - values[..., 4])[pairs.cells]
+    if rules.objectness_smooth:
+        known = delta[..., 4][pairs.cells]
+        confidence = torch.where(known == 0, confidence, known)
+    delta[..., 4][pairs.cells] = confidence
+    hit = torch.zeros_like(values[..., 5:])
+    hit[(*pairs.cells, truths[:, 1].long())] = 1
+    smooth = rules.label_smooth_eps
+    answers = hit.any(dim=-1, keepdim=True)
+    delta[..., 5:] = torch.where(answers, hit * (1 - smooth) + smooth / 2 - values[..., 5:], delta[..., 5:])
+    if rules.iou_thresh < 1:  # averages_yolo_deltas
+        shared = (delta[..., 5:] > 0).sum(dim=-1, keepdim=True).clamp(min=1)
+        delta[..., :4] /= torch.where(delta[..., 4:5] != 0, shared, 1)
+    return delta
+
+
+def _activated(head: Tensor, spec: HeadSpec) -> Tensor:
+    """The map behind the section: logistic but for w and h, centres scaled by scale_x_y."""
+    if spec.new_coords:
+        return head
+    values = head.sigmoid()
+    values[..., :2] = values[..., :2] * spec.scale_x_y - (spec.scale_x_y - 1) / 2
+    values[..., 2:4] = head[..., 2:4]
+    return values
+
+
+def _background(boxes: Tensor, values: Tensor, targets: Tensor, rules: HeadRules) -> Tensor:
+    """(B, A, h, w) deltas of objectness as if there were no positives."""
+    best = torch.zeros_like(values[..., 4])
+    predicted, truths = xywh_to_xyxy(boxes), xywh_to_xyxy(targets[:, 2:6].to(boxes.dtype))
+    for image in targets[:, 0].long().unique().tolist():
+        overlap = pairwise_iou(predicted[image].reshape(-1, 4), truths[targets[:, 0] == image])
+        best[image] = overlap.amax(dim=1).view(best.shape[1:])
+    spared = (best > rules.ignore_thresh) & (values[..., 5:] > _LIKELY).any(dim=-1)
+    punished = rules.obj_normalizer * (0 - values[..., 4])
+    if rules.objectness_smooth:
+        return torch.where(
+            spared, torch.maximum(punished, rules.obj_normalizer * (best - values[..., 4])), punished
+        )
+    return torch.where(spared, 0.0, punished)
+
+
+def _positives(targets: Tensor, rules: HeadRules, grid: tuple[int, int], size: Tensor) -> _Pairs:
+    """Which cell and anchor of the head answers for which truth."""
+    anchors = targets.new_tensor(rules.anchors)
+    sides = targets[:, 4:6] * size.to(targets)
+    best = shape_iou(sides, anchors).argmax(dim=1)
+    chosen = torch.nn.functional.one_hot(best, len(anchors)).bool()
+    if rules.iou_thresh < 1:
+        shapes = torch.cat((torch.zeros_like(sides), sides), dim=1)
+        candidates = torch.cat((torch.zeros_like(anchors), anchors), dim=1)
+        overlap = box_overlap(xywh_to_xyxy(candidates), xywh_to_xyxy(shapes)[:, None], rules.iou_thresh_kind)
+        chosen = chosen | (overlap > rules.iou_thresh)
+    truth, place = chosen[:, list(rules.mask)].nonzero(as_tuple=True)
+    column, row = (
+        (targets[truth, 2 + axis] * grid[1 - axis]).long().clamp(0, grid[1 - axis] - 1) for axis in (0, 1)
+    )
+    numbers = torch.tensor(rules.mask, device=targets.device)[place]
+    return _Pairs((targets[truth, 0].long(), place, row, column), numbers, truth)
+
+
+def _squared_deltas(
+    values: Tensor, truths: Tensor, pairs: _Pairs, spec: HeadSpec, rules: HeadRules, size: Tensor
+) -> Tensor:
+    """(n, 4) of iou_loss=mse: differences in the head's own units, more for small truths."""
+    grid = size / spec.stride
+    cells = torch.stack((pairs.cells[3], pairs.cells[2]), dim=1)
+    centre = truths[:, 2:4] * grid - cells
+    sides = truths[:, 4:6] * size / truths.new_tensor(rules.anchors)[pairs.anchors]
+    wanted = torch.cat((centre, sides.log()), dim=1)
+    if spec.new_coords:
+        wanted = torch.cat(((centre + 0.5) / 2, sides.sqrt() / 2), dim=1)
+    scale = rules.iou_normalizer * (2 - truths[:, 4] * truths[:, 5])
+    return scale[:, None] * (wanted.to(values.dtype) - values[..., :4][pairs.cells])
+
+
+def _overlap_deltas(
+    head: Tensor, boxes: Tensor, truths: Tensor, pairs: _Pairs, spec: HeadSpec, rules: HeadRules
+) -> Tensor:
+    """(n, 4) of the overlaps: their derivative by the box in fractions, carried over to w and h."""
+    with torch.enable_grad():
+        predicted = boxes[pairs.cells].clone().requires_grad_()
+        true = xywh_to_xyxy(truths[:, 2:6].to(boxes.dtype))
+        overlap = box_overlap(xywh_to_xyxy(predicted), true, rules.iou_loss)
+        (slope,) = torch.autograd.grad(overlap.sum(), predicted)
+    logits = head[..., 2:4][pairs.cells]
+    stretch = 8 * logits if spec.new_coords else logits.exp()
+    slope = torch.cat((slope[:, :2], 2 * slope[:, 2:] * stretch), dim=1) * rules.iou_normalizer
+    slope = torch.where(slope.isfinite(), slope, 0.0)
+    return slope.clamp(-rules.max_delta, rules.max_delta) if math.isfinite(rules.max_delta) else slope

@@ -1,0 +1,140 @@
+"""Distillation on feature maps, without adapters: a pruned student's channels are a subset of its teacher's.
+
+Invariant: the loss is 0 exactly where each of the student's maps equals the kept channels of the teacher's.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from utils.darknet.network import Network
+from utils.darknet.sections import Convolutional
+from utils.errors import ToolkitError
+from utils.pruning.report import decode_mask
+
+# A sum over the parts of the loss is about 1 early in a training; so is this, per channel and deviation.
+FEATURE_WEIGHT = 0.5
+
+
+@dataclass(frozen=True)
+class ChannelPair:
+    """Two modules whose maps are compared.
+
+    Attributes:
+        student, teacher: names of the modules in their networks.
+        kept: (teacher's channels,) which of them the student still has, in order.
+    """
+
+    student: str
+    teacher: str
+    kept: NDArray[np.bool_]
+
+
+class FeatureMatch:
+    """Watches the paired modules of two networks while they run."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, pairs: Sequence[ChannelPair]) -> None:
+        self._networks = student, teacher
+        self._pairs = tuple(pairs)
+        self._maps: dict[tuple[int, int], Tensor] = {}
+
+    @contextmanager
+    def capturing(self) -> Iterator[None]:
+        """Keep the maps of all forward passes inside; the hooks are gone afterwards."""
+        hooks = []
+        for side, network in enumerate(self._networks):
+            for number, pair in enumerate(self._pairs):
+                module = network.get_submodule((pair.student, pair.teacher)[side])
+                hooks.append(module.register_forward_hook(self._keeper((number, side))))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def loss(self) -> Tensor:
+        """Mean over the pairs of the mean squared difference in standard deviations of each channel.
+
+        Uses up the maps that were captured. A channel's deviation is the teacher's, over the batch and all
+        cells, so that layers and channels count alike.
+        """
+        parts = []
+        for number, pair in enumerate(self._pairs):
+            mine, other = self._maps[number, 0].float(), self._maps[number, 1].float()
+            kept = torch.from_numpy(pair.kept).to(other.device)
+            other = other[:, kept]
+            deviation = other.std(dim=(0, 2, 3), keepdim=True).clamp(min=1e-3)
+            parts.append(((mine - other) / deviation).square().mean())
+        self._maps.clear()
+        return FEATURE_WEIGHT * torch.stack(parts).mean()
+
+    def _keeper(self, key: tuple[int, int]) -> Any:
+        def keep(_: nn.Module, __: object, output: Tensor) -> None:
+            self._maps[key] = output
+
+        return keep
+
+
+def neck_layers(network: Network) -> tuple[int, ...]:
+    """For each head, the convolution whose map its 1x1 output convolution reads, each once, in order."""
+    found: dict[int, None] = {}
+    for head in network.heads:
+        index = _last_convolution(network, network.sources(head)[0])
+        if index >= 0:
+            found[_last_convolution(network, network.sources(index)[0])] = None
+    return tuple(index for index in found if index >= 0)
+
+
+def pairs_from_report(
+    report: Mapping[str, Any], student: Network, teacher: Network, source: str
+) -> tuple[ChannelPair, ...]:
+    """The necks' channels, from the JSON that a pruning run wrote beside the student's weights.
+
+    Args:
+        report: the JSON.
+        student, teacher: what was pruned, and from what.
+        source: name of the report, for messages.
+
+    Raises:
+        ToolkitError: the report does not tell of these two networks.
+    """
+    try:
+        changes = [
+            (entry["index"], entry["removed"], decode_mask(entry["kept"])) for entry in report["sections"]
+        ]
+    except (KeyError, TypeError, ValueError):
+        fact = "is no report of a pruning run"
+        raise ToolkitError(
+            f"{source}: {fact}; give the .json that stands beside the pruned weights"
+        ) from None
+    left = [(index, mask) for index, removed, mask in changes if not removed]
+    own = [i for i, section in enumerate(student.sections) if isinstance(section, Convolutional)]
+    fits = len(own) == len(left) and all(
+        0 <= index < len(teacher)
+        and teacher.channels(index) == len(mask)
+        and student.channels(mine) == int(mask.sum())
+        for mine, (index, mask) in zip(own, left, strict=True)
+    )
+    if not fits:
+        fact = "does not tell how the student came from the teacher"
+        raise ToolkitError(
+            f"{source}: {fact}; give as teacher the network that was pruned, as student its result"
+        )
+    origin = dict(zip(own, left, strict=True))
+    return tuple(
+        ChannelPair(f"layers.{mine}", f"layers.{origin[mine][0]}", origin[mine][1])
+        for mine in neck_layers(student)
+    )
+
+
+def _last_convolution(network: Network, index: int) -> int:
+    """The convolution that made tensor `index`, back through sections that have one main source; -1: none."""
+    while index >= 0 and not isinstance(network[index], Convolutional):
+        index = network.sources(index)[0]
+    return index

@@ -1,0 +1,52 @@
+"""Ctrl-C and a request to end: the step that runs is finished and saved first.
+
+Invariant: a second signal ends the program at once, as if nobody listened.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from utils.errors import ToolkitError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class InterruptedTrainingError(ToolkitError):
+    """The training was asked to end and has saved its state; the exit code is 128 + the signal."""
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
+class Interruption:
+    """Whether a signal has come: 0 or its number."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+
+@contextmanager
+def listening() -> Iterator[Interruption]:
+    """Note the first of SIGNALS inside the block; outside, they mean what they did before."""
+    interruption = Interruption()
+
+    def note(number: int, _: FrameType | None) -> None:
+        interruption.signal = number
+        for each in SIGNALS:
+            signal.signal(each, before[each])
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        for number in SIGNALS:
+            signal.signal(number, note)
+    except ValueError:  # not the main thread, which alone may listen
+        yield interruption
+        return
+    try:
+        yield interruption
+    finally:
+        for number in SIGNALS:
+            signal.signal(number, before[number])
