@@ -58,5 +58,14 @@ def test_a_policy_that_empties_everything_counts_as_nothing_free() -> None:
         return ChannelPlan(np.zeros(subject.graph.unit_count, dtype=np.bool_))
 
     subject = subject_with(0)
-    images = torch.rand(1, 3, 16, 16)
+    images = torch.rand(2, 3, 16, 16)
     assert free_share(subject, lambda _: none, images, tolerance=1e-9) == 0
+
+
+def test_what_is_the_same_for_all_images_does_not_hide_a_change() -> None:
+    """A large bias of an output makes its values large but tells nothing: as much is free as before."""
+    subject = subject_with(1)
+    before = share(subject)
+    with torch.no_grad():
+        subject.model.head.bias += torch.tensor([1e3, -1e3, 0.0, 5e2, 0.0])
+    assert share(subject) == before

@@ -177,3 +177,32 @@ def test_a_restored_trainer_goes_on_exactly_as_the_first_one() -> None:
     for first, second in ((whole.model, resumed.model), (whole.evaluated, resumed.evaluated)):
         for name, tensor in first.state_dict().items():
             assert torch.equal(tensor, second.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("sparsifier", ["l1", "proximal"])
+def test_the_penalty_is_the_same_in_every_precision(precision: str, sparsifier: str) -> None:
+    """With the loss's gradient clipped away it moves every gamma by rate * s: unscaled, once a step."""
+    model = make_model()
+    options = replace(OPTIONS, accumulate=2, clip_norm=1e-12, precision=precision)  # type: ignore[arg-type]
+    penalty = GammaPenalty({"norm": model.norm}, s=0.125, sparsifier=sparsifier)  # type: ignore[arg-type]
+    trainer = Trainer(model, (SPEC,), options, batches=4, penalty=penalty)
+    assert trainer.scaler.is_enabled() == (precision == "fp16")
+    trainer.train_epoch(make_batches(4), ignore)
+    assert torch.allclose(model.norm.weight, torch.full((4,), 1 - 2 * trainer.rate * 0.125), atol=1e-6)
+
+
+def test_a_gamma_that_nothing_holds_travels_its_layers_reach() -> None:
+    """Under AdamW, whatever the rate: with s far above the loss's gradient, 0.5 of its size in the run."""
+    for rate in (0.001, 0.1):
+        model = make_model()
+        with torch.no_grad():
+            model.norm.weight.fill_(6.0)
+        options = replace(
+            OPTIONS, optimizer="adamw", learning_rate=rate, gamma_reach=0.5, epochs=4, momentum=0.9
+        )
+        penalty = GammaPenalty({"norm": model.norm}, s=1e3)
+        trainer = Trainer(model, (SPEC,), options, batches=10, penalty=penalty)
+        for _ in range(4):
+            trainer.train_epoch(make_batches(10), ignore)
+        assert model.norm.weight.tolist() == pytest.approx([3.0] * 4, abs=0.15)

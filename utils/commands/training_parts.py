@@ -113,7 +113,7 @@ def free_share_of(run: Run, loaders: Loaders, device: torch.device) -> Callable[
         policy = (lambda percent: slim(percent, 0.0)) if run.prune else normal
         return free_share(subject, policy, images, scores)
 
-    return share if len(images) else None
+    return share if len(images) > 1 else None
 
 
 def objective_of(model: Darknet, run: Run, teacher: Teacher | None) -> Objective:

@@ -16,7 +16,7 @@ from utils.pruning.fold import mask_gammas
 from utils.pruning.scores import gamma_scores, unit_scores
 from utils.pruning.subject import ChannelPlan, LayerScores, Policy, Subject
 
-# change of the outputs, as a share of their spread, that counts as none
+# change of the outputs, as a share of what differs between images, that counts as none
 TOLERANCE = 0.01
 # halvings of the interval: shares are found to 1 / 2^STEPS
 STEPS = 6
@@ -34,9 +34,10 @@ def free_share(
     Args:
         subject: the network.
         policy: from the share of channels below the threshold to the strategy that will prune.
-        images: (B, C, H, W) to compare outputs on.
+        images: (B, C, H, W) to compare outputs on, at least two.
         scores: of the candidates; |gamma| if None.
-        tolerance: root mean square change of the outputs over their standard deviation that counts as none.
+        tolerance: root mean square change of the outputs, as a share of their standard deviation over the
+            images, that counts as none: what is the same for all images says nothing about them.
 
     Returns:
         Removed channels over all channels with a score, 0..1, on the largest plan that passed.
@@ -77,11 +78,11 @@ def _outputs(model: nn.Module, images: Tensor) -> Sequence[Tensor]:
 
 
 def _change(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
-    """The worst output's root mean square change over its standard deviation."""
-    shares = [
-        ((new - old).square().mean().sqrt() / old.std().clamp(min=1e-12)).item()
-        for old, new in zip(before, after, strict=True)
-    ]
+    """The worst output's root mean square change over its standard deviation over the images."""
+    shares = []
+    for old, new in zip(before, after, strict=True):
+        spread = old.var(dim=0).mean().sqrt().clamp(min=1e-12)
+        shares.append(((new - old).square().mean().sqrt() / spread).item())
     return max(shares)
 
 

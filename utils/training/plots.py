@@ -56,6 +56,7 @@ def plot_history(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     shares.set(title="shares of the channels", xlabel="epoch", ylim=(0, 1))
     for axis in (losses, accuracy, rates, shares):
         axis.grid(alpha=0.3)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         if axis.has_data():
             axis.legend()
         else:
@@ -82,14 +83,15 @@ def plot_gammas(counts: Sequence[Sequence[int]], borders: Sequence[float], path:
         vmin=0,
         vmax=np.quantile(shares, 0.995),
     )
+    heat.xaxis.get_major_locator().set_params(integer=True)
     heat.set(title="the squeeze: |gamma| of the candidates", xlabel="epoch", ylabel="|gamma|", yscale="log")
     figure.colorbar(picture, ax=heat, label="share of the channels in the bin")
     centres = np.sqrt(np.array(borders[1:]) * np.array(borders[:-1]))
     chosen = np.unique(np.linspace(0, len(shares) - 1, min(RIDGES, len(shares))).round().astype(int))
-    height = shares[chosen].max() or 1.0
+    height = shares[chosen, 1:-1].max() or 1.0  # what is outside the bins would dwarf the rest
     for place, epoch in enumerate(chosen):
         base = float(len(chosen) - 1 - place)
-        curve = base + 1.6 * shares[epoch] / height
+        curve = base + 1.6 * np.minimum(shares[epoch] / height, 1.0)
         ridges.fill_between(centres, base, curve, color="tab:blue", alpha=0.75, zorder=place)
         ridges.plot(centres, curve, color="white", linewidth=1, zorder=place)
     ridges.set_yticks(range(len(chosen)), [str(epoch + 1) for epoch in chosen[::-1]])

@@ -1,0 +1,304 @@
+"""What training and pruning reach on blood cells (BCCD): every figure of docs/training.md, by one command.
+
+    python benchmarks/bccd.py --cfg tiny3.cfg --weights yolov3-tiny.weights --data bccd/bccd.data --jobs 2
+    python benchmarks/bccd.py ... --only "sparse-*"       # some rows, and what they need
+    python benchmarks/bccd.py --report                    # the tables and the picture, from the CSV alone
+
+Results go to benchmarks/bccd.csv, a row each; a row that is there is not computed again, and a training that
+was broken off is resumed. Every training is `train.py` in a process of its own with one thread. Checkpoints
+are chosen on the validation images; sparse training is judged by its last checkpoint too, as pruning is.
+"""
+
+import argparse
+import csv
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+TABLE = ROOT / "benchmarks" / "bccd.csv"
+RUNS = ROOT / "runs" / "bccd"
+COMMON = (
+    "--batch-size",
+    "8",
+    "--accumulate",
+    "2",
+    "--schedule",
+    "cosine",
+    "--no-multi-scale",
+    "--workers",
+    "0",
+)
+SPARSE = ("--epochs", "20", "-sr", "--prune", "1")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One row.
+
+    Attributes:
+        name: of the row; the seed is appended to its folder's.
+        words: of train.py; empty where this is a pruning run.
+        parent: trial whose result it starts from; empty: the pretrained weights.
+        teacher: trial that is the teacher; empty: none.
+        share: of the channels to prune; 0 where this is a training.
+        seed: of the training.
+    """
+
+    name: str
+    words: tuple[str, ...] = ()
+    parent: str = ""
+    teacher: str = ""
+    share: float = 0.0
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """Name and seed."""
+        return f"{self.name}/{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its files go."""
+        return RUNS / f"{self.name}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of a trial; mAP@0.5 as a fraction, of best.pt, or of the pruned network.
+
+    Attributes:
+        last: mAP of the last epoch on validation images; for a pruned network that of the unpruned one.
+        small: share of the gammas below 0.01 of the largest, at the end.
+        free: share of the channels that could go with no change of the outputs, at the end.
+    """
+
+    name: str
+    seed: int
+    valid: float
+    test: float
+    last: float
+    small: float
+    free: float
+    parameters: int
+    macs: int
+    seconds: float
+
+
+def trials() -> list[Trial]:
+    """The whole grid; parents before children."""
+    found = [Trial("baseline", ("--epochs", "15"), seed=seed) for seed in range(3)]
+    found += [
+        Trial("baseline-darknet", ("--epochs", "15", "--loss", "darknet"), seed=seed) for seed in range(3)
+    ]
+    near = ("--neighbours", "0.3", "--balance", "0.5")
+    found += [Trial("baseline-neighbours", ("--epochs", "15", *near), seed=seed) for seed in range(3)]
+    kinds: dict[str, tuple[str, ...]] = {
+        "l1-constant": ("--s", "0.0003"),
+        "l1-strong": ("--s", "0.0006"),
+        "l1-global": ("--s", "0.0006", "--s-schedule", "global"),
+        "l1-local": ("--s", "0.0006", "--s-schedule", "local"),
+        "proximal": ("--s", "0.0003", "--sparsifier", "proximal"),
+        "polarized": ("--s", "0.0003", "--sparsifier", "polarized"),
+        "auto": ("--s", "auto", "--target-sparsity", "0.8"),
+    }
+    found += [Trial(f"sparse-{name}", (*SPARSE, *words)) for name, words in kinds.items()]
+    found += [Trial("sparse-l1-constant", (*SPARSE, *kinds["l1-constant"]), seed=seed) for seed in (1, 2)]
+    for seed in range(3):
+        for share in (0.5, 0.7, 0.8):
+            pruned = f"pruned-{share}"
+            found.append(Trial(pruned, parent="sparse-l1-constant", share=share, seed=seed))
+            found.append(Trial(f"tuned-{share}", ("--epochs", "15"), pruned, seed=seed))
+            taught = ("--epochs", "15", "--distill", "sigmoid")
+            found.append(Trial(f"taught-{share}", taught, pruned, "sparse-l1-constant", seed=seed))
+    for kind in ("classic1", "classic2", "feature", "sigmoid+feature"):
+        words = ("--epochs", "15", "--distill", kind)
+        found.append(Trial(f"taught-0.8-{kind}", words, "pruned-0.8", "sparse-l1-constant"))
+    return found
+
+
+class Study:
+    """Runs trials, each when what it needs is there, and notes their rows."""
+
+    def __init__(self, args: argparse.Namespace, rows: Mapping[str, Row]) -> None:
+        self.cfg, self.weights, self.data = (
+            Path(path).resolve() for path in (args.cfg, args.weights, args.data)
+        )
+        self.rows = dict(rows)
+        self._lock = threading.Lock()
+
+    def run(self, wanted: Sequence[Trial], jobs: int) -> None:
+        """Run what is missing of `wanted`, `jobs` at a time."""
+        waiting = {trial.key: trial for trial in wanted if trial.key not in self.rows}
+        running: dict[Future[Row], Trial] = {}
+        with ThreadPoolExecutor(jobs) as pool:
+            while waiting or running:
+                ready = [trial for trial in waiting.values() if self._needs(trial) <= self.rows.keys()]
+                for trial in ready[: jobs - len(running)]:
+                    print(f"{trial.key} begins", flush=True)
+                    running[pool.submit(self._one, waiting.pop(trial.key))] = trial
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    self._note(running.pop(future), future.result())
+
+    @staticmethod
+    def _needs(trial: Trial) -> set[str]:
+        return {f"{name}/{trial.seed}" for name in (trial.parent, trial.teacher) if name}
+
+    def _one(self, trial: Trial) -> Row:
+        return self._prune(trial) if trial.share else self._train(trial)
+
+    def _train(self, trial: Trial) -> Row:
+        cfg, weights = self._start(trial)
+        words = ["--cfg", cfg, "--weights", weights, "--data", self.data, "--output", trial.folder, *COMMON]
+        words += ["--seed", trial.seed, "--threads", 1, *trial.words]
+        if trial.teacher:
+            teacher = RUNS / f"{trial.teacher}-{trial.seed}" / "last.pt"
+            words += ["--t_cfg", self.cfg, "--t_weights", teacher]
+        if (trial.folder / "last.pt").exists():
+            words = ["--resume", trial.folder / "last.pt", "--workers", 0, "--threads", 1]
+        _call(["train.py", *words], trial.folder / "log.txt")
+        with (trial.folder / "history.csv").open(encoding="utf-8") as file:
+            history = list(csv.DictReader(file))
+        end = history[-1]
+        valid, test, parameters, macs = _figures(cfg, trial.folder / "best.pt", self.data)
+        seconds = sum(float(line["seconds"]) for line in history)
+        shares = float(end["gamma_relative_small"]), float(end["free_share"])
+        return Row(
+            trial.name, trial.seed, valid, test, float(end["map50"]), *shares, parameters, macs, seconds
+        )
+
+    def _prune(self, trial: Trial) -> Row:
+        parent = RUNS / f"{trial.parent}-{trial.seed}"
+        words = [
+            "--cfg",
+            self.cfg,
+            "--weights",
+            parent / "last.pt",
+            "--data",
+            self.data,
+            "--output",
+            trial.folder,
+        ]
+        words += ["--global_percent", trial.share, "--layer_keep", 0.01, "--threads", 1, "--workers", 0]
+        _call(["slim_prune.py", *words], trial.folder / "log.txt")
+        report = json.loads(next(trial.folder.glob("*.json")).read_text(encoding="utf-8"))
+        cfg, weights = self._pruned(trial.folder)
+        valid, test, parameters, macs = _figures(cfg, weights, self.data)
+        nothing = float("nan")
+        before = report["before"]["map50"]
+        return Row(trial.name, trial.seed, valid, test, before, nothing, nothing, parameters, macs, 0.0)
+
+    def _start(self, trial: Trial) -> tuple[Path, Path]:
+        return (
+            self._pruned(RUNS / f"{trial.parent}-{trial.seed}") if trial.parent else (self.cfg, self.weights)
+        )
+
+    @staticmethod
+    def _pruned(folder: Path) -> tuple[Path, Path]:
+        return next(folder.glob("prune*.cfg")), next(folder.glob("prune*.weights"))
+
+    def _note(self, trial: Trial, row: Row) -> None:
+        with self._lock:
+            self.rows[trial.key] = row
+            write_rows(self.rows.values())
+        print(
+            f"{trial.key}: validation {row.valid:.1%}, test {row.test:.1%}, {row.parameters:,} parameters",
+            flush=True,
+        )
+
+
+def _call(words: Sequence[object], log: Path) -> None:
+    """Run a script of the project; what it says goes to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / str(words[0])), *map(str, words[1:])]
+    with log.open("a", encoding="utf-8") as file:
+        code = subprocess.run(
+            command, stdout=file, stderr=file, env=environment, cwd=ROOT, check=False
+        ).returncode
+    if code:
+        raise SystemExit(f"{' '.join(command)} ended with {code}; see {log}")
+
+
+def _figures(cfg: Path, weights: Path, data: Path) -> tuple[float, float, int, int]:
+    """mAP@0.5 on validation and test images, parameters and multiply-adds."""
+    import torch
+
+    from utils.commands.evaluate import evaluate_network, open_split
+    from utils.commands.project import open_files
+    from utils.data.listing import read_data_file
+    from utils.profiling import count_macs
+
+    torch.set_num_threads(1)
+    model = open_files(cfg, weights)
+    listed = read_data_file(data)
+    size = (model.network.height, model.network.width)
+    valid, test = (
+        evaluate_network(model, open_split(listed, split, model, size), listed.names).map50
+        for split in ("valid", "test")
+    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return valid, test, parameters, count_macs(model, size, 3)
+
+
+def read_rows() -> dict[str, Row]:
+    """The rows so far, by name and seed."""
+    if not TABLE.exists():
+        return {}
+    kinds = {field.name: field.type for field in fields(Row)}
+    with TABLE.open(encoding="utf-8") as file:
+        lines = [
+            {name: _typed(kinds[name], text) for name, text in line.items()} for line in csv.DictReader(file)
+        ]
+    return {f"{line['name']}/{line['seed']}": Row(**line) for line in lines}  # type: ignore[arg-type]
+
+
+def _typed(kind: object, text: str) -> str | int | float:
+    return text if kind is str else int(text) if kind is int else float(text)
+
+
+def write_rows(rows: object) -> None:
+    """Write all rows, sorted, whole or not at all."""
+    from utils.files import atomic_path
+
+    ordered = sorted(rows, key=lambda row: (row.name, row.seed))  # type: ignore[call-overload]
+    with atomic_path(TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+        writer.writeheader()
+        for row in ordered:
+            values = asdict(row)
+            writer.writerow({key: f"{v:.5g}" if isinstance(v, float) else v for key, v in values.items()})
+
+
+def main() -> None:
+    """Compute what is missing, or write the report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cfg", help="yolov3-tiny for three classes, as new_cfg.py makes it")
+    parser.add_argument("--weights", help="yolov3-tiny.weights")
+    parser.add_argument("--data", help="bccd.data")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
+    parser.add_argument("--only", nargs="+", default=["*"], help="patterns of names to compute")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    args = parser.parse_args()
+    chosen = [
+        trial
+        for trial in trials()
+        if trial.seed in args.seeds and any(fnmatch.fnmatch(trial.name, pattern) for pattern in args.only)
+    ]
+    Study(args, read_rows()).run(chosen, args.jobs)
+
+
+if __name__ == "__main__":
+    main()
