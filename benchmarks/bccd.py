@@ -2,7 +2,7 @@
 
     python benchmarks/bccd.py --cfg tiny3.cfg --weights yolov3-tiny.weights --data bccd/bccd.data --jobs 2
     python benchmarks/bccd.py ... --only "sparse-*"       # some rows, and what they need
-    python benchmarks/bccd.py --report                    # the tables and the picture, from the CSV alone
+    python benchmarks/bccd_report.py                      # the tables and the picture, from the CSV alone
 
 Results go to benchmarks/bccd.csv, a row each; a row that is there is not computed again, and a training that
 was broken off is resumed. Every training is `train.py` in a process of its own with one thread. Checkpoints
@@ -281,7 +281,7 @@ def write_rows(rows: object) -> None:
 
 
 def main() -> None:
-    """Compute what is missing, or write the report."""
+    """Compute what is missing."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

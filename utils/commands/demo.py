@@ -48,7 +48,7 @@ from utils.errors import ToolkitError
 from utils.profiling import count_macs, count_parameters, measure_latency
 
 BASELINE_EPOCHS, SPARSE_EPOCHS, FINE_TUNING_EPOCHS = 20, 12, 12
-S, GLOBAL_PERCENT, LAYER_KEEP, SHORTCUTS = 0.002, 0.7, 0.05, 8
+S, GLOBAL_PERCENT, LAYER_KEEP, SHORTCUTS = 0.001, 0.7, 0.05, 8
 PICTURES, SHOWN, TILE = 6, 0.3, 400
 
 
