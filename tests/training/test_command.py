@@ -283,3 +283,50 @@ def test_a_data_set_of_other_classes_is_refused(
 ) -> None:
     with pytest.raises(ToolkitError, match=r"4 classes.* 7"):
         start(cfg_of(7), few_images, tmp_path)
+
+
+def test_a_run_with_everything_switched_on_trains_and_resumes(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path
+) -> None:
+    """Every option of the recipe at once; the second epoch after a resume."""
+    words = (
+        "-sr --s auto --sparsifier polarized --s-schedule global+local --loss darknet --mosaic 1 --mixup 0.5 "
+        "--rotate 5 --shear 2 --multi-scale --rectangular --balanced --schedule sgdr --cycle 0.5 --burn-in 0.5 "
+        "--freeze 1 --clip-norm 1 --precision bf16 --cache disk --tensorboard --label-smoothing 0.1"
+    ).split()
+    start(tiny_cfg, few_images, tmp_path, *words, "--epochs", "2")
+    before = Darknet.from_cfg(tiny_cfg)
+    state = read_checkpoint(tmp_path / "last.pt")
+    assert state.training["epoch"] == 2
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert state.state["layers.0.conv.weight"].shape == before.state_dict()["layers.0.conv.weight"].shape
+
+
+def test_frozen_sections_stay_as_they_are(tiny_cfg: Path, few_images: Path, tmp_path: Path) -> None:
+    model = Darknet.from_cfg(tiny_cfg)
+    save_checkpoint(tmp_path / "first.pt", model)
+    start(tiny_cfg, few_images, tmp_path, "--weights", tmp_path / "first.pt", "--freeze", "2")
+    state = read_checkpoint(tmp_path / "last.pt").state
+    for name, parameter in model.named_parameters():
+        assert torch.equal(state[name], parameter) == (int(name.split(".")[1]) < 2), name
+
+
+def test_freezing_everything_is_refused(tiny_cfg: Path, few_images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ToolkitError, match="leaves no section that learns"):
+        start(tiny_cfg, few_images, tmp_path, "--freeze", "99")
+
+
+def test_a_way_to_learn_without_a_teacher_is_refused(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ToolkitError, match="--distill: there is no teacher"):
+        start(tiny_cfg, few_images, tmp_path, "--distill", "sigmoid")
+
+
+def test_feature_distillation_without_a_report_says_what_is_missing(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path
+) -> None:
+    save_checkpoint(tmp_path / "t.pt", Darknet.from_cfg(tiny_cfg))
+    words = ["--t_cfg", tiny_cfg, "--t_weights", tmp_path / "t.pt", "--distill", "feature"]
+    with pytest.raises(ToolkitError, match=r"--distill feature: .*give --report"):
+        start(tiny_cfg, few_images, tmp_path / "out", *words)
