@@ -200,3 +200,17 @@ def test_training_batches_are_the_same_from_every_cache(
         for cache in (None, "ram", "disk", "disk")
     ]
     assert all(torch.equal(images, found[0]) for images in found)
+
+
+def test_an_image_that_is_drawn_twice_is_changed_twice(data_file: Path) -> None:
+    dataset = open_split(data_file)
+    first, second = (dataset[SampleKey(2, 5, 7, copy=copy)].image for copy in (0, 1))
+    assert torch.equal(first, dataset[SampleKey(2, 5, 7)].image)
+    assert first.shape == second.shape
+    assert not torch.equal(first, second)
+    repeats = np.array([1.0, 1.0, 50.0])
+    batches = EpochBatches(EpochSampler(30, True, 0, repeats=np.repeat(repeats, 10)), 5, (64, 64))
+    keys = [key for batch in batches for key in batch]
+    assert len({(key.number, key.copy) for key in keys}) == len(keys) > len({key.number for key in keys})
+    batches.epoch, batches.skip = 0, 3
+    assert [key for batch in batches for key in batch] == keys[15:]

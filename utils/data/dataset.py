@@ -40,6 +40,7 @@ class SampleKey(NamedTuple):
 
     `size` is the height and width of its input, None for the dataset's. `letterbox` keeps its aspect even
     where the dataset stretches: an input that was made for the image's aspect is not to be stretched into.
+    `copy` counts how often the image came before in the epoch, so that it does not come twice the same.
     """
 
     number: int
@@ -47,6 +48,7 @@ class SampleKey(NamedTuple):
     seed: int = 0
     size: tuple[int, int] | None = None
     letterbox: bool = False
+    copy: int = 0
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,7 @@ class DetectionDataset(Dataset[Sample | str]):
         letterbox = self.letterbox or key.letterbox
         placement = place(*original, size, letterbox)
         if self.augment is not None:
-            rng = np.random.default_rng([key.seed, key.epoch, key.number])
+            rng = np.random.default_rng([key.seed, key.epoch, key.number, *[key.copy] * (key.copy > 0)])
             draw = partial(self._partner, rng)
             changed, labels = compose(self.augment, Picture(image, labels), draw, size, letterbox, rng)
             pixels = torch.from_numpy(changed).permute(2, 0, 1)

@@ -5,6 +5,7 @@ takes its own part, and a resumed epoch goes on with the batches that would have
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -141,11 +142,15 @@ class EpochBatches(Sampler[list[SampleKey]]):
         batches = [order[start : start + whole] for start in range(0, len(order), whole)][: len(self)]
         if self.aspects is not None:
             batches = self._alike(order, whole, epoch)
+        drawn: Counter[int] = Counter()
         for number, batch in enumerate(batches):
+            size, shaped = self._size(batch, epoch, number), self.aspects is not None
+            keys = []
+            for image in batch:
+                keys.append(SampleKey(image, epoch, self.keys.seed, size, shaped, drawn[image]))
+                drawn[image] += 1  # all processes count all images, also those of batches that are left out
             if number >= skip:
-                size = self._size(batch, epoch, number)
-                shaped = self.aspects is not None
-                yield [SampleKey(image, epoch, self.keys.seed, size, shaped) for image in batch[rank::world]]
+                yield keys[rank::world]
 
     def _alike(self, order: Sequence[int], whole: int, epoch: int) -> list[list[int]]:
         """Batches of images of nearly one aspect, in random order."""
