@@ -15,6 +15,7 @@ from utils.data.augment import Augment
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file
 from utils.data.loader import Batch, Loader, make_loader
+from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
 from utils.frontends.darknet import gamma_penalty
 from utils.training.history import EpochRecord, History
@@ -92,7 +93,7 @@ class Poison:
 
     def __init__(self, loader: Loader, epoch: int) -> None:
         self.inner, self.left, self.when, self.epoch = loader, 1, epoch, -1
-        self.dataset, self.batch_size = loader.dataset, loader.batch_size
+        self.dataset, self.batch_size, self.position = loader.dataset, loader.batch_size, 0
 
     def __len__(self) -> int:
         return len(self.inner)
@@ -141,6 +142,50 @@ def test_a_loss_that_never_becomes_finite_ends_the_run_with_advice(
             observer=Witness(),
         )
     assert read_checkpoint(tmp_path / LAST).training["epoch"] == 1
+
+
+class StoppedError(Exception):
+    """Breaks a run off."""
+
+
+def test_a_resumed_epoch_goes_on_behind_a_batch_that_could_not_be_used(
+    tiny_cfg: Path, tmp_path: Path
+) -> None:
+    """The images of the epoch's first batch are broken; the run is killed after its second."""
+    data = make_shapes(tmp_path / "set", sizes={"train": 8, "valid": 2, "test": 2})
+    loaders = open_loaders(data)
+    loaders.train.set_epoch(0)
+    first = next(iter(loaders.train))
+    for path in first.paths:
+        path.write_bytes(b"no image")
+
+    def seen(folder: Path, stop: bool, resume: bool) -> list[str]:
+        loaders, paths = open_loaders(data), []
+        inner = loaders.train._collated
+
+        def noted() -> Iterator[Batch]:
+            for batch in inner():
+                paths.extend(path.name for path in batch.paths)
+                if stop and len(paths) > 2:
+                    raise StoppedError
+                yield batch
+
+        loaders.train._collated = noted  # type: ignore[method-assign]
+        train(
+            Darknet.from_cfg(tiny_cfg),
+            loaders,
+            replace(OPTIONS, epochs=1),
+            folder,
+            observer=Witness(),
+            extras=Extras(save_seconds=0.0),
+            resume=read_checkpoint(folder / LAST) if resume else None,
+        )
+        return paths
+
+    whole = seen(tmp_path / "whole", stop=False, resume=False)
+    with pytest.raises(StoppedError):
+        seen(tmp_path / "broken", stop=True, resume=False)
+    assert seen(tmp_path / "broken", stop=False, resume=True) == whole[2:]
 
 
 def test_the_checkpoint_before_the_last_is_kept(tiny_cfg: Path, few_images: Path, tmp_path: Path) -> None:

@@ -77,6 +77,8 @@ class Loader:
     Attributes:
         dataset: where the samples come from.
         batch_size: most images in a batch.
+        position: batches of the present pass that were read so far, those without a usable image too: what to
+            skip to go on from here.
         problems: "file:line: fact" of every image that could not be used so far, each once.
     """
 
@@ -91,6 +93,7 @@ class Loader:
         self.dataset = dataset
         self.batch_size = batch_size
         self.problems: dict[str, None] = {}
+        self.position = 0
         self._batches = batches
         self._sampler = sampler
         self._skip = 0
@@ -101,6 +104,7 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._collated():
+            self.position += 1
             self._report(batch.problems)
             if len(batch):
                 yield batch
@@ -118,6 +122,7 @@ class Loader:
         same: only their shapes tell which batches they make.
         """
         whole = self.dataset.rectangles is not None
+        self.position = skip
         self._sampler.epoch, self._sampler.skip = epoch, 0 if whole else skip
         self._skip = skip if whole else 0
 

@@ -172,7 +172,7 @@ class _Run:
         self.trainer, self.loaders, self.output = trainer, loaders, output
         self.observer, self.extras, self.processes = observer, extras, extras.processes
         self.history = History()
-        self._returns = 0
+        self._returns = self._position = 0
         self._good: tuple[dict[str, Any], dict[str, Tensor]] | None = None
         self._saved_at = time.monotonic()
 
@@ -185,7 +185,7 @@ class _Run:
             if trainer.penalty:
                 trainer.penalty.start_epoch(number / trainer.options.epochs)
             self._good = trainer.snapshot()
-        self.loaders.train.set_epoch(number, skip=done)
+        self.loaders.train.set_epoch(number, skip=self._position if done else 0)
         self.observer.epoch_started(number + 1, done)
         try:
             means = trainer.train_epoch(
@@ -207,7 +207,7 @@ class _Run:
             )
         self.trainer.load_state_dict(checkpoint.training["trainer"], checkpoint.state)
         self.history = History.from_list(checkpoint.training["history"])
-        self._returns = checkpoint.training["returns"]
+        self._returns, self._position = checkpoint.training["returns"], checkpoint.training["position"]
         if self.processes.is_first and self.history.records and not self.trainer.done:
             # the run may have been killed, or copied elsewhere, before all was written
             self._save(is_best=self.history.best is self.history.records[-1])
@@ -282,6 +282,7 @@ class _Run:
             "options": trainer.options.to_mapping(),
             "history": self.history.to_list(),
             "returns": self._returns,
+            "position": self.loaders.train.position,
             "trainer": trainer.state_dict(),
             "context": dict(self.extras.context),
         }
