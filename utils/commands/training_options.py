@@ -153,8 +153,8 @@ def add_sparsity_options(parser: Parser) -> None:
     sparse = parser.add_argument_group("sparse training")
     sparse.add_argument("-sr", "--sparsity", action="store_true", help="push the candidates' gammas to zero")
     weight = (
-        "weight of the penalty, or auto: chosen from epoch to epoch to reach --target-sparsity. AdamW "
-        f"normalises its steps, so there s acts relative to the gradient's size (default: {PENALTY})"
+        "weight of the penalty, or auto (experimental): chosen from epoch to epoch for --target-sparsity. "
+        f"AdamW normalises its steps, so there s acts relative to the gradient's size (default: {PENALTY})"
     )
     sparse.add_argument("--s", type=_strength, help=weight)
     candidates = f"candidates: 0 no shortcuts, 1 all (default: {CANDIDATES})"
