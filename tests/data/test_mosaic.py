@@ -5,7 +5,7 @@ import pytest
 
 from utils.data.augment import Augment, move_labels
 from utils.data.images import GREY
-from utils.data.mosaic import Picture, compose
+from utils.data.mosaic import Composer, Picture
 
 PLAIN = Augment(flip=0, hue=0, saturation=1, exposure=1, scale=1, aspect=1, translate=0)
 COLOURS = ((250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0))
@@ -33,7 +33,7 @@ def test_every_box_of_a_mosaic_frames_the_pixels_of_its_colour(seed: int) -> Non
         flip=0.5, hue=0, saturation=1, exposure=1, scale=1.2, aspect=1.1, translate=0.1, mosaic=1
     )
     rng = np.random.default_rng(seed)
-    image, labels = compose(options, picture(0, seed), drawer(seed), (208, 208), False, rng)
+    image, labels = Composer(options, (208, 208), False, rng, drawer(seed))(picture(0, seed))
     assert image.shape == (208, 208, 3)
     for number, *box in labels:
         colour = np.array(COLOURS[int(number)])
@@ -47,7 +47,7 @@ def test_every_box_of_a_mosaic_frames_the_pixels_of_its_colour(seed: int) -> Non
 def test_a_picture_without_objects_brings_no_box() -> None:
     empty = Picture(np.zeros((50, 50, 3), np.uint8), np.zeros((0, 5), np.float32))
     options = Augment(mosaic=1)
-    _, labels = compose(options, empty, lambda: empty, (64, 64), False, np.random.default_rng(0))
+    _, labels = Composer(options, (64, 64), False, np.random.default_rng(0), lambda: empty)(empty)
     assert labels.shape == (0, 5)
 
 
@@ -58,7 +58,7 @@ def test_a_mosaic_reads_three_more_pictures() -> None:
         read.append(picture(1))
         return read[-1]
 
-    compose(Augment(mosaic=1), picture(0), draw, (64, 64), False, np.random.default_rng(0))
+    Composer(Augment(mosaic=1), (64, 64), False, np.random.default_rng(0), draw)(picture(0))
     assert len(read) == 3
 
 
@@ -66,7 +66,7 @@ def test_each_tile_has_colours_of_its_own() -> None:
     """Four equal pictures of one colour: with one change for all, one colour would be left."""
     plain = Picture(np.full((64, 64, 3), 100, np.uint8), np.zeros((0, 5), np.float32))
     options = Augment(flip=0, hue=0, saturation=1, exposure=1.5, scale=1, aspect=1, translate=0, mosaic=1)
-    image, _ = compose(options, plain, lambda: plain, (64, 64), False, np.random.default_rng(0))
+    image, _ = Composer(options, (64, 64), False, np.random.default_rng(0), lambda: plain)(plain)
     assert len(np.unique(image.reshape(-1, 3), axis=0)) == 4
 
 
@@ -76,7 +76,7 @@ def test_unreadable_partners_leave_three_grey_tiles() -> None:
         flip=0, hue=0, saturation=1, exposure=1, scale=1, aspect=1, translate=0, mosaic=1, mixup=1
     )
     full = Picture(np.full((64, 64, 3), 250, np.uint8), np.array([[0, 0.5, 0.5, 1, 1]], np.float32))
-    image, _ = compose(options, full, lambda: None, (64, 64), False, np.random.default_rng(0))
+    image, _ = Composer(options, (64, 64), False, np.random.default_rng(0), lambda: None)(full)
     assert set(np.unique(image)) == {GREY, 250}
     rows, columns = np.nonzero(image[..., 0] == 250)
     tile = (rows.max() + 1 - rows.min()) * (columns.max() + 1 - columns.min())
@@ -89,7 +89,7 @@ def test_mixup_blends_and_keeps_both_labels() -> None:
     options = Augment(flip=0, hue=0, saturation=1, exposure=1, scale=1, aspect=1, translate=0, mixup=1)
     white = Picture(np.full((64, 64, 3), 200, np.uint8), np.array([[1, 0.5, 0.5, 1, 1]], np.float32))
     black = Picture(np.zeros((64, 64, 3), np.uint8), np.array([[0, 0.5, 0.5, 1, 1]], np.float32))
-    image, labels = compose(options, white, lambda: black, (64, 64), False, np.random.default_rng(0))
+    image, labels = Composer(options, (64, 64), False, np.random.default_rng(0), lambda: black)(white)
     assert len(np.unique(image)) == 1
     assert 0 < image[0, 0, 0] < 200
     assert labels[:, 0].tolist() == [1, 0]
@@ -112,7 +112,7 @@ def test_a_rotated_box_holds_the_rotated_rectangle(seed: int) -> None:
 
 def test_without_mosaic_and_mixup_it_is_the_plain_augmentation() -> None:
     one, two = np.random.default_rng(4), np.random.default_rng(4)
-    image, labels = compose(Augment(), picture(2), lambda: None, (96, 96), False, one)
+    image, labels = Composer(Augment(), (96, 96), False, one, lambda: None)(picture(2))
     wanted, boxes = Augment()(*picture(2), (96, 96), False, two)
     assert np.array_equal(image, wanted)
     assert np.array_equal(labels, boxes)

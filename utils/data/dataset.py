@@ -25,7 +25,7 @@ from utils.data.images import Placement, place, read_image, resize_exactly
 from utils.data.index import LabelIndex, read_index
 from utils.data.labels import label_path
 from utils.data.listing import DataFile, ImageList
-from utils.data.mosaic import Picture, compose
+from utils.data.mosaic import Composer, Picture
 from utils.data.rectangles import fit
 from utils.errors import DatasetError
 
@@ -181,7 +181,8 @@ class DetectionDataset(Dataset[Sample | str]):
         if self.augment is not None:
             rng = np.random.default_rng([key.seed, key.epoch, key.number, *[key.copy] * (key.copy > 0)])
             draw = partial(self._partner, rng)
-            changed, labels = compose(self.augment, Picture(image, labels), draw, size, letterbox, rng)
+            composer = Composer(self.augment, size, letterbox, rng, draw)
+            changed, labels = composer(Picture(image, labels))
             pixels = torch.from_numpy(changed).permute(2, 0, 1)
         elif self.rectangles is not None:
             pixels, placement = fit(image, self.image_size, self.rectangles)
