@@ -2,11 +2,14 @@
 
     python benchmarks/bccd.py --cfg tiny3.cfg --weights yolov3-tiny.weights --data bccd/bccd.data --jobs 2
     python benchmarks/bccd.py ... --only "sparse-*"       # some rows, and what they need
+    python benchmarks/bccd.py --cfg yolov3-tiny.cfg --weights yolov3-tiny.weights \
+        --data coco_mini/coco_mini.data --only "baseline*" --table benchmarks/coco_mini.csv
     python benchmarks/bccd_report.py                      # the tables and the picture, from the CSV alone
 
-Results go to benchmarks/bccd.csv, a row each; a row that is there is not computed again, and a training that
-was broken off is resumed. Every training is `train.py` in a process of its own with one thread. Checkpoints
-are chosen on the validation images; sparse training is judged by its last checkpoint too, as pruning is.
+Results go to --table, a row each, and what is trained goes to a folder of the table's name in runs/; a row
+that is there is not computed again, and a training that was broken off is resumed. Every training is
+`train.py` in a process of its own with one thread. Checkpoints are chosen on the validation images; sparse
+training is judged by its last checkpoint too, as pruning is.
 """
 
 import argparse
@@ -26,7 +29,6 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 TABLE = ROOT / "benchmarks" / "bccd.csv"
-RUNS = ROOT / "runs" / "bccd"
 COMMON = (
     "--batch-size",
     "8",
@@ -66,17 +68,13 @@ class Trial:
         """Name and seed."""
         return f"{self.name}/{self.seed}"
 
-    @property
-    def folder(self) -> Path:
-        """Where its files go."""
-        return RUNS / f"{self.name}-{self.seed}"
-
 
 @dataclass(frozen=True)
 class Row:
     """The figures of a trial; mAP@0.5 as a fraction, of best.pt, or of the pruned network.
 
     Attributes:
+        test: NaN where the data set has no test images.
         last: mAP of the last epoch on validation images; for a pruned network that of the unpruned one.
         small: share of the gammas below 0.01 of the largest, at the end.
         free: share of the channels that could go with no change of the outputs, at the end.
@@ -133,6 +131,8 @@ class Study:
         self.cfg, self.weights, self.data = (
             Path(path).resolve() for path in (args.cfg, args.weights, args.data)
         )
+        self.table = Path(args.table)
+        self.runs = ROOT / "runs" / self.table.stem
         self.rows = dict(rows)
         self._lock = threading.Lock()
 
@@ -154,23 +154,27 @@ class Study:
     def _needs(trial: Trial) -> set[str]:
         return {f"{name}/{trial.seed}" for name in (trial.parent, trial.teacher) if name}
 
+    def _folder(self, name: str, seed: int) -> Path:
+        return self.runs / f"{name}-{seed}"
+
     def _one(self, trial: Trial) -> Row:
         return self._prune(trial) if trial.share else self._train(trial)
 
     def _train(self, trial: Trial) -> Row:
         cfg, weights = self._start(trial)
-        words = ["--cfg", cfg, "--weights", weights, "--data", self.data, "--output", trial.folder, *COMMON]
+        folder = self._folder(trial.name, trial.seed)
+        words = ["--cfg", cfg, "--weights", weights, "--data", self.data, "--output", folder, *COMMON]
         words += ["--seed", trial.seed, "--threads", 1, *trial.words]
         if trial.teacher:
-            teacher = RUNS / f"{trial.teacher}-{trial.seed}" / "last.pt"
+            teacher = self._folder(trial.teacher, trial.seed) / "last.pt"
             words += ["--t_cfg", self.cfg, "--t_weights", teacher]
-        if (trial.folder / "last.pt").exists():
-            words = ["--resume", trial.folder / "last.pt", "--workers", 0, "--threads", 1]
-        _call(["train.py", *words], trial.folder / "log.txt")
-        with (trial.folder / "history.csv").open(encoding="utf-8") as file:
+        if (folder / "last.pt").exists():
+            words = ["--resume", folder / "last.pt", "--workers", 0, "--threads", 1]
+        _call(["train.py", *words], folder / "log.txt")
+        with (folder / "history.csv").open(encoding="utf-8") as file:
             history = list(csv.DictReader(file))
         end = history[-1]
-        valid, test, parameters, macs = _figures(cfg, trial.folder / "best.pt", self.data)
+        valid, test, parameters, macs = _figures(cfg, folder / "best.pt", self.data)
         seconds = sum(float(line["seconds"]) for line in history)
         shares = float(end["gamma_relative_small"]), float(end["free_share"])
         return Row(
@@ -178,7 +182,7 @@ class Study:
         )
 
     def _prune(self, trial: Trial) -> Row:
-        parent = RUNS / f"{trial.parent}-{trial.seed}"
+        parent, folder = (self._folder(name, trial.seed) for name in (trial.parent, trial.name))
         words = [
             "--cfg",
             self.cfg,
@@ -187,21 +191,21 @@ class Study:
             "--data",
             self.data,
             "--output",
-            trial.folder,
+            folder,
         ]
         words += ["--global_percent", trial.share, "--layer_keep", 0.01, "--threads", 1, "--workers", 0]
-        _call(["slim_prune.py", *words], trial.folder / "log.txt")
-        report = json.loads(next(trial.folder.glob("*.json")).read_text(encoding="utf-8"))
-        cfg, weights = self._pruned(trial.folder)
+        _call(["slim_prune.py", *words], folder / "log.txt")
+        report = json.loads(next(folder.glob("*.json")).read_text(encoding="utf-8"))
+        cfg, weights = self._pruned(folder)
         valid, test, parameters, macs = _figures(cfg, weights, self.data)
         nothing = float("nan")
         before = report["before"]["map50"]
         return Row(trial.name, trial.seed, valid, test, before, nothing, nothing, parameters, macs, 0.0)
 
     def _start(self, trial: Trial) -> tuple[Path, Path]:
-        return (
-            self._pruned(RUNS / f"{trial.parent}-{trial.seed}") if trial.parent else (self.cfg, self.weights)
-        )
+        if not trial.parent:
+            return self.cfg, self.weights
+        return self._pruned(self._folder(trial.parent, trial.seed))
 
     @staticmethod
     def _pruned(folder: Path) -> tuple[Path, Path]:
@@ -210,7 +214,7 @@ class Study:
     def _note(self, trial: Trial, row: Row) -> None:
         with self._lock:
             self.rows[trial.key] = row
-            write_rows(self.rows.values())
+            write_rows(self.rows.values(), self.table)
         print(
             f"{trial.key}: validation {row.valid:.1%}, test {row.test:.1%}, {row.parameters:,} parameters",
             flush=True,
@@ -245,18 +249,20 @@ def _figures(cfg: Path, weights: Path, data: Path) -> tuple[float, float, int, i
     size = (model.network.height, model.network.width)
     valid, test = (
         evaluate_network(model, open_split(listed, split, model, size), listed.names).map50
+        if getattr(listed, split)
+        else float("nan")
         for split in ("valid", "test")
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return valid, test, parameters, count_macs(model, size, 3)
 
 
-def read_rows() -> dict[str, Row]:
+def read_rows(table: Path = TABLE) -> dict[str, Row]:
     """The rows so far, by name and seed."""
-    if not TABLE.exists():
+    if not table.exists():
         return {}
     kinds = {field.name: field.type for field in fields(Row)}
-    with TABLE.open(encoding="utf-8") as file:
+    with table.open(encoding="utf-8") as file:
         lines = [
             {name: _typed(kinds[name], text) for name, text in line.items()} for line in csv.DictReader(file)
         ]
@@ -267,12 +273,12 @@ def _typed(kind: object, text: str) -> str | int | float:
     return text if kind is str else int(text) if kind is int else float(text)
 
 
-def write_rows(rows: object) -> None:
+def write_rows(rows: object, table: Path) -> None:
     """Write all rows, sorted, whole or not at all."""
     from utils.files import atomic_path
 
     ordered = sorted(rows, key=lambda row: (row.name, row.seed))  # type: ignore[call-overload]
-    with atomic_path(TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
         for row in ordered:
@@ -288,6 +294,7 @@ def main() -> None:
     parser.add_argument("--cfg", help="yolov3-tiny for three classes, as new_cfg.py makes it")
     parser.add_argument("--weights", help="yolov3-tiny.weights")
     parser.add_argument("--data", help="bccd.data")
+    parser.add_argument("--table", type=Path, default=TABLE, help="CSV of the results, gone on from")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time")
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of names to compute")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -297,7 +304,7 @@ def main() -> None:
         for trial in trials()
         if trial.seed in args.seeds and any(fnmatch.fnmatch(trial.name, pattern) for pattern in args.only)
     ]
-    Study(args, read_rows()).run(chosen, args.jobs)
+    Study(args, read_rows(args.table)).run(chosen, args.jobs)
 
 
 if __name__ == "__main__":

@@ -90,9 +90,9 @@ def test_a_rate_for_a_sum_is_scaled_for_the_mean_but_not_for_darknets_loss() -> 
     assert cfg_defaults(network("learning_rate=0.001"), "sgd", "darknet", {})["learning_rate"] == 0.001
 
 
-def test_auto_strength_starts_from_the_usual_one() -> None:
+def test_auto_strength_starts_gently() -> None:
     found = options("", "", "-sr", "--s", "auto", "--target-sparsity", "0.6", "--s-schedule", "global+local")
-    assert (found.s, found.s_auto, found.target_sparsity) == (0.001, True, 0.6)
+    assert (found.s, found.s_auto, found.target_sparsity) == (0.0003, True, 0.6)
     assert found.s_schedule == ("global", "local")
     assert options().s == 0
 

@@ -1,5 +1,7 @@
 """Schedules of s, and the s that chooses itself."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -75,7 +77,7 @@ def test_a_frozen_gamma_is_left_alone() -> None:
 
 def test_polarization_has_the_gradient_of_its_formula() -> None:
     """s (t sum a - sum |a - mean a|), differentiated by autograd in float64."""
-    gammas = torch.tensor([0.5, -0.1, 0.95, -0.3, 0.7], dtype=torch.float64)
+    gammas = torch.tensor([0.5, -0.1, 0.95, -0.3, 0.7], dtype=torch.float64)  # none is driven up
     penalty, norm = make_penalty(gammas, sparsifier="polarized")
     penalty.add_to_gradients()
     leaf = gammas.clone().requires_grad_()
@@ -91,14 +93,21 @@ def test_polarization_pulls_small_gammas_and_lets_large_ones_be() -> None:
     assert small > 5 * large > 0
 
 
-@pytest.mark.parametrize("strength", [1e-5, 1e-3, 0.1])
+def test_polarization_drives_no_gamma_up() -> None:
+    penalty, norm = make_penalty(torch.tensor([0.1, 0.1, 0.1, 0.1, 1.0]), sparsifier="polarized")
+    penalty.add_to_gradients()
+    assert norm.weight.grad[:4].min() > 0
+    assert norm.weight.grad[4] == 0
+
+
+@pytest.mark.parametrize("strength", [1e-4, 1e-3, 1e-2])
 @pytest.mark.parametrize("target", [0.3, 0.7])
 def test_auto_brings_the_share_under_the_threshold_in_time(strength: float, target: float) -> None:
     """Gammas that fall by s times some speed and are held by an importance of their own."""
     generator = torch.Generator().manual_seed(0)
     sizes = 1 + 3 * torch.rand(400, generator=generator)
     held = 0.002 * torch.rand(400, generator=generator)
-    auto = AutoStrength(target, epochs=40)
+    auto = AutoStrength(target, epochs=40, by=0.8)
     s = strength
     for epoch in range(40):
         s = auto.next(s, sizes, epoch / 40)
@@ -106,6 +115,24 @@ def test_auto_brings_the_share_under_the_threshold_in_time(strength: float, targ
     small = (sizes < 0.01 * sizes.max()).double().mean().item()
     assert small >= target - 0.02
     assert small < 0.99 or target > 0.9
+
+
+def test_auto_presses_no_harder_once_its_time_is_over() -> None:
+    auto, s, strengths = AutoStrength(0.7, epochs=10, by=0.5), 1e-3, []
+    for epoch in range(10):  # these gammas do not yield
+        s = auto.next(s, 1 + SIZES.abs(), epoch / 10)
+        strengths.append(s)
+    assert strengths[4] > strengths[0]
+    assert strengths[5:] == [strengths[4]] * 5
+
+
+def test_auto_does_not_blame_s_for_a_falling_learning_rate() -> None:
+    """The gammas fall on a straight line over the learning rate's sum: s is right as it is."""
+    spent = lambda progress: (1 - math.cos(math.pi * max(progress, 0.0))) / 2  # noqa: E731
+    auto = AutoStrength(0.5, epochs=20, by=0.8, spent=spent)
+    for epoch in range(16):
+        left = 1 - spent(epoch / 20) / spent(0.8) + 1e-2  # of the followed gamma; the largest stays at 1
+        assert auto.next(1e-3, torch.tensor([left, left, 1.0]), epoch / 20) == pytest.approx(1e-3, rel=0.05)
 
 
 def test_a_restored_penalty_goes_on_with_the_same_shares() -> None:

@@ -31,6 +31,7 @@ from utils.training.precision import PRECISIONS
 from utils.training.schedule import SCHEDULES
 
 PENALTY: float = 0.001
+AUTO_START: float = 0.0003  # where auto begins: .001 broke a pretrained network's first epochs on BCCD
 CANDIDATES: Literal[0, 1] = 1
 
 
@@ -153,7 +154,7 @@ def add_sparsity_options(parser: Parser) -> None:
     sparse = parser.add_argument_group("sparse training")
     sparse.add_argument("-sr", "--sparsity", action="store_true", help="push the candidates' gammas to zero")
     weight = (
-        "weight of the penalty, or auto (experimental): chosen from epoch to epoch for --target-sparsity. "
+        "weight of the penalty, or auto: chosen from epoch to epoch, to reach --target-sparsity at --s-at. "
         f"AdamW normalises its steps, so there s acts relative to the gradient's size (default: {PENALTY})"
     )
     sparse.add_argument("--s", type=_strength, help=weight)
@@ -226,7 +227,9 @@ def choose_options(
 def _weight(args: argparse.Namespace) -> float:
     if not args.sparsity:
         return 0.0
-    return PENALTY if args.s in (None, "auto") else float(args.s)
+    if args.s == "auto":
+        return AUTO_START
+    return PENALTY if args.s is None else float(args.s)
 
 
 def _augment(args: argparse.Namespace, network: Network) -> Augment:

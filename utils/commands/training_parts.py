@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -25,7 +26,9 @@ from utils.training.features import FeatureMatch, pairs_from_report
 from utils.training.head_rules import head_rules
 from utils.training.loop import Loaders
 from utils.training.objective import Objective
+from utils.training.options import TrainingOptions
 from utils.training.processes import Processes
+from utils.training.trainer import schedule_of
 
 # images on which the outputs are compared for the free share
 PROBE = 4
@@ -90,8 +93,17 @@ def penalty_of(model: Darknet, run: Run) -> GammaPenalty | None:
     penalty = gamma_penalty(model, options.s, run.prune, run.classic)
     penalty.sparsifier, penalty.schedule = options.sparsifier, options.sparsity_schedule
     if options.s_auto:
-        penalty.auto = AutoStrength(options.target_sparsity, options.epochs)
+        spent = _spent(options)
+        penalty.auto = AutoStrength(options.target_sparsity, options.epochs, options.s_at, spent)
     return penalty
+
+
+def _spent(options: TrainingOptions) -> Callable[[float], float]:
+    """Which share of the run's learning rate is spent when a share of its epochs is done."""
+    steps = 100  # an epoch, finely enough
+    schedule = schedule_of(options, steps)
+    sums = list(accumulate(map(schedule.factor, range(schedule.steps)), initial=0.0))
+    return lambda progress: sums[round(max(progress, 0.0) * schedule.steps)] / sums[-1]
 
 
 def free_share_of(run: Run, loaders: Loaders, device: torch.device) -> Callable[[Darknet], float] | None:

@@ -4,6 +4,7 @@ Invariant: everything here is a function of the gammas and of the epoch, so that
 unbroken one; the only memory is `AutoStrength.last`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -74,37 +75,43 @@ class SparsitySchedule:
 class AutoStrength:
     """Chooses s from epoch to epoch so that a share of the gammas falls under a threshold in time.
 
-    The gamma at the asked share is followed: how far it fell in the last epoch says what the present s does,
-    how far it must fall in each epoch that is left says what is needed, and s follows their ratio. Once it is
-    under the threshold, s is halved each epoch: what is small stays small with less.
+    The gamma at the asked share is followed. A learning rate that falls slows it down whatever s is, so that
+    its fall is counted per unit of the learning rate: how far it fell in the last epoch says what the present
+    s does, the learning rate that is left until `by` says what is needed, and s follows their ratio, gently.
+    From `by` on s only falls: pressing harder late costs accuracy that no epoch is left to win back.
 
     Attributes:
         target: share of the gammas to bring under the threshold.
-        by: share of the epochs in which to do it.
         epochs: of the run.
+        by: share of the epochs in which to do it.
+        spent: share of the run's learning rate that is spent when a share of its epochs is done.
         last: size of the followed gamma at the last call, None at the first.
     """
 
     target: float
     epochs: int
-    by: float = 0.8
+    by: float = 0.5
+    spent: Callable[[float], float] = float
     last: float | None = None
 
     def next(self, s: float, sizes: Tensor, progress: float) -> float:
         """S for the epoch that begins; arguments as for `SparsitySchedule.factors`."""
         size = sizes.double().quantile(self.target).item()
-        fallen = None if self.last is None else self.last - size
-        self.last = size
+        before, self.last = self.last, size
         left = size - RELATIVE_THRESHOLD * sizes.max().item()
-        if fallen is None:
-            return s
         if left <= 0:
             return s / FASTEST
-        wanted = left / max(1.0, (self.by - progress) * self.epochs)
-        return s * min(max(wanted / max(fallen, wanted / FASTEST), 1 / FASTEST), FASTEST)
+        if before is None or progress >= self.by:
+            return s
+        last_epoch = self.spent(progress) - self.spent(progress - 1 / self.epochs)
+        speed = (before - size) / max(last_epoch, TINY)
+        wanted = left / max(self.spent(self.by) - self.spent(progress), TINY)
+        return s * min(max(wanted / max(speed, TINY), 1 / FASTEST), FASTEST)
 
 
 # a gamma below this share of the largest one is called small
 RELATIVE_THRESHOLD = 0.01
 # s changes by at most this factor from one epoch to the next
-FASTEST = 2.0
+FASTEST = 1.5
+# keeps quotients finite
+TINY = 1e-9

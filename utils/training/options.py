@@ -75,7 +75,9 @@ class TrainingOptions:
     s: float = hyper(0.0, "weight of the sparsity penalty, 0: none", "0.001 in the published programs")
     sparsifier: Sparsifier = hyper("l1", "", "Liu et al. 2017")
     s_schedule: tuple[SparsityScheduleKind, ...] = hyper(("constant",), "", "published programs")
-    s_at: float = hyper(0.5, "share of the epochs after which s decays", "published programs")
+    s_at: float = hyper(
+        0.5, "share of the epochs after which s decays, or auto is done", "published programs"
+    )
     s_decay: float = hyper(0.01, "factor on s", "published programs")
     s_keep: float = hyper(0.85, "share of the smallest gammas that keep s (local)", "published programs")
     s_auto: bool = hyper(False, "whether s is chosen from epoch to epoch", "")
