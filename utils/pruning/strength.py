@@ -77,8 +77,9 @@ class AutoStrength:
 
     The gamma at the asked share is followed. A learning rate that falls slows it down whatever s is, so that
     its fall is counted per unit of the learning rate: how far it fell in the last epoch says what the present
-    s does, the learning rate that is left until `by` says what is needed, and s follows their ratio, gently.
-    From `by` on s only falls: pressing harder late costs accuracy that no epoch is left to win back.
+    s does, the learning rate that is left until `by` says what is needed, and s rises by their ratio, gently.
+    It does not sink before the share is reached: the first gammas to fall are those that nothing holds. From
+    `by` on it does not rise: pressing harder late costs accuracy that no epoch is left to win back.
 
     Attributes:
         target: share of the gammas to bring under the threshold.
@@ -106,7 +107,7 @@ class AutoStrength:
         last_epoch = self.spent(progress) - self.spent(progress - 1 / self.epochs)
         speed = (before - size) / max(last_epoch, TINY)
         wanted = left / max(self.spent(self.by) - self.spent(progress), TINY)
-        return s * min(max(wanted / max(speed, TINY), 1 / FASTEST), FASTEST)
+        return s * min(max(wanted / max(speed, TINY), 1.0), FASTEST)
 
 
 # a gamma below this share of the largest one is called small
