@@ -46,10 +46,17 @@ def told(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        fact = f"{path}: cannot be written ({getattr(error, 'strerror', None) or 'the disk is full'})"
+        reason = getattr(error, "strerror", None) or f"is the disk full? {error}".splitlines()[0]
+        fact = f"{path}: cannot be written ({reason})"
         raise ToolkitError(
             f"{fact}; free some space or choose another folder, the file before is kept"
         ) from error
+
+
+def flush(path: Path) -> None:
+    """Wait until a file is on the disk: renamed before that, a power failure could leave it empty."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def keep_previous(path: Path, previous: Path) -> None:

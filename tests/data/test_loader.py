@@ -10,8 +10,9 @@ from tests.data.conftest import write_label
 from utils.data.augment import Augment
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file
-from utils.data.loader import make_loader
+from utils.data.loader import Loader, make_loader
 from utils.data.sampling import EpochSampler
+from utils.errors import DatasetError
 
 
 def open_split(path, augment=None) -> DetectionDataset:
@@ -119,3 +120,15 @@ def test_a_short_last_batch_is_dropped_on_demand_unless_it_is_all_there_is(data_
     assert [len(batch) for batch in make_loader(dataset, 4, drop_last=True)] == [4]
     assert [len(batch) for batch in make_loader(dataset, 4)] == [4, 2]
     assert [len(batch) for batch in make_loader(dataset, 9, drop_last=True)] == [6]
+
+
+def test_no_batch_may_be_missing_where_other_processes_wait_for_it(data_file):
+    """They would wait for ever for this one's share of the gradient."""
+    dataset = open_split(data_file)
+    for path in dataset.images:
+        path.write_bytes(b"no image")
+    plain = make_loader(dataset, 4)
+    assert list(plain) == []
+    in_step = Loader(dataset, plain._batches, plain._sampler, 4, in_step=True)
+    with pytest.raises(DatasetError, match="several processes"):
+        list(in_step)

@@ -126,6 +126,18 @@ def test_auto_presses_no_harder_once_its_time_is_over() -> None:
     assert strengths[5:] == [strengths[4]] * 5
 
 
+def test_auto_takes_up_the_pressure_again_where_gammas_come_back() -> None:
+    auto = AutoStrength(0.5, epochs=10, by=0.2)
+    loud, quiet = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1e-4, 1e-4, 1.0])
+    s = 1e-3
+    for epoch in range(2):
+        s = auto.next(s, loud, epoch / 10)
+    reached = auto.next(s, quiet, 0.3)
+    assert reached < s
+    assert auto.next(reached, loud, 0.4) == pytest.approx(s)
+    assert auto.next(s, loud, 0.5) == s
+
+
 def test_auto_does_not_blame_s_for_a_falling_learning_rate() -> None:
     """The gammas fall on a straight line over the learning rate's sum: s is right as it is."""
     spent = lambda progress: (1 - math.cos(math.pi * max(progress, 0.0))) / 2  # noqa: E731

@@ -63,13 +63,15 @@ def measure(kind: str, one: tuple[float, ...], two: tuple[float, ...]) -> float:
     return iou
 
 
-def box_of(head: np.ndarray, b: int, a: int, j: int, i: int) -> tuple[float, ...]:
+def box_of(head: np.ndarray, b: int, a: int, j: int, i: int, spec: HeadSpec) -> tuple[float, ...]:
     x, y, w, h = head[b, a, j, i, :4]
     width, height = ANCHORS[RULES.mask[a]]
-    return (
-        (i + logistic(x)) / GRID, (j + logistic(y)) / GRID,
-        math.exp(w) * width / SIZE, math.exp(h) * height / SIZE,
-    )  # fmt: skip
+    s = spec.scale_x_y
+    x, y = (v if spec.new_coords else logistic(v) for v in (x, y))
+    w, h = (4 * v * v if spec.new_coords else math.exp(v) for v in (w, h))
+    centre = (v * s - (s - 1) / 2 for v in (x, y))
+    x, y = (cell + v for cell, v in zip((i, j), centre, strict=True))
+    return x / GRID, y / GRID, w * width / SIZE, h * height / SIZE
 
 
 def slope(kind: str, box: tuple[float, ...], truth: tuple[float, ...]) -> list[float]:
@@ -82,14 +84,16 @@ def slope(kind: str, box: tuple[float, ...], truth: tuple[float, ...]) -> list[f
     return found
 
 
-def restated(head: np.ndarray, rules: HeadRules) -> np.ndarray:
+def restated(head: np.ndarray, rules: HeadRules, spec: HeadSpec = SPEC) -> np.ndarray:
     """The rules, one cell and one truth after the other."""
+    s = spec.scale_x_y
+    chance_of = float if spec.new_coords else logistic
     delta = np.zeros_like(head)
     truths = [(int(row[0]), int(row[1]), tuple(float(v) for v in row[2:])) for row in TARGETS.tolist()]
     for b, a, j, i in np.ndindex(head.shape[:4]):
-        chance = logistic(head[b, a, j, i, 4])
-        best = max(overlap(box_of(head, b, a, j, i), truth) for image, _, truth in truths if image == b)
-        likely = any(logistic(v) > 0.25 for v in head[b, a, j, i, 5:])
+        chance = chance_of(head[b, a, j, i, 4])
+        best = max(overlap(box_of(head, b, a, j, i, spec), truth) for image, _, truth in truths if image == b)
+        likely = any(chance_of(v) > 0.25 for v in head[b, a, j, i, 5:])
         punished = rules.obj_normalizer * (0 - chance)
         if best > rules.ignore_thresh and likely:
             spared = max(punished, rules.obj_normalizer * (best - chance)) if rules.objectness_smooth else 0.0
@@ -107,30 +111,33 @@ def restated(head: np.ndarray, rules: HeadRules) -> np.ndarray:
             place = (b, rules.mask.index(anchor), row, column)
             x, y, w, h = head[place][:4]
             if rules.iou_loss == "mse":
-                values = [logistic(x), logistic(y), w, h]
+                values = [chance_of(x) * s - (s - 1) / 2, chance_of(y) * s - (s - 1) / 2, w, h]
                 goal = [
                     truth[0] * GRID - column, truth[1] * GRID - row,
                     math.log(truth[2] * SIZE / ANCHORS[anchor][0]),
                     math.log(truth[3] * SIZE / ANCHORS[anchor][1]),
                 ]  # fmt: skip
+                if spec.new_coords:
+                    goal[2:] = [math.sqrt(math.exp(g) / 4) for g in goal[2:]]
                 scale = rules.iou_normalizer * (2 - truth[2] * truth[3])
                 move = [scale * (g - v) for g, v in zip(goal, values, strict=True)]
             else:
-                move = slope(rules.iou_loss, box_of(head, *place), truth)
-                move = [move[0], move[1], 2 * move[2] * math.exp(w), 2 * move[3] * math.exp(h)]
+                move = slope(rules.iou_loss, box_of(head, *place, spec), truth)
+                stretch = (1.0, 1.0) if spec.new_coords else (math.exp(w), math.exp(h))
+                move = [move[0], move[1], 2 * move[2] * stretch[0], 2 * move[3] * stretch[1]]
                 move = [rules.iou_normalizer * m for m in move]
                 move = [min(max(m, -rules.max_delta), rules.max_delta) for m in move]
             delta[place][:4] += move
-            confident = rules.obj_normalizer * (1 - logistic(head[(*place, 4)]))
+            confident = rules.obj_normalizer * (1 - chance_of(head[(*place, 4)]))
             if not rules.objectness_smooth or delta[(*place, 4)] == 0:
                 delta[(*place, 4)] = confident
             smooth = rules.label_smooth_eps
             if delta[(*place, 5 + kind)] != 0:
-                delta[(*place, 5 + kind)] = 1 - smooth / 2 - logistic(head[(*place, 5 + kind)])
+                delta[(*place, 5 + kind)] = 1 - smooth / 2 - chance_of(head[(*place, 5 + kind)])
                 continue
             for n in range(3):
                 goal_class = float(n == kind) * (1 - smooth) + smooth / 2
-                delta[(*place, 5 + n)] = goal_class - logistic(head[(*place, 5 + n)])
+                delta[(*place, 5 + n)] = goal_class - chance_of(head[(*place, 5 + n)])
     if rules.iou_thresh < 1:
         for place in np.ndindex(head.shape[:4]):
             count = int((delta[place][5:] > 0).sum())
@@ -150,12 +157,18 @@ def restated(head: np.ndarray, rules: HeadRules) -> np.ndarray:
         {"objectness_smooth": True, "ignore_thresh": 0.05, "label_smooth_eps": 0.1},
     ],
 )
+@pytest.mark.parametrize(
+    "coords", [{}, {"scale_x_y": 1.1}, {"scale_x_y": 2.0, "new_coords": True}], ids=["v3", "v4", "v4-csp"]
+)
 @pytest.mark.parametrize("seed", range(3))
-def test_deltas_equal_the_rules_restated_in_loops(seed: int, changes: dict[str, object]) -> None:
-    rules = replace(RULES, **changes)  # type: ignore[arg-type]
+def test_deltas_equal_the_rules_restated_in_loops(
+    seed: int, changes: dict[str, object], coords: dict[str, object]
+) -> None:
+    rules, spec = replace(RULES, **changes), replace(SPEC, **coords)  # type: ignore[arg-type]
     head = make_head(seed)
-    found = head_delta(head, TARGETS, SPEC, rules).numpy()
-    assert found == pytest.approx(restated(head.numpy(), rules), abs=2e-7)
+    head = head.sigmoid() if spec.new_coords else head
+    found = head_delta(head, TARGETS, spec, rules).numpy()
+    assert found == pytest.approx(restated(head.numpy(), rules, spec), abs=2e-7)
 
 
 @pytest.mark.parametrize("kind", ["mse", "ciou"])
@@ -177,7 +190,7 @@ def test_a_step_along_ciou_brings_the_box_nearer() -> None:
     delta[..., 4:] = 0
     place = (0, 0, 1, 1)
     truth = tuple(TARGETS[0, 2:].tolist())
-    old, new = (measure("giou", box_of(h.numpy(), *place), truth) for h in (head, head + 0.02 * delta))
+    old, new = (measure("giou", box_of(h.numpy(), *place, SPEC), truth) for h in (head, head + 0.02 * delta))
     assert new > old
     assert before.total.isfinite()
 

@@ -8,6 +8,7 @@ from torch import nn
 from utils.detection.decode import HeadSpec
 from utils.errors import ToolkitError
 from utils.training.distillation import SIGMOID_WEIGHT, Teacher, distillation_loss, parse_kinds
+from utils.training.processes import Processes
 
 SPEC = HeadSpec(anchors=((30.0, 40.0), (60.0, 20.0)), classes=2, stride=32)
 TARGETS = torch.tensor([[0, 1, 0.3, 0.4, 0.6, 0.9], [1, 0, 0.7, 0.2, 0.2, 0.5]])
@@ -147,3 +148,19 @@ def test_no_box_is_pulled_to_a_teacher_that_is_farther_from_the_truth() -> None:
     distillation_loss([student], [heads(16)], TARGETS, [SPEC], 1.0, ["sigmoid"]).loss.backward()
     assert not student.grad[..., :4].any()
     assert student.grad[..., 4:].any()
+
+
+def test_the_boxes_of_two_processes_count_as_much_as_those_of_one() -> None:
+    """Gradients are averaged over processes, but the published sum is over the whole batch."""
+    student, teacher = heads(5).requires_grad_(), heads(15)
+    boxes = []
+    for count in (1, 2):
+        student.grad = None
+        processes = Processes(0, count)
+        distillation_loss([student], [teacher], TARGETS, [SPEC], 1.0, ["classic2"], processes).loss.backward()
+        boxes.append(student.grad[..., :4].clone())
+        confidences = student.grad[..., 4:].clone()
+    assert boxes[0].any()
+    assert torch.allclose(boxes[1], 2 * boxes[0])
+    distillation_loss([student], [teacher], TARGETS, [SPEC], 1.0, ["classic2"]).loss.backward()
+    assert torch.allclose(student.grad[..., 4:], 2 * confidences)

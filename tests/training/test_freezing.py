@@ -50,18 +50,18 @@ def batches(count: int) -> list[FakeBatch]:
     return [FakeBatch(torch.rand(2, 3, 32, 32, generator=generator), targets) for _ in range(count)]
 
 
-def learned(option: str, steps: int) -> dict[str, bool]:
-    """Which parameters of the network have changed after so many steps with decay, momentum and penalty."""
+def learned(option: str, steps: int, first: int = 0) -> dict[str, bool]:
+    """Which parameters and buffers have changed after so many steps with decay, momentum and penalty."""
     torch.manual_seed(0)
     model = Darknet(Network.from_text(CFG.format(option, "")))
     options = replace(OPTIONS, momentum=0.9, decay=0.01)
     penalty = gamma_penalty(model, 0.01, prune=1)
     trainer = Trainer(
-        model, model.head_specs, options, steps, penalty, freezing=Freezing(model)
+        model, model.head_specs, options, steps, penalty, freezing=Freezing(model, first)
     )  # fmt: skip
-    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     trainer.train_epoch(batches(steps), ignore)
-    return {name: not torch.equal(before[name], tensor) for name, tensor in model.named_parameters()}
+    return {name: not torch.equal(before[name], tensor) for name, tensor in model.state_dict().items()}
 
 
 def test_without_options_everything_learns():
@@ -71,7 +71,13 @@ def test_without_options_everything_learns():
 @pytest.mark.parametrize("option", ["stopbackward=1", "train_only_bn=1", "stopbackward=3"])
 def test_frozen_sections_do_not_move(option):
     for name, moved in learned(option, 3).items():
-        assert moved == name.startswith("layers.2."), name
+        counted = "running" in name or "tracked" in name  # Darknet's statistics go on
+        assert moved == (name.startswith("layers.2.") or counted), name
+
+
+def test_the_first_sections_stay_as_they_are_statistics_too():
+    for name, moved in learned("", 2, first=1).items():
+        assert moved != name.startswith("layers.0."), name
 
 
 def test_a_section_learns_from_its_step_on():

@@ -57,7 +57,13 @@ def start(root: Path, arguments: list[str]) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     command = [sys.executable, str(root / "train.py"), *arguments]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=root
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=root,
+        start_new_session=True,
     )
 
 
@@ -138,6 +144,25 @@ def test_a_run_that_is_asked_to_end_saves_and_says_how_to_go_on(
     assert_equal_runs(whole, tmp_path)
 
 
+def test_a_signal_to_the_whole_group_reaches_the_state_too(
+    cfg: Path, data: Path, root: Path, tmp_path: Path
+) -> None:
+    """As systemd and batch systems send it: the processes that load images get it as well."""
+    arguments = words(cfg, data, tmp_path)
+    arguments[arguments.index("--workers") + 1] = "2"
+    arguments[arguments.index("--epochs") + 1] = "99"
+    running = start(root, arguments)
+    assert running.stdout is not None
+    for line in running.stdout:
+        if line.startswith("epoch  1/99"):
+            break
+    os.killpg(running.pid, signal.SIGTERM)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == 143, errors
+    assert "Traceback" not in errors
+    assert read_checkpoint(tmp_path / "last.pt").training["epoch"] >= 1
+
+
 def test_a_damaged_last_checkpoint_is_passed_over_for_the_one_before(
     cfg: Path, data: Path, whole: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -164,6 +189,14 @@ def test_signals_mean_what_they_did_before_afterwards() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with listening() as interruption:
         os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # the group's and the parent's: one request
         assert interruption.signal == signal.SIGTERM
+        interruption.at -= 2
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+        ended = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(signal, "raise_signal", ended.append)
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert ended == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGTERM) == before
     assert signal.getsignal(signal.SIGTERM) == before

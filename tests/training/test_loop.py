@@ -1,6 +1,7 @@
 """What a run leaves behind, and that breaking it off changes nothing."""
 
 import csv
+import signal
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,10 @@ from utils.data.loader import Batch, Loader, make_loader
 from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
 from utils.frontends.darknet import gamma_penalty
+from utils.pruning.strength import AutoStrength
+from utils.training import loop
 from utils.training.history import EpochRecord, History
+from utils.training.interruption import InterruptedTrainingError
 from utils.training.loop import BEST, LAST, OUTPUTS, PREVIOUS, Extras, Loaders, train, validate
 from utils.training.options import TrainingOptions
 
@@ -89,11 +93,15 @@ def test_a_run_broken_off_and_resumed_ends_as_an_unbroken_one(
 
 
 class Poison:
-    """A loader whose images are not numbers in one epoch, the first time that it comes."""
+    """A loader whose images are not numbers from some batch of one epoch on, the first time that it comes."""
 
-    def __init__(self, loader: Loader, epoch: int) -> None:
-        self.inner, self.left, self.when, self.epoch = loader, 1, epoch, -1
-        self.dataset, self.batch_size, self.position = loader.dataset, loader.batch_size, 0
+    def __init__(self, loader: Loader, epoch: int, batch: int = 1) -> None:
+        self.inner, self.left, self.when, self.epoch, self.first = loader, 1, epoch, -1, batch
+        self.dataset, self.batch_size = loader.dataset, loader.batch_size
+
+    @property
+    def position(self) -> int:
+        return self.inner.position
 
     def __len__(self) -> int:
         return len(self.inner)
@@ -104,7 +112,7 @@ class Poison:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.inner:
-            if self.epoch == self.when and self.left:
+            if self.epoch == self.when and self.left and self.position >= self.first:
                 self.left -= 1
                 batch.images[0, 0, 0, 0] = float("nan")
             yield batch
@@ -192,6 +200,87 @@ def test_the_checkpoint_before_the_last_is_kept(tiny_cfg: Path, few_images: Path
     run(tiny_cfg, few_images, tmp_path, Witness(), epochs=3)
     epochs = [read_checkpoint(tmp_path / name).training["epoch"] for name in (PREVIOUS, LAST)]
     assert epochs == [2, 3]
+
+
+def test_resuming_keeps_the_checkpoint_before_and_writes_none_over_it(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path
+) -> None:
+    """The last one may be the damaged one, so that only a state that was written whole may take its place."""
+    run(tiny_cfg, few_images, tmp_path, Witness(), epochs=3)
+    run(tiny_cfg, few_images, tmp_path, Witness(), resume=True, epochs=3)
+    epochs = [read_checkpoint(tmp_path / name).training["epoch"] for name in (PREVIOUS, LAST)]
+    assert epochs == [2, 3]
+
+
+def test_a_run_resumed_inside_an_epoch_still_returns_to_the_epochs_start(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path
+) -> None:
+    def poisoned(folder: Path, stop: tuple[int, int] | None, resume: bool) -> History:
+        torch.manual_seed(0)
+        model = Darknet.from_cfg(tiny_cfg)
+        loaders = open_loaders(few_images)
+        loader = Poison(loaders.train, epoch=2, batch=2)
+        loader.left = 0 if stop else 1
+        return train(
+            model,
+            loaders._replace(train=loader),  # type: ignore[arg-type]
+            OPTIONS,
+            folder,
+            observer=Witness(stop),
+            extras=Extras(save_seconds=0.0),
+            resume=read_checkpoint(folder / LAST) if resume else None,
+        )
+
+    whole = poisoned(tmp_path / "whole", None, False)
+    with pytest.raises(KeyboardInterrupt):
+        poisoned(tmp_path / "broken", (3, 2), False)
+    state = read_checkpoint(tmp_path / "broken" / LAST).training["trainer"]
+    assert state["done"] == 1
+    resumed = poisoned(tmp_path / "broken", None, True)
+    assert comparable(resumed) == comparable(whole)
+    assert resumed.records[-1].learning_rate < OPTIONS.learning_rate / 100
+
+
+@pytest.mark.parametrize("epoch", [2, 4])
+def test_a_request_to_end_does_not_wait_for_the_validation(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    """It comes with the first batch of the epoch's validation; the resumed run ends as an unbroken one."""
+    whole = run(tiny_cfg, few_images, tmp_path / "whole", Witness())
+    calls = []
+
+    def told(*args: object) -> object:
+        calls.append(args)
+        if len(calls) == epoch:
+            signal.raise_signal(signal.SIGTERM)
+        return validate(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(loop, "validate", told)
+    with pytest.raises(InterruptedTrainingError) as raised:
+        run(tiny_cfg, few_images, tmp_path / "broken", Witness())
+    assert raised.value.exit_code == 143
+    state = read_checkpoint(tmp_path / "broken" / LAST).training
+    assert (state["epoch"], state["trainer"]["done"]) == (epoch - 1, 2)
+    assert comparable(run(tiny_cfg, few_images, tmp_path / "broken", Witness(), resume=True)) == comparable(
+        whole
+    )
+
+
+def test_a_return_leaves_an_automatic_s_as_it_was(tiny_cfg: Path, few_images: Path, tmp_path: Path) -> None:
+    strengths = []
+    for left in (0, 1):
+        torch.manual_seed(0)
+        model = Darknet.from_cfg(tiny_cfg)
+        penalty = gamma_penalty(model, 0.001, 1)
+        penalty.auto = AutoStrength(0.9, epochs=4, by=1.0)
+        loaders = open_loaders(few_images)
+        poisoned = Poison(loaders.train, epoch=0, batch=1)
+        poisoned.left = left
+        options = replace(OPTIONS, epochs=1, s_auto=True)
+        loaders = loaders._replace(train=poisoned)  # type: ignore[arg-type]
+        found = train(model, loaders, options, tmp_path, observer=Witness(), extras=Extras(penalty))
+        strengths.append(found.records[0].s)
+    assert strengths[0] == strengths[1]
 
 
 def test_a_full_disk_is_told_and_leaves_the_checkpoint_before(

@@ -53,6 +53,7 @@ with joined(device) as processes:
     trainer = Trainer(model, (SPEC,), options(4), 2, penalty, processes=processes)
     for step in range(2):
         trainer.train_epoch([part_of(step, processes.rank, 2)], lambda *_: None)
+        trainer.end_epoch()
     assert processes.any(processes.rank == 1, device)
     assert not processes.any(False, device)
     assert processes.merged({processes.rank: "x"}) == {0: "x", 1: "x"}

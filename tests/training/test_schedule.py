@@ -21,3 +21,12 @@ def test_cosine_starts_at_one_and_ends_at_final() -> None:
     assert schedule.factor(10) == pytest.approx(1)
     assert schedule.factor(55) == pytest.approx((1 + 0.05) / 2)
     assert schedule.factor(100) == pytest.approx(0.05)
+
+
+def test_sgdr_starts_anew_with_longer_and_longer_cycles() -> None:
+    """Cycles of 10, 20, 40, ... steps behind a burn-in of 5: the rate is whole where each begins."""
+    schedule = Schedule(steps=105, warmup=5, kind="sgdr", final=0.01, cycle=0.1, growth=2.0)
+    for start, length in ((5, 10), (15, 20), (35, 40)):
+        assert schedule.factor(start) == pytest.approx(1.0)
+        assert schedule.factor(start + length // 2) == pytest.approx((1 + 0.01) / 2)
+        assert schedule.factor(start + length - 1) < 0.05

@@ -126,6 +126,9 @@ def test_observed_losses_are_running_means_and_add_up() -> None:
     seen = []
     trainer = Trainer(make_model(), (SPEC,), OPTIONS, batches=3)
     means = trainer.train_epoch(make_batches(3), lambda number, parts: seen.append((number, dict(parts))))
+    assert trainer.done == 3
+    trainer.end_epoch()
+    assert trainer.done == 0
     assert [number for number, _ in seen] == [1, 2, 3]
     assert seen[-1][1] == means
     assert tuple(means) == PARTS
@@ -166,6 +169,7 @@ def test_a_restored_trainer_goes_on_exactly_as_the_first_one() -> None:
     options = replace(OPTIONS, optimizer="adamw", learning_rate=0.01, ema_epochs=2.0)
     whole = Trainer(make_model(), (SPEC,), options, batches=3)
     whole.train_epoch(make_batches(3), ignore)
+    whole.end_epoch()
     state = whole.state_dict()
     state = copy.deepcopy(state)
     evaluated = {name: tensor.clone() for name, tensor in whole.evaluated.state_dict().items()}
@@ -205,4 +209,16 @@ def test_a_gamma_that_nothing_holds_travels_its_layers_reach() -> None:
         trainer = Trainer(model, (SPEC,), options, batches=10, penalty=penalty)
         for _ in range(4):
             trainer.train_epoch(make_batches(10), ignore)
+            trainer.end_epoch()
         assert model.norm.weight.tolist() == pytest.approx([3.0] * 4, abs=0.15)
+
+
+def test_true_zeros_are_zeros_in_the_average_too() -> None:
+    """The network that is pruned is the average, which by itself only comes near them."""
+    model = make_model()
+    options = replace(OPTIONS, ema_epochs=4.0, learning_rate=0.5)
+    penalty = GammaPenalty({"norm": model.norm}, s=10.0, sparsifier="proximal")
+    trainer = Trainer(model, (SPEC,), options, batches=4, penalty=penalty)
+    trainer.train_epoch(make_batches(4), ignore)
+    assert not model.norm.weight.any()
+    assert trainer.gammas().tolist() == [0.0] * 4

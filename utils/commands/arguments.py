@@ -92,6 +92,16 @@ def fraction_below_one(text: str) -> float:
     return _number(text, float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
 
 
+def positive_fraction(text: str) -> float:
+    """A number above 0 and up to 1."""
+    return _number(text, float, lambda value: 0 < value <= 1, "a number above 0, up to 1")
+
+
+def at_least_one(text: str) -> float:
+    """A number from 1 on."""
+    return _number(text, float, lambda value: 1 <= value < math.inf, "a number of at least 1")
+
+
 def positive_float(text: str) -> float:
     """A finite number above 0."""
     return _number(text, float, lambda value: 0 < value < math.inf, "a number above 0")

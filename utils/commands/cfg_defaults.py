@@ -5,15 +5,17 @@ mean the same in a shorter one.
 """
 
 import argparse
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from utils.commands.arguments import fraction, fraction_below_one, positive_float, positive_int
+from utils.commands.arguments import at_least_one, fraction, fraction_below_one, positive_float, positive_int
 from utils.darknet.network import Network
 from utils.errors import CfgError
 from utils.training.options import TrainingOptions
 
 Value = TypeVar("Value")
+logger = logging.getLogger(__name__)
 
 # the rates in cfgs are meant for Darknet's loss, a sum over objects; the modern one is a mean
 SGD_RATE_FACTOR = 50.0
@@ -56,12 +58,18 @@ def cfg_defaults(
 
 
 def augment_of(network: Network) -> dict[str, float]:
-    """Fields of `Augment` -> values: [net] hue, saturation, exposure, mosaic, mixup; the last head's jitter.
+    """Fields of `Augment` -> values: of [net] and the last head's jitter.
 
     Darknet's jitter moves each side of the crop by up to this share; here it bounds zoom and aspect, and
     half of it the shift.
     """
-    changes = {key: _net(network, key, float) for key in ("hue", "saturation", "exposure")}
+    kinds: dict[str, Callable[[str], float]] = {
+        "hue": fraction,
+        "saturation": positive_float,
+        "exposure": positive_float,
+    }
+    changes = {key: _net(network, key, kind) for key, kind in kinds.items()}
+    changes["flip"] = _net(network, "flip", lambda text: MIXED * (float(text) > 0))
     changes |= {
         key: _net(network, key, lambda text: MIXED * (float(text) > 0)) for key in ("mosaic", "mixup")
     }
@@ -82,17 +90,23 @@ def _batch(network: Network) -> dict[str, int]:
 def _course(network: Network) -> dict[str, Any]:
     """The schedule, with lengths as shares of max_batches."""
     total = _net(network, "max_batches", positive_int)
-    kind = _POLICIES.get(network.options.get("policy", ""))
+    policy = network.options.get("policy", "")
+    kind = _POLICIES.get(policy)
+    if policy and kind is None:
+        logger.warning("%s: [net] policy=%s is not known here: a cosine instead", network.source, policy)
     if kind == "sgdr":
         cycle = _net(network, "sgdr_cycle", positive_int)
-        growth = _net(network, "sgdr_mult", positive_float)
+        growth = _net(network, "sgdr_mult", at_least_one)
         share = min(1.0, cycle / total) if cycle and total else None
         return {"schedule": kind, "cycle": share, "cycle_growth": growth}
     if kind != "steps":
         return {"schedule": kind}
     steps = _net(network, "steps", _numbers) or ()
     scales = _net(network, "scales", _numbers) or ()
-    if not total or not steps or len(steps) != len(scales):
+    if len(steps) != len(scales):
+        fact = f"{network.source}: [net] has {len(steps)} steps and {len(scales)} scales"
+        raise CfgError(f"{fact}; give equally many of both")
+    if not total or not steps:
         return {}
     shares = tuple(min(1.0, max(0.0, step / total)) for step in steps)
     return {"schedule": kind, "steps": shares, "scales": scales}

@@ -100,6 +100,20 @@ def run_evaluation(args: argparse.Namespace) -> None:
     next_command("python slim_prune.py", project.options(), "--global_percent 0.8 --layer_keep 0.01")
 
 
+def require_same_classes(data: DataFile, model: Darknet) -> None:
+    """Refuse a network with other classes than the data set.
+
+    Raises:
+        ToolkitError: with both numbers.
+    """
+    classes = next((spec.classes for spec in model.head_specs if spec.classes != data.classes), data.classes)
+    if classes != data.classes:
+        raise ToolkitError(
+            f"{data.path}: has {data.classes} classes, the network ({model.network.source}) has {classes}; "
+            "give the cfg and the data that belong together"
+        )
+
+
 def open_split(
     data: DataFile,
     split: str,
@@ -130,12 +144,7 @@ def open_split(
         ToolkitError: the network has other classes than the data set.
         DatasetError: the split cannot be used.
     """
-    classes = next((spec.classes for spec in model.head_specs if spec.classes != data.classes), data.classes)
-    if classes != data.classes:
-        raise ToolkitError(
-            f"{data.path}: has {data.classes} classes, the network ({model.network.source}) has {classes}; "
-            "give the cfg and the data that belong together"
-        )
+    require_same_classes(data, model)
     cell = math.lcm(_CELL, model.network.size_step) if rect else None
     wanted = not rect and (letterbox or model.network.letterbox)
     dataset = DetectionDataset.from_split(data, split, image_size, letterbox=wanted, rectangles=cell)

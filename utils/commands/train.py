@@ -200,8 +200,7 @@ def _train(
     loaders = open_loaders(
         data, model, run, machine.workers, machine.cache, machine.processes, machine.device
     )
-    if machine.threads is None and machine.device.type == "cpu":
-        _choose_threads(model, run)
+    run = replace(run, threads=_choose_threads(model, run, machine))
     teacher = _teacher(run, machine.device)
     model.to(machine.device)
     objective = objective_of(model, run, teacher)
@@ -231,11 +230,20 @@ def _train(
         report(model, data, run, machine, loaders.train)
 
 
-def _choose_threads(model: Darknet, run: Run) -> None:
-    """One thread for a network that is too small to gain from more, torch's own choice for others."""
+def _choose_threads(model: Darknet, run: Run, machine: Machine) -> int:
+    """What was asked for, else what a resumed run had, else what suits the network; returns the number.
+
+    One thread for a network that is too small to gain from more, torch's own choice for others.
+    """
+    if machine.threads is not None or machine.device.type != "cpu":
+        return torch.get_num_threads()
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+        return run.threads
     macs = count_macs(model, run.options.image_size, model.network.channels(-1)) * run.options.batch_size
     if macs < ONE_THREAD_MACS:
         torch.set_num_threads(1)
+    return torch.get_num_threads()
 
 
 def _teacher(run: Run, device: torch.device) -> Teacher | None:

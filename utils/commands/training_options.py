@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -11,17 +12,20 @@ from utils.commands.arguments import (
     Options,
     Parser,
     add_image_size,
+    at_least_one,
     fraction,
     fraction_below_one,
     non_negative_float,
     non_negative_int,
     positive_float,
+    positive_fraction,
     positive_int,
 )
 from utils.commands.cfg_defaults import augment_of, cfg_defaults
 from utils.darknet.network import Network
 from utils.data.augment import Augment
 from utils.detection.boxes import OVERLAP_KINDS
+from utils.errors import ToolkitError
 from utils.pruning.sparsity import SPARSIFIERS
 from utils.pruning.strength import parse_schedules
 from utils.training.distillation import parse_kinds
@@ -47,6 +51,7 @@ class Run:
         prune, classic: which gammas are candidates, see `gamma_penalty`.
         is_demo: whether the files are the demo's.
         options: of the training loop.
+        threads: of torch on a CPU; only with as many is a resumed run bitwise the same. None: not known.
     """
 
     cfg: Path | None
@@ -59,6 +64,7 @@ class Run:
     classic: bool
     is_demo: bool
     options: TrainingOptions
+    threads: int | None = None
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
@@ -101,7 +107,7 @@ _READERS: Mapping[str, Any] = MappingProxyType(
         "epochs": positive_int, "batch_size": positive_int, "accumulate": positive_int,
         "optimizer": ("adamw", "sgd"), "learning_rate": positive_float, "gamma_reach": positive_float,
         "momentum": fraction_below_one, "decay": fraction, "schedule": SCHEDULES, "steps": _several(fraction),
-        "scales": _several(positive_float), "cycle": fraction, "cycle_growth": positive_float,
+        "scales": _several(positive_float), "cycle": positive_fraction, "cycle_growth": at_least_one,
         "burn_in": non_negative_float, "burn_in_power": positive_float, "ema_epochs": non_negative_float,
         "clip_norm": positive_float, "freeze": non_negative_int, "precision": PRECISIONS,
         "loss": LOSSES, "box_weight": non_negative_float, "objectness_weight": non_negative_float,
@@ -125,6 +131,16 @@ _CHANGES: Mapping[str, Any] = MappingProxyType(
 _ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"learning_rate": ("--lr",), "burn_in": ("--warmup-epochs",)}
 )
+# what only means something with one schedule, or with the modern loss
+_COURSES: Mapping[str, str] = MappingProxyType(
+    {"steps": "steps", "scales": "steps", "cycle": "sgdr", "cycle_growth": "sgdr"}
+)
+MODERN = frozenset(
+    {
+        "box_weight", "objectness_weight", "classes_weight", "box_kind", "neighbours", "balance",
+        "iou_objectness", "label_smoothing",
+    }
+)  # fmt: skip
 # what only means something with -sr
 SPARSE_OPTIONS = ("s", "prune", "classic", *_SPARSE)
 
@@ -200,7 +216,7 @@ def choose_options(
         CfgError: a value in the cfg is none that the option of that name could have.
     """
     given = {field.name: getattr(args, field.name, None) for field in fields(TrainingOptions)}
-    given["image_size"] = args.img_size
+    given["image_size"], given["seed"] = args.img_size, args.seed or None
     if args.no_amp and given["precision"] is None:
         given["precision"] = "fp32"
     given["s"] = _weight(args)
@@ -217,11 +233,39 @@ def choose_options(
     if not given["augment"]:
         values["augment"] = None
     options = TrainingOptions(**values)
+    _check(args, options)
     table: dict[str, tuple[object, str]] = {
         name: (value, origins[name]) for name, value in options.to_mapping().items()
     }
-    table["augment"] = (table["augment"][0], "given and cfg" if given["augment"] else "given")
+    if options.augment:
+        table["augment"] = (table["augment"][0], _augment_origin(args, network))
     return options, table
+
+
+def _check(args: argparse.Namespace, options: TrainingOptions) -> None:
+    """Refuse what contradicts itself, and what was typed and would change nothing.
+
+    Raises:
+        ToolkitError: the options and the remedy.
+    """
+    if len(options.steps) != len(options.scales):
+        fact = f"--steps: {len(options.steps)} of them, but {len(options.scales)} --scales"
+        raise ToolkitError(f"{fact}; give equally many of both")
+    idle: dict[str, AbstractSet[str]] = {
+        f"--schedule {options.schedule}": _COURSES.keys() - _of_course(options.schedule)
+    }
+    if options.loss == "darknet":
+        idle["--loss darknet, which reads the cfg"] = MODERN
+    if options.augment is None:
+        idle["--no-augment"] = _CHANGES.keys()
+    for where, names in idle.items():
+        typed = [f"--{name}" for name in sorted(names) if getattr(args, name) is not None]
+        if typed:
+            raise ToolkitError(f"{', '.join(typed)}: without effect with {where}; leave it out")
+
+
+def _of_course(schedule: str) -> set[str]:
+    return {name for name, kind in _COURSES.items() if kind == schedule}
 
 
 def _weight(args: argparse.Namespace) -> float:
@@ -230,6 +274,12 @@ def _weight(args: argparse.Namespace) -> float:
     if args.s == "auto":
         return AUTO_START
     return PENALTY if args.s is None else float(args.s)
+
+
+def _augment_origin(args: argparse.Namespace, network: Network) -> str:
+    sources = ("given", any(getattr(args, name) is not None for name in _CHANGES))
+    found = [name for name, has in (sources, ("cfg", bool(augment_of(network))), ("default", True)) if has]
+    return ", ".join(found)
 
 
 def _augment(args: argparse.Namespace, network: Network) -> Augment:

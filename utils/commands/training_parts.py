@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from utils.commands.evaluate import open_split
+from utils.commands.evaluate import open_split, require_same_classes
 from utils.commands.training_options import Run
 from utils.darknet.model import Darknet
 from utils.data.dataset import DetectionDataset
@@ -49,6 +49,8 @@ def open_loaders(
         ToolkitError: as for `open_split`.
     """
     options = run.options
+    require_same_classes(data, model)
+    _require_whole_cells(model, options)
     step = model.network.size_step
     dataset = DetectionDataset.from_split(
         data,
@@ -78,11 +80,19 @@ def open_loaders(
             "valid",
             model,
             options.image_size,
+            rect=options.rectangular,
             batch_size=options.batch_size,
             workers=workers,
             distributed=processes.count > 1,
         )
     return Loaders(batches, valid, data.names)
+
+
+def _require_whole_cells(model: Darknet, options: TrainingOptions) -> None:
+    """Several sizes need cells that keep theirs."""
+    if options.multi_scale and any(spec.cell for spec in model.head_specs):
+        fact = f"--multi-scale: {model.network.source}'s maps do not divide its input into whole cells"
+        raise ToolkitError(f"{fact}; add --no-multi-scale or make [net] width and height fit")
 
 
 def penalty_of(model: Darknet, run: Run) -> GammaPenalty | None:

@@ -10,7 +10,7 @@ from utils.commands.arguments import next_command
 from utils.commands.evaluate import evaluate_network, list_findings, open_split, print_evaluation
 from utils.commands.progress import print_options
 from utils.commands.project import Project
-from utils.commands.training_options import Run
+from utils.commands.training_options import MODERN, Run
 from utils.darknet.checkpoint import load_weights
 from utils.darknet.model import Darknet
 from utils.data.listing import DataFile
@@ -58,6 +58,7 @@ def announce(
     hidden |= {name for name in options if name.startswith("s_")} if not chosen.s else set()
     hidden |= {"s", "sparsifier", "gamma_reach", "target_sparsity"} if not chosen.s else set()
     hidden |= set() if run.t_weights else {"distill"}
+    hidden |= MODERN if chosen.loss == "darknet" else set()
     options = {name: pair for name, pair in options.items() if name not in hidden}
     images = chosen.batch_size * chosen.accumulate * count
     rate = scaled_rate(chosen.learning_rate, chosen.optimizer, images)
@@ -80,7 +81,8 @@ def report(model: Darknet, data: DataFile, run: Run, machine: Machine, training:
     for split in ("valid", "test"):
         if getattr(data, split) is None:
             continue
-        loader = open_split(data, split, model, run.options.image_size, workers=machine.workers)
+        rect, size = run.options.rectangular, run.options.image_size
+        loader = open_split(data, split, model, size, rect=rect, workers=machine.workers)
         title = f"{best} on {split} of {run.data}"
         print_evaluation(evaluate_network(model, loader, data.names, label=split), loader, title)
     for line in list_findings(training):

@@ -26,7 +26,7 @@ from utils.darknet.network import Network
 from utils.darknet.sections import Dropout, Section
 from utils.darknet.weights import Cutoff, read_header, read_weights, write_weights
 from utils.errors import WeightsError
-from utils.files import atomic_path, same_file, set_aside, told
+from utils.files import atomic_path, flush, keep_previous, same_file, set_aside, told
 
 logger = logging.getLogger(__name__)
 
@@ -104,11 +104,17 @@ def save_weights(model: Darknet, path: str | Path) -> None:
         write_weights(path, model, model.header)
 
 
-def save_checkpoint(path: Path, model: Darknet, training: Mapping[str, Any] | None = None) -> None:
+def save_checkpoint(
+    path: Path,
+    model: Darknet,
+    training: Mapping[str, Any] | None = None,
+    previous: Path | None = None,
+) -> None:
     """Write a .pt checkpoint, atomically.
 
     Args:
         training: state to resume from: tensors, numbers, strings and containers of them only.
+        previous: where the file that is replaced is kept, once the new one is whole.
 
     Raises:
         ToolkitError: it cannot be written.
@@ -121,6 +127,9 @@ def save_checkpoint(path: Path, model: Darknet, training: Mapping[str, Any] | No
     }
     with told(path), atomic_path(path) as temporary:
         torch.save(content, temporary)
+        flush(temporary)
+        if previous is not None:
+            keep_previous(path, previous)
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

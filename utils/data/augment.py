@@ -29,7 +29,7 @@ class Augment:
     Each field's metadata says what it is.
     """
 
-    flip: float = change(0.5, "probability of mirroring left and right")
+    flip: float = change(0.5, "probability of mirroring left and right", "half, [net] flip=0: none")
     hue: float = change(0.1, "largest shift of the hue, as a share of the full circle", "[net] hue")
     saturation: float = change(1.5, "largest factor on the saturation, or its inverse", "[net] saturation")
     exposure: float = change(1.5, "largest factor on the brightness, or its inverse", "[net] exposure")

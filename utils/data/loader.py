@@ -7,7 +7,9 @@ number of workers, after resuming, and whichever way processes are started.
 import itertools
 import logging
 import math
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from torch.utils.data import DataLoader
 from utils.data.dataset import DetectionDataset, Sample
 from utils.data.images import Placement
 from utils.data.sampling import SEEDS, EpochBatches, EpochSampler, MultiScale, repeat_factors
+from utils.errors import DatasetError
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +91,12 @@ class Loader:
         batches: "DataLoader[Any]",
         sampler: EpochSampler | EpochBatches,
         batch_size: int,
+        in_step: bool = False,
     ) -> None:
-        """Put the parts together; `batches` yields single samples where the dataset has rectangles."""
+        """Put the parts together; `batches` yields single samples where the dataset has rectangles.
+
+        `in_step`: other processes wait for each batch of this one, so that none may be missing.
+        """
         self.dataset = dataset
         self.batch_size = batch_size
         self.problems: dict[str, None] = {}
@@ -97,6 +104,7 @@ class Loader:
         self._batches = batches
         self._sampler = sampler
         self._skip = 0
+        self._in_step = in_step
 
     def __len__(self) -> int:
         """Number of batches in an epoch; with rectangles at most, since shapes are known when read."""
@@ -108,6 +116,9 @@ class Loader:
             self._report(batch.problems)
             if len(batch):
                 yield batch
+            elif self._in_step:
+                fact = "a batch without a usable image, and several processes must take equally many"
+                raise DatasetError(f"training: {fact}; correct the images named above")
 
     def _collated(self) -> Iterable[Batch]:
         if self.dataset.rectangles is None:
@@ -181,7 +192,8 @@ def make_loader(
             step=aspects or 1,
         )
         options = {"batch_sampler": sampler, "collate_fn": collate}
-    return Loader(dataset, _behind_workers(dataset, workers, pin, seed, **options), sampler, batch_size)
+    loaded = _behind_workers(dataset, workers, pin, seed, **options)
+    return Loader(dataset, loaded, sampler, batch_size, in_step=distributed and shuffle)
 
 
 def _behind_workers(
@@ -246,3 +258,14 @@ def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)
     # on Ctrl-C the main process ends its workers; they need not each print a traceback
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Whoever ends a job signals its whole group, but the step that runs needs its batches: SIGTERM counts
+    # only from the main process.
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_for_parent, daemon=True).start()
+
+
+def _end_for_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

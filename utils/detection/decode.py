@@ -51,6 +51,11 @@ class HeadSpec:
         return 8 if self.kind == "gaussian_yolo" else 4
 
     @property
+    def pixels(self) -> tuple[float, float]:
+        """Width and height of a cell in pixels of the network input."""
+        return self.cell or (self.stride, self.stride)
+
+    @property
     def width(self) -> int:
         """Numbers for each anchor: those of the box, objectness and one per class."""
         return self.box_values + 1 + self.classes

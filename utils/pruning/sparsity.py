@@ -98,6 +98,17 @@ class GammaPenalty:
                 with torch.no_grad():
                     gamma.copy_(gamma.sign() * (gamma.abs() - reach).clamp(min=0))
 
+    @torch.no_grad()
+    def copy_zeros(self, others: Mapping[str, Tensor]) -> None:
+        """Make zeros of "proximal" zeros of an average, too, which alone would only come near them.
+
+        Args:
+            others: name -> (channels,) gammas of the average; changed in place.
+        """
+        if self.sparsifier == "proximal":
+            for name, norm in self.norms.items():
+                others[name].masked_fill_((norm.weight == 0).to(others[name].device), 0)
+
     def gammas(self, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """(candidate channels,) |gamma| of all candidates, on the CPU.
 
@@ -113,13 +124,14 @@ class GammaPenalty:
     def state_dict(self) -> dict[str, Any]:
         """What the rest of this epoch and the next one's s depend on besides the gammas."""
         weights = {name: weight.detach().cpu() for name, weight in self._weights.items()}
-        return {"s": self.s, "last": self.auto.last if self.auto else None, "weights": weights}
+        memory = {"last": self.auto.last, "most": self.auto.most} if self.auto else {}
+        return {"s": self.s, "weights": weights, **memory}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`."""
         self.s, self._weights = state["s"], dict(state["weights"])
         if self.auto is not None:
-            self.auto.last = state["last"]
+            self.auto.last, self.auto.most = state["last"], state["most"]
 
     def _polarization(self) -> dict[str, Tensor]:
         """The derivative of t * sum a - sum |a - mean a| by each a = |gamma|, but never below 0.

@@ -1,7 +1,7 @@
 """How strong the sparsity penalty is: over the epochs, over the gammas, and chosen by itself.
 
 Invariant: everything here is a function of the gammas and of the epoch, so that a resumed run goes on as the
-unbroken one; the only memory is `AutoStrength.last`.
+unbroken one; the only memory is `AutoStrength.last` and `most`.
 """
 
 from collections.abc import Callable
@@ -78,8 +78,9 @@ class AutoStrength:
     The gamma at the asked share is followed. A learning rate that falls slows it down whatever s is, so that
     its fall is counted per unit of the learning rate: how far it fell in the last epoch says what the present
     s does, the learning rate that is left until `by` says what is needed, and s rises by their ratio, gently.
-    It does not sink before the share is reached: the first gammas to fall are those that nothing holds. From
-    `by` on it does not rise: pressing harder late costs accuracy that no epoch is left to win back.
+    It sinks only where the share is reached: the first gammas to fall are those that nothing holds. From `by`
+    on it does not rise above what it was: pressing harder late costs accuracy that no epoch is left to win
+    back.
 
     Attributes:
         target: share of the gammas to bring under the threshold.
@@ -87,6 +88,7 @@ class AutoStrength:
         by: share of the epochs in which to do it.
         spent: share of the run's learning rate that is spent when a share of its epochs is done.
         last: size of the followed gamma at the last call, None at the first.
+        most: the largest s before `by`.
     """
 
     target: float
@@ -94,6 +96,7 @@ class AutoStrength:
     by: float = 0.5
     spent: Callable[[float], float] = float
     last: float | None = None
+    most: float = 0.0
 
     def next(self, s: float, sizes: Tensor, progress: float) -> float:
         """S for the epoch that begins; arguments as for `SparsitySchedule.factors`."""
@@ -102,12 +105,16 @@ class AutoStrength:
         left = size - RELATIVE_THRESHOLD * sizes.max().item()
         if left <= 0:
             return s / FASTEST
-        if before is None or progress >= self.by:
+        if progress >= self.by:
+            return min(s * FASTEST, self.most)
+        self.most = max(self.most, s)
+        if before is None:
             return s
         last_epoch = self.spent(progress) - self.spent(progress - 1 / self.epochs)
         speed = (before - size) / max(last_epoch, TINY)
         wanted = left / max(self.spent(self.by) - self.spent(progress), TINY)
-        return s * min(max(wanted / max(speed, TINY), 1.0), FASTEST)
+        self.most = s * min(max(wanted / max(speed, TINY), 1.0), FASTEST)
+        return self.most
 
 
 # a gamma below this share of the largest one is called small

@@ -8,7 +8,8 @@ gradient. Here the deltas are computed without autograd and handed to it as the 
                 by more than ignore_thresh and some class is above .25, or that overlap (objectness_smooth)
     classes     target - p at positives, one-hot, several-hot where truths share a cell
     box         "mse": iou_normalizer * (2 - w h) * (t - value); else iou_normalizer * the derivative of the
-                overlap by the box as a fraction of the image, times e^w for w, capped by max_delta; as in
+                overlap by the box as a fraction of the image, times e^w for w (not with new_coords, which
+                leaves its factor out), capped by max_delta; as in
                 dx_box_iou, w and h count for both of their sides. The derivative is the overlap's exact one;
                 dx_box_iou leaves the factor 1 / (w^2 + h^2) out of CIoU's aspect term
 
@@ -28,7 +29,7 @@ from utils.detection.boxes import box_overlap, pairwise_iou, xywh_to_xyxy
 from utils.detection.decode import HeadSpec, decode_boxes
 from utils.training.head_rules import HeadRules
 from utils.training.losses import Losses
-from utils.training.targets import shape_iou
+from utils.training.targets import input_size, shape_iou
 
 # compare_yolo_class: a class must be so probable for a prediction to be spared as background
 _LIKELY = 0.25
@@ -73,7 +74,7 @@ def darknet_loss(
 def head_delta(head: Tensor, targets: Tensor, spec: HeadSpec, rules: HeadRules) -> Tensor:
     """Darknet's delta for each number of one raw head (B, A, h, w, width), of the same shape."""
     values = _activated(head, spec)
-    size = head.new_tensor([head.shape[3] * spec.stride, head.shape[2] * spec.stride] * 2)
+    size = head.new_tensor([*input_size(spec, (head.shape[2], head.shape[3]))] * 2)
     boxes = decode_boxes(head, spec) / size
     delta = torch.zeros_like(head)
     delta[..., 4] = _background(boxes, values, targets, rules)
@@ -102,9 +103,7 @@ def head_delta(head: Tensor, targets: Tensor, spec: HeadSpec, rules: HeadRules) 
 
 def _activated(head: Tensor, spec: HeadSpec) -> Tensor:
     """The map behind the section: logistic but for w and h, centres scaled by scale_x_y."""
-    if spec.new_coords:
-        return head
-    values = head.sigmoid()
+    values = head.clone() if spec.new_coords else head.sigmoid()
     values[..., :2] = values[..., :2] * spec.scale_x_y - (spec.scale_x_y - 1) / 2
     values[..., 2:4] = head[..., 2:4]
     return values
@@ -149,13 +148,13 @@ def _squared_deltas(
     values: Tensor, truths: Tensor, pairs: _Pairs, spec: HeadSpec, rules: HeadRules, size: Tensor
 ) -> Tensor:
     """(n, 4) of iou_loss=mse: differences in the head's own units, more for small truths."""
-    grid = size / spec.stride
+    grid = size / size.new_tensor(spec.pixels)
     cells = torch.stack((pairs.cells[3], pairs.cells[2]), dim=1)
     centre = truths[:, 2:4] * grid - cells
     sides = truths[:, 4:6] * size / truths.new_tensor(rules.anchors)[pairs.anchors]
     wanted = torch.cat((centre, sides.log()), dim=1)
     if spec.new_coords:
-        wanted = torch.cat(((centre + 0.5) / 2, sides.sqrt() / 2), dim=1)
+        wanted = torch.cat((centre, sides.sqrt() / 2), dim=1)
     scale = rules.iou_normalizer * (2 - truths[:, 4] * truths[:, 5])
     return scale[:, None] * (wanted.to(values.dtype) - values[..., :4][pairs.cells])
 
@@ -170,7 +169,7 @@ def _overlap_deltas(
         overlap = box_overlap(xywh_to_xyxy(predicted), true, rules.iou_loss)
         (slope,) = torch.autograd.grad(overlap.sum(), predicted)
     logits = head[..., 2:4][pairs.cells]
-    stretch = 8 * logits if spec.new_coords else logits.exp()
+    stretch = torch.ones_like(logits) if spec.new_coords else logits.exp()  # as delta_yolo_box has it
     slope = torch.cat((slope[:, :2], 2 * slope[:, 2:] * stretch), dim=1) * rules.iou_normalizer
     slope = torch.where(slope.isfinite(), slope, 0.0)
     return slope.clamp(-rules.max_delta, rules.max_delta) if math.isfinite(rules.max_delta) else slope

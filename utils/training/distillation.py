@@ -22,7 +22,8 @@ from torch.nn import functional
 from utils.detection.boxes import box_overlap, xywh_to_xyxy
 from utils.detection.decode import HeadSpec, decode_boxes
 from utils.errors import ToolkitError
-from utils.training.losses import confidence_logits, itself
+from utils.training.losses import confidence_logits
+from utils.training.processes import Processes
 from utils.training.targets import HeadTargets, assign_targets
 
 DistillationKind = Literal["classic1", "classic2", "sigmoid", "feature"]
@@ -59,13 +60,17 @@ class Teacher:
 
     def check(self, specs: Sequence[HeadSpec]) -> None:
         """Raise ToolkitError unless a student with these heads can be compared with the teacher."""
-        wanted = [(spec.anchors, spec.classes, spec.stride) for spec in specs]
-        own = [(spec.anchors, spec.classes, spec.stride) for spec in self.specs]
+        own, wanted = ([_compared(spec) for spec in each] for each in (self.specs, specs))
         if own != wanted:
             raise ToolkitError(
-                f"teacher: its heads (anchors, classes, stride) {own} are not the student's {wanted}; "
+                f"teacher: its heads {own} are not the student's {wanted}; "
                 "use the network that the student was pruned from"
             )
+
+
+def _compared(spec: HeadSpec) -> dict[str, object]:
+    names = ("anchors", "classes", "stride", "cell", "kind", "scale_x_y", "new_coords")
+    return {name: getattr(spec, name) for name in names}
 
 
 def parse_kinds(text: str) -> tuple[DistillationKind, ...]:
@@ -91,7 +96,7 @@ def distillation_loss(
     specs: Sequence[HeadSpec],
     iou_threshold: float,
     kinds: Sequence[DistillationKind] = ("classic2",),
-    average: Callable[[Tensor], Tensor] = itself,
+    processes: Processes | None = None,
 ) -> Distillation:
     """The sum of the kinds' losses on the heads ("feature" has none there).
 
@@ -101,8 +106,9 @@ def distillation_loss(
         specs: the heads of both.
         iou_threshold: as in `targets.assign_targets`.
         kinds: of KINDS.
-        average: as in `losses.yolo_loss`.
+        processes: those that train together; gradients are averaged over them.
     """
+    processes = processes or Processes()
     assigned = assign_targets(
         targets, specs, [(head.shape[2], head.shape[3]) for head in student], iou_threshold
     )
@@ -111,7 +117,7 @@ def distillation_loss(
         for mine, other, found, spec in zip(student, teacher, assigned, specs, strict=True)
     ]
     loss = torch.stack(
-        [_LOSSES[kind](pairs, average) for kind in kinds if kind != "feature"] or [_zero(pairs)]
+        [_LOSSES[kind](pairs, processes) for kind in kinds if kind != "feature"] or [_zero(pairs)]
     )
     farther = torch.stack([pair.worse().sum() for pair in pairs]).sum()
     return Distillation(loss.sum(), farther, sum(len(found.image) for found in assigned))
@@ -135,8 +141,9 @@ class _Pair(NamedTuple):
 
     def distances(self) -> tuple[Tensor, Tensor]:
         """(n,) squared distance of both boxes to the truths, in cells."""
+        cells = self.student.new_tensor(self.spec.pixels * 2)
         return tuple(  # type: ignore[return-value]
-            ((boxes - self.found.boxes) / self.spec.stride).square().sum(dim=1) for boxes in self.boxes()
+            ((boxes - self.found.boxes) / cells).square().sum(dim=1) for boxes in self.boxes()
         )
 
     def worse(self) -> Tensor:
@@ -145,22 +152,26 @@ class _Pair(NamedTuple):
         return mine > other
 
 
-def _classic1(pairs: Sequence[_Pair], _: Callable[[Tensor], Tensor]) -> Tensor:
+def _classic1(pairs: Sequence[_Pair], _: Processes) -> Tensor:
     """Divergence over the raw outputs of each anchor, summed over cells, per image."""
     sums = [_soft_divergence(pair.student, pair.teacher) / len(pair.student) for pair in pairs]
     return RAW_WEIGHT * torch.stack(sums).sum()
 
 
-def _classic2(pairs: Sequence[_Pair], _: Callable[[Tensor], Tensor]) -> Tensor:
-    """Divergence over objectness and classes per image, squared distances of the boxes that are worse."""
-    parts = []
+def _classic2(pairs: Sequence[_Pair], processes: Processes) -> Tensor:
+    """Divergence over objectness and classes per image, squared distances of the boxes that are worse.
+
+    The distances are summed over the batch, as published, that of all processes: so a batch that is split to
+    accumulate gradients learns less of them.
+    """
+    parts, box_weight = [], BOX_WEIGHT * processes.count
     for pair in pairs:
         divergence = _soft_divergence(*pair.logits()) / len(pair.student)
-        parts.append(CLASS_WEIGHT * divergence + BOX_WEIGHT * pair.distances()[0][pair.worse()].sum())
+        parts.append(CLASS_WEIGHT * divergence + box_weight * pair.distances()[0][pair.worse()].sum())
     return torch.stack(parts).sum()
 
 
-def _sigmoid(pairs: Sequence[_Pair], average: Callable[[Tensor], Tensor]) -> Tensor:
+def _sigmoid(pairs: Sequence[_Pair], processes: Processes) -> Tensor:
     """Binary divergences over the teacher's objects, overlaps with the teacher's boxes over the positives."""
     confidence, boxes, objects = [], [], []
     for pair in pairs:
@@ -171,8 +182,8 @@ def _sigmoid(pairs: Sequence[_Pair], average: Callable[[Tensor], Tensor]) -> Ten
         confidence.append(_binary_divergence(mine[..., 0], other[..., 0]).sum() + (sure * classes).sum())
         boxes.append(_bounded_boxes(pair))
     positives = mine.new_tensor(sum(len(pair.found.image) for pair in pairs))
-    per_object = torch.stack(confidence).sum() / average(torch.stack(objects).sum()).clamp(min=1)
-    per_positive = torch.stack(boxes).sum() / average(positives).clamp(min=1)
+    per_object = torch.stack(confidence).sum() / processes.average(torch.stack(objects).sum()).clamp(min=1)
+    per_positive = torch.stack(boxes).sum() / processes.average(positives).clamp(min=1)
     return SIGMOID_WEIGHT * per_object + SIGMOID_BOX_WEIGHT * per_positive
 
 
@@ -180,7 +191,7 @@ def _zero(pairs: Sequence[_Pair]) -> Tensor:
     return pairs[0].student.new_zeros(())
 
 
-_LOSSES: dict[str, Callable[[Sequence[_Pair], Callable[[Tensor], Tensor]], Tensor]] = {
+_LOSSES: dict[str, Callable[[Sequence[_Pair], Processes], Tensor]] = {
     "classic1": _classic1,
     "classic2": _classic2,
     "sigmoid": _sigmoid,

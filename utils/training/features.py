@@ -20,6 +20,8 @@ from utils.pruning.report import decode_mask
 
 # A sum over the parts of the loss is about 1 early in a training; so is this, per channel and deviation.
 FEATURE_WEIGHT = 0.5
+# of a channel, as a share of its layer's mean: one that hardly varies must not outweigh all others
+LEAST_DEVIATION = 0.05
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ class FeatureMatch:
             mine, other = self._maps[number, 0].float(), self._maps[number, 1].float()
             kept = torch.from_numpy(pair.kept).to(other.device)
             other = other[:, kept]
-            deviation = other.std(dim=(0, 2, 3), keepdim=True).clamp(min=1e-3)
+            deviation = other.std(dim=(0, 2, 3), keepdim=True)
+            deviation = torch.maximum(deviation, LEAST_DEVIATION * deviation.mean()).clamp(min=1e-6)
             parts.append(((mine - other) / deviation).square().mean())
         self._maps.clear()
         return FEATURE_WEIGHT * torch.stack(parts).mean()
@@ -124,7 +127,8 @@ def pairs_from_report(
     if not fits:
         fact = "does not tell how the student came from the teacher"
         raise ToolkitError(
-            f"{source}: {fact}; give as teacher the network that was pruned, as student its result"
+            f"{source}: {fact}; give as teacher the network that was pruned, as student its "
+            "result; after several prunings, the network before the last one"
         )
     origin = dict(zip(own, left, strict=True))
     return tuple(

@@ -30,6 +30,13 @@ class Freezing:
             ToolkitError: nothing is left to learn.
         """
         self._waiting: list[tuple[int, nn.Parameter]] = []
+        # Darknet lets statistics of sections behind stopbackward go on, so only --freeze holds them
+        self._still = [
+            module
+            for layer in model.layers[:first]
+            for module in layer.modules()
+            if isinstance(module, nn.BatchNorm2d)
+        ]
         starts = tuple(
             NEVER if index < first else start for index, start in enumerate(learns_from(model.network))
         )
@@ -45,6 +52,11 @@ class Freezing:
             if start:
                 until = "never learn" if start == NEVER else f"learn from step {start} on"
                 logger.info("%s: %d of its %d sections %s", model.network.source, count, len(starts), until)
+
+    def hold(self) -> None:
+        """Keep the statistics of the first sections' batch norms; call it after each `model.train()`."""
+        for norm in self._still:
+            norm.eval()
 
     def drop_gradients(self, step: int) -> None:
         """Forget the gradients of all parameters that do not learn yet at `step`, counted from 0."""

@@ -1,9 +1,11 @@
 """Ctrl-C and a request to end: the step that runs is finished and saved first.
 
-Invariant: a second signal ends the program at once, as if nobody listened.
+Invariant: a second signal, REPEATED seconds after the first, ends the program at once, as if nobody
+listened; until then it is the same request, told to the group and by the parent.
 """
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -11,6 +13,7 @@ from types import FrameType
 from utils.errors import ToolkitError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+REPEATED = 1.0
 
 
 class InterruptedTrainingError(ToolkitError):
@@ -26,6 +29,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.signal = 0
+        self.at = 0.0
 
 
 @contextmanager
@@ -34,9 +38,13 @@ def listening() -> Iterator[Interruption]:
     interruption = Interruption()
 
     def note(number: int, _: FrameType | None) -> None:
-        interruption.signal = number
-        for each in SIGNALS:
-            signal.signal(each, before[each])
+        now = time.monotonic()
+        if not interruption.signal:
+            interruption.signal, interruption.at = number, now
+        elif now - interruption.at > REPEATED:
+            for each in SIGNALS:
+                signal.signal(each, before[each])
+            signal.raise_signal(number)
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:

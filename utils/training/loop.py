@@ -26,7 +26,6 @@ from utils.data.loader import Loader
 from utils.detection.decode import HeadSpec, decode_heads
 from utils.detection.evaluator import Evaluation, evaluate
 from utils.errors import ToolkitError
-from utils.files import keep_previous
 from utils.pruning.sparsity import GammaPenalty
 from utils.training.freezing import Freezing
 from utils.training.history import FILES as HISTORY_FILES
@@ -148,10 +147,12 @@ def validate(
     specs: tuple[HeadSpec, ...],
     names: tuple[str, ...],
     processes: Processes | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Evaluation:
     """Evaluate a network in Darknet style and full precision, as evaluate.py will find it again.
 
     Where several processes train, each sees its share of the images, and all get the whole result.
+    `progress` is called after each batch with its number of images.
     """
     device = next(model.parameters()).device
 
@@ -160,7 +161,7 @@ def validate(
 
     model.eval()
     merge = (processes or Processes()).merged
-    return evaluate(predict, loader, names, style="darknet", specs=specs, merge=merge)
+    return evaluate(predict, loader, names, style="darknet", specs=specs, progress=progress, merge=merge)
 
 
 class _Run:
@@ -175,6 +176,8 @@ class _Run:
         self._returns = self._position = 0
         self._good: tuple[dict[str, Any], dict[str, Tensor]] | None = None
         self._saved_at = time.monotonic()
+        # whether the file that the next checkpoint replaces is of an earlier state of this run
+        self._rotates = True
 
     def epoch(self, interruption: Interruption) -> None:
         """Train, validate and save one epoch, or what is left of it."""
@@ -182,9 +185,9 @@ class _Run:
         started, done = time.perf_counter(), trainer.done
         if not done:
             seed_epoch(trainer.options.seed, number)
+            self._good = trainer.snapshot()  # before s is chosen, which a return does again
             if trainer.penalty:
                 trainer.penalty.start_epoch(number / trainer.options.epochs)
-            self._good = trainer.snapshot()
         self.loaders.train.set_epoch(number, skip=self._position if done else 0)
         self.observer.epoch_started(number + 1, done)
         try:
@@ -196,7 +199,9 @@ class _Run:
             return
         seconds = time.perf_counter() - started
         images = (len(self.loaders.train) - done) * self.loaders.train.batch_size * self.processes.count
-        self._finish(number, means, started, images / seconds)
+        self._finish(number, means, started, images / seconds, interruption)
+        if self.processes.any(bool(interruption.signal), trainer.device):
+            raise self._interrupted(interruption)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue where a checkpoint was written."""
@@ -208,6 +213,9 @@ class _Run:
         self.trainer.load_state_dict(checkpoint.training["trainer"], checkpoint.state)
         self.history = History.from_list(checkpoint.training["history"])
         self._returns, self._position = checkpoint.training["returns"], checkpoint.training["position"]
+        good = checkpoint.training["good"]
+        self._good = (good[0], good[1]) if good else None
+        self._rotates = False  # it may be damaged, or the state that is continued here
         if self.processes.is_first and self.history.records and not self.trainer.done:
             # the run may have been killed, or copied elsewhere, before all was written
             self._save(is_best=self.history.best is self.history.records[-1])
@@ -220,16 +228,28 @@ class _Run:
         if self.processes.is_first and (asked or old):
             self._save(is_best=False)
         if asked:
-            place = f"after step {trainer.step}, in epoch {len(self.history.records) + 1}"
-            raise InterruptedTrainingError(
-                f"interrupted {place}; saved, so go on with: --resume {self.output / LAST}",
-                interruption.signal or signal.SIGTERM,
-            )
+            raise self._interrupted(interruption)
 
-    def _finish(self, number: int, means: Mapping[str, float], started: float, speed: float) -> None:
+    def _interrupted(self, interruption: Interruption) -> InterruptedTrainingError:
+        epoch = min(len(self.history.records) + 1, self.trainer.options.epochs)
+        place = f"after step {self.trainer.step}, in epoch {epoch}"
+        return InterruptedTrainingError(
+            f"interrupted {place}; saved, so go on with: --resume {self.output / LAST}",
+            interruption.signal or signal.SIGTERM,
+        )
+
+    def _finish(
+        self,
+        number: int,
+        means: Mapping[str, float],
+        started: float,
+        speed: float,
+        interruption: Interruption,
+    ) -> None:
         """Validate, note and save an epoch whose batches are all done."""
         trainer, extras = self.trainer, self.extras
-        accuracy = self._accuracy()
+        accuracy = self._accuracy(interruption)
+        trainer.end_epoch()
         asked = extras.free_share is not None and self.processes.is_first
         free = extras.free_share(trainer.evaluated) if asked and extras.free_share else math.nan
         gammas = trainer.gammas()
@@ -252,13 +272,20 @@ class _Run:
             self.observer.epoch_done(record, is_best, trainer.evaluated, gammas)
         self.processes.barrier()
 
-    def _accuracy(self) -> float:
+    def _accuracy(self, interruption: Interruption) -> float:
+        """Of the evaluated network; a request to end does not wait for it, the epoch's steps are saved."""
         trainer, loaders = self.trainer, self.loaders
         if loaders.valid is None:
             return math.nan
         self.processes.align(trainer.evaluated)
         specs, names = trainer.objective.specs, loaders.names
-        return validate(trainer.evaluated, loaders.valid, specs, names, self.processes).map50
+
+        def listen(_: int) -> None:
+            if interruption.signal and self.processes.count == 1:  # several end together, behind the epoch
+                self._save(is_best=False)
+                raise self._interrupted(interruption)
+
+        return validate(trainer.evaluated, loaders.valid, specs, names, self.processes, listen).map50
 
     def _return_to_good(self, error: NotFiniteError) -> None:
         self._returns += 1
@@ -284,8 +311,10 @@ class _Run:
             "returns": self._returns,
             "position": self.loaders.train.position,
             "trainer": trainer.state_dict(),
+            "good": self._good if trainer.done else None,  # what a loss that is not finite returns to
             "context": dict(self.extras.context),
         }
-        keep_previous(self.output / LAST, self.output / PREVIOUS)
-        save_checkpoint(self.output / LAST, trainer.evaluated, state)
+        previous = self.output / PREVIOUS if self._rotates else None
+        save_checkpoint(self.output / LAST, trainer.evaluated, state, previous)
+        self._rotates = True
         self._saved_at = time.monotonic()

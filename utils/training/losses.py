@@ -4,7 +4,8 @@
     objectness  sum over cells of BCE, cells that nearly hit a truth left out, per positive of the batch
     classes     mean over positives of the BCE summed over classes; of a softmax's cross-entropy for [region]
 
-All three are per positive, so their ratio depends neither on the input size nor on the number of heads. Where
+All three are per positive (at least one an image), so their ratio depends neither on the input size nor on
+the number of heads. Where
 several processes train, it is the positives of all of them that count.
 Invariant: a cell that is no positive of `assign_targets` sends no gradient into box or class logits.
 """
@@ -19,7 +20,7 @@ from torch.nn import functional
 
 from utils.detection.boxes import box_overlap, xywh_to_xyxy
 from utils.detection.decode import HeadSpec, decode_boxes
-from utils.training.targets import HeadTargets, assign_targets, ignored_cells
+from utils.training.targets import HeadTargets, assign_targets, ignored_cells, input_size
 
 LossKind = Literal["modern", "darknet"]
 LOSSES: tuple[LossKind, ...] = get_args(LossKind)
@@ -97,7 +98,9 @@ def yolo_loss(
         share = (mean_cells / (head.shape[2] * head.shape[3])) ** weights.balance
         parts.append((box, share * objectness, classes))
     count = heads[0].new_tensor(sum(len(found.image) for found in assigned), dtype=torch.float32)
-    positives = average(count).clamp(min=1)
+    positives = average(count).clamp(
+        min=len(heads[0])
+    )  # many images without objects are no louder than others
     box, objectness, classes = (torch.stack(part).sum() / positives for part in zip(*parts, strict=True))
     total = weights.box_weight * box + weights.objectness_weight * objectness
     return Losses(total + weights.classes_weight * classes, box, objectness, classes)
@@ -112,7 +115,7 @@ def _head_loss(
     overlap = box_overlap(
         xywh_to_xyxy(boxes[found.cells]), xywh_to_xyxy(found.boxes.to(boxes.dtype)), weights.box_kind
     )
-    image_size = (head.shape[3] * spec.stride, head.shape[2] * spec.stride)
+    image_size = input_size(spec, (head.shape[2], head.shape[3]))
     counted = ~ignored_cells(boxes.detach(), targets, image_size, spec.ignore_thresh)
     counted[found.cells] = True
     present = torch.zeros_like(logits[..., 0])
@@ -147,7 +150,7 @@ def _uncertainty_loss(head: Tensor, boxes: Tensor, found: HeadTargets, spec: Hea
     predicted, true = boxes.detach()[found.cells], found.boxes.to(boxes.dtype)
     anchors = predicted.new_tensor(spec.anchors)[found.anchor]
     # in the head's own units: centres in cells, sizes as logarithms of their share of the anchor
-    centre = (predicted[:, :2] - true[:, :2]) / spec.stride
+    centre = (predicted[:, :2] - true[:, :2]) / predicted.new_tensor(spec.pixels)
     size = (predicted[:, 2:] / anchors).log() - (true[:, 2:] / anchors).log()
     error = torch.cat((centre, size), dim=1)
     zero = torch.zeros_like(error)

@@ -3,7 +3,7 @@
 Invariant: `parts` are of this batch and unweighted but for "loss", the total, and "distillation".
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from utils.detection.decode import HeadSpec
 from utils.training.darknet_loss import HeadRules, darknet_loss
 from utils.training.distillation import DistillationKind, Teacher, distillation_loss
 from utils.training.features import FeatureMatch
-from utils.training.losses import Losses, LossWeights, itself, yolo_loss
+from utils.training.losses import Losses, LossWeights, yolo_loss
+from utils.training.processes import Processes
 
 PARTS = ("loss", "box", "objectness", "classes", "distillation", "farther")
 
@@ -49,7 +50,7 @@ class Objective:
         heads: Sequence[Tensor],
         taught: Sequence[Tensor] | None,
         targets: Tensor,
-        average: Callable[[Tensor], Tensor] = itself,
+        processes: Processes | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The total to minimise, and PARTS (detached, float32, on the heads' device).
 
@@ -57,14 +58,15 @@ class Objective:
             heads: raw heads of the student.
             taught: those of the teacher for the same images, or None.
             targets: (M, 6) image index, class, x, y, w, h relative to the input.
-            average: see `losses.yolo_loss`.
+            processes: those that train together; gradients are averaged over them.
         """
-        losses = self._labels(heads, targets, average)
+        processes = processes or Processes()
+        losses = self._labels(heads, targets, processes)
         total = losses.total
         extra, farther = torch.zeros_like(total), torch.zeros_like(total)
         if taught is not None:
             threshold = self.weights.iou_threshold
-            lesson = distillation_loss(heads, taught, targets, self.specs, threshold, self.kinds, average)
+            lesson = distillation_loss(heads, taught, targets, self.specs, threshold, self.kinds, processes)
             extra, farther = lesson.loss, lesson.farther / max(lesson.positives, 1)
             if self.features is not None:
                 extra = extra + self.features.loss()
@@ -72,9 +74,7 @@ class Objective:
         parts = (total, losses.box, losses.objectness, losses.classes, extra, farther)
         return total, torch.stack([part.detach().float() for part in parts])
 
-    def _labels(
-        self, heads: Sequence[Tensor], targets: Tensor, average: Callable[[Tensor], Tensor]
-    ) -> Losses:
+    def _labels(self, heads: Sequence[Tensor], targets: Tensor, processes: Processes) -> Losses:
         if self.rules:
             return darknet_loss(heads, targets, self.specs, self.rules)
-        return yolo_loss(heads, targets, self.specs, self.weights, average)
+        return yolo_loss(heads, targets, self.specs, self.weights, processes.average)

@@ -35,9 +35,9 @@ class TrainingOptions:
     batch_size: int = hyper(8, "images of a forward pass and process", "[net] batch / subdivisions")
     accumulate: int = hyper(1, "forward passes of a step", "[net] subdivisions")
     image_size: tuple[int, int] = hyper((416, 416), "pixels, height and width", "[net] height, width")
-    seed: int = hyper(0, "", "any")
+    seed: int = hyper(0, "of every random choice", "any")
 
-    optimizer: OptimizerKind = hyper("adamw", "", "measured; arXiv 1711.05101")
+    optimizer: OptimizerKind = hyper("adamw", "what takes the steps", "measured; arXiv 1711.05101")
     learning_rate: float = hyper(0.001, "per step of 64 images", "[net] learning_rate")
     gamma_reach: float = hyper(
         3.0, "layer's mean gamma that a gamma can travel in the run (adamw)", "measured"
@@ -59,9 +59,9 @@ class TrainingOptions:
     clip_norm: float = hyper(10.0, "norm of the loss's gradient, penalty not counted", "arXiv 1211.5063")
     freeze: int = hyper(0, "first sections that do not learn", "transfer learning")
     precision: Precision = hyper("auto", "type of convolutions", "arXiv 1710.03740")
-    compiled: bool = hyper(False, "torch.compile", "")
+    compiled: bool = hyper(False, "torch.compile", "measured: no faster on CPUs")
 
-    loss: LossKind = hyper("modern", "", "measured")
+    loss: LossKind = hyper("modern", "what is minimised", "measured")
     box_weight: float = hyper(1.0, "factor of the box loss", "measured")
     objectness_weight: float = hyper(0.2, "factor of the objectness loss", "measured")
     classes_weight: float = hyper(0.2, "factor of the class loss", "measured")
@@ -73,23 +73,27 @@ class TrainingOptions:
     label_smoothing: float = hyper(0.0, "share of a class target spread over all", "arXiv 1512.00567")
 
     s: float = hyper(0.0, "weight of the sparsity penalty, 0: none", "0.001 in the published programs")
-    sparsifier: Sparsifier = hyper("l1", "", "Liu et al. 2017")
-    s_schedule: tuple[SparsityScheduleKind, ...] = hyper(("constant",), "", "published programs")
+    sparsifier: Sparsifier = hyper("l1", "how the penalty acts", "Liu et al. 2017")
+    s_schedule: tuple[SparsityScheduleKind, ...] = hyper(
+        ("constant",), "of s over epochs and gammas", "published programs"
+    )
     s_at: float = hyper(
         0.5, "share of the epochs after which s decays, or auto is done", "published programs"
     )
     s_decay: float = hyper(0.01, "factor on s", "published programs")
     s_keep: float = hyper(0.85, "share of the smallest gammas that keep s (local)", "published programs")
-    s_auto: bool = hyper(False, "whether s is chosen from epoch to epoch", "")
-    target_sparsity: float = hyper(0.7, "share of gammas below 0.01 of the largest (auto)", "")
+    s_auto: bool = hyper(False, "whether s is chosen from epoch to epoch", "off, as published")
+    target_sparsity: float = hyper(0.7, "share of gammas below 0.01 of the largest (auto)", "a common share")
 
-    distill: tuple[DistillationKind, ...] = hyper(("classic2",), "", "published programs")
+    distill: tuple[DistillationKind, ...] = hyper(
+        ("classic2",), "lessons of the teacher", "published programs"
+    )
 
     augment: Augment | None = hyper(
         None, "see Augment; None: images as they are", "[net], last [yolo] jitter"
     )
     multi_scale: bool = hyper(False, "sizes from 1/1.4 to 1.4, a new one every 10 batches", "[yolo] random")
-    rectangular: bool = hyper(False, "batches of one aspect", "")
+    rectangular: bool = hyper(False, "batches of one aspect", "off, as in Darknet")
     balanced: bool = hyper(False, "rare classes are drawn more often", "arXiv 1908.03195")
 
     def to_mapping(self) -> dict[str, Any]:

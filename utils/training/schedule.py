@@ -9,6 +9,8 @@ from typing import Literal, get_args
 
 ScheduleKind = Literal["cosine", "steps", "sgdr", "constant"]
 SCHEDULES: tuple[ScheduleKind, ...] = get_args(ScheduleKind)
+# of a step; the cycles are whole steps or nearly so
+ROUNDING = 1e-6
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,12 @@ class Schedule:
     cycle: float = 1.0
     growth: float = 2.0
 
+    def __post_init__(self) -> None:
+        if self.cycle <= 0 or self.growth < 1:
+            raise ValueError(
+                f"cycle={self.cycle}, growth={self.growth}: cycles must have a length and not shrink"
+            )
+
     def factor(self, step: int) -> float:
         """What the learning rate is multiplied by at `step` (0-based).
 
@@ -49,13 +57,13 @@ class Schedule:
         if self.kind == "steps":
             reached = zip(self.at, self.scales, strict=True)
             return math.prod((scale for share, scale in reached if step >= share * self.steps), start=1.0)
-        done = min((step - self.warmup) / max(self.steps - self.warmup, 1), 1.0)
-        if self.kind == "sgdr":
-            done = self._done_of_cycle(done)
-        return self.final + (1 - self.final) * (1 + math.cos(math.pi * done)) / 2
+        total = max(self.steps - self.warmup, 1)
+        done = min(step - self.warmup, total)
+        share = self._done_of_cycle(done, total) if self.kind == "sgdr" else done / total
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * share)) / 2
 
-    def _done_of_cycle(self, done: float) -> float:
-        length = self.cycle
-        while done >= length and done < 1:
-            done, length = done - length, length * self.growth
-        return min(done / length, 1.0)
+    def _done_of_cycle(self, done: int, total: int) -> float:
+        start, length = 0.0, self.cycle * total
+        while start + length <= done + ROUNDING and done < total:
+            start, length = start + length, length * self.growth
+        return min(max(done - start, 0.0) / length, 1.0)

@@ -59,7 +59,7 @@ def assign_targets(
     Returns:
         One HeadTargets for each head.
     """
-    image_size = _image_size(specs[0], grids[0])
+    image_size = input_size(specs[0], grids[0])
     image, classes = targets[:, 0].long(), targets[:, 1].long()
     boxes = targets[:, 2:6] * targets.new_tensor(image_size * 2)
     anchors = targets.new_tensor([anchor for spec in specs for anchor in spec.anchors])
@@ -72,11 +72,11 @@ def assign_targets(
         truth, anchor = chosen[:, first : first + len(spec.anchors)].nonzero(as_tuple=True)
         first += len(spec.anchors)
         column, row = (
-            (boxes[truth, axis] / spec.stride).long().clamp(0, grid[1 - axis] - 1) for axis in (0, 1)
+            (boxes[truth, axis] / spec.pixels[axis]).long().clamp(0, grid[1 - axis] - 1) for axis in (0, 1)
         )
         if neighbours:
             pair, column, row = _with_neighbours(
-                boxes[truth, :2] / spec.stride, column, row, grid, neighbours
+                boxes[truth, :2] / boxes.new_tensor(spec.pixels), column, row, grid, neighbours
             )
             truth, anchor = truth[pair], anchor[pair]
         assigned.append(HeadTargets(image[truth], anchor, row, column, boxes[truth], classes[truth]))
@@ -103,7 +103,9 @@ def _with_neighbours(
     return torch.cat(pairs), torch.cat(columns), torch.cat(rows)
 
 
-def ignored_cells(boxes: Tensor, targets: Tensor, image_size: tuple[int, int], threshold: float) -> Tensor:
+def ignored_cells(
+    boxes: Tensor, targets: Tensor, image_size: tuple[float, float], threshold: float
+) -> Tensor:
     """Cells whose prediction overlaps a truth so well that calling it background would be wrong.
 
     Args:
@@ -135,5 +137,6 @@ def shape_iou(sizes: Tensor, anchors: Tensor) -> Tensor:
     return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
-def _image_size(spec: HeadSpec, grid: tuple[int, int]) -> tuple[int, int]:
-    return grid[1] * spec.stride, grid[0] * spec.stride
+def input_size(spec: HeadSpec, grid: tuple[int, int]) -> tuple[float, float]:
+    """Width and height in pixels of the network input behind a head map of (rows, columns)."""
+    return grid[1] * spec.pixels[0], grid[0] * spec.pixels[1]

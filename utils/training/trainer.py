@@ -103,12 +103,16 @@ class Trainer(Generic[Model]):
         """|gamma| of the penalty's candidates in the evaluated network; empty without a penalty."""
         if self.penalty is None:
             return torch.empty(0)
+        return self.penalty.gammas(self._evaluated_gammas())
+
+    def _evaluated_gammas(self) -> dict[str, nn.Parameter]:
+        """The candidates' gammas in the evaluated network, by the penalty's names."""
+        assert self.penalty is not None
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        found = {
+        return {
             name: self.evaluated.get_parameter(names[id(norm.weight)])
             for name, norm in self.penalty.norms.items()
         }
-        return self.penalty.gammas(found)
 
     def _gamma_shares(self) -> list[tuple[nn.Parameter, float]]:
         """The rate of each candidate's gammas, as a factor on the learning rate.
@@ -143,6 +147,8 @@ class Trainer(Generic[Model]):
             ToolkitError: a batch is too small for batch norm.
         """
         self.model.train()
+        if self.freezing is not None:
+            self.freezing.hold()
         for group in _groups(batches, self.options.accumulate):
             for number, batch in enumerate(group, start=1):
                 with gradient_sync(self.called, wanted=number == len(group)):
@@ -154,9 +160,11 @@ class Trainer(Generic[Model]):
         if not self.done:
             fact = "no image of the training list could be read"
             raise DatasetError(f"training: {fact}; correct the list or the files that it names")
-        means = _means(self._sums, self.done)
+        return _means(self.processes.average(self._sums.to(self.device)), self.done)
+
+    def end_epoch(self) -> None:
+        """Let the next pass be a new epoch; until then a resumed run knows this one's steps as done."""
         self.done, self._sums = 0, torch.zeros_like(self._sums)
-        return means
 
     def slow_down(self, factor: float) -> None:
         """Multiply the learning rate for the rest of the training."""
@@ -170,7 +178,7 @@ class Trainer(Generic[Model]):
         with autocast(self.device, self.dtype), features.capturing() if features else nullcontext():
             heads = self._forward(images)
             taught = self.objective.teacher(images) if self.objective.teacher else None
-        total, parts = self.objective(heads, taught, targets, self.processes.average)
+        total, parts = self.objective(heads, taught, targets, self.processes)
         self.scaler.scale(total / size).backward()
         return parts.double().cpu()
 
@@ -201,6 +209,8 @@ class Trainer(Generic[Model]):
         self.step += 1
         if self.average:
             self.average.update(self.model)
+            if self.penalty is not None:
+                self.penalty.copy_zeros(self._evaluated_gammas())
 
     def _clip(self) -> None:
         """Shorten a gradient that is too long; raise NotFiniteError on one that is none."""
