@@ -31,6 +31,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield temporary
+        if temporary.is_file():
+            _flush(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -51,12 +53,6 @@ def told(path: Path) -> Iterator[None]:
         raise ToolkitError(
             f"{fact}; free some space or choose another folder, the file before is kept"
         ) from error
-
-
-def flush(path: Path) -> None:
-    """Wait until a file is on the disk: renamed before that, a power failure could leave it empty."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def keep_previous(path: Path, previous: Path) -> None:
@@ -128,6 +124,12 @@ def set_aside(path: Path) -> Path:
     kept = _time_stamped(path)
     path.rename(kept)
     return kept
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file is on the disk: renamed before that, a power failure could leave it empty."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _remove_stale_parts(path: Path) -> None:

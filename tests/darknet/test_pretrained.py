@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from tests.darknet.references import old_names, random_images, randomised
-from utils.darknet.checkpoint import Pretrained, load_pretrained, save_weights
+from utils.darknet.checkpoint import save_weights
 from utils.darknet.edit import with_classes
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
+from utils.darknet.pretrained import Pretrained, load_pretrained
 from utils.darknet.weights import WeightsHeader, fields
 from utils.errors import WeightsError
 

@@ -291,7 +291,7 @@ def test_a_run_with_everything_switched_on_trains_and_resumes(
     """Every option of the recipe at once; the second epoch after a resume."""
     words = [
         *("-sr", "--s", "auto", "--sparsifier", "polarized", "--s-schedule", "global+local"),
-        *("--loss", "darknet", "--label-smoothing", "0.1", "--freeze", "1", "--clip-norm", "1"),
+        *("--loss", "darknet", "--freeze", "1", "--clip-norm", "1"),
         *("--mosaic", "1", "--mixup", "0.5", "--rotate", "5", "--shear", "2", "--multi-scale"),
         *("--rectangular", "--balanced", "--schedule", "sgdr", "--cycle", "0.5", "--burn-in", "0.5"),
         *("--precision", "bf16", "--cache", "disk", "--tensorboard"),

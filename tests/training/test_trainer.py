@@ -217,7 +217,7 @@ def test_true_zeros_are_zeros_in_the_average_too() -> None:
     """The network that is pruned is the average, which by itself only comes near them."""
     model = make_model()
     options = replace(OPTIONS, ema_epochs=4.0, learning_rate=0.5)
-    penalty = GammaPenalty({"norm": model.norm}, s=10.0, sparsifier="proximal")
+    penalty = GammaPenalty({"norm": model.norm}, s=1e4, sparsifier="proximal")
     trainer = Trainer(model, (SPEC,), options, batches=4, penalty=penalty)
     trainer.train_epoch(make_batches(4), ignore)
     assert not model.norm.weight.any()

@@ -34,9 +34,10 @@ from utils.commands.training_options import (
 )
 from utils.commands.training_parts import free_share_of, objective_of, open_loaders, penalty_of
 from utils.commands.training_report import OUTPUT, Machine, announce, report
-from utils.darknet.checkpoint import Checkpoint, load_pretrained, load_weights, read_checkpoint
+from utils.darknet.checkpoint import Checkpoint, load_weights, read_checkpoint
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
+from utils.darknet.pretrained import load_pretrained
 from utils.data.listing import read_data_file
 from utils.errors import ToolkitError, WeightsError
 from utils.files import protect_inputs, require_writable

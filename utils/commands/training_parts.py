@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,9 +50,9 @@ def open_loaders(
         ToolkitError: as for `open_split`.
     """
     options = run.options
-    require_same_classes(data, model)
-    _require_whole_cells(model, options)
+    _require_fit(data, model, options)
     step = model.network.size_step
+    shared: dict[str, Any] = {"workers": workers, "distributed": processes.count > 1}
     dataset = DetectionDataset.from_split(
         data,
         "train",
@@ -64,11 +65,10 @@ def open_loaders(
         dataset,
         options.batch_size,
         shuffle=True,
-        workers=workers,
         seed=options.seed,
         drop_last=True,
         pin=device.type == "cuda",
-        distributed=processes.count > 1,
+        **shared,
         multi_scale=MultiScale(step) if options.multi_scale else None,
         aspects=step if options.rectangular else None,
         class_balanced=options.balanced,
@@ -82,14 +82,14 @@ def open_loaders(
             options.image_size,
             rect=options.rectangular,
             batch_size=options.batch_size,
-            workers=workers,
-            distributed=processes.count > 1,
+            **shared,
         )
     return Loaders(batches, valid, data.names)
 
 
-def _require_whole_cells(model: Darknet, options: TrainingOptions) -> None:
-    """Several sizes need cells that keep theirs."""
+def _require_fit(data: DataFile, model: Darknet, options: TrainingOptions) -> None:
+    """Classes must be the same, and several sizes need cells that keep theirs."""
+    require_same_classes(data, model)
     if options.multi_scale and any(spec.cell for spec in model.head_specs):
         fact = f"--multi-scale: {model.network.source}'s maps do not divide its input into whole cells"
         raise ToolkitError(f"{fact}; add --no-multi-scale or make [net] width and height fit")

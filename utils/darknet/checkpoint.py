@@ -17,21 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.darknet.edit import with_classes
 from utils.darknet.header import WeightsHeader
 from utils.darknet.heads import Head
 from utils.darknet.legacy import load_restricted, translate_names
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.darknet.sections import Dropout, Section
-from utils.darknet.weights import Cutoff, read_header, read_weights, write_weights
+from utils.darknet.weights import Cutoff, read_weights, write_weights
 from utils.errors import WeightsError
-from utils.files import atomic_path, flush, keep_previous, same_file, set_aside, told
+from utils.files import atomic_path, keep_previous, same_file, set_aside, told
 
 logger = logging.getLogger(__name__)
-
-# Of the published COCO and VOC models, tried when a .weights file does not fit the cfg.
-PUBLISHED_CLASS_COUNTS = (80, 20)
 
 
 @dataclass(frozen=True)
@@ -48,21 +44,6 @@ class Checkpoint:
     header: WeightsHeader = field(default_factory=WeightsHeader)
     cfg: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """What `load_pretrained` did.
-
-    Attributes:
-        loaded: number of sections whose weights were read.
-        replaced_heads: heads (section numbers) that start anew because the file has other classes.
-        classes: class count of the file where it differs from the model's, else None.
-    """
-
-    loaded: int
-    replaced_heads: tuple[int, ...] = ()
-    classes: int | None = None
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -127,7 +108,6 @@ def save_checkpoint(
     }
     with told(path), atomic_path(path) as temporary:
         torch.save(content, temporary)
-        flush(temporary)
         if previous is not None:
             keep_previous(path, previous)
 
@@ -196,78 +176,19 @@ def _holds_only_weights(path: Path) -> bool:
         return False
 
 
-def load_pretrained(model: Darknet, path: str | Path, weights_classes: int | None = None) -> Pretrained:
-    """Load weights to fine-tune from; where the file has other classes, all but the heads.
-
-    Args:
-        weights_classes: class count of a .weights file that fits neither the model nor 80 or 20 classes.
-
-    Raises:
-        WeightsError: the file belongs to another network whatever the class count.
-    """
-    path = Path(path)
-    classes = _class_count(model, path, weights_classes)
-    if classes is None:
-        load_weights(model, path)
-        return Pretrained(len(model.network))
-    donor = Darknet(with_classes(model.network, classes))
-    load_weights(donor, path)
-    fresh = {model.network.sources(head)[0] for head in model.network.heads}
-    state = model.state_dict()
-    for name, tensor in donor.state_dict().items():
-        if _section_of(name) not in fresh:
-            state[name].copy_(tensor)
-    ours = " and ".join(sorted({str(spec.classes) for spec in model.head_specs}))
-    heads = ", ".join(f"#{head}" for head in model.network.heads)
-    logger.info("%s has %d classes, the network %s: its heads (%s) start anew", path, classes, ours, heads)
-    return Pretrained(len(model.network) - len(fresh), model.network.heads, classes)
-
-
-def _class_count(model: Darknet, path: Path, weights_classes: int | None) -> int | None:
-    """Class count of the file where it is another one than the model's; None to load it as it is."""
-    if not model.network.heads:
-        return None
-    own = {spec.classes for spec in model.head_specs}
-    if is_checkpoint(path):
-        found = _classes_of_checkpoint(model.network, read_checkpoint(path))
-        return None if found is None or own == {found} else found
-    _, _, floats = read_header(path)
-    if floats == sum(model.network.weight_counts):
-        return None
-    for classes in filter(None, (weights_classes, *PUBLISHED_CLASS_COUNTS)):
-        if sum(with_classes(model.network, classes).weight_counts) == floats:
-            return classes
-    return None
-
-
-def _classes_of_checkpoint(network: Network, checkpoint: Checkpoint) -> int | None:
-    if checkpoint.cfg is not None:
-        theirs = Network.from_text(checkpoint.cfg, "cfg of the checkpoint")
-        counts = {section.classes for section in theirs.sections if isinstance(section, Head)}
-        return counts.pop() if len(counts) == 1 else None
-    head = network.heads[0]
-    section = network[head]
-    weight = checkpoint.state.get(f"layers.{network.sources(head)[0]}.conv.weight")
-    assert isinstance(section, Head)
-    others = section.width - section.classes
-    if weight is None or weight.shape[0] % len(section.mask) or weight.shape[0] <= others * len(section.mask):
-        return None
-    return weight.shape[0] // len(section.mask) - others
-
-
 def _load_state(model: Darknet, checkpoint: Checkpoint, path: Path, count: int) -> None:
     """Copy the first `count` sections, after checking that they are the same in both."""
     if checkpoint.cfg is not None:
         theirs = Network.from_text(checkpoint.cfg, f"cfg in {path}")
         _require_same_sections(model.network, theirs, path, count)
-    state = {name: tensor for name, tensor in model.state_dict().items() if _section_of(name) < count}
-    given = {name: tensor for name, tensor in checkpoint.state.items() if _section_of(name) < count}
-    for name in sorted(dict.fromkeys([*state, *given]), key=_section_of):
+    state = {name: tensor for name, tensor in model.state_dict().items() if section_of(name) < count}
+    given = {name: tensor for name, tensor in checkpoint.state.items() if section_of(name) < count}
+    for name in sorted(dict.fromkeys([*state, *given]), key=section_of):
         found, ours = (tuple(part[name].shape) if name in part else "absent" for part in (given, state))
         # Checkpoints older than PyTorch 0.4.1 have no such counter.
         if found != ours and not name.endswith(".num_batches_tracked"):
             fact = f"{name} is {found} in the file and {ours} here"
-            _refuse_pair(model.network, path, _section_of(name), fact)
+            _refuse_pair(model.network, path, section_of(name), fact)
     with torch.no_grad():
         for name in given.keys() & state.keys():
             state[name].copy_(given[name])
@@ -305,5 +226,6 @@ def _refuse_pair(network: Network, path: Path, index: int, fact: str) -> None:
     raise WeightsError(f"{path}: does not fit, first at {place}: {fact}; give the cfg it was made with")
 
 
-def _section_of(name: str) -> int:
+def section_of(name: str) -> int:
+    """The section of a tensor's name: layers.3.conv.weight is of section 3."""
     return int(name.split(".")[1])

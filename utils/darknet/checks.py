@@ -13,10 +13,11 @@ from pathlib import Path
 import torch
 
 from utils.darknet.cfg import Options, RawSection, read_cfg
-from utils.darknet.checkpoint import is_checkpoint, load_pretrained, load_weights
+from utils.darknet.checkpoint import is_checkpoint, load_weights
 from utils.darknet.heads import Head
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
+from utils.darknet.pretrained import load_pretrained
 from utils.darknet.reading import READERS, read_section
 from utils.darknet.sections import Section
 from utils.darknet.weights import read_header

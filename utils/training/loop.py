@@ -18,13 +18,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from utils.darknet.checkpoint import Checkpoint, save_checkpoint
 from utils.darknet.model import Darknet
 from utils.data.loader import Loader
-from utils.detection.decode import HeadSpec, decode_heads
-from utils.detection.evaluator import Evaluation, evaluate
 from utils.errors import ToolkitError
 from utils.pruning.sparsity import GammaPenalty
 from utils.training.freezing import Freezing
@@ -36,6 +34,7 @@ from utils.training.objective import Objective
 from utils.training.options import TrainingOptions
 from utils.training.processes import Processes
 from utils.training.trainer import NotFiniteError, Trainer
+from utils.training.validation import validate
 
 logger = logging.getLogger(__name__)
 
@@ -139,29 +138,6 @@ def seed_epoch(seed: int, epoch: int) -> None:
     random.seed(mixed)
     np.random.seed(mixed)
     torch.manual_seed(mixed)
-
-
-def validate(
-    model: nn.Module,
-    loader: Loader,
-    specs: tuple[HeadSpec, ...],
-    names: tuple[str, ...],
-    processes: Processes | None = None,
-    progress: Callable[[int], object] | None = None,
-) -> Evaluation:
-    """Evaluate a network in Darknet style and full precision, as evaluate.py will find it again.
-
-    Where several processes train, each sees its share of the images, and all get the whole result.
-    `progress` is called after each batch with its number of images.
-    """
-    device = next(model.parameters()).device
-
-    def predict(images: Tensor) -> Tensor:
-        return decode_heads(model(images.to(device, memory_format=torch.channels_last)), specs)
-
-    model.eval()
-    merge = (processes or Processes()).merged
-    return evaluate(predict, loader, names, style="darknet", specs=specs, progress=progress, merge=merge)
 
 
 class _Run:
