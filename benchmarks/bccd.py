@@ -40,6 +40,8 @@ COMMON = (
     "--workers",
     "0",
 )
+# what is pruned
+BEST_SPARSE = "sparse-l1-constant"
 SPARSE = ("--epochs", "20", "-sr", "--prune", "1")
 
 
@@ -94,33 +96,34 @@ class Row:
 
 def trials() -> list[Trial]:
     """The whole grid; parents before children."""
-    found = [Trial("baseline", ("--epochs", "15"), seed=seed) for seed in range(3)]
-    found += [
-        Trial("baseline-darknet", ("--epochs", "15", "--loss", "darknet"), seed=seed) for seed in range(3)
-    ]
-    near = ("--neighbours", "0.3", "--balance", "0.5")
-    found += [Trial("baseline-neighbours", ("--epochs", "15", *near), seed=seed) for seed in range(3)]
+    fifteen = ("--epochs", "15")
+    found = []
+    for seed in range(3):
+        found.append(Trial("baseline", fifteen, seed=seed))
+        found.append(Trial("baseline-darknet", (*fifteen, "--loss", "darknet"), seed=seed))
     kinds: dict[str, tuple[str, ...]] = {
-        "l1-constant": ("--s", "0.0003"),
-        "l1-strong": ("--s", "0.0006"),
-        "l1-global": ("--s", "0.0006", "--s-schedule", "global"),
-        "l1-local": ("--s", "0.0006", "--s-schedule", "local"),
-        "proximal": ("--s", "0.0003", "--sparsifier", "proximal"),
-        "polarized": ("--s", "0.0003", "--sparsifier", "polarized"),
-        "auto": ("--s", "auto", "--target-sparsity", "0.8"),
+        "l1-constant": ("--s", "0.0006"),
+        "l1-published": ("--s", "0.001"),
+        "proximal": ("--s", "0.0006", "--sparsifier", "proximal"),
+        "l1-global": ("--s", "0.001", "--s-schedule", "global"),
+        "l1-local": ("--s", "0.001", "--s-schedule", "local"),
+        "polarized": ("--s", "0.0006", "--sparsifier", "polarized"),
+        "auto": ("--s", "auto", "--target-sparsity", "0.7"),
     }
     found += [Trial(f"sparse-{name}", (*SPARSE, *words)) for name, words in kinds.items()]
-    found += [Trial("sparse-l1-constant", (*SPARSE, *kinds["l1-constant"]), seed=seed) for seed in (1, 2)]
+    found += [
+        Trial(BEST_SPARSE, (*SPARSE, *kinds[BEST_SPARSE.removeprefix("sparse-")]), seed=s) for s in (1, 2)
+    ]
     for seed in range(3):
         for share in (0.5, 0.7, 0.8):
-            pruned = f"pruned-{share}"
-            found.append(Trial(pruned, parent="sparse-l1-constant", share=share, seed=seed))
-            found.append(Trial(f"tuned-{share}", ("--epochs", "15"), pruned, seed=seed))
-            taught = ("--epochs", "15", "--distill", "sigmoid")
-            found.append(Trial(f"taught-{share}", taught, pruned, "sparse-l1-constant", seed=seed))
+            pruned, sigmoid = f"pruned-{share}", (*fifteen, "--distill", "sigmoid")
+            found.append(Trial(pruned, parent=BEST_SPARSE, share=share, seed=seed))
+            found.append(Trial(f"tuned-{share}", fifteen, pruned, seed=seed))
+            found.append(Trial(f"taught-{share}", sigmoid, pruned, BEST_SPARSE, seed=seed))
     for kind in ("classic1", "classic2", "feature", "sigmoid+feature"):
-        words = ("--epochs", "15", "--distill", kind)
-        found.append(Trial(f"taught-0.8-{kind}", words, "pruned-0.8", "sparse-l1-constant"))
+        for seed in range(3):
+            words = (*fifteen, "--distill", kind)
+            found.append(Trial(f"taught-0.8-{kind}", words, "pruned-0.8", BEST_SPARSE, seed=seed))
     return found
 
 

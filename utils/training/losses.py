@@ -52,14 +52,14 @@ class LossWeights:
         label_smoothing: share of a class target that is spread over all classes (arXiv 1512.00567).
     """
 
-    box_weight: float = 1.0
-    objectness_weight: float = 0.2
-    classes_weight: float = 0.2
+    box_weight: float = 0.3
+    objectness_weight: float = 0.3
+    classes_weight: float = 0.3
     box_kind: str = "ciou"
-    iou_threshold: float = 0.3
-    neighbours: float = 0.0
-    balance: float = 0.0
-    iou_objectness: float = 1.0
+    iou_threshold: float = 0.6
+    neighbours: float = 0.3
+    balance: float = 0.5
+    iou_objectness: float = 0.5
     label_smoothing: float = 0.0
 
 
