@@ -1,5 +1,7 @@
 """What a cfg says of training becomes the default of the option of that meaning."""
 
+import re
+
 import pytest
 
 import train
@@ -7,7 +9,8 @@ from utils.commands.cfg_defaults import augment_of, cfg_defaults
 from utils.commands.train import train_parser
 from utils.commands.training_options import choose_options
 from utils.darknet.network import Network
-from utils.errors import CfgError
+from utils.data.augment import Augment
+from utils.errors import CfgError, ToolkitError
 from utils.training.options import TrainingOptions
 
 CFG = """
@@ -86,13 +89,13 @@ def test_flags_override_the_cfg_and_the_cfg_the_default() -> None:
 
 
 def test_a_rate_for_a_sum_is_scaled_for_the_mean_but_not_for_darknets_loss() -> None:
-    assert cfg_defaults(network("learning_rate=0.001"), "sgd", None, {})["learning_rate"] == 0.05
+    assert cfg_defaults(network("learning_rate=0.001"), "sgd", None, {})["learning_rate"] == 0.025
     assert cfg_defaults(network("learning_rate=0.001"), "sgd", "darknet", {})["learning_rate"] == 0.001
 
 
 def test_auto_strength_starts_gently() -> None:
     found = options("", "", "-sr", "--s", "auto", "--target-sparsity", "0.6", "--s-schedule", "global+local")
-    assert (found.s, found.s_auto, found.target_sparsity) == (0.0003, True, 0.6)
+    assert (found.s, found.s_auto, found.target_sparsity) == (0.0006, True, 0.6)
     assert found.s_schedule == ("global", "local")
     assert options().s == 0
 
@@ -108,4 +111,52 @@ def test_every_hyper_parameter_has_its_unit_or_name_and_survives_a_checkpoint() 
     found = options("", "", "-sr", "--mosaic", "0.5")
     assert TrainingOptions.from_mapping(found.to_mapping()) == found
     for field in TrainingOptions.__dataclass_fields__.values():
-        assert {"unit", "source"} <= field.metadata.keys(), field.name
+        assert field.metadata["unit"], field.name
+        assert field.metadata["source"], field.name
+    for field in Augment.__dataclass_fields__.values():
+        assert field.metadata["unit"], field.name
+        assert field.metadata["source"], field.name
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--schedule", "steps", "--steps", ".5", "--scales", ".1,.1"], "--steps: 1 of them, but 2 --scales"),
+        (["--cycle", "0.5"], "--cycle: without effect with --schedule cosine"),
+        (["--loss", "darknet", "--balance", "0.5", "--box-weight", "3"], "--balance, --box_weight: without"),
+        (["--no-augment", "--mosaic", "0.5"], "--mosaic: without effect with --no-augment"),
+    ],
+)
+def test_options_that_contradict_or_change_nothing_are_told(words: list[str], message: str) -> None:
+    with pytest.raises(ToolkitError, match=re.escape(message)):
+        options("", "", *words)
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        ("saturation=0", "[net] saturation"),
+        ("exposure=-1", "[net] exposure"),
+        ("hue=nan", "[net] hue"),
+        ("policy=steps; max_batches=10; steps=4,5,6; scales=.1,.1", "3 steps and 2 scales"),
+        ("policy=sgdr; max_batches=10; sgdr_cycle=2; sgdr_mult=.5", "sgdr_mult"),
+    ],
+)
+def test_values_of_a_cfg_are_as_strictly_read_as_options(net: str, message: str) -> None:
+    with pytest.raises(CfgError, match=re.escape(message)):
+        options(net)
+
+
+def test_a_cfg_may_forbid_mirroring() -> None:
+    assert augment_of(network("flip=0"))["flip"] == 0
+    assert "flip" not in augment_of(network())
+
+
+def test_the_table_says_where_image_changes_come_from() -> None:
+    def origin(net: str, *words: str) -> str:
+        args = train_parser(train.__doc__).parse_args(list(words))
+        return choose_options(args, network(net))[1]["augment"][1]
+
+    assert origin("") == "default"
+    assert origin("hue=.1") == "cfg, default"
+    assert origin("hue=.1", "--flip", "0") == "given, cfg, default"

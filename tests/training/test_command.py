@@ -332,3 +332,26 @@ def test_feature_distillation_without_a_report_says_what_is_missing(
     words = ["--t_cfg", tiny_cfg, "--t_weights", tmp_path / "t.pt", "--distill", "feature"]
     with pytest.raises(ToolkitError, match=r"--distill feature: .*give --report"):
         start(tiny_cfg, few_images, tmp_path / "out", *words)
+
+
+def test_other_classes_than_the_networks_are_refused_without_validation_images_too(
+    cfg_of: Callable[[int], Path], tmp_path: Path
+) -> None:
+    data = make_shapes(tmp_path / "set", sizes={"train": 4, "valid": 2, "test": 2})
+    data.write_text("\n".join(line for line in data.read_text().splitlines() if "valid" not in line))
+    with pytest.raises(ToolkitError, match=r"has 4 classes, the network .* has 2"):
+        start(cfg_of(2), data, tmp_path / "out")
+
+
+def test_a_resumed_run_has_the_threads_that_it_began_with(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path
+) -> None:
+    """The order of sums depends on them, so that only then it goes on bitwise."""
+    before = torch.get_num_threads()
+    try:
+        start(tiny_cfg, few_images, tmp_path / "out", "--threads", "3")
+        torch.set_num_threads(1)
+        train.main(["--resume", str(tmp_path / "out" / "last.pt"), "--workers", "0"])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

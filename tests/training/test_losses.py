@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from utils.detection.decode import HeadSpec, decode_heads
+from utils.detection.decode import HeadSpec, decode_boxes, decode_heads
+from utils.training.darknet_loss import darknet_loss
+from utils.training.head_rules import HeadRules
 from utils.training.losses import LossWeights, yolo_loss
 from utils.training.targets import assign_targets
 
@@ -44,7 +46,7 @@ def perfect_heads() -> list[Tensor]:
 
 
 def test_heads_that_say_the_truth_cost_nothing() -> None:
-    losses = yolo_loss(perfect_heads(), TARGETS, SPECS, LossWeights(iou_threshold=1.0))
+    losses = yolo_loss(perfect_heads(), TARGETS, SPECS, LossWeights(iou_threshold=1.0, neighbours=0))
     assert [loss.item() for loss in losses] == pytest.approx([0, 0, 0, 0], abs=1e-4)
 
 
@@ -57,7 +59,7 @@ def test_every_kind_of_mistake_costs_something(channel: int) -> None:
 
 def test_box_and_class_gradients_live_in_positive_cells_only() -> None:
     heads = random_heads()
-    weights = LossWeights(objectness_weight=0.0, iou_threshold=0.3)
+    weights = LossWeights(objectness_weight=0.0, iou_threshold=0.3, neighbours=0)
     yolo_loss(heads, TARGETS, SPECS, weights).total.backward()
     for head, found in zip(heads, assign_targets(TARGETS, SPECS, GRIDS, 0.3), strict=True):
         touched = (head.grad != 0).any(dim=-1)
@@ -166,3 +168,31 @@ def test_objectness_of_a_positive_aims_at_its_overlap() -> None:
     overlap = 1 - losses.box.item()
     assert 0.7 < overlap < 0.8
     assert head.grad[0, 0, 0, 1, 4].item() == pytest.approx(0.5 - overlap, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss", ["modern", "darknet"])
+def test_boxes_are_learned_where_cells_are_no_whole_pixels(loss: str) -> None:
+    """An input of 37 pixels and a map of 5 cells, 7.4 each: what is decoded comes to lie on the truth."""
+    spec = HeadSpec(anchors=((8.0, 7.0),), classes=1, stride=7, cell=(7.4, 7.4))
+    truth = torch.tensor([[0, 0, 0.93, 0.93, 0.30, 0.30]], dtype=torch.float64)
+    head = torch.zeros(1, 1, 5, 5, 6, dtype=torch.float64, requires_grad=True)
+    rules = HeadRules(anchors=spec.anchors, mask=(0,))
+    optimizer = torch.optim.Adam([head], lr=0.05)
+    for _ in range(400):
+        optimizer.zero_grad()
+        if loss == "modern":
+            found = yolo_loss([head], truth, [spec], LossWeights(neighbours=0))
+        else:
+            found = darknet_loss([head], truth, [spec], [rules])
+        found.total.backward()
+        optimizer.step()
+    box = decode_boxes(head.detach(), spec)[0, 0, 4, 4] / 37
+    assert box.tolist() == pytest.approx([0.93, 0.93, 0.30, 0.30], abs=0.01)
+
+
+def test_images_without_objects_are_no_louder_than_others() -> None:
+    """The background of a batch counts per image there, not as that of a single object."""
+    heads = random_heads(4)
+    empty = yolo_loss(heads, TARGETS[:0], SPECS)
+    twice = yolo_loss([torch.cat((head, head)) for head in heads], TARGETS[:0], SPECS)
+    assert twice.total.item() == pytest.approx(empty.total.item(), rel=1e-6)
