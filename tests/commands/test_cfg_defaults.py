@@ -89,13 +89,13 @@ def test_flags_override_the_cfg_and_the_cfg_the_default() -> None:
 
 
 def test_a_rate_for_a_sum_is_scaled_for_the_mean_but_not_for_darknets_loss() -> None:
-    assert cfg_defaults(network("learning_rate=0.001"), "sgd", None, {})["learning_rate"] == 0.025
+    assert cfg_defaults(network("learning_rate=0.001"), "sgd", None, {})["learning_rate"] == 0.008
     assert cfg_defaults(network("learning_rate=0.001"), "sgd", "darknet", {})["learning_rate"] == 0.001
 
 
 def test_auto_strength_starts_gently() -> None:
     found = options("", "", "-sr", "--s", "auto", "--target-sparsity", "0.6", "--s-schedule", "global+local")
-    assert (found.s, found.s_auto, found.target_sparsity) == (0.0006, True, 0.6)
+    assert (found.s, found.s_auto, found.target_sparsity) == (0.001, True, 0.6)
     assert found.s_schedule == ("global", "local")
     assert options().s == 0
 

@@ -1,5 +1,6 @@
 """Two processes, told of each other as torchrun does, take the steps of one that has both batches."""
 
+import json
 import os
 import socket
 import subprocess
@@ -11,7 +12,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.training.conftest import write_cfg
 from tests.training.test_trainer import OPTIONS, SPEC, FakeBatch, TinyDetector, make_model
+from utils.data.shapes import make_shapes
 from utils.pruning.sparsity import GammaPenalty
 from utils.training.options import TrainingOptions
 from utils.training.processes import Processes, gradient_sync, joined, local_device
@@ -66,6 +69,28 @@ def options(batch_size: int) -> TrainingOptions:
     return replace(OPTIONS, batch_size=batch_size)
 
 
+def launch(root: Path, folder: Path, count: int, program: str, *words: str) -> list[str]:
+    """Run a program in so many processes, told of each other as by torchrun; returns what each printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(count)}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, *words],
+            cwd=folder,
+            env=os.environ | shared | address | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    shown = [process.communicate(timeout=60)[0] for process in running]
+    assert [process.returncode for process in running] == [0] * count
+    return shown
+
+
 class Frozen(nn.BatchNorm2d):
     """Batch norm whose statistics never change; its gamma and beta learn."""
 
@@ -92,23 +117,43 @@ def part_of(step: int, rank: int, count: int) -> FakeBatch:
     return FakeBatch(images[rank * size : (rank + 1) * size], mine)
 
 
+VALIDATION = """
+import json
+import sys
+from pathlib import Path
+import torch
+from utils.darknet.model import Darknet
+from utils.data.dataset import DetectionDataset
+from utils.data.listing import read_data_file
+from utils.data.loader import make_loader
+from utils.training.processes import joined
+from utils.training.validation import validate
+
+data = read_data_file(Path(sys.argv[2]))
+with joined(torch.device("cpu")) as processes:
+    torch.manual_seed(0)
+    model = Darknet.from_cfg(sys.argv[1])
+    dataset = DetectionDataset.from_split(data, "valid", (64, 64))
+    loader = make_loader(dataset, 2, distributed=processes.count > 1)
+    found = validate(model, loader, model.head_specs, data.names, processes)
+    print(json.dumps([found.map50, len(loader.dataset), found.images]))
+"""
+
+
+def test_an_odd_number_of_images_is_validated_by_two_processes_as_by_one(tmp_path: Path, root: Path) -> None:
+    """Each sees its share, none counts twice, and both know the whole result."""
+    cfg = write_cfg(tmp_path / "tiny.cfg")
+    data = make_shapes(tmp_path / "set", sizes={"train": 2, "valid": 3, "test": 2})
+    alone = launch(root, tmp_path, 1, VALIDATION, str(cfg), str(data))
+    together = launch(root, tmp_path, 2, VALIDATION, str(cfg), str(data))
+    assert together == alone * 2
+    assert json.loads(alone[0])[1:] == [3, 3]
+
+
 @pytest.mark.parametrize("sparsifier", ["l1", "proximal"])
 def test_two_processes_of_four_images_are_one_of_eight(tmp_path: Path, root: Path, sparsifier: str) -> None:
     """Two steps with batch norm frozen: the loss counts the objects of all, the penalty once."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, sparsifier],
-            cwd=tmp_path,
-            env=os.environ | shared | address | {"RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    assert [process.wait(timeout=60) for process in running] == [0, 0]
+    launch(root, tmp_path, 2, PROGRAM, sparsifier)
     found = torch.load(tmp_path / "result.pt", weights_only=True)
 
     model = frozen_model()

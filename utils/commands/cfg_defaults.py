@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 logger = logging.getLogger(__name__)
 
 # the rates in cfgs are meant for Darknet's loss, a sum over objects; the modern one is a mean
-SGD_RATE_FACTOR = 25.0
+SGD_RATE_FACTOR = 8.0
 # In a Darknet training, half of the images are left alone (load_data_detection, data.c).
 MIXED = 0.5
 # batch=1 stands in cfgs that are prepared for testing

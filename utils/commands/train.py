@@ -4,7 +4,7 @@ import argparse
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +44,7 @@ from utils.files import protect_inputs, require_writable
 from utils.profiling import count_macs
 from utils.training.board import Board
 from utils.training.distillation import Teacher
+from utils.training.head_rules import head_rules
 from utils.training.loop import LAST, OUTPUTS, PREVIOUS, Extras, train
 from utils.training.precision import channels_last
 from utils.training.processes import joined, local_device
@@ -147,9 +148,23 @@ def _start(args: argparse.Namespace, machine: Machine) -> None:
         is_demo=project.is_demo,
         options=options,
     )
-    files = {"cfg": model.network.source, "weights": project.weights or "none, from scratch"}
-    announce(run, files, table, machine)
+    files: dict[str, object] = {
+        "cfg": model.network.source,
+        "weights": project.weights or "none, from scratch",
+    }
+    announce(run, files | _cfg_rules(model, run), table, machine)
     _train(model, run, machine, inputs=(project.weights, args.t_weights))
+
+
+def _cfg_rules(model: Darknet, run: Run) -> dict[str, object]:
+    """What Darknet's loss reads in each head's section, to be shown."""
+    if run.options.loss != "darknet":
+        return {}
+    shown: dict[str, object] = {}
+    for head, rules in zip(model.network.heads, head_rules(model.network), strict=True):
+        values = {name: value for name, value in asdict(rules).items() if name not in ("anchors", "mask")}
+        shown[f"yolo #{head}"] = ", ".join(f"{name} {value}" for name, value in values.items())
+    return shown
 
 
 def _resume(args: argparse.Namespace, machine: Machine) -> None:
@@ -171,8 +186,8 @@ def _resume(args: argparse.Namespace, machine: Machine) -> None:
     }
     done = len(state["history"])
     shown = f"all {done}, only the report is left" if done >= run.options.epochs else done
-    files = {"cfg": model.network.source, "resumed": path, "epochs done": shown}
-    announce(run, files, table, machine)
+    files: dict[str, object] = {"cfg": model.network.source, "resumed": path, "epochs done": shown}
+    announce(run, files | _cfg_rules(model, run), table, machine)
     _train(model, run, machine, checkpoint=checkpoint)
 
 

@@ -35,7 +35,7 @@ from utils.training.precision import PRECISIONS
 from utils.training.schedule import SCHEDULES
 
 PENALTY: float = 0.001
-AUTO_START: float = 0.0006  # where auto begins: .002 broke a pretrained network's first epochs on BCCD
+AUTO_START: float = 0.001  # where auto begins: three times it broke a pretrained network's first epochs
 CANDIDATES: Literal[0, 1] = 1
 
 

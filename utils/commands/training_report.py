@@ -17,6 +17,7 @@ from utils.data.listing import DataFile
 from utils.data.loader import Loader
 from utils.training.loop import BEST, LAST, OUTPUTS
 from utils.training.optimizer import scaled_rate
+from utils.training.precision import half_type
 from utils.training.processes import Processes
 
 OUTPUT = Path("weights")
@@ -63,6 +64,8 @@ def announce(
     images = chosen.batch_size * chosen.accumulate * count
     rate = scaled_rate(chosen.learning_rate, chosen.optimizer, images)
     rows |= {"step": f"{images} images, learning rate {rate:.3g}", "device": f"{machine.device} x {count}"}
+    half = half_type(machine.device, chosen.precision)
+    rows |= {"computes in": str(half or torch.float32).removeprefix("torch.")}
     print_options({name: (value, "") for name, value in rows.items()} | options, "training")
 
 

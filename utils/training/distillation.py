@@ -34,8 +34,8 @@ RAW_WEIGHT = 0.001
 CLASS_WEIGHT = 0.0001
 BOX_WEIGHT = 0.001
 # of "sigmoid": those of the loss's own parts, since they are per object like them
-SIGMOID_BOX_WEIGHT = 0.3
-SIGMOID_WEIGHT = 0.3
+SIGMOID_BOX_WEIGHT = 1.0
+SIGMOID_WEIGHT = 1.0
 
 
 class Distillation(NamedTuple):

@@ -52,9 +52,9 @@ class LossWeights:
         label_smoothing: share of a class target that is spread over all classes (arXiv 1512.00567).
     """
 
-    box_weight: float = 0.3
-    objectness_weight: float = 0.3
-    classes_weight: float = 0.3
+    box_weight: float = 1.0
+    objectness_weight: float = 1.0
+    classes_weight: float = 1.0
     box_kind: str = "ciou"
     iou_threshold: float = 0.6
     neighbours: float = 0.3

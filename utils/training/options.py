@@ -62,9 +62,9 @@ class TrainingOptions:
     compiled: bool = hyper(False, "torch.compile", "measured: no faster on CPUs")
 
     loss: LossKind = hyper("modern", "what is minimised", "measured")
-    box_weight: float = hyper(0.3, "factor of the box loss", "measured")
-    objectness_weight: float = hyper(0.3, "factor of the objectness loss", "measured")
-    classes_weight: float = hyper(0.3, "factor of the class loss", "measured")
+    box_weight: float = hyper(1.0, "factor of the box loss", "measured")
+    objectness_weight: float = hyper(1.0, "factor of the objectness loss", "measured")
+    classes_weight: float = hyper(1.0, "factor of the class loss", "measured")
     box_kind: str = hyper("ciou", "overlap", "arXiv 1911.08287")
     iou_threshold: float = hyper(0.6, "width-height IoU that makes an anchor a positive", "measured")
     neighbours: float = hyper(0.3, "cells that a truth may lie outside a positive's cell", "measured")

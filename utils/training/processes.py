@@ -96,6 +96,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
     distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size())
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
 
