@@ -45,7 +45,8 @@ BEST_SPARSE = "sparse-l1-constant"
 SHARES = (0.5, 0.7, 0.8)
 # with three seeds: the best of each kind, and what it is compared with
 REPEATED = {
-    "baseline", "baseline-darknet", BEST_SPARSE, "pruned-0.7", "pruned-0.8", "tuned-0.7", "tuned-0.8", "taught-0.8-sigmoid",
+    "baseline", "baseline-darknet", BEST_SPARSE, "pruned-0.7", "pruned-0.8", "tuned-0.7", "tuned-0.8",
+    "taught-0.8-sigmoid",
 }  # fmt: skip
 SPARSE = ("--epochs", "20", "-sr", "--prune", "1")
 
@@ -108,7 +109,7 @@ def trials() -> list[Trial]:
         "l1-local": ("--s", "0.002", "--s-schedule", "local"),
         "proximal": ("--s", "0.001", "--sparsifier", "proximal"),
         "polarized": ("--s", "0.001", "--sparsifier", "polarized"),
-        "auto": ("--s", "auto", "--target-sparsity", "0.7"),
+        "auto": ("--s", "auto", "--target-sparsity", "0.7", "--s-at", "0.8"),
     }
     found = [Trial(BEST_SPARSE, (*SPARSE, *kinds["l1-constant"]))]
     found += [Trial("baseline", fifteen)]

@@ -49,19 +49,22 @@ from utils.training.trainer import Trainer
 from tests.training.test_processes import frozen_model, part_of, options
 from tests.training.test_trainer import SPEC
 
-device = torch.device("cpu")
-with joined(device) as processes:
-    model = frozen_model()
-    penalty = GammaPenalty({"norm": model.norm}, s=0.25, sparsifier=sys.argv[1])
-    trainer = Trainer(model, (SPEC,), options(4), 2, penalty, processes=processes)
-    for step in range(2):
-        trainer.train_epoch([part_of(step, processes.rank, 2)], lambda *_: None)
-        trainer.end_epoch()
-    assert processes.any(processes.rank == 1, device)
-    assert not processes.any(False, device)
-    assert processes.merged({processes.rank: "x"}) == {0: "x", 1: "x"}
-    if processes.is_first:
-        torch.save({"model": model.state_dict(), "rate": trainer.rate}, "result.pt")
+def main():
+    device = torch.device("cpu")
+    with joined(device) as processes:
+        model = frozen_model()
+        penalty = GammaPenalty({"norm": model.norm}, s=0.25, sparsifier=sys.argv[1])
+        trainer = Trainer(model, (SPEC,), options(4), 2, penalty, processes=processes)
+        for step in range(2):
+            trainer.train_epoch([part_of(step, processes.rank, 2)], lambda *_: None)
+            trainer.end_epoch()
+        assert processes.any(processes.rank == 1, device)
+        assert not processes.any(False, device)
+        assert processes.merged({processes.rank: "x"}) == {0: "x", 1: "x"}
+        if processes.is_first:
+            torch.save({"model": model.state_dict(), "rate": trainer.rate}, "result.pt")
+
+main()
 """
 
 
@@ -129,14 +132,17 @@ from utils.data.loader import make_loader
 from utils.training.processes import joined
 from utils.training.validation import validate
 
-data = read_data_file(Path(sys.argv[2]))
-with joined(torch.device("cpu")) as processes:
-    torch.manual_seed(0)
-    model = Darknet.from_cfg(sys.argv[1])
-    dataset = DetectionDataset.from_split(data, "valid", (64, 64))
-    loader = make_loader(dataset, 2, distributed=processes.count > 1)
-    found = validate(model, loader, model.head_specs, data.names, processes)
-    print(json.dumps([found.map50, len(loader.dataset), found.images]))
+def main():
+    data = read_data_file(Path(sys.argv[2]))
+    with joined(torch.device("cpu")) as processes:
+        torch.manual_seed(0)
+        model = Darknet.from_cfg(sys.argv[1])
+        dataset = DetectionDataset.from_split(data, "valid", (64, 64))
+        loader = make_loader(dataset, 2, distributed=processes.count > 1)
+        found = validate(model, loader, model.head_specs, data.names, processes)
+        print(json.dumps([found.map50, len(loader.dataset), found.images]))
+
+main()
 """
 
 

@@ -120,6 +120,6 @@ class AutoStrength:
 # a gamma below this share of the largest one is called small
 RELATIVE_THRESHOLD = 0.01
 # s changes by at most this factor from one epoch to the next
-FASTEST = 1.5
+FASTEST = 1.25
 # keeps quotients finite
 TINY = 1e-9
