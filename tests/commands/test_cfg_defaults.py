@@ -11,6 +11,7 @@ from utils.commands.training_options import choose_options
 from utils.darknet.network import Network
 from utils.data.augment import Augment
 from utils.errors import CfgError, ToolkitError
+from utils.training.losses import LossWeights
 from utils.training.options import TrainingOptions
 
 CFG = """
@@ -145,6 +146,15 @@ def test_options_that_contradict_or_change_nothing_are_told(words: list[str], me
 def test_values_of_a_cfg_are_as_strictly_read_as_options(net: str, message: str) -> None:
     with pytest.raises(CfgError, match=re.escape(message)):
         options(net)
+
+
+def test_a_cfg_may_bring_its_own_weights_of_the_loss() -> None:
+    net = "objectness_weight=.2; neighbours=0"
+    assert (options(net).objectness_weight, options(net).neighbours) == (0.2, 0.0)
+    assert options(net, "", "--neighbours", "0.4").neighbours == 0.4
+    assert options().losses == LossWeights()
+    with pytest.raises(CfgError, match=r"\[net\] balance: .* from 0 to 1"):
+        options("balance=2")
 
 
 def test_a_cfg_may_forbid_mirroring() -> None:

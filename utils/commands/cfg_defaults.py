@@ -7,9 +7,17 @@ mean the same in a shorter one.
 import argparse
 import logging
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
-from utils.commands.arguments import at_least_one, fraction, fraction_below_one, positive_float, positive_int
+from utils.commands.arguments import (
+    at_least_one,
+    fraction,
+    fraction_below_one,
+    non_negative_float,
+    positive_float,
+    positive_int,
+)
 from utils.darknet.network import Network
 from utils.errors import CfgError
 from utils.training.options import TrainingOptions
@@ -23,6 +31,13 @@ SGD_RATE_FACTOR = 8.0
 MIXED = 0.5
 # batch=1 stands in cfgs that are prepared for testing
 _TESTING = 1
+# of the modern loss, which Darknet has not: a cfg may bring its own values, other programs pass them over
+_LOSS: Mapping[str, Callable[[str], float]] = MappingProxyType(
+    {
+        **dict.fromkeys(("box_weight", "objectness_weight", "classes_weight"), non_negative_float),
+        **dict.fromkeys(("iou_threshold", "neighbours", "balance", "iou_objectness"), fraction),
+    }
+)
 # the policy of Darknet -> our schedule; what is missing here follows the default
 _POLICIES = {"steps": "steps", "sgdr": "sgdr", "constant": "constant"}
 
@@ -53,6 +68,7 @@ def cfg_defaults(
         "multi_scale": _of_last_head(network, "random", float, bool),
         "label_smoothing": _of_last_head(network, "label_smooth_eps", fraction),
     }
+    defaults |= {key: _net(network, key, kind) for key, kind in _LOSS.items()}
     epochs = given.get("epochs") or defaults["epochs"] or TrainingOptions.epochs
     return {**defaults, **_batch(network), **_course(network), **_burn_in(network, epochs)}
 
