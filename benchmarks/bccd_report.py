@@ -40,8 +40,9 @@ it, standard deviation. *published*: the program of 2019-20 in the same setting,
 LOSSES_TITLE = """## The losses on everyday pictures
 
 COCO 2017, 150 of its training and 75 of its validation images, 80 classes, yolov3-tiny with its COCO
-weights, heads kept; `benchmarks/coco_mini.csv`. The other settings are those of BCCD. So few images teach so large a
-network little that it did not know: *validation* is that of the first epochs, *last* what 15 of them leave."""
+weights, heads kept; `benchmarks/coco_mini.csv`. The other settings are those of BCCD. So few images teach
+such a network little that it did not know: *validation* is that of the first epochs, *last* what 15 of them
+leave."""
 HEAD = (
     "trial",
     "seeds",
