@@ -18,7 +18,7 @@ given as input is renamed first. What is not given comes from the cfg ([net], an
 random) or was chosen by measurement; the table at the start says which holds. --resume without a file goes
 on with the newest run; Ctrl-C and SIGTERM save first.
 With none of --cfg, --data, --weights the small demo network learns a generated data set.
-Several processes: torchrun --nproc_per_node 2 train.py ...
+Several processes: torchrun --nproc-per-node 2 -- train.py ... (without the -- torchrun takes --s for its own)
 """
 
 from utils.commands.arguments import run_main
