@@ -128,7 +128,7 @@ def set_aside(path: Path) -> Path:
 
 def _flush(path: Path) -> None:
     """Wait until a file is on the disk: renamed before that, a power failure could leave it empty."""
-    with path.open("rb") as file:
+    with path.open("r+b" if os.name == "nt" else "rb") as file:  # Windows flushes only what it may write
         os.fsync(file.fileno())
 
 

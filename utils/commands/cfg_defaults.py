@@ -32,11 +32,14 @@ MIXED = 0.5
 # batch=1 stands in cfgs that are prepared for testing
 _TESTING = 1
 # of the modern loss, which Darknet has not: a cfg may bring its own values, other programs pass them over
-_LOSS: Mapping[str, Callable[[str], float]] = MappingProxyType(
+LOSS_READERS: Mapping[str, Callable[[str], float]] = MappingProxyType(
     {
         **dict.fromkeys(("box_weight", "objectness_weight", "classes_weight"), non_negative_float),
         **dict.fromkeys(("iou_threshold", "neighbours", "balance", "iou_objectness"), fraction),
     }
+)
+COLOUR_READERS: Mapping[str, Callable[[str], float]] = MappingProxyType(
+    {"hue": fraction, "saturation": positive_float, "exposure": positive_float}
 )
 # the policy of Darknet -> our schedule; what is missing here follows the default
 _POLICIES = {"steps": "steps", "sgdr": "sgdr", "constant": "constant"}
@@ -68,7 +71,7 @@ def cfg_defaults(
         "multi_scale": _of_last_head(network, "random", float, bool),
         "label_smoothing": _of_last_head(network, "label_smooth_eps", fraction),
     }
-    defaults |= {key: _net(network, key, kind) for key, kind in _LOSS.items()}
+    defaults |= {key: _net(network, key, kind) for key, kind in LOSS_READERS.items()}
     epochs = given.get("epochs") or defaults["epochs"] or TrainingOptions.epochs
     return {**defaults, **_batch(network), **_course(network), **_burn_in(network, epochs)}
 
@@ -79,16 +82,9 @@ def augment_of(network: Network) -> dict[str, float]:
     Darknet's jitter moves each side of the crop by up to this share; here it bounds zoom and aspect, and
     half of it the shift.
     """
-    kinds: dict[str, Callable[[str], float]] = {
-        "hue": fraction,
-        "saturation": positive_float,
-        "exposure": positive_float,
-    }
-    changes = {key: _net(network, key, kind) for key, kind in kinds.items()}
-    changes["flip"] = _net(network, "flip", lambda text: MIXED * (float(text) > 0))
-    changes |= {
-        key: _net(network, key, lambda text: MIXED * (float(text) > 0)) for key in ("mosaic", "mixup")
-    }
+    changes = {key: _net(network, key, kind) for key, kind in COLOUR_READERS.items()}
+    for key in ("flip", "mosaic", "mixup"):
+        changes[key] = _net(network, key, lambda text: MIXED * (float(text) > 0))
     jitter = _of_last_head(network, "jitter", fraction)
     if jitter is not None:
         changes |= {"scale": 1 + jitter, "aspect": 1 + jitter, "translate": jitter / 2}

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import Field, asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +20,7 @@ from utils.commands.arguments import (
     positive_fraction,
     positive_int,
 )
-from utils.commands.cfg_defaults import augment_of, cfg_defaults
+from utils.commands.cfg_defaults import COLOUR_READERS, LOSS_READERS, augment_of, cfg_defaults
 from utils.darknet.network import Network
 from utils.data.augment import Augment
 from utils.detection.boxes import OVERLAP_KINDS
@@ -110,9 +109,7 @@ _READERS: Mapping[str, Any] = MappingProxyType(
         "scales": _several(positive_float), "cycle": positive_fraction, "cycle_growth": at_least_one,
         "burn_in": non_negative_float, "burn_in_power": positive_float, "ema_epochs": non_negative_float,
         "clip_norm": positive_float, "freeze": non_negative_int, "precision": PRECISIONS,
-        "loss": LOSSES, "box_weight": non_negative_float, "objectness_weight": non_negative_float,
-        "classes_weight": non_negative_float, "box_kind": OVERLAP_KINDS, "iou_threshold": fraction,
-        "neighbours": fraction, "balance": fraction, "iou_objectness": fraction, "label_smoothing": fraction,
+        "loss": LOSSES, **LOSS_READERS, "box_kind": OVERLAP_KINDS, "label_smoothing": fraction,
     }
 )  # fmt: skip
 _SPARSE: Mapping[str, Any] = MappingProxyType(
@@ -123,8 +120,8 @@ _SPARSE: Mapping[str, Any] = MappingProxyType(
 )  # fmt: skip
 _CHANGES: Mapping[str, Any] = MappingProxyType(
     {
-        "flip": fraction, "hue": fraction, "saturation": positive_float, "exposure": positive_float,
-        "scale": positive_float, "aspect": positive_float, "translate": fraction,
+        "flip": fraction, **COLOUR_READERS, "scale": positive_float, "aspect": positive_float,
+        "translate": fraction,
         "rotate": non_negative_float, "shear": non_negative_float, "mosaic": fraction, "mixup": fraction,
     }
 )  # fmt: skip
@@ -135,12 +132,8 @@ _ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _COURSES: Mapping[str, str] = MappingProxyType(
     {"steps": "steps", "scales": "steps", "cycle": "sgdr", "cycle_growth": "sgdr"}
 )
-MODERN = frozenset(
-    {
-        "box_weight", "objectness_weight", "classes_weight", "box_kind", "neighbours", "balance",
-        "iou_objectness", "label_smoothing",
-    }
-)  # fmt: skip
+# distillation's positives have an iou_threshold too
+MODERN = LOSS_READERS.keys() - {"iou_threshold"} | {"box_kind", "label_smoothing"}
 # what only means something with -sr
 SPARSE_OPTIONS = ("s", "prune", "classic", *_SPARSE)
 
@@ -251,21 +244,20 @@ def _check(args: argparse.Namespace, options: TrainingOptions) -> None:
     if len(options.steps) != len(options.scales):
         fact = f"--steps: {len(options.steps)} of them, but {len(options.scales)} --scales"
         raise ToolkitError(f"{fact}; give equally many of both")
-    idle: dict[str, AbstractSet[str]] = {
-        f"--schedule {options.schedule}": _COURSES.keys() - _of_course(options.schedule)
-    }
+    idle = {f"--schedule {options.schedule}": other_courses(options.schedule)}
     if options.loss == "darknet":
         idle["--loss darknet, which reads the cfg"] = MODERN
     if options.augment is None:
-        idle["--no-augment"] = _CHANGES.keys()
+        idle["--no-augment"] = set(_CHANGES)
     for where, names in idle.items():
         typed = [f"--{name}" for name in sorted(names) if getattr(args, name) is not None]
         if typed:
             raise ToolkitError(f"{', '.join(typed)}: without effect with {where}; leave it out")
 
 
-def _of_course(schedule: str) -> set[str]:
-    return {name for name, kind in _COURSES.items() if kind == schedule}
+def other_courses(schedule: str) -> set[str]:
+    """Options that only mean something with another schedule than this."""
+    return {name for name, kind in _COURSES.items() if kind != schedule}
 
 
 def _weight(args: argparse.Namespace) -> float:
@@ -277,9 +269,9 @@ def _weight(args: argparse.Namespace) -> float:
 
 
 def _augment_origin(args: argparse.Namespace, network: Network) -> str:
-    sources = ("given", any(getattr(args, name) is not None for name in _CHANGES))
-    found = [name for name, has in (sources, ("cfg", bool(augment_of(network))), ("default", True)) if has]
-    return ", ".join(found)
+    typed = any(getattr(args, name) is not None for name in _CHANGES)
+    sources = {"given": typed, "cfg": bool(augment_of(network)), "default": True}
+    return ", ".join(name for name, has in sources.items() if has)
 
 
 def _augment(args: argparse.Namespace, network: Network) -> Augment:

@@ -10,7 +10,7 @@ from utils.commands.arguments import next_command
 from utils.commands.evaluate import evaluate_network, list_findings, open_split, print_evaluation
 from utils.commands.progress import print_options
 from utils.commands.project import Project
-from utils.commands.training_options import MODERN, Run
+from utils.commands.training_options import MODERN, Run, other_courses
 from utils.darknet.checkpoint import load_weights
 from utils.darknet.model import Darknet
 from utils.data.listing import DataFile
@@ -54,8 +54,7 @@ def announce(
     sparsity = f"on the candidates of --prune {run.prune}{' --classic' * run.classic}"
     rows = {**files, "data": run.data, "teacher": run.t_weights or "none"}
     rows |= {"output": run.output, "sparsity": sparsity if chosen.s else "none"}
-    hidden = {"steps", "scales"} if chosen.schedule != "steps" else set()
-    hidden |= {"cycle", "cycle_growth"} if chosen.schedule != "sgdr" else set()
+    hidden = other_courses(chosen.schedule)
     hidden |= {name for name in options if name.startswith("s_")} if not chosen.s else set()
     hidden |= {"s", "sparsifier", "gamma_reach", "target_sparsity"} if not chosen.s else set()
     hidden |= set() if run.t_weights else {"distill"}

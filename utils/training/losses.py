@@ -5,8 +5,7 @@
     classes     mean over positives of the BCE summed over classes; of a softmax's cross-entropy for [region]
 
 All three are per positive (at least one an image), so their ratio depends neither on the input size nor on
-the number of heads. Where
-several processes train, it is the positives of all of them that count.
+the number of heads. Where several processes train, it is the positives of all of them that count.
 Invariant: a cell that is no positive of `assign_targets` sends no gradient into box or class logits.
 """
 
@@ -98,9 +97,8 @@ def yolo_loss(
         share = (mean_cells / (head.shape[2] * head.shape[3])) ** weights.balance
         parts.append((box, share * objectness, classes))
     count = heads[0].new_tensor(sum(len(found.image) for found in assigned), dtype=torch.float32)
-    positives = average(count).clamp(
-        min=len(heads[0])
-    )  # many images without objects are no louder than others
+    # at least one an image: many images without objects are no louder than others
+    positives = average(count).clamp(min=len(heads[0]))
     box, objectness, classes = (torch.stack(part).sum() / positives for part in zip(*parts, strict=True))
     total = weights.box_weight * box + weights.objectness_weight * objectness
     return Losses(total + weights.classes_weight * classes, box, objectness, classes)

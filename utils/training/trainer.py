@@ -89,6 +89,7 @@ class Trainer(Generic[Model]):
         self.optimizer = make_optimizer(model, kind, self.rate, momentum, decay, self._gamma_shares())
         length = options.ema_epochs * steps
         self.average = WeightAverage(self.model, length) if length else None
+        self._evaluated_gammas = self._find_gammas()
         # behind the average, which is to keep ordinary batch norms
         self.called = self.processes.wrap(self.model, compiled=options.compiled)
         self.step = self.done = 0
@@ -103,11 +104,12 @@ class Trainer(Generic[Model]):
         """|gamma| of the penalty's candidates in the evaluated network; empty without a penalty."""
         if self.penalty is None:
             return torch.empty(0)
-        return self.penalty.gammas(self._evaluated_gammas())
+        return self.penalty.gammas(self._evaluated_gammas)
 
-    def _evaluated_gammas(self) -> dict[str, nn.Parameter]:
+    def _find_gammas(self) -> dict[str, nn.Parameter]:
         """The candidates' gammas in the evaluated network, by the penalty's names."""
-        assert self.penalty is not None
+        if self.penalty is None:
+            return {}
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         return {
             name: self.evaluated.get_parameter(names[id(norm.weight)])
@@ -210,7 +212,7 @@ class Trainer(Generic[Model]):
         if self.average:
             self.average.update(self.model)
             if self.penalty is not None:
-                self.penalty.copy_zeros(self._evaluated_gammas())
+                self.penalty.copy_zeros(self._evaluated_gammas)
 
     def _clip(self) -> None:
         """Shorten a gradient that is too long; raise NotFiniteError on one that is none."""
