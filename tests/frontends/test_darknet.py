@@ -73,8 +73,8 @@ def test_compact_equals_zeroed(cfg, policies, seed):
         with pytest.raises(PruningError, match=refusal):
             prune(subject, policies)
         return
-    for move in (True, False):
-        result = prune(subject, policies, move_constants=move)
+    for folding in ("interior", "borders", "off"):
+        result = prune(subject, policies, folding=folding)
         expected = heads(result.folded.model, image(model))
         assert expected.abs().max() > 0
         difference = (heads(result.compact.model, image(model)) - expected).abs().max()

@@ -29,17 +29,17 @@ def gap(first: nn.Module, second: nn.Module, crop: int = 0) -> float:
 @pytest.mark.parametrize("policies", POLICIES.values(), ids=POLICIES)
 @pytest.mark.parametrize("act", ["LeakyReLU", "Sigmoid", "SiLU"])
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("move", [True, False])
-def test_compact_equals_zeroed(policies, act, seed, move):
+@pytest.mark.parametrize("folding", ["interior", "borders", "off"])
+def test_compact_equals_zeroed(policies, act, seed, folding):
     subject = ToySubject.of(randomised(ToyNet(act=act), seed))
-    result = prune(subject, policies, move_constants=move)
+    result = prune(subject, policies, folding=folding)
     assert gap(result.folded.model, result.compact.model) < 1e-12
     assert gap(subject.model, result.compact.model) > 1e-6  # something was removed
 
 
 def test_zeroed_is_what_multiplying_the_activations_gives():
     subject = ToySubject.of(randomised(ToyNet()))
-    result = prune(subject, [slim(0.7, 0.05)], move_constants=False)
+    result = prune(subject, [slim(0.7, 0.05)], folding="off")
     for name, layer in subject.graph.layers.items():
         if name != "head":
             mask = torch.from_numpy(result.keep[layer.outputs]).double().view(1, -1, 1, 1)
@@ -64,10 +64,27 @@ def test_folding_is_exact_off_the_border():
     assert gap(result.masked.model, result.compact.model) > 1e-6
 
 
+@pytest.mark.parametrize("act", ["LeakyReLU", "Sigmoid", "SiLU"])
+@pytest.mark.parametrize("policies", [[slim(0.5, 0.05)], [slim(0.6, 0.05), WeakestBlocks(1)]])
+def test_carriers_fold_exactly_at_borders_too(act, policies):
+    model = randomised(ToyNet(width=16, size=3, act=act))
+    model.depthwise.conv.padding = (
+        0,
+        0,
+    )  # what a removed block adds to a channel that stays needs a dense layer
+    subject = ToySubject.of(model)
+    result = prune(subject, policies, folding="borders")
+    interior = prune(subject, policies)
+    assert gap(interior.masked.model, interior.compact.model) > 1e-3
+    assert gap(interior.masked.model, result.masked.model) < 1e-12  # the same channels are dead
+    assert gap(result.masked.model, result.compact.model) < 1e-11
+    assert 0 < result.carried.sum() <= len(subject.graph.layers)
+
+
 def test_folding_beats_dropping_the_constants():
     subject = ToySubject.of(randomised(ToyNet(size=3)))
     moved = prune(subject, [slim(0.5, 0.05)])
-    dropped = prune(subject, [slim(0.5, 0.05)], move_constants=False)
+    dropped = prune(subject, [slim(0.5, 0.05)], folding="off")
     assert gap(moved.masked.model, moved.compact.model) < 0.5 * gap(moved.masked.model, dropped.compact.model)
 
 

@@ -28,7 +28,7 @@ def pruned(name: str) -> tuple[Darknet, PruningResult[DarknetSubject], dict[str,
             torch.nn.init.uniform_(module.weight, 0.1, 1)
             torch.nn.init.uniform_(module.bias, -0.5, 0.5)
     subject = DarknetSubject.of(teacher)
-    result = prune(subject, [slim(0.5, 0.1)], move_constants=False)
+    result = prune(subject, [slim(0.5, 0.1)], folding="off")
     sections = [
         {"index": section_index(layer), "removed": False, "kept": encode_mask(result.keep[channels.outputs])}
         for layer, channels in subject.graph.layers.items()

@@ -43,7 +43,8 @@ class Darknet(nn.Module):
         header: of the weights it holds.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, initialise: bool = True) -> None:
+        """Build `network`; without `initialise` the convolutions' weights are whatever lay in memory."""
         super().__init__()
         self.network = network
         self.header = WeightsHeader()
@@ -55,7 +56,8 @@ class Darknet(nn.Module):
         self._finished = tuple(_finished_at(network))
         self._detached = detached(network)
         self._fitting_sizes = {(network.height, network.width)}
-        self._initialise()
+        if initialise:
+            self._initialise()
 
     @classmethod
     def from_cfg(cls, path: str | Path) -> "Darknet":

@@ -65,6 +65,10 @@ class Network:
         self._refuse_readers_of_heads()
         self.weight_counts = self._weight_counts()
 
+    def __deepcopy__(self, memo: object) -> "Network":
+        """Itself: nothing in it ever changes, and a copied model needs no second one."""
+        return self
+
     @classmethod
     def from_cfg(cls, path: str | Path) -> "Network":
         """Read a cfg file.

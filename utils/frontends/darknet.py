@@ -91,6 +91,8 @@ class DarknetSubject:
 
     def shortened(self, blocks: Sequence[Block]) -> Self:
         """A copy without these blocks."""
+        if not blocks:
+            return self
         gone = {block.name for block in blocks}
         chosen = [b for b in residual_blocks(self.network) if f"layers.{b.shortcut}" in gone]
         network, moved = without_blocks(self.network, chosen)
@@ -107,7 +109,7 @@ class DarknetSubject:
         write_weights(weights, self.model, self.model.header)
 
     def _rebuilt(self, network: Network, state: Mapping[str, Tensor]) -> Self:
-        model = Darknet(network).to(next(self.model.parameters()))
+        model = Darknet(network, initialise=False).to(next(self.model.parameters()))
         model.load_state_dict(state, strict=True)
         model.header = self.model.header
         return type(self).of(model.train(self.model.training))

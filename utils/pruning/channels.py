@@ -24,12 +24,14 @@ A residual block of two layers, traced by hand:
 Invariant of `legal`: it only adds, is idempotent, keeps what is pinned, and leaves no tensor empty.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from utils.pruning.union_find import UnionFind
 
 ChannelIds = NDArray[np.intp]
 UnitMask = NDArray[np.bool_]  # True = keep
@@ -92,6 +94,15 @@ class ChannelGraph:
         """Number of units."""
         return len(self.pinned)
 
+    def pinning(self, layers: Iterable[str], reason: str) -> "ChannelGraph":
+        """The same graph with all outputs of these layers pinned as well."""
+        reasons = dict(self.pin_reasons)
+        for name in layers:
+            for unit in self.layers[name].outputs.tolist():
+                reasons.setdefault(unit, reason)
+        pinned = _marked(self.unit_count, np.fromiter(reasons, dtype=np.intp))
+        return replace(self, pinned=pinned, pin_reasons=reasons)
+
     def tensors(self) -> Iterator[ChannelIds]:
         """Every tensor that must keep at least one channel."""
         for layer in self.layers.values():
@@ -102,13 +113,14 @@ class ChannelGraph:
         for sections in self.equal_sections:
             yield from sections
 
-    def legal(self, keep: UnitMask, scores: UnitScores, align: int = 1) -> UnitMask:
+    def legal(self, keep: UnitMask, scores: UnitScores, align: int = 1, least: int = 1) -> UnitMask:
         """The smallest mask found from `keep` upwards that a network can have; best scores come back first.
 
         Args:
             keep: (units,) the wish.
             scores: (units,) importance, higher comes back first; inf and -inf are allowed.
             align: kept counts are rounded up to a multiple of it, unless all of a tensor is kept.
+            least: channels that a tensor keeps at least, as far as it has so many; 1 or more.
 
         Returns:
             (units,) a new mask >= `keep` with pinned units kept, no tensor empty, equal sections equal.
@@ -119,11 +131,12 @@ class ChannelGraph:
         while True:
             before = int(keep.sum())
             for tensor in free:
-                _restore(keep, tensor, _aligned(max(1, int(keep[tensor].sum())), align), scores)
+                _restore(keep, tensor, _aligned(max(least, int(keep[tensor].sum())), align), scores)
             for sections in self.equal_sections:
                 # Aligned jointly: aligning one section, then equalising, would ratchet up to the full width.
                 step = max(1, align // len(sections))
-                most = _aligned(max(1, *(int(keep[ids].sum()) for ids in sections)), step)
+                share = -(-least // len(sections))
+                most = _aligned(max(share, *(int(keep[ids].sum()) for ids in sections)), step)
                 for ids in sections:
                     _restore(keep, ids, most, scores)
             if int(keep.sum()) == before:
@@ -145,36 +158,12 @@ def _restore(keep: UnitMask, tensor: ChannelIds, count: int, scores: UnitScores)
     keep[removed[order[:needed]]] = True
 
 
-class _UnionFind:
-    """Classes of integers; the smallest member names its class."""
-
-    def __init__(self) -> None:
-        self.parent: list[int] = []
-
-    def grow(self, count: int) -> None:
-        self.parent.extend(range(len(self.parent), len(self.parent) + count))
-
-    def find(self, item: int) -> int:
-        parent = self.parent
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    def union(self, first: int, second: int) -> None:
-        first, second = self.find(first), self.find(second)
-        self.parent[max(first, second)] = min(first, second)
-
-    def roots(self) -> ChannelIds:
-        return np.array([self.find(item) for item in range(len(self.parent))], dtype=np.intp)
-
-
 class ChannelTracer:
     """What a front end tells about its network; `finish` turns it into a `ChannelGraph`."""
 
     def __init__(self) -> None:
-        self._units = _UnionFind()
-        self._chains = _UnionFind()
+        self._units = UnionFind()
+        self._chains = UnionFind()
         self._layers: dict[str, Layer] = {}  # of ids, until `finish` makes them units
         self._followers: dict[str, Follower] = {}
         self._pins: dict[int, str] = {}

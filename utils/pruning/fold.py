@@ -1,102 +1,140 @@
 """Constants of dead channels: what a removed channel puts out is moved to where it is read.
 
-With its gamma at 0 a channel puts out the constant act(beta). `fold` runs the masked network on these
+With its gamma at 0 a channel puts out the constant act(beta). `constants` runs the masked network on these
 constants: every layer answers with its bias alone, so all tensors are spatially constant, and adds, concats,
-pools and activations just execute. At each layer the constant of its input, `weight.sum((2, 3)) @ constant`,
-is subtracted from the running mean behind it or added to its bias.
+pools and activations just execute. `fold` then makes up for them at each layer that reads them:
+`weight.sum((2, 3)) @ constant` is subtracted from the running mean behind it or added to its bias.
 
-Exact where no zero padding intervenes; at borders the padding has no constant, and an error remains.
+Exact where no zero padding intervenes; at borders the padding has no constant, and an error remains. A cfg
+can say it exactly by keeping one dead channel, a *carrier*: its own constant c is still there, borders and
+all, so with the kernel `sum(kernel of d * constant of d) / c` it stands for all dead channels d together.
 
 The run has two rows: row 1 with the constants of removed blocks, row 0 without. On a removed channel the
 constant is row 1; on a live one only the difference counts, what a removed block would have added to it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from utils.pruning.channels import ChannelGraph, Layer, UnitMask
+from utils.pruning.masking import only_row_one
 from utils.pruning.subject import Block
 
+# A carrier's kernel is divided by its constant: float32 has to hold it.
+_LEAST_CARRIED = 1e-2
 
-def mask_gammas(
-    model: nn.Module, graph: ChannelGraph, keep: UnitMask, blocks: Sequence[Block] = ()
-) -> nn.Module:
-    """Set the gammas of removed channels to 0, in place; a layer without norm keeps its bias alone.
 
-    All channels of a removed block's layers count as removed.
+@dataclass(frozen=True)
+class Constant:
+    """What dead channels hand a layer.
+
+    Attributes:
+        values: (in,) float64, of dead channels and of removed blocks; 0 where there is none.
+        carried: (in,) float64, what of it a dead channel would still put out itself if it were kept.
+        is_uniform: whether it is the same in every cell, as it must be to be folded.
     """
-    gone = {name for block in blocks for name in block.layers}
-    with torch.no_grad():
-        for name, layer in graph.layers.items():
-            dead = torch.from_numpy(~keep[layer.outputs]) | (name in gone)
-            gamma = model.get_submodule(layer.norm or name).weight
-            assert isinstance(gamma, Tensor)
-            gamma[dead.to(gamma.device)] = 0
-    return model
+
+    values: Tensor
+    carried: Tensor
+    is_uniform: bool
 
 
-def zero_removed(
-    model: nn.Module, graph: ChannelGraph, keep: UnitMask, blocks: Sequence[Block] = ()
-) -> nn.Module:
-    """Let every layer read 0 where a channel is removed, and every shortcut 0 where a block is; by hooks.
+def constants(
+    model: nn.Module, graph: ChannelGraph, alive: UnitMask, blocks: Sequence[Block], example: Tensor
+) -> dict[str, Constant]:
+    """Layer name -> the constant at its input, for layers that are handed one.
 
-    Between two layers a channel meets only itself, so masking what layers read is the same as multiplying
-    the activations by 0, and right even behind activations with act(0) != 0.
+    Args:
+        model: a network whose gammas are masked (`mask_gammas`).
+        graph: its channels.
+        alive: (units,) whose gammas are not masked.
+        blocks: removed blocks; what one that does not `travel` would add is dropped.
+        example: (1, C, H, W) any input the network takes.
     """
-    for name, layer in graph.layers.items():
-        mask = torch.from_numpy(keep[layer.inputs])
-        if not mask.all():
-            model.get_submodule(name).register_forward_pre_hook(_masking(mask))
-    for block in blocks:
-        model.get_submodule(block.output).register_forward_hook(_times_zero)
-    return model
+    found: dict[str, Constant] = {}
+
+    def answer(name: str, module: nn.Module, value: Tensor) -> Tensor:
+        constant = _constant(value, torch.from_numpy(alive[graph.layers[name].inputs]))
+        if bool(constant.values.any()):
+            found[name] = constant
+        return _bias_alone(module, value)
+
+    was_training = model.training
+    model.eval()
+    with ExitStack() as undo, torch.no_grad():
+        for name in graph.layers:
+            module = model.get_submodule(name)
+            # An attribute of the instance shadows the method: the layer's own product is never computed.
+            module.forward = lambda value, name=name, module=module: answer(name, module, value)
+            undo.callback(module.__delattr__, "forward")
+        for block in blocks:
+            hook = only_row_one(block.travels)
+            undo.callback(model.get_submodule(block.output).register_forward_hook(hook).remove)
+        model(torch.zeros_like(example).repeat(2, *[1] * (example.ndim - 1)))
+    model.train(was_training)
+    return found
+
+
+def carriers(model: nn.Module, graph: ChannelGraph, found: Mapping[str, Constant]) -> UnitMask:
+    """(units,) dead channels to keep so that zero-padded layers are folded exactly: few, one a layer."""
+    chosen = np.zeros(graph.unit_count, dtype=np.bool_)
+    for name in _carrying(model, graph, found):
+        inputs, strength = graph.layers[name].inputs, found[name].carried.abs().numpy()
+        if not (strength[chosen[inputs]] >= _LEAST_CARRIED).any():
+            best = int(strength.argmax())
+            chosen[inputs[best]] |= strength[best] >= _LEAST_CARRIED
+    return chosen
 
 
 def fold(
     model: nn.Module,
     graph: ChannelGraph,
-    keep: UnitMask,
-    blocks: Sequence[Block],
-    example: Tensor,
+    found: Mapping[str, Constant],
+    carried: UnitMask,
 ) -> tuple[str, ...]:
-    """Move the constants of removed channels and blocks to their readers, in place.
+    """Move the constants to their readers, in place: biases, running means and, with carriers, weights.
 
     Args:
-        model: a network whose gammas are masked (`mask_gammas`).
+        model: a network whose gammas are masked.
         graph: its channels.
-        keep: (units,) legal mask.
-        blocks: removed blocks; one that does not `travel` is not folded.
-        example: (1, C, H, W) any input the network takes.
+        found: its `constants`.
+        carried: (units,) of `carriers`; all False to fold into biases and means alone.
 
     Returns:
-        Names of layers and blocks whose constant was dropped.
+        Names of layers whose constant was dropped.
     """
-    unfolded: list[str] = [block.name for block in blocks if not block.travels]
-    was_training = model.training
-    model.eval()
-    with ExitStack() as hooks, torch.no_grad():
+    dropped, places, carrying = [], _places(model, graph), _carrying(model, graph, found)
+    with torch.no_grad():
+        for name, constant in found.items():
+            layer, place = graph.layers[name], places[name]
+            weight = model.get_submodule(name).weight
+            assert isinstance(weight, Tensor)
+            own = constant.carried * torch.from_numpy(carried[layer.inputs])  # stays where it is
+            moved, carrier = constant.values - own, int(own.abs().argmax())
+            shift = _response(weight, layer, moved)
+            if not bool(shift.any()):
+                continue
+            if name in carrying and own[carrier].abs() >= _LEAST_CARRIED:
+                _load(weight, moved / own[carrier], carrier)
+            elif place is None or not constant.is_uniform:
+                dropped.append(name)
+            else:
+                place.tensor.add_((place.sign * shift).to(place.tensor))
+    return tuple(dropped)
 
-        def hooked(handle: RemovableHandle) -> None:
-            hooks.callback(handle.remove)
 
-        places = _places(model, graph)
-        for name, layer in graph.layers.items():
-            module = model.get_submodule(name)
-            take = _constant_taker(name, places[name], layer, keep, unfolded)
-            hooked(module.register_forward_pre_hook(take))
-            hooked(module.register_forward_hook(_bias_alone))
-        for block in blocks:
-            hooked(model.get_submodule(block.output).register_forward_hook(_only_row_one(block.travels)))
-        model(torch.zeros_like(example).repeat(2, *[1] * (example.ndim - 1)))
-    model.train(was_training)
-    return tuple(unfolded)
+def written_tensors(model: nn.Module, graph: ChannelGraph, carried: UnitMask) -> list[Tensor]:
+    """The tensors that `fold` may write to."""
+    places = [place.tensor for place in _places(model, graph).values() if place]
+    readers = (name for name, layer in graph.layers.items() if carried[layer.inputs].any())
+    return [*places, *(parameter for name in readers for parameter in model.get_submodule(name).parameters())]
 
 
 @dataclass(frozen=True)
@@ -120,57 +158,63 @@ def _places(model: nn.Module, graph: ChannelGraph) -> dict[str, _Place | None]:
     return {name: place if place and uses[id(place.tensor)] == 1 else None for name, place in places.items()}
 
 
-def _constant_taker(
-    name: str, place: _Place | None, layer: Layer, keep: UnitMask, unfolded: list[str]
-) -> Callable[[nn.Module, Any], None]:
-    live = torch.from_numpy(keep[layer.inputs])
-
-    def take(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        maps = inputs[0].flatten(2) if inputs[0].ndim > 2 else inputs[0][..., None]  # (2, channels, cells)
-        rows = maps[:, :, 0]
-        constant = torch.where(live.to(rows.device), rows[1] - rows[0], rows[1]).double()
-        shift = _response(module, layer, constant)
-        if not bool(shift.any()):
-            return
-        if place is None or not torch.allclose(maps, rows[..., None], rtol=1e-5, atol=1e-6):
-            unfolded.append(name)
-        else:
-            place.tensor.add_((place.sign * shift).to(place.tensor.dtype))
-
-    return take
+def _constant(value: Tensor, live: Tensor) -> Constant:
+    maps = value.flatten(2) if value.ndim > 2 else value[..., None]  # (2, channels, cells)
+    rows = maps[:, :, 0]
+    without, with_blocks = rows.double().cpu()
+    values = torch.where(live, with_blocks - without, with_blocks)
+    return Constant(
+        values, without.masked_fill(live, 0), torch.allclose(maps, rows[..., None], rtol=1e-5, atol=1e-6)
+    )
 
 
-def _response(module: nn.Module, layer: Layer, constant: Tensor) -> Tensor:
+def _response(weight: Tensor, layer: Layer, constant: Tensor) -> Tensor:
     """(out,) what a layer puts out for a spatially constant input, bias apart and away from padding."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    kernel = weight.double().flatten(2).sum(2) if weight.ndim > 2 else weight.double()  # (out, in / groups)
+    if layer.groups == 1:
+        columns = constant.nonzero().flatten()
+        kernels = weight.index_select(1, columns.to(weight.device)).cpu().double()
+        return (
+            kernels.flatten(2).sum(2) @ constant[columns] if weight.ndim > 2 else kernels @ constant[columns]
+        )
+    kernel = weight.cpu().double().flatten(2).sum(2)  # (out, in / groups)
     grouped = kernel.view(layer.groups, -1, kernel.shape[1])
     return torch.einsum("goi,gi->go", grouped, constant.view(layer.groups, -1)).flatten()
 
 
-def _bias_alone(module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    bias = module.bias
-    if not isinstance(bias, Tensor):
-        return torch.zeros_like(output)
-    return bias.view(1, -1, *[1] * (output.ndim - 2)).expand_as(output)
+def _load(weight: Tensor, shares: Tensor, carrier: int) -> None:
+    """Add to the carrier's column those of all others, each times its constant over the carrier's."""
+    columns = shares.nonzero().flatten()
+    kernels = weight.index_select(1, columns.to(weight.device)).cpu().double()
+    weight[:, carrier] += torch.einsum("oi...,i->o...", kernels, shares[columns]).to(weight)
 
 
-def _times_zero(_module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    return output * 0
+def _carrying(model: nn.Module, graph: ChannelGraph, found: Mapping[str, Constant]) -> tuple[str, ...]:
+    """Layers to which a carrier can bring all constants: zero-padded, dense, with weights of their own."""
+    uses = Counter(id(model.get_submodule(name).weight) for name in graph.layers)
+
+    def can(name: str, constant: Constant) -> bool:
+        module = model.get_submodule(name)
+        pads = (
+            isinstance(module, nn.Conv2d) and module.padding_mode == "zeros" and _any_padding(module.padding)
+        )
+        dense = graph.layers[name].groups == 1
+        return pads and dense and constant.is_uniform and uses[id(module.weight)] == 1
+
+    return tuple(name for name, constant in found.items() if can(name, constant))
 
 
-def _only_row_one(travels: bool) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
-    def hook(_module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        kept = torch.tensor([0, float(travels)], dtype=output.dtype, device=output.device)
-        return output * kept.view(-1, *[1] * (output.ndim - 1))
-
-    return hook
+def _any_padding(padding: str | Sequence[int]) -> bool:
+    return padding == "same" if isinstance(padding, str) else any(padding)
 
 
-def _masking(mask: Tensor) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
-    def hook(_module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        (value,) = inputs
-        return (value * mask.to(value).view(1, -1, *[1] * (value.ndim - 2)),)
-
-    return hook
+def _bias_alone(module: nn.Module, value: Tensor) -> Tensor:
+    """What a layer puts out for zeros, shaped as its answer to `value`."""
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor)
+    if isinstance(module, nn.Conv2d):  # one channel through it tells the size
+        window = F.conv2d(value[:1, :1], weight[:1, :1], None, module.stride, module.padding, module.dilation)
+        size = window.shape[2:]
+    else:
+        size = torch.Size()
+    out = torch.zeros(len(value), len(weight), *size, dtype=value.dtype, device=value.device)
+    return out + bias.view(1, -1, *[1] * len(size)) if isinstance(bias, Tensor) else out

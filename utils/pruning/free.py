@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from utils.errors import PruningError
 from utils.pruning.channels import UnitMask
-from utils.pruning.fold import mask_gammas
+from utils.pruning.masking import mask_gammas
 from utils.pruning.scores import gamma_scores, unit_scores
 from utils.pruning.subject import ChannelPlan, LayerScores, Policy, Subject
 

@@ -1,13 +1,12 @@
 """Cut the tensors of modules by masks; works on modules by name, so every front end shares it."""
 
-from copy import deepcopy
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from utils.pruning.channels import ChannelGraph, Layer, UnitMask
+from utils.pruning.sharing import shared_copy
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d)
 
@@ -20,7 +19,8 @@ def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:
         graph: its channels.
         keep: (units,) a legal mask.
     """
-    model = deepcopy(model)
+    model = shared_copy(model)
+    before = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
     for name, layer in graph.layers.items():
         _cut_layer(model.get_submodule(name), layer, keep)
     norms: set[nn.Module] = set()  # layers that share their weights share their norm too
@@ -30,6 +30,9 @@ def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:
             _cut_follower(model, name, keep[follower.channels], follower.axis)
         if isinstance(found, nn.Module):
             norms.add(found)
+    for tensor in (*model.parameters(), *model.buffers()):
+        if id(tensor) in before:  # nothing was cut: the copy owns it all the same
+            tensor.data = tensor.data.clone()
     return model
 
 
@@ -54,9 +57,12 @@ def narrow_weight(weight: Tensor, inputs: NDArray[np.bool_], rows: NDArray[np.in
     """Rows `rows` of `weight` (out, in / groups, ...) with the kept columns of each row's own group."""
     if layer.depthwise:
         return weight[torch.from_numpy(rows)]
+    if layer.groups == 1:
+        columns = torch.from_numpy(np.flatnonzero(inputs)).to(weight.device)
+        return weight.index_select(0, torch.from_numpy(rows).to(weight.device)).index_select(1, columns)
     per_group = len(inputs) // layer.groups
-    columns = np.stack([np.flatnonzero(part) for part in inputs.reshape(layer.groups, per_group)])
-    own = columns[rows // (len(layer.outputs) // layer.groups)]  # (kept rows, kept columns)
+    kept = np.stack([np.flatnonzero(part) for part in inputs.reshape(layer.groups, per_group)])
+    own = kept[rows // (len(layer.outputs) // layer.groups)]  # (kept rows, kept columns)
     return weight[torch.from_numpy(rows)[:, None], torch.from_numpy(own)]
 
 
@@ -90,4 +96,4 @@ def _named(model: nn.Module, name: str) -> nn.Module | nn.Parameter:
 
 
 def _parameter(old: Tensor, new: Tensor) -> nn.Parameter:
-    return nn.Parameter(new.clone(), requires_grad=old.requires_grad)
+    return nn.Parameter(new, requires_grad=old.requires_grad)

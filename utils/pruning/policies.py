@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from utils.errors import PruningError
 from utils.pruning.channels import ChannelGraph, ChannelIds, UnitMask
-from utils.pruning.scores import chain_scores
+from utils.pruning.scores import Merge, chain_scores, merged_scores
 from utils.pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
 
 Candidates = Literal["uncoupled", "all"]
@@ -25,21 +25,22 @@ class GlobalThreshold:
     Attributes:
         percent: share of the pool at or below the threshold, 0 <= percent < 1.
         candidates: "all" units, or the "uncoupled" ones that no shortcut ties.
-        merge: a unit stays when any writer passes ("union") or when its first writer does ("leader").
+        merge: a unit stays when any writer passes ("union"), when its first writer does ("leader"), or when
+            the "mean", "max" or "norm" of its writers' scores does.
         layer_keep: share of its own channels that each layer at least keeps, 0..1.
         strict: a channel passes above the threshold (True) or from it on (False).
     """
 
     percent: float
     candidates: Candidates = "all"
-    merge: Literal["union", "leader"] = "union"
+    merge: Merge = "union"
     layer_keep: float = 0.0
     strict: bool = True
 
     def __call__(self, subject: Subject, scores: LayerScores) -> ChannelPlan:
         """Plan for `subject`; PruningError where nothing may be pruned or nothing would be left."""
         graph = subject.graph
-        chains = chain_scores(graph, scores)
+        chains = merged_scores(graph, chain_scores(graph, scores), self.merge)
         judged = ~np.isnan(chains) & candidate_units(graph, self.candidates)[graph.chain_units]
         if self.merge == "leader":
             judged &= _first_of_unit(graph)
@@ -47,7 +48,7 @@ class GlobalThreshold:
         passes = chains > threshold if self.strict else chains >= threshold
         emptied = tuple(name for name in scores if _none(graph.layers[name].chains, judged, passes))
         passes[self._floor(graph, scores)] = True
-        votes = np.where(judged, passes, self.merge == "union")
+        votes = np.where(judged, passes, self.merge != "leader")
         keep = np.zeros(graph.unit_count, dtype=np.bool_)
         keep[graph.chain_units[votes]] = True
         if self.merge == "leader":  # followers have no vote; a unit whose leader is not judged stays
@@ -102,9 +103,14 @@ def normal(percent: float) -> GlobalThreshold:
     return GlobalThreshold(percent, candidates="uncoupled", strict=False)
 
 
-def slim(percent: float, layer_keep: float) -> GlobalThreshold:
+def shortcut(percent: float) -> GlobalThreshold:
+    """shortcut_prune.py: all channels; of those that a shortcut ties, the first writer decides."""
+    return GlobalThreshold(percent, merge="leader", strict=False)
+
+
+def slim(percent: float, layer_keep: float, merge: Merge = "union") -> GlobalThreshold:
     """slim_prune.py: all channels, groups keep the union, every layer keeps a floor."""
-    return GlobalThreshold(percent, layer_keep=layer_keep)
+    return GlobalThreshold(percent, layer_keep=layer_keep, merge=merge)
 
 
 def candidate_units(graph: ChannelGraph, candidates: Candidates) -> UnitMask:

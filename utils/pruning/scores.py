@@ -1,25 +1,130 @@
 """How important is each output channel of each layer?
 
-A layer without a score takes no part: it stays out of the pool, and its vote is always to keep.
+A scorer is a callable from a subject to `LayerScores`: one score for each output channel of each layer that
+it can judge. A layer without a score takes no part: it stays out of the pool, and always votes to keep.
+
+Gammas and Taylor terms are comparable over the network as they are. Norms and distances of filters depend on
+the size of a layer's kernels, so they are divided by the layer's mean: 1 is an average channel.
+
+The product of two scores is written with `_x_`, such as "gamma_x_l1".
 """
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import nn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Literal, TypeVar
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from utils.errors import PruningError
 from utils.pruning.channels import ChannelGraph, UnitScores
 from utils.pruning.subject import LayerScores, Subject
+
+Scorer = Callable[[Subject], LayerScores]
+Merge = Literal["union", "leader", "mean", "max", "norm"]
+Batch = TypeVar("Batch")
 
 
 def gamma_scores(subject: Subject) -> LayerScores:
     """|gamma| of the batch norm behind each layer (Network Slimming, Liu et al. 2017)."""
-    modules = dict(subject.model.named_modules(remove_duplicate=False))
-    scores: dict[str, NDArray[np.float32]] = {}
-    for name, layer in subject.graph.layers.items():
-        norm = modules[layer.norm] if layer.norm is not None else None
-        if isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm)):
-            scores[name] = norm.weight.detach().abs().float().cpu().numpy()
-    return scores
+    return {name: _floats(norm.weight.detach().abs()) for name, norm in _norms(subject).items()}
+
+
+def l1_scores(subject: Subject) -> LayerScores:
+    """Sum of the absolute weights of each filter (Li et al. 2017), relative to the layer's mean."""
+    return _relative(subject, lambda filters: filters.abs().sum(1))
+
+
+def l2_scores(subject: Subject) -> LayerScores:
+    """Euclidean norm of each filter, relative to the layer's mean."""
+    return _relative(subject, lambda filters: filters.square().sum(1).sqrt())
+
+
+def fpgm_scores(subject: Subject) -> LayerScores:
+    """Distance of each filter to all others of its layer, relative to the layer's mean.
+
+    A filter near the geometric median can be made up for by the others (FPGM, He et al. 2019).
+    """
+    return _relative(subject, lambda filters: torch.cdist(filters, filters).sum(1))
+
+
+def random_scores(seed: int) -> Scorer:
+    """Uniform numbers: the control that every other score has to beat."""
+
+    def score(subject: Subject) -> LayerScores:
+        generator = np.random.default_rng(seed)
+        layers = subject.graph.layers.items()
+        return {name: generator.random(len(layer.outputs), dtype=np.float32) for name, layer in layers}
+
+    return score
+
+
+def taylor_scores(batches: Iterable[Batch], loss: Callable[[nn.Module, Batch], Tensor]) -> Scorer:
+    """How much the loss changes, to first order, when a channel becomes the constant that folding leaves.
+
+    That is |gamma * dL/dgamma|, averaged over the batches (Molchanov et al. 2019, with the gate on gamma
+    alone, as beta's share lives on in the folded constant); |sum(w * dL/dw)| where there is no norm.
+
+    Args:
+        batches: what to take the gradients on; read once for each scoring.
+        loss: (network, batch) -> scalar.
+    """
+
+    def score(subject: Subject) -> LayerScores:
+        gates = _gates(subject)
+        totals = {name: torch.zeros(len(subject.graph.layers[name].outputs)) for name in gates}
+        count = 0
+        for batch in batches:
+            count += 1
+            terms = _taylor_terms(gates, partial(loss, subject.model, batch))
+            for name, term in terms.items():
+                totals[name] += term.cpu()
+        if not count:
+            raise PruningError("score taylor: there is not one batch to take gradients on; give a data set")
+        return {name: _floats(total / count) for name, total in totals.items()}
+
+    return score
+
+
+def product(scorers: Sequence[Scorer]) -> Scorer:
+    """Channel by channel; a layer that one of them cannot judge has no score."""
+
+    def score(subject: Subject) -> LayerScores:
+        first, *others = [scorer(subject) for scorer in scorers]
+        result = dict(first)
+        for other in others:
+            result = {name: values * other[name] for name, values in result.items() if name in other}
+        return result
+
+    return score
+
+
+# scores that need nothing but the weights
+WEIGHT_SCORES: Mapping[str, Scorer] = MappingProxyType(
+    {"gamma": gamma_scores, "l1": l1_scores, "l2": l2_scores, "fpgm": fpgm_scores}
+)
+
+
+def named_scorer(text: str, more: Mapping[str, Scorer] = MappingProxyType({})) -> Scorer:
+    """The scorer of a name, or the product of several joined by `_x_`.
+
+    Args:
+        text: such as "gamma" or "gamma_x_l1".
+        more: scorers that need more than the weights, by name.
+
+    Raises:
+        PruningError: a name is not known.
+    """
+    known = {**WEIGHT_SCORES, **more}
+    names = text.split("_x_")
+    for name in names:
+        if name not in known:
+            fact = f"--score {text}: {name!r} is no score"
+            raise PruningError(f"{fact}; use {', '.join(known)}, or several of them joined by _x_")
+    return known[names[0]] if len(names) == 1 else product([known[name] for name in names])
 
 
 def chain_scores(graph: ChannelGraph, scores: LayerScores) -> NDArray[np.float32]:
@@ -33,9 +138,83 @@ def chain_scores(graph: ChannelGraph, scores: LayerScores) -> NDArray[np.float32
     return np.where(scored, lowest, np.float32(np.nan))
 
 
+def merged_scores(graph: ChannelGraph, chains: NDArray[np.float32], merge: Merge) -> NDArray[np.float32]:
+    """(chains,) the score that each chain of a unit is judged by.
+
+    "mean", "max" and "norm" (root of the sum of squares) give all chains of a unit the same one, NaN if one
+    of them has none; under "union" and "leader" every chain speaks for itself.
+    """
+    units, count = graph.chain_units, graph.unit_count
+    if merge == "mean":
+        sums = np.bincount(units, chains, count) / np.maximum(np.bincount(units, minlength=count), 1)
+    elif merge == "norm":
+        sums = np.sqrt(np.bincount(units, chains.astype(np.float64) ** 2, count))
+    elif merge == "max":
+        sums = np.full(count, -np.inf)
+        np.maximum.at(sums, units, chains)
+    else:
+        return chains
+    return sums[units].astype(np.float32)
+
+
 def unit_scores(graph: ChannelGraph, scores: LayerScores) -> UnitScores:
     """(units,) score of each unit: the largest of its chains', inf where a chain has none."""
     best = np.full(graph.unit_count, -np.inf)
     chains = chain_scores(graph, scores).astype(np.float64)
     np.maximum.at(best, graph.chain_units, np.where(np.isnan(chains), np.inf, chains))
     return best
+
+
+def _norms(subject: Subject) -> dict[str, nn.BatchNorm2d | nn.SyncBatchNorm]:
+    """Layer name -> the batch norm behind it; the weight is its gamma."""
+    modules = dict(subject.model.named_modules(remove_duplicate=False))
+    norms = {name: modules.get(layer.norm or "") for name, layer in subject.graph.layers.items()}
+    kinds = (nn.BatchNorm2d, nn.SyncBatchNorm)
+    return {name: norm for name, norm in norms.items() if isinstance(norm, kinds)}
+
+
+def _relative(subject: Subject, measure: Callable[[Tensor], Tensor]) -> LayerScores:
+    """A measure of each layer's filters (out, weights of one) over its mean in the layer."""
+    scores = {}
+    for name in subject.graph.layers:
+        weight = subject.model.get_submodule(name).weight
+        assert isinstance(weight, Tensor)
+        values = measure(weight.detach().float().flatten(1))
+        scores[name] = _floats(values / values.mean().clamp(min=torch.finfo(torch.float32).tiny))
+    return scores
+
+
+def _gates(subject: Subject) -> dict[str, nn.Parameter]:
+    """Layer name -> what a Taylor term is taken of: gamma, or the weights of a layer without norm."""
+    gates: dict[str, nn.Parameter] = {}
+    norms = _norms(subject)
+    for name in subject.graph.layers:
+        weight = (norms[name] if name in norms else subject.model.get_submodule(name)).weight
+        assert isinstance(weight, nn.Parameter)
+        gates[name] = weight
+    return gates
+
+
+def _taylor_terms(gates: Mapping[str, nn.Parameter], loss: Callable[[], Tensor]) -> dict[str, Tensor]:
+    """Layer name -> (out,) |sum(w * dL/dw)|; the .grad fields stay as they are."""
+    unique = list({id(gate): gate for gate in gates.values()}.values())
+    asked = [gate.requires_grad for gate in unique]
+    try:
+        for gate in unique:
+            gate.requires_grad_(True)
+        with torch.enable_grad():
+            gradients = torch.autograd.grad(loss(), unique, allow_unused=True)
+    finally:
+        for gate, before in zip(unique, asked, strict=True):
+            gate.requires_grad_(before)
+    by_gate = {id(gate): gradient for gate, gradient in zip(unique, gradients, strict=True)}
+    terms = {}
+    for name, gate in gates.items():
+        gradient = by_gate[id(gate)]
+        if gradient is not None:
+            terms[name] = (gate.detach() * gradient).reshape(len(gate), -1).sum(1).abs().float()
+    return terms
+
+
+def _floats(values: Tensor) -> NDArray[np.float32]:
+    return values.detach().float().cpu().numpy()

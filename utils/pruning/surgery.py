@@ -9,27 +9,35 @@
 Invariant: `compact(x) == folded(x)` in float64 to 1e-12, for every subject, policy and input.
 """
 
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
+from torch import nn
 
 from utils.pruning.channels import ChannelGraph, UnitMask
-from utils.pruning.fold import fold, mask_gammas, zero_removed
+from utils.pruning.fold import Constant, carriers, constants, fold, written_tensors
+from utils.pruning.masking import mask_gammas, masked_tensors, zero_removed
 from utils.pruning.scores import gamma_scores, unit_scores
+from utils.pruning.sharing import shared_copy
 from utils.pruning.subject import Block, BlockPlan, LayerScores, Plan, Policy, Subject
 
 S = TypeVar("S", bound=Subject)
+Folding = Literal["off", "interior", "borders"]
 
 
 @dataclass(frozen=True)
 class PruningResult(Generic[S]):
     """The three networks that get evaluated and the plans that made them.
 
+    The two full-size ones share what they do not change with the network they come from: evaluate them, but
+    do not train them.
+
     Attributes:
-        keep: the legal mask over the units of the full-size network.
+        scores: of the channels of the full-size network.
+        keep: the legal mask over its units.
+        carried: (units,) dead channels that are kept to carry the others' constants.
         restored: names of layers that a plan would have emptied or left unequal.
         unfolded: names of layers and blocks whose constant could not be folded.
     """
@@ -38,9 +46,16 @@ class PruningResult(Generic[S]):
     folded: S
     compact: S
     plans: tuple[Plan, ...]
+    scores: LayerScores
     keep: UnitMask
+    carried: UnitMask
     restored: tuple[str, ...] = ()
     unfolded: tuple[str, ...] = ()
+
+    @property
+    def removed_blocks(self) -> tuple[Block, ...]:
+        """Of all plans."""
+        return tuple(block for plan in self.plans if isinstance(plan, BlockPlan) for block in plan.blocks)
 
 
 def prune(
@@ -48,9 +63,10 @@ def prune(
     policies: Sequence[Policy],
     score: Callable[[S], LayerScores] = gamma_scores,
     *,
-    move_constants: bool = True,
+    folding: Folding = "interior",
     rescore: bool = False,
     align: int = 1,
+    least: int = 1,
 ) -> PruningResult[S]:
     """Apply `policies` to `subject`, channels before blocks.
 
@@ -58,33 +74,70 @@ def prune(
         subject: the full-size network; unchanged.
         policies: each makes a plan; a policy that removes channels must come before one that removes blocks.
         score: importance of every channel.
-        move_constants: fold the constants that removed channels put out.
+        folding: what becomes of the constants that removed channels put out: dropped ("off"), moved into
+            biases and means ("interior", wrong where zero padding meets them), or exactly, which keeps a
+            dead channel here and there ("borders").
         rescore: score blocks on the narrowed network, as the published layer_channel_prune does, instead of
             on the full one.
         align: keep multiples of so many channels.
+        least: keep at least so many channels of every tensor.
 
     Raises:
         PruningError: from a policy that cannot be fulfilled.
         ValueError: on policies in the wrong order.
     """
-    cut = _planned(subject, policies, score, rescore, align)
-    graph = subject.graph
-    masked = subject.with_model(mask_gammas(deepcopy(subject.model), graph, cut.keep, cut.blocks))
-    full = deepcopy(masked.model)
-    unfolded = fold(full, graph, cut.keep, cut.blocks, subject.example) if move_constants else ()
-    narrowed = subject.with_model(full).narrowed(cut.keep)
+    scores = score(subject)
+    cut = _planned(subject, policies, score, scores, rescore, _Widths(align, least))
+    graph, keep = subject.graph, cut.keep
+    masked, found = _masked(subject, cut, keep)
+    carried = np.zeros_like(keep)
+    if folding == "borders":
+        carried = carriers(masked.model, graph, found)
+        kept = graph.legal(keep | carried, unit_scores(graph, scores), align, least)
+        if (kept & ~keep & ~carried).any():  # more came back with the carriers, so fewer constants are left
+            masked, found = _masked(subject, cut, kept & ~carried)
+        keep = kept
+    full = shared_copy(masked.model, written_tensors(masked.model, graph, carried))
+    unfolded = () if folding == "off" else _fold(full, graph, found, carried, cut.blocks)
+    narrowed = subject.with_model(full).narrowed(keep)
     # A removed block is named by its module, and narrowing keeps the names.
     gone = {block.name for block in cut.blocks}
-    compact = narrowed.shortened([block for block in narrowed.blocks if block.name in gone])
     return PruningResult(
         masked=masked,
-        folded=subject.with_model(zero_removed(full, graph, cut.keep, cut.blocks)),
-        compact=compact,
+        folded=subject.with_model(zero_removed(full, graph, keep, cut.blocks)),
+        compact=narrowed.shortened([block for block in narrowed.blocks if block.name in gone]),
         plans=cut.plans,
-        keep=cut.keep,
-        restored=_restored(graph, cut.wish | graph.pinned, cut.keep),
+        scores=scores,
+        keep=keep,
+        carried=carried,
+        restored=_restored(graph, cut.wish | graph.pinned | carried, keep),
         unfolded=unfolded,
     )
+
+
+def _masked(subject: S, cut: "_Cut", alive: UnitMask) -> tuple[S, Mapping[str, Constant]]:
+    """The network with the gammas of all but `alive` masked, and the constants that are left in it."""
+    tensors = [tensor for tensor, _ in masked_tensors(subject.model, subject.graph, alive, cut.blocks)]
+    model = mask_gammas(shared_copy(subject.model, tensors), subject.graph, alive, cut.blocks)
+    return subject.with_model(model), constants(model, subject.graph, alive, cut.blocks, subject.example)
+
+
+def _fold(
+    model: nn.Module,
+    graph: ChannelGraph,
+    found: Mapping[str, Constant],
+    carried: UnitMask,
+    blocks: Sequence[Block],
+) -> tuple[str, ...]:
+    return (*(block.name for block in blocks if not block.travels), *fold(model, graph, found, carried))
+
+
+@dataclass(frozen=True)
+class _Widths:
+    """What `ChannelGraph.legal` is asked for."""
+
+    align: int
+    least: int
 
 
 @dataclass(frozen=True)
@@ -101,10 +154,10 @@ def _planned(
     subject: S,
     policies: Sequence[Policy],
     score: Callable[[S], LayerScores],
+    scores: LayerScores,
     rescore: bool,
-    align: int,
+    widths: _Widths,
 ) -> _Cut:
-    scores = score(subject)
     wish = keep = np.ones(subject.graph.unit_count, dtype=np.bool_)
     blocks: tuple[Block, ...] = ()
     plans: list[Plan] = []
@@ -121,7 +174,7 @@ def _planned(
             raise ValueError("one policy for channels, before the one for blocks")
         else:
             wish = plan.keep
-            keep = subject.graph.legal(wish, unit_scores(subject.graph, scores), align)
+            keep = subject.graph.legal(wish, unit_scores(subject.graph, scores), widths.align, widths.least)
     return _Cut(tuple(plans), wish, keep, blocks)
 
 

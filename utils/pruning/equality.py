@@ -1,0 +1,90 @@
+"""Do two networks compute the same? Compared in float64, where rounding cannot hide a fault.
+
+A network is brought to float64 layer by layer while it runs: a second copy of it is never in memory.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+
+def outputs_in_float64(model: nn.Module, images: Tensor) -> list[Tensor]:
+    """What `model` puts out, computed on the CPU in float64 and evaluation mode.
+
+    Args:
+        model: takes one tensor, returns a tensor or a sequence of them; is left as it is.
+        images: its input, of any type and device.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad(), _in_float64(model):
+            outputs = model.eval()(images.to("cpu", torch.float64))
+    finally:
+        for module, training in modes:
+            module.training = training
+    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+
+
+def relative_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Largest absolute difference over the largest absolute expected value, at least 1; inf if shapes differ.
+
+    NaN where one of the values is: compare with `not difference <= tolerance`.
+    """
+    if [output.shape for output in actual] != [output.shape for output in expected]:
+        return float("inf")
+    scale = max((float(output.abs().max()) for output in expected), default=0.0)
+    differences = [
+        float((a.to(e) - e).abs().max()) for a, e in zip(actual, expected, strict=True) if e.numel()
+    ]
+    worst = float("nan") if any(d != d for d in differences) else max(differences, default=0.0)
+    return worst / max(1.0, scale)
+
+
+@contextmanager
+def _in_float64(model: nn.Module) -> Iterator[None]:
+    """Let each module compute with float64 copies of its own tensors, and give it back what it had."""
+    with ExitStack() as hooks:
+        for module in model.modules():
+            if not any(tensors for tensors in _tensors(module)):
+                continue
+            converted = _Converted()
+            for handle in (
+                module.register_forward_pre_hook(converted.enter),
+                module.register_forward_hook(converted.leave, always_call=True),
+            ):
+                hooks.callback(handle.remove)
+        yield
+
+
+class _Converted:
+    """One module's tensors, float64 between `enter` and `leave`."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[dict[str, Tensor | None], dict[str, Tensor | None]]] = []
+
+    def enter(self, module: nn.Module, _inputs: object) -> None:
+        """Put float64 copies in the place of the module's own tensors."""
+        for tensors in _tensors(module):
+            self._before.append((tensors, dict(tensors)))
+            tensors.update({name: _converted(tensor) for name, tensor in tensors.items()})
+
+    def leave(self, _module: nn.Module, _inputs: object, _output: object) -> None:
+        """Give the module back what it had."""
+        for tensors, before in self._before:
+            tensors.update(before)
+        self._before.clear()
+
+
+def _tensors(module: nn.Module) -> tuple[dict[str, Tensor | None], dict[str, Tensor | None]]:
+    # Replaced in torch's own tables, as assigning `.data` cannot change the device.
+    return cast(dict[str, Tensor | None], module._parameters), module._buffers
+
+
+def _converted(tensor: Tensor | None) -> Tensor | None:
+    if tensor is None or not tensor.is_floating_point():
+        return tensor
+    double = tensor.detach().to("cpu", torch.float64)
+    return nn.Parameter(double, requires_grad=False) if isinstance(tensor, nn.Parameter) else double
