@@ -10,6 +10,7 @@ threshold. The weights should come from sparse training: python train.py -sr --s
 
 from utils.commands.arguments import fraction, run_main
 from utils.commands.prune import prune_parser, run_pruning
+from utils.commands.pruning_options import add_merge
 from utils.pruning.policies import slim
 
 
@@ -20,8 +21,9 @@ def main(argv: list[str] | None = None) -> None:
         "--global_percent", type=fraction, default=0.8, help="share of all channels to remove"
     )
     parser.add_argument("--layer_keep", type=fraction, default=0.01, help="least share that a layer keeps")
+    add_merge(parser)
     args = parser.parse_args(argv)
-    policies = [slim(args.global_percent, args.layer_keep)]
+    policies = [slim(args.global_percent, args.layer_keep, args.merge)]
     run_pruning(args, policies, tag=f"prune_{args.global_percent}_keep_{args.layer_keep}")
 
 

@@ -125,6 +125,7 @@ def open_split(
     batch_size: int = 8,
     workers: int = 0,
     distributed: bool = False,
+    limit: int | None = None,
 ) -> Loader:
     """The images of a split as `detector map` prepares them: stretched, unless the cfg has letter_box=1.
 
@@ -139,6 +140,7 @@ def open_split(
         batch_size: images in a batch.
         workers: processes that load.
         distributed: give this process of several its share.
+        limit: at most so many images, evenly spread over the list; None for all.
 
     Raises:
         ToolkitError: the network has other classes than the data set.
@@ -147,7 +149,9 @@ def open_split(
     require_same_classes(data, model)
     cell = math.lcm(_CELL, model.network.size_step) if rect else None
     wanted = not rect and (letterbox or model.network.letterbox)
-    dataset = DetectionDataset.from_split(data, split, image_size, letterbox=wanted, rectangles=cell)
+    dataset = DetectionDataset.from_split(
+        data, split, image_size, letterbox=wanted, rectangles=cell, limit=limit
+    )
     return make_loader(dataset, batch_size, workers=workers, distributed=distributed)
 
 

@@ -1,257 +1,112 @@
 """What all pruning scripts do: load, prune, prove, measure, write, report.
 
 The strategy itself is a list of policies that the script hands in.
+
+Invariant: a file gets its final name only when every line of the equality ledger has passed.
 """
 
 import argparse
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from utils.commands import tables
-from utils.commands.arguments import (
-    Parser,
-    Project,
-    add_common,
-    add_data,
-    add_image_size,
-    add_network,
-    arguments,
-    next_command,
-    positive_int,
-    prepare,
-    provenance,
-    resolve,
-    write_json,
-)
-from utils.commands.evaluate import evaluate_network, open_split
-from utils.commands.project import open_files, open_network
+from utils.commands import pruning_stages as stages
+from utils.commands import pruning_tables as tables
+from utils.commands.arguments import arguments, next_command, prepare, provenance, write_json
+from utils.commands.explain import explain_section, show_what_if
+from utils.commands.ledger import compare_files, compare_in_memory
+from utils.commands.project import open_files
+from utils.commands.pruning_job import Job, open_job
+from utils.commands.pruning_options import prune_parser, scorer_of
 from utils.commands.results import quoted
-from utils.darknet.compatibility import darknet_findings
-from utils.darknet.fuse import deployed_run
 from utils.darknet.model import Darknet
-from utils.data.listing import read_data_file
-from utils.data.loader import Loader
-from utils.errors import PruningError
-from utils.files import protect_inputs, require_writable
-from utils.frontends.darknet import DarknetSubject, classic_scores, section_index, usable_size
-from utils.profiling import Latency, count_macs, count_parameters, measure_latency
-from utils.pruning.report import Equality, Figures, PruningReport, SectionChange
-from utils.pruning.scores import gamma_scores
-from utils.pruning.subject import BlockPlan, ChannelPlan, Policy
+from utils.files import atomic_path, protect_inputs
+from utils.frontends.darknet import DarknetSubject, section_index
+from utils.pruning.report import Check, PruningReport
+from utils.pruning.subject import ChannelPlan, Policy
 from utils.pruning.surgery import PruningResult, prune
 
-_ROUNDS, _WARM_UP = 20, 3
-_EQUAL = 1e-8  # of the largest head value in float64; rounding stays below 1e-12
+__all__ = ["prune_parser", "run_pruning"]
 Result = PruningResult[DarknetSubject]
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """The three files of a run."""
-
-    cfg: Path
-    weights: Path
-    report: Path
-
-
-def prune_parser(manual: str | None) -> Parser:
-    """The options that all pruning scripts share."""
-    parser = Parser(manual)
-    add_network(parser)
-    add_data(parser)
-    add_image_size(parser)
-    parser.add_argument("--classic", action="store_true", help="exactly the published rules of 2019-20")
-    parser.add_argument("--no-eval", action="store_true", help="do not measure mAP, even with --data")
-    parser.add_argument("--batch-size", type=positive_int, default=8, help="images at a time when evaluating")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="put all files there (default: beside inputs)"
-    )
-    add_common(parser)
-    return parser
-
-
-def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) -> PruningReport:
+def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) -> PruningReport | None:
     """Prune as `args` and `policies` say; writes `tag`_... files and prints the table.
+
+    Returns:
+        The report; None where the user only asked a question (--what-if, --explain).
 
     Raises:
         ToolkitError: something given cannot be used.
     """
     device = prepare(args)
-    project = resolve(args, needs=("cfg", "weights"))
-    weights = project.needed("weights")
-    outputs = _outputs(project.cfg or weights, weights, args.output, tag)
-    model = open_network(project).to(device).eval()
-    image_size = args.img_size or (model.network.height, model.network.width)
-    validation = _open_validation(args, project, model, image_size)
-
-    subject = DarknetSubject.of(model)
-    score = classic_scores if args.classic else gamma_scores
-    result = prune(subject, policies, score, rescore=args.classic)
-    proof = _prove(result)
-    protect_inputs([outputs.cfg, outputs.weights], [project.cfg, weights])
-    result.compact.save(outputs.cfg, outputs.weights)
-    reloaded = open_files(outputs.cfg, outputs.weights).to(device).eval()
-
-    stages = {"before": model, "gamma_masked": result.masked.model, "folded": result.folded.model}
-    maps = _maps(validation, stages | {"compact": reloaded})
-    latencies = _latencies({"before": model, "compact": reloaded}, image_size)
-    thresholds = [plan.threshold for plan in result.plans if isinstance(plan, ChannelPlan)]
-    report = PruningReport(
-        strategy=Path(args.command.split()[1]).stem,
-        arguments=arguments(args),
-        image_size=image_size,
-        before=_figures(model, image_size, maps["before"], latencies["before"]),
-        after=_figures(reloaded, image_size, maps["compact"], latencies["compact"]),
-        masked_map50=maps["gamma_masked"],
-        folded_map50=maps["folded"],
-        sections=_sections(subject, result),
-        equality=_equality(proof, reloaded),
-        threshold=thresholds[0] if thresholds else None,
-        removed_blocks=_removed_blocks(result),
-        notes=_notes(result),
+    if args.what_if is not None:
+        show_what_if(args)
+        return None
+    job = open_job(args, device, tag)
+    result = prune(
+        job.subject,
+        policies,
+        scorer_of(args, job.calibration),
+        folding=args.fold,
+        rescore=args.classic,
+        align=args.align if isinstance(args.align, int) else 1,
+        least=args.min_channels,
     )
-    write_json(outputs.report, provenance(args) | report.to_json())
-    tables.pruning(report, f"{outputs.cfg.stem} at {image_size[1]}x{image_size[0]}")
-    print(f"written: {outputs.cfg}, {outputs.weights}, {outputs.report}")
-    next_command(_next(project, outputs))
+    if args.explain is not None:
+        explain_section(job.subject, result, args.explain)
+        return None
+    report = _prove_and_write(job, result)
+    tables.pruning(report, f"{job.outputs.cfg.stem} at {job.image_size[1]}x{job.image_size[0]}")
+    print("written: " + ", ".join(str(path) for path in job.outputs.written(args.report)))
+    next_command(_next(job))
     return report
 
 
-def _outputs(network: Path, weights: Path, folder: Path | None, tag: str) -> Outputs:
-    """Where the files go; refuses before any work a folder that cannot be written.
+def _prove_and_write(job: Job, result: Result) -> PruningReport:
+    """Everything after the cut; the files get their names at the end, all that was asked having passed."""
+    ledger = compare_in_memory(result)
+    saved = stages.recalibrated(job, result.compact, job.args.recalibrate)
+    with ExitStack() as files:
+        cfg, weights, data = (files.enter_context(atomic_path(path)) for path in job.outputs.written(False))
+        saved.save(cfg, weights)
+        reloaded = open_files(cfg, weights).to(job.device).eval()
+        checks = compare_files(ledger, saved.model, reloaded, full=job.args.verify == "full")
+        report = _measured(job, result, reloaded, (*ledger.checks, *checks))
+        write_json(data, provenance(job.args) | report.to_json())
+        protect_inputs([job.outputs.cfg, job.outputs.weights], job.inputs)
+    return report
 
-    Args:
-        network: the cfg, or the checkpoint that carries it; the new cfg lies beside it.
-        weights: the new weights and the report lie beside them.
-        folder: for all files instead.
-        tag: what their names begin with.
-    """
-    cfg_folder, weights_folder = (folder, folder) if folder else (network.parent, weights.parent)
-    for target in {cfg_folder, weights_folder}:
-        require_writable(target, "choose a folder with --output DIR")
-    return Outputs(
-        cfg_folder / f"{tag}_{network.stem}.cfg",
-        weights_folder / f"{tag}_{weights.stem}.weights",
-        weights_folder / f"{tag}_{weights.stem}.json",
+
+def _measured(job: Job, result: Result, reloaded: Darknet, ledger: tuple[Check, ...]) -> PruningReport:
+    models = {"before": job.model, "gamma_masked": result.masked.model, "folded": result.folded.model}
+    if job.args.recalibrate:
+        models |= {"compact": result.compact.model, "recalibrated": reloaded}
+    else:
+        models["compact"] = reloaded
+    found = stages.evaluations(job, models)
+    map50 = {name: found[name].map50 if name in found else None for name in models}
+    latencies = stages.latencies(job, {"before": job.model, "after": reloaded})
+    last = list(models)[-1]
+    thresholds = [plan.threshold for plan in result.plans if isinstance(plan, ChannelPlan)]
+    return PruningReport(
+        strategy=Path(job.args.command.split()[1]).stem,
+        arguments=arguments(job.args),
+        image_size=job.image_size,
+        before=stages.figures(job, job.model, map50["before"], latencies["before"]),
+        after=stages.figures(job, reloaded, map50[last], latencies["after"]),
+        map50=map50,
+        sections=stages.section_changes(job.subject, result),
+        ledger=ledger,
+        threshold=thresholds[0] if thresholds else None,
+        removed_blocks=tuple(section_index(block.name) for block in result.removed_blocks),
+        notes=stages.notes(result),
     )
 
 
-Validation = tuple[Loader, tuple[str, ...]]  # images with labels, class names
-
-
-def _open_validation(
-    args: argparse.Namespace, project: Project, model: Darknet, image_size: tuple[int, int]
-) -> Validation | None:
-    """The data set's valid split, or None where mAP is not to be measured."""
-    if project.data is None or args.no_eval:
-        return None
-    data = read_data_file(project.data)
-    options = {"batch_size": args.batch_size, "workers": args.workers}
-    return open_split(data, "valid", model, image_size, **options), data.names
-
-
-def _maps(validation: Validation | None, models: Mapping[str, Darknet]) -> dict[str, float | None]:
-    """mAP@0.5 of each model in Darknet's style."""
-    if validation is None:
-        return dict.fromkeys(models)
-    loader, names = validation
-    return {name: evaluate_network(model, loader, names, label=name).map50 for name, model in models.items()}
-
-
-def _latencies(models: Mapping[str, Darknet], image_size: tuple[int, int]) -> dict[str, Latency]:
-    runs = {name: deployed_run(model, image_size) for name, model in models.items()}
-    return measure_latency(runs, rounds=_ROUNDS, warmup=_WARM_UP)
-
-
-def _figures(model: Darknet, image_size: tuple[int, int], map50: float | None, latency: Latency) -> Figures:
-    macs = count_macs(model, image_size, model.network.channels(-1))
-    size = len(model.header.pack()) + 4 * sum(model.network.weight_counts)
-    return Figures(count_parameters(model), macs, size, map50, latency)
-
-
-def _sections(subject: DarknetSubject, result: Result) -> tuple[SectionChange, ...]:
-    gone = {
-        name for plan in result.plans if isinstance(plan, BlockPlan) for b in plan.blocks for name in b.layers
-    }
-    changes = []
-    for name, layer in subject.graph.layers.items():
-        mask = result.keep[layer.outputs]
-        changes.append(SectionChange(section_index(name), mask & (name not in gone), name in gone))
-    return tuple(changes)
-
-
-def _removed_blocks(result: Result) -> tuple[int, ...]:
-    blocks = (block for plan in result.plans if isinstance(plan, BlockPlan) for block in plan.blocks)
-    return tuple(section_index(block.name) for block in blocks)
-
-
-@dataclass(frozen=True)
-class _Proof:
-    """Heads of the compact network on an image, float64, and how far the zeroed network's are from them."""
-
-    image: Tensor
-    heads: list[Tensor]
-    difference: float
-
-
-def _prove(result: Result) -> _Proof:
-    """Compare zeroed and compact in float64, before anything is written.
-
-    Raises:
-        PruningError: they are not the same function, which is a fault of this program.
-    """
-    compact = result.compact.model
-    size = usable_size(compact.network, 128)
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(1, compact.network.channels(-1), *size, generator=generator, dtype=torch.float64)
-    heads = _heads_in_float64(compact, image)
-    difference = _largest_difference(heads, result.folded.model, image)
-    if not difference <= _EQUAL * max(1, *(float(head.abs().max()) for head in heads)):
-        fact = f"the pruned network differs from the masked one by {difference:.1e}"
-        raise PruningError(f"{compact.network.source}: {fact}; nothing was written, please report this cfg")
-    return _Proof(image, heads, difference)
-
-
-def _equality(proof: _Proof, reloaded: Darknet) -> Equality:
-    height, width = proof.image.shape[2:]
-    return Equality(
-        proof.difference, _largest_difference(proof.heads, reloaded, proof.image), (height, width)
-    )
-
-
-def _heads_in_float64(model: Darknet, image: Tensor) -> list[Tensor]:
-    with torch.no_grad():
-        return deepcopy(model).to("cpu", torch.float64)(image)
-
-
-def _largest_difference(expected: Sequence[Tensor], model: Darknet, image: Tensor) -> float:
-    heads = _heads_in_float64(model, image)
-    return max(float((a - b).abs().max()) for a, b in zip(expected, heads, strict=True))
-
-
-def _notes(result: Result) -> tuple[str, ...]:
-    notes = []
-    emptied = [name for plan in result.plans if isinstance(plan, ChannelPlan) for name in plan.emptied]
-    if emptied:
-        sections = ", ".join(str(section_index(name)) for name in emptied)
-        notes.append(f"every channel of these sections is below the threshold, the best stay: {sections}")
-    if result.restored:
-        sections = ", ".join(str(section_index(name)) for name in result.restored)
-        notes.append(f"channels came back so that the network stays valid, at sections {sections}")
-    if result.unfolded:
-        sections = ", ".join(str(section_index(name)) for name in result.unfolded)
-        notes.append(f"the constants of removed channels could not be folded at sections {sections}")
-    # A shortcut may only now be narrower than Darknet takes it for.
-    return (*notes, *map(str, darknet_findings(result.compact.network)))
-
-
-def _next(project: Project, outputs: Outputs) -> str:
+def _next(job: Job) -> str:
     """Fine-tuning with the unpruned network as teacher; without a data set, the export."""
+    project, outputs = job.project, job.outputs
     network = f"--cfg {quoted(outputs.cfg)} --weights {quoted(outputs.weights)}"
     if project.data is None:
         return f"python export.py {network}"

@@ -95,6 +95,15 @@ class Network:
         )
         return format_cfg([self.raw[0], *sections])
 
+    def resized(self, height: int, width: int) -> "Network":
+        """The network for an input of another size.
+
+        Raises:
+            CfgError: its maps do not fit at that size.
+        """
+        size = {"height": str(height), "width": str(width)}
+        return Network([self.raw[0].with_options(size), *self.raw[1:]], self.source)
+
     def __len__(self) -> int:
         return len(self.sections)
 

@@ -140,13 +140,18 @@ class DetectionDataset(Dataset[Sample | str]):
         augment: Augment | None = None,
         cache: str | None = None,
         cache_dir: Path | None = None,
+        limit: int | None = None,
     ) -> "DetectionDataset":
         """The "train", "valid" or "test" images of a `.data` file; arguments as for the class.
+
+        With `limit` at most so many of them, evenly spread over the list.
 
         Raises:
             DatasetError: the list cannot be used, or none of its images has a label file.
         """
         images = data.image_list(split)
+        if limit is not None:
+            images = images.spread(limit)
         dataset = cls(
             images,
             data.classes,

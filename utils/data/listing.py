@@ -70,6 +70,13 @@ class ImageList:
     lines: tuple[int, ...]
     problems: tuple[str, ...] = ()
 
+    def spread(self, count: int) -> "ImageList":
+        """At most `count` of the images, evenly spread over the list, in its order."""
+        count = min(count, len(self))
+        chosen = [index * len(self) // count for index in range(count)]
+        images = tuple(self.images[index] for index in chosen)
+        return ImageList(self.path, images, tuple(self.lines[index] for index in chosen), self.problems)
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -5,7 +5,8 @@ strictly into a `Darknet` that is built anew from the narrowed cfg.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self, cast
@@ -19,7 +20,7 @@ from utils.darknet.network import Network
 from utils.darknet.resampling import Maxpool, Upsample
 from utils.darknet.sections import Connected, Convolutional, Route, Shortcut
 from utils.darknet.weights import write_weights
-from utils.errors import CfgError
+from utils.errors import CfgError, PruningError
 from utils.files import write_text
 from utils.frontends.darknet_rules import RULES, TRANSPARENT, Step
 from utils.pruning.channels import ChannelGraph, ChannelTracer, UnitMask
@@ -45,15 +46,26 @@ def trace(network: Network) -> ChannelGraph:
 
 @dataclass(frozen=True)
 class DarknetSubject:
-    """A `Darknet` to prune; see `utils.pruning.subject.Subject`."""
+    """A `Darknet` to prune; see `utils.pruning.subject.Subject`.
+
+    Attributes:
+        kept: names of layers that the user wants left whole.
+    """
 
     model: Darknet
     graph: ChannelGraph
+    kept: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, model: Darknet) -> Self:
-        """Trace `model`."""
-        return cls(model, trace(model.network))
+    def of(cls, model: Darknet, keep_sections: Sequence[int] = ()) -> Self:
+        """Trace `model`; the convolutions at `keep_sections` stay as wide as they are, their blocks too.
+
+        Raises:
+            PruningError: a section is no convolution.
+        """
+        names = [_layer_name(model.network, index) for index in keep_sections]
+        graph = trace(model.network).pinning(names, "asked for with --keep-sections")
+        return cls(model, graph, frozenset(names))
 
     @property
     def network(self) -> Network:
@@ -64,7 +76,7 @@ class DarknetSubject:
     def blocks(self) -> tuple[Block, ...]:
         """Residual blocks in order; one without a convolution in its branch is left out."""
         found = (_block(self.network, block) for block in residual_blocks(self.network))
-        return tuple(block for block in found if block.layers)
+        return tuple(block for block in found if block.layers and self.kept.isdisjoint(block.layers))
 
     @property
     def example(self) -> Tensor:
@@ -74,20 +86,17 @@ class DarknetSubject:
 
     def with_model(self, model: nn.Module) -> Self:
         """The same structure with other numbers."""
-        return type(self)(cast(Darknet, model), self.graph)
+        return replace(self, model=cast(Darknet, model))
+
+    def copied(self) -> Self:
+        """The same network in tensors of its own."""
+        return self.with_model(deepcopy(self.model))
 
     def narrowed(self, keep: UnitMask) -> Self:
         """A compact copy with the kept channels, built from its own cfg and traced anew."""
-        kept = {name: int(keep[layer.outputs].sum()) for name, layer in self.graph.layers.items()}
-        groups = {
-            section_index(name): int(keep[layer.inputs].sum())
-            for name, layer in self.graph.layers.items()
-            if layer.depthwise
-        }
-        network = with_filters(
-            self.network, {section_index(name): count for name, count in kept.items()}, groups
-        )
-        return self._rebuilt(network, narrow(self.model, self.graph, keep).state_dict())
+        network = narrowed_network(self.network, self.graph, keep)
+        narrowed = self._rebuilt(network, narrow(self.model, self.graph, keep).state_dict())
+        return replace(narrowed, kept=self.kept)  # the names of its layers are the same
 
     def shortened(self, blocks: Sequence[Block]) -> Self:
         """A copy without these blocks."""
@@ -115,6 +124,14 @@ class DarknetSubject:
         return type(self).of(model.train(self.model.training))
 
 
+def narrowed_network(network: Network, graph: ChannelGraph, keep: UnitMask) -> Network:
+    """The description alone, without the removed channels; `keep` must be legal for its `graph`."""
+    layers = {section_index(name): layer for name, layer in graph.layers.items()}
+    filters = {index: int(keep[layer.outputs].sum()) for index, layer in layers.items()}
+    groups = {index: int(keep[layer.inputs].sum()) for index, layer in layers.items() if layer.depthwise}
+    return with_filters(network, filters, groups)
+
+
 def usable_size(network: Network, wanted: int) -> tuple[int, int]:
     """(height, width): `wanted` pixels square if the network takes such an input, else its own size."""
     try:
@@ -131,6 +148,16 @@ def section_index(name: str) -> int:
     12
     """
     return int(name.split(".")[1])
+
+
+def _layer_name(network: Network, index: int) -> str:
+    if index >= len(network):
+        fact = f"{network.source}: has no section {index}"
+        raise PruningError(f"{fact}; its last is {len(network) - 1}")
+    if not isinstance(network[index], Convolutional | Connected):
+        fact = f"{network.place(index)} has no channels of its own to keep"
+        raise PruningError(f"{fact}; name the convolution before it")
+    return f"layers.{index}.{'conv' if isinstance(network[index], Convolutional) else 'linear'}"
 
 
 def classic_candidates(network: Network) -> frozenset[str]:

@@ -13,8 +13,12 @@ from numpy.typing import NDArray
 from utils.errors import PruningError
 from utils.pruning.channels import ChannelGraph, ChannelIds, UnitMask
 from utils.pruning.scores import Merge, chain_scores, merged_scores
-from utils.pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
+from utils.pruning.subject import BlockPlan, ChannelPlan, LayerScores, Policy, Subject
 
+__all__ = [
+    "Candidates", "GlobalThreshold", "Policy", "WeakestBlocks", "candidate_channels", "candidate_units",
+    "normal", "shortcut", "slim",
+]  # fmt: skip
 Candidates = Literal["uncoupled", "all"]
 
 
@@ -46,6 +50,7 @@ class GlobalThreshold:
             judged &= _first_of_unit(graph)
         threshold = self._threshold(chains[judged])
         passes = chains > threshold if self.strict else chains >= threshold
+        by_score = passes & judged
         emptied = tuple(name for name in scores if _none(graph.layers[name].chains, judged, passes))
         passes[self._floor(graph, scores)] = True
         votes = np.where(judged, passes, self.merge != "leader")
@@ -54,7 +59,7 @@ class GlobalThreshold:
         if self.merge == "leader":  # followers have no vote; a unit whose leader is not judged stays
             keep |= ~_marked(graph, judged)
         keep |= graph.pinned | ~_marked(graph, np.ones_like(judged))
-        return ChannelPlan(keep, float(threshold), emptied)
+        return ChannelPlan(keep, float(threshold), emptied, by_score)
 
     def _threshold(self, pool: NDArray[np.float32]) -> np.float32:
         if not len(pool):

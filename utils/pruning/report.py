@@ -68,18 +68,34 @@ class SectionChange:
 
 
 @dataclass(frozen=True)
-class Equality:
-    """Largest absolute difference of raw heads in float64, on a random input.
+class Check:
+    """One line of the equality ledger: two networks that should compute the same, and how far apart they are.
 
     Attributes:
-        zeroed_vs_compact: full-size network with removed channels multiplied by 0, against the compact one.
-        reloaded_vs_compact: the files read back, against the compact network in memory.
-        image_size: height and width of the input, pixels.
+        name: the two, such as "zeroed / compact".
+        difference: largest difference of their outputs over the largest output; None where it could not be
+            computed.
+        tolerance: the most that is accepted; None where the line only informs.
+        note: where and how it was compared, or why not.
     """
 
-    zeroed_vs_compact: float
-    reloaded_vs_compact: float
-    image_size: tuple[int, int]
+    name: str
+    difference: float | None
+    tolerance: float | None = None
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing is wrong as far as this line can tell; a difference of NaN is wrong."""
+        if self.difference is None or self.tolerance is None:
+            return True
+        return self.difference <= self.tolerance
+
+    def __str__(self) -> str:
+        if self.difference is None:
+            return f"{self.name}: n/a ({self.note})"
+        limit = "" if self.tolerance is None else f" of at most {self.tolerance:.0e}"
+        return f"{self.name}: {self.difference:.1e}{limit}" + (f" ({self.note})" if self.note else "")
 
 
 @dataclass(frozen=True)
@@ -90,7 +106,9 @@ class PruningReport:
         strategy: name of the script.
         arguments: its options.
         image_size: height and width at which MACs, latency and mAP were measured.
-        masked_map50, folded_map50: mAP@0.5 of the two full-size stages; None where not measured.
+        map50: mAP@0.5 by stage, "before", "gamma_masked", "folded", "compact" and "recalibrated" where there
+            is one; None where it was not measured.
+        ledger: what was compared with what.
         notes: what the user should know, one sentence each.
     """
 
@@ -99,10 +117,9 @@ class PruningReport:
     image_size: tuple[int, int]
     before: Figures
     after: Figures
-    masked_map50: float | None
-    folded_map50: float | None
+    map50: Mapping[str, float | None]
     sections: tuple[SectionChange, ...]
-    equality: Equality
+    ledger: tuple[Check, ...]
     threshold: float | None
     removed_blocks: tuple[int, ...]
     notes: tuple[str, ...]
@@ -114,11 +131,10 @@ class PruningReport:
             "arguments": dict(self.arguments),
             "image_size": list(self.image_size),
             "before": self.before.to_json(),
-            "gamma_masked": {"map50": self.masked_map50},
-            "folded": {"map50": self.folded_map50},
             "after": self.after.to_json(),
+            **{stage: {"map50": value} for stage, value in self.map50.items() if stage != "before"},
             "sections": [section.to_json() for section in self.sections],
-            "equality": asdict(self.equality),
+            "ledger": [asdict(check) | {"passed": check.passed} for check in self.ledger],
             "threshold": self.threshold,
             "removed_blocks": list(self.removed_blocks),
             "notes": list(self.notes),

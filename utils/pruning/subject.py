@@ -68,11 +68,13 @@ class ChannelPlan:
         keep: (units,) the wish, before `ChannelGraph.legal`.
         threshold: the score below which channels go.
         emptied: names of layers that would keep nothing but for the floor of one channel a layer.
+        passes: (chains,) which of them passed by their scores alone; None where no threshold decides.
     """
 
     keep: UnitMask
     threshold: float | None = None
     emptied: tuple[str, ...] = ()
+    passes: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""What a pruning run works on: files, network, data set and the names of its results."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from utils.commands.arguments import resolve
+from utils.commands.evaluate import open_split, require_same_classes
+from utils.commands.project import Project, open_network
+from utils.commands.pruning_options import TAYLOR_IMAGES, refuse_idle
+from utils.darknet.model import Darknet
+from utils.data.listing import DataFile, read_data_file
+from utils.data.loader import Loader
+from utils.errors import ToolkitError
+from utils.files import require_writable
+from utils.frontends.darknet import DarknetSubject
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The files of a run."""
+
+    cfg: Path
+    weights: Path
+    report: Path
+    page: Path
+
+    def written(self, page: bool) -> tuple[Path, ...]:
+        """All of them, or all but the page."""
+        return (self.cfg, self.weights, self.report, *((self.page,) if page else ()))
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pruning run, opened.
+
+    Attributes:
+        args: the parsed options.
+        project: the files that were given.
+        device: where the network lies.
+        image_size: height and width at which everything is measured.
+        subject: the network as the engine sees it.
+        data: the data set, or None.
+        outputs: the files to write.
+    """
+
+    args: argparse.Namespace
+    project: Project
+    device: torch.device
+    image_size: tuple[int, int]
+    subject: DarknetSubject
+    data: DataFile | None
+    outputs: Outputs
+
+    @property
+    def model(self) -> Darknet:
+        """The network as given."""
+        return self.subject.model
+
+    @property
+    def inputs(self) -> tuple[Path | None, Path | None]:
+        """The files that must not be overwritten."""
+        return self.project.cfg, self.project.weights
+
+    @cached_property
+    def validation(self) -> Loader | None:
+        """The images that mAP is measured on; None where it is not to be measured."""
+        return None if self.data is None or self.args.no_eval else self.images("valid")
+
+    @property
+    def calibration(self) -> Callable[[], Loader] | None:
+        """Opens training images for a score that needs them; None without a data set."""
+        return None if self.data is None else lambda: self.images("train", TAYLOR_IMAGES)
+
+    def images(self, split: str, limit: int | None = None) -> Loader:
+        """Images of a split, not augmented; with `limit` at most so many.
+
+        Raises:
+            ToolkitError: there is no data set, or its list cannot be used.
+        """
+        if self.data is None:
+            raise ToolkitError(f"images of the {split} list are needed, but no data set is given; add --data")
+        size = {"batch_size": self.args.batch_size, "workers": self.args.workers}
+        return open_split(self.data, split, self.model, self.image_size, limit=limit, **size)
+
+
+def open_job(args: argparse.Namespace, device: torch.device, tag: str) -> Job:
+    """Open everything that can be wrong before any work is done.
+
+    Raises:
+        ToolkitError: a file or an option cannot be used.
+    """
+    refuse_idle(args)
+    project = resolve(args, needs=("cfg", "weights"))
+    weights = project.needed("weights")
+    if args.recalibrate and project.data is None:
+        raise ToolkitError("--recalibrate: statistics come from training images; add --data")
+    outputs = _outputs(project.cfg or weights, weights, args.output, tag)
+    model = open_network(project).to(device).eval()
+    data = read_data_file(project.data) if project.data else None
+    if data is not None:
+        require_same_classes(data, model)
+    subject = DarknetSubject.of(model, keep_sections=args.keep_sections)
+    size = args.img_size or (model.network.height, model.network.width)
+    job = Job(args, project, device, size, subject, data, outputs)
+    _ = job.validation  # whatever is wrong with it is told now
+    return job
+
+
+def _outputs(network: Path, weights: Path, folder: Path | None, tag: str) -> Outputs:
+    """Where the files go; refuses before any work a folder that cannot be written.
+
+    Args:
+        network: the cfg, or the checkpoint that carries it; the new cfg lies beside it.
+        weights: the new weights and the report lie beside them.
+        folder: for all files instead.
+        tag: what their names begin with.
+    """
+    cfg_folder, weights_folder = (folder, folder) if folder else (network.parent, weights.parent)
+    for target in {cfg_folder, weights_folder}:
+        require_writable(target, "choose a folder with --output DIR")
+    stem = f"{tag}_{weights.stem}"
+    beside = (weights_folder / f"{stem}{suffix}" for suffix in (".weights", ".json", ".html"))
+    return Outputs(cfg_folder / f"{tag}_{network.stem}.cfg", *beside)

@@ -1,0 +1,153 @@
+"""The options that all pruning scripts share, and the scorer that they ask for."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from utils.commands.arguments import (
+    Options,
+    Parser,
+    add_common,
+    add_data,
+    add_image_size,
+    add_network,
+    fraction_below_one,
+    non_negative_int,
+    positive_int,
+)
+from utils.darknet.model import Darknet
+from utils.data.loader import Batch, Loader
+from utils.errors import ToolkitError
+from utils.frontends.darknet import classic_scores
+from utils.pruning.scores import Scorer, named_scorer, random_scores, taylor_scores
+from utils.pruning.subject import LayerScores, Subject
+from utils.training.losses import LossWeights, yolo_loss
+
+SCORES = "gamma, l1, l2, fpgm, taylor, random, or several joined by _x_ such as gamma_x_l1"
+MERGES = ("union", "leader", "mean", "max", "norm")
+# images that a Taylor score takes its gradients on
+TAYLOR_IMAGES = 64
+
+
+def prune_parser(manual: str | None) -> Parser:
+    """The options that all pruning scripts share."""
+    parser = Parser(manual)
+    add_network(parser)
+    add_data(parser)
+    add_image_size(parser)
+    _add_choice(parser.add_argument_group("what is kept"))
+    _add_afterwards(parser.add_argument_group("after the cut"))
+    parser.add_argument("--batch-size", type=positive_int, default=8, help="images at a time when evaluating")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="put all files there (default: beside inputs)"
+    )
+    add_common(parser)
+    return parser
+
+
+def _add_choice(group: Options) -> None:
+    group.add_argument("--score", default="gamma", help=f"importance of a channel: {SCORES}")
+    text = "multiples of so many channels, or auto: what costs nothing by the latency table of --runtime"
+    group.add_argument("--align", type=_align, default=1, metavar="N", help=text)
+    group.add_argument(
+        "--min-channels", type=positive_int, default=1, metavar="N", help="every layer keeps at least so many"
+    )
+    group.add_argument(
+        "--keep-sections", type=sections, default=(), metavar="LIST", help="left whole, such as 0,12-15"
+    )
+    group.add_argument("--classic", action="store_true", help="exactly the published rules of 2019-20")
+    text = "print why the channels of a section go or stay, and write nothing"
+    group.add_argument("--explain", type=non_negative_int, metavar="SECTION", help=text)
+    text = "print what is left if this share of every layer goes, from the cfg alone, and write nothing"
+    group.add_argument("--what-if", type=fraction_below_one, metavar="SHARE", help=text)
+
+
+def _add_afterwards(group: Options) -> None:
+    text = "constants of removed channels: moved into the layers behind (interior), exactly at image borders "
+    text += "too, which keeps a channel more here and there (borders), or dropped (off)"
+    group.add_argument("--fold", choices=["interior", "borders", "off"], default="interior", help=text)
+    text = "estimate the batch-norm statistics anew on N training images (0: leave them)"
+    group.add_argument("--recalibrate", type=non_negative_int, default=0, metavar="N", help=text)
+    text = "compare the files with OpenCV and onnxruntime too (full), or only with themselves (quick)"
+    group.add_argument("--verify", choices=["full", "quick"], default="full", help=text)
+    group.add_argument(
+        "--report", action=argparse.BooleanOptionalAction, default=True, help="write an HTML page of the run"
+    )
+    group.add_argument(
+        "--no-eval", action="store_true", help="measure neither mAP nor latency, even with --data"
+    )
+
+
+def add_merge(parser: Parser) -> None:
+    """Add --merge."""
+    text = "what decides over channels that a shortcut adds: any of their writers (union), the first one "
+    text += "(leader), or the mean, max or norm of their scores"
+    parser.add_argument("--merge", choices=MERGES, default="union", help=text)
+
+
+def _align(text: str) -> int | str:
+    return "auto" if text == "auto" else positive_int(text)
+
+
+def sections(text: str) -> tuple[int, ...]:
+    """Numbers of sections, with ranges.
+
+    >>> sections("0,12-14")
+    (0, 12, 13, 14)
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise argparse.ArgumentTypeError(f"{part!r} is not a section's number or a range such as 12-15")
+        found += range(int(first), int(last or first) + 1)
+    return tuple(found)
+
+
+def refuse_idle(args: argparse.Namespace) -> None:
+    """Refuse what the published rules do not have.
+
+    Raises:
+        ToolkitError: --classic together with it.
+    """
+    if not args.classic:
+        return
+    plain = {"score": "gamma", "merge": "union", "align": 1, "min_channels": 1, "keep_sections": ()}
+    other = [name for name, value in plain.items() if getattr(args, name, value) != value]
+    if other:
+        options = ", ".join(f"--{name}" for name in other)
+        raise ToolkitError(f"--classic: has no {options}; leave one of them out")
+
+
+def scorer_of(args: argparse.Namespace, calibration: Callable[[], Loader] | None) -> Scorer:
+    """The scorer that --score names.
+
+    Args:
+        args: the parsed options.
+        calibration: opens training images, TAYLOR_IMAGES of them; None where there is no data set.
+
+    Raises:
+        PruningError: an unknown name.
+        ToolkitError: a score that needs images, without a data set.
+    """
+    if args.classic:
+        return classic_scores  # type: ignore[return-value]  # of Darknet's subjects only
+
+    def taylor(subject: Subject) -> LayerScores:
+        if calibration is None:
+            raise ToolkitError("--score taylor: takes gradients on training images; add --data")
+        return taylor_scores(calibration(), detection_loss)(subject)
+
+    return named_scorer(args.score, {"taylor": taylor, "random": random_scores(args.seed)})
+
+
+def detection_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The modern loss of a Darknet for a batch; gradients flow."""
+    assert isinstance(model, Darknet)
+    device = next(model.parameters()).device
+    with torch.enable_grad():
+        heads = model(batch.images.to(device))
+        return yolo_loss(heads, batch.targets.to(device), model.head_specs, LossWeights()).total

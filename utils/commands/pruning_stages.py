@@ -1,0 +1,100 @@
+"""The networks of a pruning run, measured: mAP by stage, size, latency, and what the user should know."""
+
+from collections.abc import Mapping
+
+import torch
+from tqdm import tqdm
+
+from utils.commands.evaluate import evaluate_network
+from utils.commands.pruning_job import Job
+from utils.darknet.compatibility import darknet_findings
+from utils.darknet.costs import section_costs
+from utils.darknet.fuse import deployed_run
+from utils.darknet.model import Darknet
+from utils.detection.evaluator import Evaluation
+from utils.frontends.darknet import DarknetSubject, section_index
+from utils.profiling import Latency, count_parameters, measure_latency
+from utils.pruning.recalibrate import recalibrating
+from utils.pruning.report import Figures, SectionChange
+from utils.pruning.subject import ChannelPlan
+from utils.pruning.surgery import PruningResult
+
+Result = PruningResult[DarknetSubject]
+_ROUNDS, _WARM_UP = 20, 3
+
+
+def recalibrated(job: Job, subject: DarknetSubject, count: int) -> DarknetSubject:
+    """A copy of `subject` with batch-norm statistics of `count` training images; itself for 0.
+
+    Raises:
+        ToolkitError: there is no data set.
+    """
+    if not count:
+        return subject
+    copy = subject.copied()
+    loader = job.images("train", count)
+    bar = tqdm(loader, desc="recalibrating", unit="batch", leave=False, disable=None)
+    with recalibrating(copy.model), torch.no_grad():
+        for batch in bar:
+            copy.model(batch.images.to(job.device))
+    return copy
+
+
+def evaluations(job: Job, models: Mapping[str, Darknet]) -> dict[str, Evaluation]:
+    """Each model on the validation images; empty where mAP is not to be measured."""
+    if job.validation is None or job.data is None:
+        return {}
+    names = job.data.names
+    return {
+        name: evaluate_network(model, job.validation, names, label=name) for name, model in models.items()
+    }
+
+
+def latencies(job: Job, models: Mapping[str, Darknet]) -> dict[str, Latency | None]:
+    """Each model in turns with the others, as it is deployed; None where it is not to be measured."""
+    if job.args.no_eval:
+        return dict.fromkeys(models)
+    runs = {name: deployed_run(model, job.image_size) for name, model in models.items()}
+    return {**measure_latency(runs, rounds=_ROUNDS, warmup=_WARM_UP)}
+
+
+def figures(job: Job, model: Darknet, map50: float | None, latency: Latency | None) -> Figures:
+    """Size and worth of a network."""
+    macs = sum(cost.macs for cost in section_costs(model.network.resized(*job.image_size)))
+    size = len(model.header.pack()) + 4 * sum(model.network.weight_counts)
+    return Figures(count_parameters(model), macs, size, map50, latency)
+
+
+def section_changes(subject: DarknetSubject, result: Result) -> tuple[SectionChange, ...]:
+    """Every convolution before and after."""
+    gone = {name for block in result.removed_blocks for name in block.layers}
+    changes = []
+    for name, layer in subject.graph.layers.items():
+        mask = result.keep[layer.outputs]
+        changes.append(SectionChange(section_index(name), mask & (name not in gone), name in gone))
+    return tuple(changes)
+
+
+def notes(result: Result) -> tuple[str, ...]:
+    """What the user should know, a sentence each."""
+    found = []
+    emptied = [name for plan in result.plans if isinstance(plan, ChannelPlan) for name in plan.emptied]
+    if emptied:
+        found.append(
+            f"every channel of these sections is below the threshold, the best stay: {_list(emptied)}"
+        )
+    if result.restored:
+        fact = "channels came back so that the network stays valid or widths are as asked"
+        found.append(f"{fact}, at sections {_list(result.restored)}")
+    if result.unfolded:
+        fact = "the constants of removed channels could not be folded"
+        found.append(f"{fact} at sections {_list(result.unfolded)}")
+    if result.carried.any():
+        fact = "dead channels stay to carry the constants of all others to image borders"
+        found.append(f"{int(result.carried.sum())} {fact}")
+    # A shortcut may only now be narrower than Darknet takes it for.
+    return (*found, *map(str, darknet_findings(result.compact.network)))
+
+
+def _list(names: list[str] | tuple[str, ...]) -> str:
+    return ", ".join(str(section_index(name)) for name in names)

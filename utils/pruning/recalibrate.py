@@ -1,0 +1,64 @@
+"""Batch-norm statistics estimated anew: a pruned network's are those of the network it was cut from.
+
+As EagleEye (Li et al. 2020) has it: a few forward passes on training images, no gradient. Without it a pruned
+network often looks far worse than it is, and candidates are ranked by that.
+
+    with recalibrating(model):
+        for images in calibration:
+            model(images)
+
+Invariant: on leaving, mean and variance of every batch norm are the averages of the batches that ran inside;
+with none, or after an exception, they are what they were. Modes and momenta are given back.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+
+
+@contextmanager
+def recalibrating(model: nn.Module) -> Iterator[nn.Module]:
+    """Estimate statistics anew from what `model` is given inside; only batch norms are in training mode."""
+    norms = [
+        module for module in model.modules() if isinstance(module, _NORMS) and module.track_running_stats
+    ]
+    modes = [(module, module.training) for module in model.modules()]
+    before = [(norm, norm.momentum, norm.running_mean, norm.running_var) for norm in norms]
+    model.eval()
+    for norm in norms:
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        # New tensors: the old ones may be shared with another network.
+        norm.running_mean = torch.zeros_like(norm.running_mean)
+        norm.running_var = torch.ones_like(norm.running_var)
+        norm.num_batches_tracked = torch.zeros((), dtype=torch.long, device=norm.running_mean.device)
+        norm.momentum = None  # a plain average over the batches
+        norm.train()
+    done = False
+    try:
+        yield model
+        done = True
+    finally:
+        for norm, momentum, mean, variance in before:
+            assert norm.num_batches_tracked is not None
+            if not done or not int(norm.num_batches_tracked):
+                norm.running_mean, norm.running_var = mean, variance
+            norm.momentum = momentum
+        for module, training in modes:
+            module.training = training
+
+
+def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Estimate the statistics of `model` on batches of its inputs, in place.
+
+    Args:
+        model: the network.
+        batches: (B, C, H, W) each; of at least two values for each channel.
+    """
+    with recalibrating(model), torch.no_grad():
+        for images in batches:
+            model(images)

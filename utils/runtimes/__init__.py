@@ -1,0 +1,1 @@
+"""Programs that run a network, a backend a file."""
