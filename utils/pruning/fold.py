@@ -20,11 +20,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.pruning.channels import ChannelGraph, Layer, UnitMask
 from utils.pruning.masking import only_row_one
+from utils.pruning.shapes import answering, bias_alone
 from utils.pruning.subject import Block
 
 # A carrier's kernel is divided by its constant: float32 has to hold it.
@@ -64,21 +64,13 @@ def constants(
         constant = _constant(value, torch.from_numpy(alive[graph.layers[name].inputs]))
         if bool(constant.values.any()):
             found[name] = constant
-        return _bias_alone(module, value)
+        return bias_alone(module, value)
 
-    was_training = model.training
-    model.eval()
-    with ExitStack() as undo, torch.no_grad():
-        for name in graph.layers:
-            module = model.get_submodule(name)
-            # An attribute of the instance shadows the method: the layer's own product is never computed.
-            module.forward = lambda value, name=name, module=module: answer(name, module, value)
-            undo.callback(module.__delattr__, "forward")
+    with ExitStack() as undo, answering(model, graph, answer):
         for block in blocks:
             hook = only_row_one(block.travels)
             undo.callback(model.get_submodule(block.output).register_forward_hook(hook).remove)
         model(torch.zeros_like(example).repeat(2, *[1] * (example.ndim - 1)))
-    model.train(was_training)
     return found
 
 
@@ -205,16 +197,3 @@ def _carrying(model: nn.Module, graph: ChannelGraph, found: Mapping[str, Constan
 
 def _any_padding(padding: str | Sequence[int]) -> bool:
     return padding == "same" if isinstance(padding, str) else any(padding)
-
-
-def _bias_alone(module: nn.Module, value: Tensor) -> Tensor:
-    """What a layer puts out for zeros, shaped as its answer to `value`."""
-    weight, bias = module.weight, module.bias
-    assert isinstance(weight, Tensor)
-    if isinstance(module, nn.Conv2d):  # one channel through it tells the size
-        window = F.conv2d(value[:1, :1], weight[:1, :1], None, module.stride, module.padding, module.dilation)
-        size = window.shape[2:]
-    else:
-        size = torch.Size()
-    out = torch.zeros(len(value), len(weight), *size, dtype=value.dtype, device=value.device)
-    return out + bias.view(1, -1, *[1] * len(size)) if isinstance(bias, Tensor) else out

@@ -1,0 +1,118 @@
+"""What a network costs when only some of its units are kept, without building it.
+
+Invariant: `parameters`, `macs` and `file_size` of a legal mask are those of the network narrowed by it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from utils.pruning.channels import ChannelGraph, Layer, UnitMask
+from utils.pruning.shapes import layer_cells
+
+Cost = Callable[[UnitMask], float]
+# (layer name, kept inputs, kept outputs) -> what the layer costs at these widths
+LayerCost = Callable[[str, int, int], float]
+_BYTES = 4  # of a float32
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a layer has to do, its widths apart.
+
+    Attributes:
+        kernel: weights of one output channel for one input channel.
+        cells: of its output map.
+        bias: whether it has one.
+        shared: whether its weights are another layer's, where they are counted.
+    """
+
+    kernel: int
+    cells: int
+    bias: bool
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The costs of a network by mask; see `costs_of`.
+
+    Attributes:
+        graph: its channels.
+        work: of every layer.
+        followers: name of every follower -> learnable values and statistics of one channel.
+        other: learnable values that belong to no channel.
+    """
+
+    graph: ChannelGraph
+    work: Mapping[str, Work]
+    followers: Mapping[str, tuple[float, float]]
+    other: int
+
+    def parameters(self, keep: UnitMask) -> float:
+        """Learnable values."""
+        weights = sum(self._weights(name, layer, keep) for name, layer in self.graph.layers.items())
+        return self.other + weights + self._followers(keep, 0)
+
+    def macs(self, keep: UnitMask) -> float:
+        """Multiply-adds of one image."""
+        layers = self.graph.layers.items()
+        return sum(self.layer_macs(name, *_widths(layer, keep)) for name, layer in layers)
+
+    def file_size(self, keep: UnitMask) -> float:
+        """Bytes of all values as float32, statistics among them."""
+        return _BYTES * (self.parameters(keep) + self._followers(keep, 1))
+
+    def layer_macs(self, name: str, inputs: int, outputs: int) -> float:
+        """Multiply-adds of one layer at these widths."""
+        layer, work = self.graph.layers[name], self.work[name]
+        reads = 1 if layer.depthwise else inputs / layer.groups
+        return outputs * reads * work.kernel * work.cells
+
+    def layer_parameters(self, name: str, inputs: int, outputs: int) -> float:
+        """Weights and bias of one layer at these widths."""
+        layer, work = self.graph.layers[name], self.work[name]
+        reads = 1 if layer.depthwise else inputs / layer.groups
+        return 0 if work.shared else outputs * (reads * work.kernel + work.bias)
+
+    def _weights(self, name: str, layer: Layer, keep: UnitMask) -> float:
+        inputs, outputs = _widths(layer, keep)
+        return self.layer_parameters(name, inputs, outputs)
+
+    def _followers(self, keep: UnitMask, column: int) -> float:
+        followers = self.graph.followers
+        return sum(
+            values[column] * int(keep[followers[name].channels].sum())
+            for name, values in self.followers.items()
+        )
+
+
+def costs_of(model: nn.Module, graph: ChannelGraph, image: Tensor) -> Costs:
+    """The costs of `model`, which `graph` describes, for images of the size of `image` (1, C, H, W)."""
+    cells = layer_cells(model, graph, image)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    counted: set[int] = set()  # parameters, by identity: layers may share them
+
+    def new(parameters: Iterable[Tensor]) -> int:
+        fresh = [parameter for parameter in parameters if id(parameter) not in counted]
+        counted.update(map(id, fresh))
+        return sum(parameter.numel() for parameter in fresh)
+
+    work, followers = {}, {}
+    for name in graph.layers:
+        weight, bias = modules[name].weight, modules[name].bias
+        assert isinstance(weight, Tensor)
+        shared = not new(modules[name].parameters(recurse=False))
+        work[name] = Work(weight[0, 0].numel(), cells[name], bias is not None, shared)
+    for name, follower in graph.followers.items():
+        module, width = modules.get(name), len(follower.channels)
+        learned = new(module.parameters()) if module else new([model.get_parameter(name)])
+        statistics = sum(b.numel() for b in module.buffers() if b.ndim) if module and learned else 0
+        followers[name] = (learned / width, statistics / width)
+    return Costs(graph, work, followers, new(model.parameters()))
+
+
+def _widths(layer: Layer, keep: UnitMask) -> tuple[int, int]:
+    return int(np.count_nonzero(keep[layer.inputs])), int(np.count_nonzero(keep[layer.outputs]))

@@ -1,0 +1,67 @@
+"""A network run without its products: every layer is asked for an answer instead of computing one.
+
+That takes milliseconds where a forward pass takes seconds, and all that is between the layers (adds, concats,
+pools, activations) executes as it is.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.pruning.channels import ChannelGraph
+
+Answer = Callable[[str, nn.Module, Tensor], Tensor]  # layer name, the layer, its input -> its output
+
+
+@contextmanager
+def answering(model: nn.Module, graph: ChannelGraph, answer: Answer) -> Iterator[None]:
+    """Let `answer` stand in for every layer; the network is in evaluation mode inside."""
+    was_training = model.training
+    model.eval()
+    with ExitStack() as undo, torch.no_grad():
+        for name in graph.layers:
+            module = model.get_submodule(name)
+
+            def stand_in(value: Tensor, name: str = name, module: nn.Module = module) -> Tensor:
+                return answer(name, module, value)
+
+            # An attribute of the instance shadows the method of its class.
+            module.forward = stand_in
+            undo.callback(module.__delattr__, "forward")
+        yield
+    model.train(was_training)
+
+
+def bias_alone(module: nn.Module, value: Tensor) -> Tensor:
+    """What a layer puts out for zeros, shaped as its answer to `value` (B, in, ...)."""
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, Tensor)
+    size = torch.Size()
+    if isinstance(module, nn.Conv2d):  # one channel through it tells the size
+        one = (value[:1, :1], weight[:1, :1])
+        size = F.conv2d(*one, None, module.stride, module.padding, module.dilation).shape[2:]
+    out = torch.zeros(len(value), len(weight), *size, dtype=value.dtype, device=value.device)
+    return out + bias.view(1, -1, *[1] * len(size)) if isinstance(bias, Tensor) else out
+
+
+def layer_cells(model: nn.Module, graph: ChannelGraph, image: Tensor) -> dict[str, int]:
+    """Layer name -> number of cells of its output map; 1 for a linear layer.
+
+    Args:
+        model: the network that `graph` describes.
+        graph: its channels.
+        image: (1, C, H, W) of the size that counts.
+    """
+    cells: dict[str, int] = {}
+
+    def answer(name: str, module: nn.Module, value: Tensor) -> Tensor:
+        output = bias_alone(module, value)
+        cells[name] = output[0, 0].numel()
+        return output
+
+    with answering(model, graph, answer):
+        model(image)
+    return cells
