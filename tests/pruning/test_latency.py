@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from utils.errors import PruningError
-from utils.pruning.conv_classes import conv_classes
-from utils.pruning.latency import ConvClass, Fingerprint, LatencyTable
+from utils.pruning.conv_classes import conv_classes, total_milliseconds
+from utils.pruning.latency import Calibration, ConvClass, Fingerprint, LatencyTable
 
 DENSE = ConvClass((3, 3), (1, 1), (1, 1), (1, 1), "dense", "leaky", 26, 26)
 DEPTHWISE = ConvClass((3, 3), (1, 1), (1, 1), (1, 1), "depthwise:1", "relu", 26, 26)
 GROUPED = ConvClass((3, 3), (1, 1), (1, 1), (1, 1), "grouped:2", "relu", 26, 26)
 MACHINE = Fingerprint("onnxruntime", "1.31", "made up", 2, 1, "float32")
-PROBED = (33, 34, 36, 40, 48, 49, 56, 57, 60, 61, 62, 63, 64)
+PROBED = (33, 34, 36, 40, 42, 44, 48, 49, 50, 52, 56, 57, 58, 60, 61, 62, 63, 64)
 
 
 def stair(width: int, step: int) -> int:
@@ -54,9 +54,10 @@ def test_stairs_are_read_from_the_probes() -> None:
         (lambda w: stair(w, 8), lambda w: stair(w, 16), 8),  # 16 would cost the reader a stair
         (lambda w: stair(w, 16), lambda w: stair(w, 16), 16),
         (lambda w: w if w % 4 == 0 else 1.24 * stair(w, 4), lambda w: stair(w, 4), 4),  # falls back inside
-        (lambda w: w, lambda w: w, 1),
+        (lambda w: w, lambda w: w, 2),  # one channel of so many is next to nothing
+        (lambda w: w**2, lambda w: w**2, 1),
     ],
-    ids=["shorter stairs of inputs", "equal stairs", "costlier inside", "no stairs"],
+    ids=["shorter stairs of inputs", "equal stairs", "costlier inside", "no stairs", "steep"],
 )
 def test_align_is_free_for_writer_and_reader_together(inputs, outputs, align: int) -> None:
     table = (
@@ -169,3 +170,28 @@ def test_classes_come_from_the_network_as_it_runs() -> None:
     assert (
         found[2].conv == found[3].conv == ConvClass((1, 1), (1, 1), (0, 0), (1, 1), "grouped:2", "none", 6, 6)
     )
+
+
+def test_the_total_is_the_sum_over_all_runs() -> None:
+    found = conv_classes(Net(), (20, 12), {})
+    table = LatencyTable(MACHINE)
+    for number, one in enumerate(dict.fromkeys(f.conv for f in found)):
+        table = table.with_points(
+            one, {(1 if one.is_depthwise else f, o): 10.0**number for f in (3, 16) for o in (8, 16)}
+        )
+    assert total_milliseconds(table, found) == 1 + 10 + 100 + 100
+
+
+@pytest.mark.parametrize(
+    ("predicted", "measured", "expected"),
+    [
+        ([10.0, 20.0, 40.0], [13.0, 24.0, 46.0], Calibration(1.1, 2.0)),
+        ([10.0], [12.0], Calibration(1.2, 0.0)),
+        ([10.0, 20.0], [9.0, 22.0], Calibration(1.0, 0.0)),  # noise: nothing costs less than nothing
+    ],
+    ids=["line", "one network", "negative overhead"],
+)
+def test_a_calibration_is_the_line_through_measured_networks(predicted, measured, expected) -> None:
+    fitted = Calibration.fitted(predicted, measured)
+    assert fitted.scale == pytest.approx(expected.scale)
+    assert fitted.overhead == pytest.approx(expected.overhead, abs=1e-6)

@@ -3,14 +3,14 @@
 Taken from the network as it runs, so it holds for any module, pruned or not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from utils.profiling import evaluating
-from utils.pruning.latency import ConvClass
+from utils.pruning.latency import ConvClass, LatencyTable
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,15 @@ def conv_classes(
         for hook in hooks:
             hook.remove()
     return tuple(found)
+
+
+def total_milliseconds(table: LatencyTable, convolutions: Iterable[Convolution]) -> float:
+    """What all of them take one after the other; what is between them (pools, sums, routes) is left out.
+
+    Raises:
+        PruningError: the table lacks a class.
+    """
+    return sum(table.milliseconds(found.conv, found.inputs, found.outputs) for found in convolutions)
 
 
 def _conv_class(module: nn.Conv2d, source: Tensor, activation: str) -> ConvClass:

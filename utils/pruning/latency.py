@@ -18,7 +18,7 @@ slower; all widths of one stair cost the same; `LatencyTable.from_json(table.to_
 """
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal, Self, get_args
@@ -31,7 +31,7 @@ from utils.errors import PruningError
 Axis = Literal["inputs", "outputs", "depthwise"]
 Widths = tuple[int, int]  # inputs, outputs
 STEPS = (1, 2, 4, 8, 16, 32)  # channels that a stair may be long
-FREE = 0.03  # what rounding up may cost and still count as nothing: repeated measurements differ by so much
+FREE = 0.03  # what rounding up may cost on average and still count as nothing
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,35 @@ class Fingerprint:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """From the sum over all convolutions to the whole network: scale * sum + overhead, milliseconds.
+
+    What is between convolutions (pools, sums, routes) shrinks with the widths too, only not to nothing.
+    """
+
+    scale: float = 1.0
+    overhead: float = 0.0
+
+    def __call__(self, convolutions: float) -> float:
+        """Milliseconds of a network whose convolutions take so many."""
+        return self.scale * convolutions + self.overhead
+
+    @classmethod
+    def fitted(cls, predicted: Sequence[float], measured: Sequence[float]) -> Self:
+        """The line through networks of several widths, least squares of relative errors; one gives a scale.
+
+        >>> Calibration.fitted([10.0, 20.0], [12.0, 22.5])
+        Calibration(scale=1.05, overhead=1.5)
+        """
+        weights = 1 / np.array(measured)
+        columns = np.stack([np.array(predicted) * weights, weights], axis=1)
+        scale, overhead = np.linalg.lstsq(columns, np.ones(len(weights)), rcond=None)[0].tolist()
+        if len(weights) == 1 or overhead < 0 or scale <= 0:  # what is between convolutions takes time, too
+            scale, overhead = float(np.mean(np.array(measured) / np.array(predicted))), 0.0
+        return cls(round(scale, 6), round(overhead, 6))
+
+
+@dataclass(frozen=True)
 class _Grid:
     """Milliseconds (inputs, outputs), never falling along either axis."""
 
@@ -142,7 +171,7 @@ class LatencyTable:
         return _interpolated(grid, *ends)
 
     def step(self, axis: Axis) -> int:
-        """Channels of a stair: the largest step that widths can be rounded up to for less than `FREE`."""
+        """Channels of a stair: the largest step that one can round up to for less than `FREE`."""
         return _free_step(self.probes.get(axis, {}))
 
     @property
@@ -250,11 +279,13 @@ def _interpolated(grid: _Grid, inputs: int, outputs: int) -> float:
 
 
 def _free_step(probe: Mapping[int, float]) -> int:
-    """The largest of `STEPS` to which every probed width can be rounded up for less than `FREE`."""
+    """The largest of `STEPS` that is free, as are all before it, for widths aligned to the one before it."""
     best = 1
-    for step in STEPS:
-        ends = {width: -(-width // step) * step for width in probe}
-        rises = [probe[end] / probe[width] for width, end in ends.items() if end in probe and end > width]
-        if rises and max(rises) <= 1 + FREE:
-            best = step
+    for step in STEPS[1:]:
+        ends = {width: width + best for width in probe if width % step == best}
+        # What one width saves pays for no other's cost.
+        rises = [max(1.0, probe[end] / probe[width]) for width, end in ends.items() if end in probe]
+        if not rises or sum(rises) / len(rises) > 1 + FREE:
+            break
+        best = step
     return best
