@@ -195,3 +195,12 @@ def test_a_calibration_is_the_line_through_measured_networks(predicted, measured
     fitted = Calibration.fitted(predicted, measured)
     assert fitted.scale == pytest.approx(expected.scale)
     assert fitted.overhead == pytest.approx(expected.overhead, abs=1e-6)
+
+
+def test_a_disturbed_measurement_is_held_to_that_of_the_wider_layer() -> None:
+    table = made_table()
+    disturbed = table.with_points(DENSE, {(64, 64): 100.0})
+    assert disturbed.milliseconds(DENSE, 64, 64) == min(
+        table.points[DENSE][128, 64], table.points[DENSE][64, 128]
+    )
+    assert disturbed.milliseconds(DENSE, 128, 128) == table.milliseconds(DENSE, 128, 128)

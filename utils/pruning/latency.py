@@ -13,8 +13,8 @@ Two widths of 8 and 16 channels measured, on a runtime whose probes know no stai
 >>> table.milliseconds(conv, 8, 16), table.milliseconds(conv, 12, 16), table.milliseconds(conv, 16, 32)
 (2.0, 3.0, 8.0)
 
-Invariants: never falling in either width; exact at measured widths unless a narrower layer was measured to be
-slower; all widths of one stair cost the same; `LatencyTable.from_json(table.to_json()) == table`.
+Invariants: never falling in either width; exact at measured widths unless a wider layer was measured to be
+faster; all widths of one stair cost the same; `LatencyTable.from_json(table.to_json()) == table`.
 """
 
 import itertools
@@ -258,9 +258,13 @@ def _grid(points: Mapping[Widths, float]) -> _Grid | None:
     if not points or len(points) < len(rows) * len(columns):
         return None
     measured = np.array([[points[row, column] for column in columns] for row in rows])
-    # A wider layer does all that a narrower one does. A budget searched by bisection, and a knapsack's score
-    # per millisecond, need that order; where noise or an unlucky width breaks it, the maximum restores it.
-    rising = np.maximum.accumulate(np.maximum.accumulate(measured, axis=0), axis=1)
+    # A budget searched by bisection, and a knapsack's score per millisecond, need costs that never fall. Where a
+    # wider layer was faster, its cost holds for the narrower one: disturbances only add time, so the higher of
+    # the two is the one that errs, and if it does not, one can have the wider layer for less.
+    rising = measured[::-1, ::-1]
+    for axis in (0, 1):
+        rising = np.minimum.accumulate(rising, axis=axis)
+    rising = rising[::-1, ::-1]
     return _Grid(np.array(rows), np.array(columns), rising)
 
 
