@@ -258,9 +258,9 @@ def _grid(points: Mapping[Widths, float]) -> _Grid | None:
     if not points or len(points) < len(rows) * len(columns):
         return None
     measured = np.array([[points[row, column] for column in columns] for row in rows])
-    # A budget searched by bisection, and a knapsack's score per millisecond, need costs that never fall. Where a
-    # wider layer was faster, its cost holds for the narrower one: disturbances only add time, so the higher of
-    # the two is the one that errs, and if it does not, one can have the wider layer for less.
+    # A budget searched by bisection, and a knapsack's score per millisecond, need costs that never fall. Where
+    # a wider layer was faster, its cost holds for the narrower one: disturbances only add time, so the higher
+    # of the two is the one that errs, and if it does not, one can have the wider layer for less.
     rising = measured[::-1, ::-1]
     for axis in (0, 1):
         rising = np.minimum.accumulate(rising, axis=axis)
