@@ -258,7 +258,7 @@ def _grid(points: Mapping[Widths, float]) -> _Grid | None:
     if not points or len(points) < len(rows) * len(columns):
         return None
     measured = np.array([[points[row, column] for column in columns] for row in rows])
-    # A budget searched by bisection, and a knapsack's score per millisecond, need costs that never fall. Where
+    # A budget searched by bisection, and a knapsack's score per millisecond, need costs that never fall. If
     # a wider layer was faster, its cost holds for the narrower one: disturbances only add time, so the higher
     # of the two is the one that errs, and if it does not, one can have the wider layer for less.
     rising = measured[::-1, ::-1]
