@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from utils.profiling import count_macs, count_parameters, evaluating, measure_latency
+from utils.profiling import count_macs, count_parameters, evaluating, fastest, measure_latency
 
 
 def test_only_learnable_values_are_parameters() -> None:
@@ -102,3 +102,14 @@ def test_quantiles_come_from_the_timed_rounds_in_milliseconds(monkeypatch: pytes
 def test_no_rounds_are_refused() -> None:
     with pytest.raises(ValueError, match="rounds=0"):
         measure_latency({"run": lambda: None}, rounds=0)
+
+
+def test_the_fastest_of_as_many_rounds_as_the_time_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    durations = [0.003, 0.008, 0.002, 0.009, 0.004, 0.007]  # seconds; a, b in turns
+    ticks = itertools.accumulate(itertools.chain.from_iterable((0.0, duration) for duration in durations))
+    monkeypatch.setattr("utils.profiling.time.perf_counter", lambda: next(ticks))
+    calls: list[str] = []
+    runs = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    best = fastest(runs, rounds=2, seconds=0.030, warmup=1)
+    assert best == pytest.approx({"a": 2.0, "b": 7.0})
+    assert calls == ["a", "b"] * 4

@@ -97,7 +97,7 @@ def removals(graph: ChannelGraph, values: UnitScores, cost: LayerCost, widths: W
     moves = [queue.best_move(present, known) for queue in waiting]
     chunks: list[ChannelIds] = []
     while True:
-        open_moves = [(move.price, index, move.count) for index, move in enumerate(moves) if move]
+        open_moves = [(move.price, index, move.chunks) for index, move in enumerate(moves) if move]
         if not open_moves:
             return Removals(graph, tuple(chunks), values, widths)
         _, chosen, count = min(open_moves)
@@ -108,9 +108,9 @@ def removals(graph: ChannelGraph, values: UnitScores, cost: LayerCost, widths: W
 
 
 class _Move(NamedTuple):
-    """Take the next `count` chunks of a group: `price` is what they are worth for each unit of cost saved."""
+    """Take the next `chunks` of a group: `price` is what they are worth for each unit of cost saved."""
 
-    count: int
+    chunks: int
     price: float
 
 
@@ -131,18 +131,15 @@ class _Queue:
         # inputs and outputs that a layer has lost when so many units are gone
         self._lost: dict[str, NDArray[np.intp]] = {}
         for name, layer in graph.layers.items():
-            sides = [
-                np.bincount(ids, minlength=graph.unit_count)[units] for ids in (layer.inputs, layer.outputs)
-            ]
-            if any(side.any() for side in sides):
-                counts = np.stack(sides, axis=1)
+            sides = (np.bincount(ids, minlength=graph.unit_count) for ids in (layer.inputs, layer.outputs))
+            counts = np.stack([side[units] for side in sides], axis=1)
+            if counts.any():
                 self._lost[name] = np.concatenate([np.zeros((1, 2), np.intp), np.cumsum(counts, axis=0)])
         self.names = frozenset(self._lost)
 
     def pop(self, present: dict[str, tuple[int, int]]) -> ChannelIds:
         """Take the next chunk and narrow the layers by it."""
-        for name, widths in self._after(present, 1).items():
-            present[name] = widths
+        present.update(self._after(present, 1))
         start, end = self._ends[self._done : self._done + 2]
         self._done += 1
         return self._units[start:end]

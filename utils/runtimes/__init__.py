@@ -1,1 +1,1 @@
-"""Programs that run a network, a backend a file."""
+"""What runs an exported network: one protocol, a backend a file."""

@@ -1,0 +1,51 @@
+"""A module on any runtime, by way of an ONNX file that is not kept."""
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.errors import ExportError
+from utils.runtimes.runtime import Runtime, Session
+from utils.runtimes.torch import Torch
+
+
+def session(module: nn.Module, example: Tensor, runtime: Runtime, opset: int = 17) -> Session:
+    """Get `module` ready to run on `runtime`.
+
+    Args:
+        module: in evaluation mode, on the CPU, batch norms folded; (B, C, H, W) -> a tensor or several.
+        example: (B, C, H, W) of the only size that the session takes.
+        runtime: where it runs; torch takes the module as it is.
+        opset: of the ONNX operators on the way.
+
+    Raises:
+        ToolkitError: the module cannot be exported, or the runtime cannot load it.
+    """
+    if isinstance(runtime, Torch):
+        return runtime.wrap(module)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "module.onnx"
+        _trace(module, example, path, opset)
+        return runtime.load(path)
+
+
+def random_images(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """(B, C, H, W) float32 in 0..1: zeros and denormals would be computed at another speed."""
+    return np.random.default_rng(seed).random(shape, dtype=np.float32)
+
+
+def _trace(module: nn.Module, example: Tensor, path: Path, opset: int) -> None:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # sizes are constants here, and may be
+        warnings.simplefilter("ignore", DeprecationWarning)  # the newer exporter takes seconds
+        warnings.filterwarnings("ignore", "Constant folding", UserWarning)
+        try:
+            torch.onnx.export(
+                module, (example,), path, input_names=["images"], opset_version=opset, dynamo=False
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ExportError(f"torch.onnx, opset {opset}: {error}") from error

@@ -1,0 +1,50 @@
+"""onnxruntime on the processor."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from utils.errors import ToolkitError
+from utils.runtimes.runtime import Images, Outputs, Session, package
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """With as many threads as torch has, which sleep while they wait."""
+
+    name: str = "onnxruntime"
+    precision: str = "f32"
+    device: None = None
+
+    @property
+    def version(self) -> str:
+        """Of the package."""
+        return str(package(self.name, "onnxruntime").__version__)
+
+    def load(self, path: Path) -> Session:
+        """An ONNX file, ready to run."""
+        onnxruntime = package(self.name, "onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to others
+        options.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its own types have no other public base
+            raise ToolkitError(f"{path}: onnxruntime cannot load it: {error}") from error
+        return _Session(session, session.get_inputs()[0].name)
+
+
+@dataclass(frozen=True)
+class _Session:
+    session: Any
+    input: str
+
+    def infer(self, images: Images) -> Outputs:
+        return list(self.session.run(None, {self.input: images}))
+
+    def bound(self, images: Images) -> Callable[[], object]:
+        return lambda: self.session.run(None, {self.input: images})
