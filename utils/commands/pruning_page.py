@@ -1,0 +1,320 @@
+"""What the page of a pruning run shows, taken from the networks and images themselves.
+
+section_rows, class_rows, samples, ... each make one part of `utils.reporting.page.Page`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from utils.commands.detector import Detector, Floats, Thresholds
+from utils.darknet.costs import section_costs
+from utils.darknet.fuse import fused
+from utils.darknet.model import Darknet
+from utils.darknet.network import Network
+from utils.darknet.sections import Convolutional, Section
+from utils.data.dataset import DetectionDataset
+from utils.data.images import read_image
+from utils.data.loader import Loader
+from utils.detection.boxes import pairwise_iou, xywh_to_xyxy
+from utils.detection.evaluator import Evaluation
+from utils.errors import DatasetError
+from utils.frontends.darknet import section_index
+from utils.profiling import measure_modules
+from utils.pruning.channels import ChannelGraph
+from utils.pruning.policies import Candidates, candidate_channels
+from utils.pruning.report import Figures, SectionChange
+from utils.pruning.subject import LayerScores
+from utils.reporting.figures import percent, points, short
+from utils.reporting.page import Box, Card, ClassRow, Sample, SectionRow
+
+_ROUNDS, _WARM_UP = 9, 2
+_LONGEST_SIDE, _QUALITY = 640, 82  # pixels and JPEG quality of a sample
+_LOOKED_AT = 16  # images among which the samples are chosen
+_SAME_BOX = 0.5  # IoU from which two boxes are one
+_SHOWN = Thresholds(confidence=0.25)
+SAMPLES_NOTE = (
+    f"Of the first {_LOOKED_AT} validation images those are shown where most boxes were lost or gained; "
+    f"scores from {_SHOWN.confidence} on, the same box from an overlap (IoU) of {_SAME_BOX} on."
+)
+
+Pair = tuple[float, float]  # milliseconds before and after
+
+
+def moved_sections(network: Network, removed_blocks: Sequence[int]) -> dict[int, int]:
+    """Old -> new number of every section that stays.
+
+    Args:
+        network: as it was before.
+        removed_blocks: numbers of the shortcuts whose blocks were removed, as in `PruningReport`.
+    """
+    gone = {
+        index
+        for shortcut in removed_blocks
+        for index in range(network.sources(shortcut)[1] + 1, shortcut + 1)  # a branch fills the whole gap
+    }
+    kept = (index for index in range(len(network)) if index not in gone)
+    return {old: new for new, old in enumerate(kept)}
+
+
+def section_rows(
+    before: Darknet,
+    after: Darknet,
+    graph: ChannelGraph,
+    sections: Sequence[SectionChange],
+    moved: Mapping[int, int],
+    image_size: tuple[int, int],
+    times: Sequence[Pair] | None = None,
+) -> tuple[SectionRow, ...]:
+    """A row for each section with filters.
+
+    Args:
+        before: the network as it was.
+        after: the pruned one.
+        graph: the channels of `before`.
+        sections: what became of each layer of `graph`.
+        moved: see `moved_sections`.
+        image_size: (height, width) at which multiply-adds count.
+        times: see `section_times`; None where it was not measured.
+    """
+    old = section_costs(before.network, image_size)
+    new = section_costs(after.network, image_size)
+    groups = _groups(graph)
+    rows = []
+    for change in sections:
+        index = change.index
+        cost = new[moved[index]] if index in moved else None
+        rows.append(
+            SectionRow(
+                index=index,
+                label=_label(before.network[index]),
+                filters_before=len(change.mask),
+                filters_after=after.network.channels(moved[index]) if cost else 0,
+                removed=cost is None,
+                group=groups.get(index),
+                parameters=(old[index].parameters, cost.parameters if cost else 0),
+                macs=(old[index].macs, cost.macs if cost else 0),
+                milliseconds=times[index] if times else None,
+            )
+        )
+    return tuple(rows)
+
+
+def section_times(
+    before: Darknet, after: Darknet, moved: Mapping[int, int], image_size: tuple[int, int]
+) -> tuple[Pair, ...]:
+    """Milliseconds of every section of `before` and of what became of it, as deployed, taking turns.
+
+    A removed section takes none after.
+    """
+    deployed = {"before": fused(before), "after": fused(after)}
+    times = measure_modules(
+        {name: _inference(model, image_size) for name, model in deployed.items()},
+        {name: list(model.layers) for name, model in deployed.items()},
+        rounds=_ROUNDS,
+        warmup=_WARM_UP,
+    )
+    return tuple(
+        (time, times["after"][moved[index]] if index in moved else 0.0)
+        for index, time in enumerate(times["before"])
+    )
+
+
+def other_times(rows: Sequence[SectionRow], times: Sequence[Pair]) -> Pair:
+    """Milliseconds of all sections that have no row, together."""
+    shown = {row.index for row in rows}
+    others = [pair for index, pair in enumerate(times) if index not in shown]
+    return sum(before for before, _ in others), sum(after for _, after in others)
+
+
+def channel_scores(
+    graph: ChannelGraph,
+    scores: LayerScores,
+    sections: Sequence[SectionChange],
+    candidates: Candidates = "all",
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Scores of all channels that could be removed, (channels,), and which of them stay, (channels,).
+
+    Args:
+        graph: the channels of the network before.
+        scores: of its layers.
+        sections: what became of each layer.
+        candidates: what the strategy may remove.
+    """
+    kept = {change.index: change.mask for change in sections}
+    judged = candidate_channels(graph, scores, candidates)
+    nothing = np.zeros(0)
+    values = [scores[name][mask] for name, mask in judged.items()]
+    staying = [kept[section_index(name)][mask] for name, mask in judged.items()]
+    return (
+        np.concatenate([nothing, *values]).astype(np.float32),
+        np.concatenate([nothing, *staying]).astype(np.bool_),
+    )
+
+
+def class_rows(before: Evaluation, after: Evaluation) -> tuple[ClassRow, ...]:
+    """Both networks' AP of every class that occurs, evaluated on the same images."""
+    return tuple(
+        ClassRow(name, before.truths[name], ap, after.per_class[name])
+        for name, ap in before.per_class.items()
+        if before.truths[name]
+    )
+
+
+def cards(before: Figures, after: Figures) -> tuple[Card, ...]:
+    """The summary: accuracy where it was measured, parameters, MACs, file size, latency."""
+    found = []
+    if before.map50 is not None and after.map50 is not None:
+        change = f"{points(after.map50 - before.map50)} points"
+        share = after.map50 / before.map50 if before.map50 else None
+        found.append(Card("mAP@0.5", percent(before.map50), percent(after.map50), change, share))
+    found.append(_left("Parameters", before.parameters, after.parameters, short))
+    found.append(_left("MACs per image", before.macs, after.macs, short))
+    found.append(_left("Weights file", before.file_size, after.file_size, _mebibytes))
+    if before.latency is not None and after.latency is not None:
+        found.append(_left("Latency, median", before.latency.p50, after.latency.p50, _milliseconds))
+    return tuple(found)
+
+
+def samples(
+    before: Darknet, after: Darknet, loader: Loader, names: Sequence[str], count: int = 4
+) -> tuple[Sample, ...]:
+    """The images on which the two networks differ most, as `SAMPLES_NOTE` says, in the order of the list.
+
+    Args:
+        before: the network as it was.
+        after: the pruned one.
+        loader: validation images with labels; images that cannot be read are passed over.
+        names: class names.
+        count: how many images at most.
+    """
+    dataset = loader.dataset
+    detectors = [Detector(model, dataset.image_size, _SHOWN, dataset.letterbox) for model in (before, after)]
+    found = []
+    for number in range(min(_LOOKED_AT, len(dataset.images))):
+        try:
+            image = read_image(dataset.images[number])
+        except DatasetError:
+            continue
+        rows = [_as_fractions(detector(image)[0], image) for detector in detectors]
+        boxes = tuple(compared(rows[0], rows[1], _truths(dataset, number), names))
+        found.append((number, Sample(dataset.images[number].name, _jpeg(image), image.shape[:2], boxes)))
+    telling = sorted(found, key=lambda item: (-len(item[1].changes), -len(item[1].boxes)))
+    return tuple(sample for _, sample in sorted(telling[:count], key=lambda item: item[0]))
+
+
+def compared(before: Floats, after: Floats, truths: Floats, names: Sequence[str]) -> Iterator[Box]:
+    """Tell which detections of one image both networks have.
+
+    Args:
+        before: (M, 6) xyxy as fractions of the image, score, class, best first.
+        after: (N, 6) the same.
+        truths: (T, 5) class, xyxy.
+        names: class names.
+
+    Yields:
+        The boxes of `before`, kept or lost, then those of `after` that none of them claimed, gained. A box
+        claims the one of its class that it overlaps most, the better score first.
+    """
+    overlaps = _overlaps(before, after)
+    free = np.ones(len(after), dtype=np.bool_)
+    for row, overlap in zip(before, overlaps, strict=True):
+        overlap = overlap * free
+        kept = bool(overlap.max(initial=0.0) >= _SAME_BOX)
+        if kept:
+            free[overlap.argmax()] = False
+        yield _box(row, "kept" if kept else "lost", truths, names)
+    yield from (_box(row, "gained", truths, names) for row in after[free])
+
+
+def _overlaps(first: Floats, second: Floats) -> Floats:
+    """(M, N) IoU of rows xyxy, score, class; 0 between classes."""
+    iou = pairwise_iou(torch.from_numpy(first[:, :4]), torch.from_numpy(second[:, :4])).numpy()
+    return iou * (first[:, None, 5] == second[:, 5])
+
+
+def _box(row: Floats, kind: str, truths: Floats, names: Sequence[str]) -> Box:
+    labelled = np.concatenate((truths[:, 1:], np.ones((len(truths), 1)), truths[:, :1]), axis=1)
+    right = bool(_overlaps(row[None], labelled).max(initial=0.0) >= _SAME_BOX)
+    left, top, right_edge, bottom = row[:4].clip(0, 1).tolist()
+    return Box((left, top, right_edge, bottom), names[int(row[5])], float(row[4]), kind, right)
+
+
+def _as_fractions(rows: Floats, image: NDArray[np.uint8]) -> Floats:
+    height, width = image.shape[:2]
+    return np.concatenate((rows[:, :4] / (width, height, width, height), rows[:, 4:]), axis=1)
+
+
+def _truths(dataset: DetectionDataset, number: int) -> Floats:
+    """(T, 5) class and xyxy as fractions of the image."""
+    labels = torch.from_numpy(dataset.index.labels[number]).double()
+    return torch.cat((labels[:, :1], xywh_to_xyxy(labels[:, 1:])), dim=1).numpy()
+
+
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
+    """An RGB image as a JPEG file, its longer side `_LONGEST_SIDE` pixels at most."""
+    height, width = image.shape[:2]
+    scale = min(1.0, _LONGEST_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    smaller = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".jpg", smaller[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    return data.tobytes()
+
+
+def _inference(model: Darknet, image_size: tuple[int, int]) -> Callable[[], object]:
+    device = next(model.parameters()).device
+    image = torch.rand(1, model.network.channels(-1), *image_size, device=device)
+    image = image.to(memory_format=torch.channels_last)
+
+    def run() -> object:
+        with torch.inference_mode():
+            return model(image)
+
+    return run
+
+
+def _groups(graph: ChannelGraph) -> dict[int, int]:
+    """Section number -> number of its set of sections, from 1, for those whose channels shortcuts tie."""
+    owner: dict[int, int] = {}  # coupled unit -> the first section that writes it
+    leader: dict[int, int] = {}
+
+    def find(index: int) -> int:
+        while leader[index] != index:
+            index = leader[index]
+        return index
+
+    for name, layer in graph.layers.items():
+        index = section_index(name)
+        units = layer.outputs[graph.coupled[layer.outputs]].tolist()
+        if units:
+            leader[index] = index
+        for unit in units:
+            first, second = find(owner.setdefault(unit, index)), find(index)
+            leader[max(first, second)] = min(first, second)
+    numbers = {first: number for number, first in enumerate(sorted({find(i) for i in leader}), start=1)}
+    return {index: numbers[find(index)] for index in leader}
+
+
+def _label(section: Section) -> str:
+    if not isinstance(section, Convolutional):
+        return section.kind
+    stride = "/".join(map(str, sorted(set(section.stride))))
+    parts = [f"{section.size}×{section.size}"]
+    parts += [f"/ {stride}"] if stride != "1" else []
+    parts += [f"{section.groups} groups"] if section.groups > 1 else []
+    return " ".join(parts)
+
+
+def _left(label: str, before: float, after: float, show: Callable[[float], str]) -> Card:
+    return Card(label, show(before), show(after), f"{after / before:.0%} left", after / before)
+
+
+def _mebibytes(value: float) -> str:
+    return f"{value / 2**20:.2f} MiB"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.2f} ms"
