@@ -28,7 +28,7 @@ from utils.pruning.channels import ChannelGraph
 from utils.pruning.policies import Candidates, candidate_channels
 from utils.pruning.report import Figures, SectionChange
 from utils.pruning.subject import LayerScores
-from utils.reporting.figures import percent, points, short
+from utils.reporting.figures import milliseconds, percent, points, short
 from utils.reporting.page import Box, Card, ClassRow, Sample, SectionRow
 
 _ROUNDS, _WARM_UP = 9, 2
@@ -309,7 +309,7 @@ def _label(section: Section) -> str:
 
 
 def _left(label: str, before: float, after: float, show: Callable[[float], str]) -> Card:
-    return Card(label, show(before), show(after), f"{after / before:.0%} left", after / before)
+    return Card(label, show(before), show(after), f"{100 * after / before:.0f} % left", after / before)
 
 
 def _mebibytes(value: float) -> str:
@@ -317,4 +317,4 @@ def _mebibytes(value: float) -> str:
 
 
 def _milliseconds(value: float) -> str:
-    return f"{value:.2f} ms"
+    return f"{milliseconds(value)} ms"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 _BINS = 56
 # Where the largest score is beyond so many times the 99th percentile, a few outliers would squeeze the rest.
 _OUTLIERS = 1.6
-# Side of a badge, as a fraction of the narrowest picture a page shows.
+# Side of a badge with some air, as a fraction of the narrowest picture a page shows.
 _BADGE = 0.075
 
 
@@ -112,11 +112,11 @@ def histogram(
     scores, kept = np.asarray(scores, dtype=np.float64)[finite], kept[finite]
     if not len(scores):
         return None
-    end = _end(scores, threshold)
-    edges = np.linspace(0, end, _BINS + 1)
-    numbers = np.clip(np.searchsorted(edges, scores, side="right") - 1, 0, _BINS - 1)
-    counts = np.bincount(numbers, minlength=_BINS)
-    staying = np.bincount(numbers[kept], minlength=_BINS)
+    edges = _edges(scores, threshold)
+    end = float(edges[-1])
+    numbers = np.clip(np.searchsorted(edges, scores, side="right") - 1, 0, len(edges) - 2)
+    counts = np.bincount(numbers, minlength=len(edges) - 1)
+    staying = np.bincount(numbers[kept], minlength=len(edges) - 1)
     top = _log(counts.max()) * 1.04
     return Histogram(
         bins=tuple(
@@ -132,11 +132,16 @@ def histogram(
     )
 
 
-def _end(scores: NDArray[np.float64], threshold: float | None) -> float:
-    """The score at the right edge."""
+def _edges(scores: NDArray[np.floating], threshold: float | None) -> NDArray[np.float64]:
+    """(bins + 1,) from 0 on; the threshold is one of them unless it is next to 0."""
     largest, usual = float(scores.max()), float(np.percentile(scores, 99))
     end = min(largest, _OUTLIERS * usual) if usual > 0 else largest
-    return max(end, 1.2 * (threshold or 0)) or 1.0
+    end = max(end, 1.2 * (threshold or 0)) or 1.0
+    width = end / _BINS
+    left = round((threshold or 0) / width)
+    if threshold and left >= 2:
+        width = threshold / left
+    return width * np.arange(int(np.ceil(end / width - 1e-9)) + 1)
 
 
 def _log(count: float) -> float:
@@ -155,26 +160,26 @@ def _round_values(end: float) -> tuple[float, ...]:
     return tuple(round(step * number, 12) for number in range(int(end / step) + 1))
 
 
-def badge_corners(corners: Sequence[tuple[float, float]], aspect: float) -> tuple[tuple[float, float], ...]:
+def badge_centers(points: Sequence[tuple[float, float]], aspect: float) -> tuple[tuple[float, float], ...]:
     """Move the number badges of boxes apart, so that each can be read.
 
     Args:
-        corners: wished left and top of each badge, fractions of the picture.
+        points: wished centre (x, y) of each badge, fractions of the picture.
         aspect: width of the picture over its height.
 
     Returns:
-        Left and top inside the picture; no two overlap as long as there is room.
+        Centres inside the picture; no two badges overlap as long as there is room.
     """
-    width, height = _BADGE, _BADGE * aspect
-    columns, rows = int(1 / width), max(1, int(1 / height))
+    width, height = _BADGE, min(1.0, _BADGE * aspect)
+    columns, rows = int(1 / width), int(1 / height)
+    grid = [((c + 0.5) * width, (r + 0.5) * height) for r in range(rows) for c in range(columns)]
     placed: list[tuple[float, float]] = []
-    for left, top in corners:
-        left, top = min(max(left, 0), 1 - width), min(max(top, 0), max(0.0, 1 - height))
-        grid = ((c * width, r * height) for r in range(rows) for c in range(columns))
-        near = sorted(grid, key=lambda spot: (spot[0] - left) ** 2 + (spot[1] - top) ** 2)
-        spots = [(left, top), *near]
-        clear = (s for s in spots if not any(_touch(s, other, width, height) for other in placed))
-        placed.append(next(clear, (left, top)))
+    for x, y in points:
+        x = min(max(x, width / 2), 1 - width / 2)
+        y = min(max(y, height / 2), 1 - height / 2)
+        near = sorted(grid, key=lambda spot: (spot[0] - x) ** 2 + ((spot[1] - y) / aspect) ** 2)
+        clear = (s for s in [(x, y), *near] if not any(_touch(s, p, width, height) for p in placed))
+        placed.append(next(clear, (x, y)))
     return tuple(placed)
 
 

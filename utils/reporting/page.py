@@ -26,6 +26,7 @@ STAGES: Mapping[str, str] = {
     "compact": "removed channels cut out, written to disk and read back",
     "recalibrated": "the compact network with its batch-norm statistics measured anew",
 }
+MOST_NUMBERED = 10  # boxes of a sample with a number and a line of their own
 
 
 @dataclass(frozen=True)
@@ -122,15 +123,21 @@ class Sample:
         return tuple(sorted(changed, key=lambda box: (order[box.kind], -box.score)))
 
     @property
+    def numbered(self) -> tuple[Box, ...]:
+        """Of `changes` those with the best scores, as many as a reader can tell apart."""
+        best = sorted(self.changes, key=lambda box: -box.score)[:MOST_NUMBERED]
+        return tuple(box for box in self.changes if box in best)
+
+    @property
     def kept(self) -> tuple[Box, ...]:
         """Boxes of both networks."""
         return tuple(box for box in self.boxes if box.kind == "kept")
 
     @property
     def badges(self) -> tuple[tuple[float, float], ...]:
-        """Left and top of the number of each of `changes`: lost ones in the upper left corner of the box."""
-        corners = [box.xyxy[:2] if box.kind == "lost" else box.xyxy[2:] for box in self.changes]
-        return charts.badge_corners(corners, self.size[1] / self.size[0])
+        """Where the number of each of `numbered` goes: lost at the upper left, gained at the lower right."""
+        corners = [box.xyxy[:2] if box.kind == "lost" else box.xyxy[2:] for box in self.numbered]
+        return charts.badge_centers(corners, self.size[1] / self.size[0])
 
 
 @dataclass(frozen=True)
