@@ -130,7 +130,7 @@ def measure_modules(
 
     Returns:
         For every name of `runs` the median milliseconds that each of its modules takes in one inference, 0
-        for one that does not run. A clock is read around every module, so the sum is above the latency.
+        for one that does not run. Medians do not add up exactly, and a clock is read around every module.
 
     Raises:
         ValueError: `rounds` is not positive.

@@ -8,13 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from utils.commands.pruning_page import (
-    channel_scores,
-    moved_sections,
-    other_times,
-    section_rows,
-    section_times,
-)
+from utils.commands.pruning_page import network_page
 from utils.darknet.model import Darknet
 from utils.frontends.darknet import DarknetSubject, section_index
 from utils.pruning.policies import WeakestBlocks, slim
@@ -50,26 +44,18 @@ def changes(
     return sections, [section_index(block.name) for block in blocks]
 
 
-def network_page(model: Darknet, policies: list[Policy]) -> Page:
+def pruned_page(model: Darknet, policies: list[Policy]) -> Page:
     """What of a page comes from the networks."""
     subject = DarknetSubject.of(model)
     result = prune(subject, policies)
-    after = result.compact.model
-    sections, blocks = changes(subject, result)
-    moved = moved_sections(model.network, blocks)
-    size = model.network.height, model.network.width
-    times = section_times(model, after, moved, size)
-    rows = section_rows(model, after, subject.graph, sections, moved, size, times)
-    scores, kept = channel_scores(subject.graph, gamma_scores(subject), sections)
-    return Page(
+    return network_page(
+        model,
+        result.compact.model,
+        subject.graph,
+        gamma_scores(subject),
+        *changes(subject, result),
+        (model.network.height, model.network.width),
         title="example",
-        cfg_before=model.network.to_cfg(),
-        cfg_after=after.network.to_cfg(),
-        moved=moved,
-        sections=rows,
-        other_milliseconds=other_times(rows, times),
-        scores=scores,
-        kept=kept,
         threshold=result.plans[0].threshold,
     )
 
@@ -78,7 +64,7 @@ def network_page(model: Darknet, policies: list[Policy]) -> Page:
 def example(root: Path) -> Page:
     """Every part of a page, with hostile text wherever text comes from outside."""
     model = randomised(root / "cfg/yolov3-shapes.cfg")
-    page = network_page(model, [slim(0.6, 0.01), WeakestBlocks(8)])
+    page = pruned_page(model, [slim(0.6, 0.01), WeakestBlocks(8)])
     return replace(
         page,
         title=f"yolov3-shapes {HOSTILE}",

@@ -17,8 +17,8 @@ ARGUMENTS = [
 WIDTHS = (1280, 400)
 SMALLEST_LETTERS = 11
 
-# Every line of text as a rectangle, cut to what its scrolling containers show; `cut` counts what an
-# ancestor hides for good.
+# Every line of text as a rectangle, cut to what its scrolling containers show; `cut` has the texts that an
+# ancestor hides for good or that stick out of their frame.
 TEXTS = """() => {
   const texts = [], cut = [];
   let smallest = Infinity;
@@ -33,8 +33,9 @@ TEXTS = """() => {
       let {left, top, right, bottom} = rect;
       for (let box = parent; box !== document.body; box = box.parentElement) {
         const style = getComputedStyle(box), edge = box.getBoundingClientRect();
-        if (box instanceof SVGElement || style.overflowX === "visible") continue;
-        const hidden = style.overflowX === "hidden";
+        const framed = box.matches(".card, .panel, figure, .notes");
+        if (box instanceof SVGElement || (style.overflowX === "visible" && !framed)) continue;
+        const hidden = style.overflowX === "hidden" || style.overflowX === "visible";
         const inside = left > edge.left - 1 && right < edge.right + 1 && bottom < edge.bottom + 1;
         if (hidden && !inside) cut.push(node.data);
         left = Math.max(left, edge.left); right = Math.min(right, edge.right);

@@ -1,47 +1,81 @@
-"""What the page of a pruning run shows, taken from the networks and images themselves.
+"""What the page of a pruning run shows of its networks; `pruning_samples` has the pictures.
 
-section_rows, class_rows, samples, ... each make one part of `utils.reporting.page.Page`.
+page = network_page(model, compact, subject.graph, scores, sections, removed_blocks, image_size, title="...")
+page = replace(page, cards=cards(figures_before, figures_after), classes=class_rows(...), ...)
+write_page(path, page)
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from utils.commands.detector import Detector, Floats, Thresholds
 from utils.darknet.costs import section_costs
 from utils.darknet.fuse import fused
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.darknet.sections import Convolutional, Section
-from utils.data.dataset import DetectionDataset
-from utils.data.images import read_image
-from utils.data.loader import Loader
-from utils.detection.boxes import pairwise_iou, xywh_to_xyxy
 from utils.detection.evaluator import Evaluation
-from utils.errors import DatasetError
 from utils.frontends.darknet import section_index
 from utils.profiling import measure_modules
 from utils.pruning.channels import ChannelGraph
 from utils.pruning.policies import Candidates, candidate_channels
 from utils.pruning.report import Figures, SectionChange
 from utils.pruning.subject import LayerScores
-from utils.reporting.figures import milliseconds, percent, points, short
-from utils.reporting.page import Box, Card, ClassRow, Sample, SectionRow
+from utils.reporting.figures import digits, percent, points, short
+from utils.reporting.page import Card, ClassRow, Page, SectionRow
 
 _ROUNDS, _WARM_UP = 9, 2
-_LONGEST_SIDE, _QUALITY = 640, 82  # pixels and JPEG quality of a sample
-_LOOKED_AT = 16  # images among which the samples are chosen
-_SAME_BOX = 0.5  # IoU from which two boxes are one
-_SHOWN = Thresholds(confidence=0.25)
-SAMPLES_NOTE = (
-    f"Of the first {_LOOKED_AT} validation images those are shown where most boxes were lost or gained; "
-    f"scores from {_SHOWN.confidence} on, the same box from an overlap (IoU) of {_SAME_BOX} on."
-)
 
 Pair = tuple[float, float]  # milliseconds before and after
+
+
+def network_page(
+    before: Darknet,
+    after: Darknet,
+    graph: ChannelGraph,
+    scores: LayerScores,
+    sections: Sequence[SectionChange],
+    removed_blocks: Sequence[int],
+    image_size: tuple[int, int],
+    *,
+    title: str,
+    threshold: float | None = None,
+    candidates: Candidates = "all",
+) -> Page:
+    """The parts of a page that come from the networks: sections with their times, scores, cfgs.
+
+    Args:
+        before: the network as it was.
+        after: the pruned one.
+        graph: the channels of `before`.
+        scores: importance of its channels.
+        sections: what became of each layer of `graph`.
+        removed_blocks: numbers of the shortcuts whose blocks were removed.
+        image_size: (height, width) at which multiply-adds and times count.
+        title: the heading.
+        threshold: the score below which channels went.
+        candidates: what the strategy could remove.
+    """
+    moved = moved_sections(before.network, removed_blocks)
+    times = section_times(before, after, moved, image_size)
+    rows = section_rows(before, after, graph, sections, moved, image_size, times)
+    values, kept = channel_scores(graph, scores, sections, candidates)
+    lost = sum(row.removed for row in rows)
+    left = f"{int(kept.sum()):,} of the {len(kept):,} channels that could go are left"
+    return Page(
+        title=title,
+        subtitle=f"{left}, {lost} sections with filters are removed." if lost else f"{left}.",
+        sections=rows,
+        other_milliseconds=other_times(rows, times),
+        scores=values,
+        kept=kept,
+        threshold=threshold,
+        cfg_before=before.network.to_cfg(),
+        cfg_after=after.network.to_cfg(),
+        moved=moved,
+    )
 
 
 def moved_sections(network: Network, removed_blocks: Sequence[int]) -> dict[int, int]:
@@ -179,91 +213,6 @@ def cards(before: Figures, after: Figures) -> tuple[Card, ...]:
     return tuple(found)
 
 
-def samples(
-    before: Darknet, after: Darknet, loader: Loader, names: Sequence[str], count: int = 4
-) -> tuple[Sample, ...]:
-    """The images on which the two networks differ most, as `SAMPLES_NOTE` says, in the order of the list.
-
-    Args:
-        before: the network as it was.
-        after: the pruned one.
-        loader: validation images with labels; images that cannot be read are passed over.
-        names: class names.
-        count: how many images at most.
-    """
-    dataset = loader.dataset
-    detectors = [Detector(model, dataset.image_size, _SHOWN, dataset.letterbox) for model in (before, after)]
-    found = []
-    for number in range(min(_LOOKED_AT, len(dataset.images))):
-        try:
-            image = read_image(dataset.images[number])
-        except DatasetError:
-            continue
-        rows = [_as_fractions(detector(image)[0], image) for detector in detectors]
-        boxes = tuple(compared(rows[0], rows[1], _truths(dataset, number), names))
-        found.append((number, Sample(dataset.images[number].name, _jpeg(image), image.shape[:2], boxes)))
-    telling = sorted(found, key=lambda item: (-len(item[1].changes), -len(item[1].boxes)))
-    return tuple(sample for _, sample in sorted(telling[:count], key=lambda item: item[0]))
-
-
-def compared(before: Floats, after: Floats, truths: Floats, names: Sequence[str]) -> Iterator[Box]:
-    """Tell which detections of one image both networks have.
-
-    Args:
-        before: (M, 6) xyxy as fractions of the image, score, class, best first.
-        after: (N, 6) the same.
-        truths: (T, 5) class, xyxy.
-        names: class names.
-
-    Yields:
-        The boxes of `before`, kept or lost, then those of `after` that none of them claimed, gained. A box
-        claims the one of its class that it overlaps most, the better score first.
-    """
-    overlaps = _overlaps(before, after)
-    free = np.ones(len(after), dtype=np.bool_)
-    for row, overlap in zip(before, overlaps, strict=True):
-        overlap = overlap * free
-        kept = bool(overlap.max(initial=0.0) >= _SAME_BOX)
-        if kept:
-            free[overlap.argmax()] = False
-        yield _box(row, "kept" if kept else "lost", truths, names)
-    yield from (_box(row, "gained", truths, names) for row in after[free])
-
-
-def _overlaps(first: Floats, second: Floats) -> Floats:
-    """(M, N) IoU of rows xyxy, score, class; 0 between classes."""
-    iou = pairwise_iou(torch.from_numpy(first[:, :4]), torch.from_numpy(second[:, :4])).numpy()
-    return iou * (first[:, None, 5] == second[:, 5])
-
-
-def _box(row: Floats, kind: str, truths: Floats, names: Sequence[str]) -> Box:
-    labelled = np.concatenate((truths[:, 1:], np.ones((len(truths), 1)), truths[:, :1]), axis=1)
-    right = bool(_overlaps(row[None], labelled).max(initial=0.0) >= _SAME_BOX)
-    left, top, right_edge, bottom = row[:4].clip(0, 1).tolist()
-    return Box((left, top, right_edge, bottom), names[int(row[5])], float(row[4]), kind, right)
-
-
-def _as_fractions(rows: Floats, image: NDArray[np.uint8]) -> Floats:
-    height, width = image.shape[:2]
-    return np.concatenate((rows[:, :4] / (width, height, width, height), rows[:, 4:]), axis=1)
-
-
-def _truths(dataset: DetectionDataset, number: int) -> Floats:
-    """(T, 5) class and xyxy as fractions of the image."""
-    labels = torch.from_numpy(dataset.index.labels[number]).double()
-    return torch.cat((labels[:, :1], xywh_to_xyxy(labels[:, 1:])), dim=1).numpy()
-
-
-def _jpeg(image: NDArray[np.uint8]) -> bytes:
-    """An RGB image as a JPEG file, its longer side `_LONGEST_SIDE` pixels at most."""
-    height, width = image.shape[:2]
-    scale = min(1.0, _LONGEST_SIDE / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    smaller = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    _, data = cv2.imencode(".jpg", smaller[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    return data.tobytes()
-
-
 def _inference(model: Darknet, image_size: tuple[int, int]) -> Callable[[], object]:
     device = next(model.parameters()).device
     image = torch.rand(1, model.network.channels(-1), *image_size, device=device)
@@ -313,8 +262,8 @@ def _left(label: str, before: float, after: float, show: Callable[[float], str])
 
 
 def _mebibytes(value: float) -> str:
-    return f"{value / 2**20:.2f} MiB"
+    return f"{digits(value / 2**20)} MiB"
 
 
 def _milliseconds(value: float) -> str:
-    return f"{milliseconds(value)} ms"
+    return f"{digits(value)} ms"

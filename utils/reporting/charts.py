@@ -132,7 +132,7 @@ def histogram(
     )
 
 
-def _edges(scores: NDArray[np.floating], threshold: float | None) -> NDArray[np.float64]:
+def _edges(scores: NDArray[np.floating], threshold: float | None) -> NDArray[np.floating]:
     """(bins + 1,) from 0 on; the threshold is one of them unless it is next to 0."""
     largest, usual = float(scores.max()), float(np.percentile(scores, 99))
     end = min(largest, _OUTLIERS * usual) if usual > 0 else largest

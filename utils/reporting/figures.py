@@ -1,18 +1,26 @@
-"""Numbers as a page shows them."""
+"""Numbers as a page shows them: three digits, and a unit where there is one."""
 
 
-def short(value: float) -> str:
-    """Three digits and a unit.
+def digits(value: float) -> str:
+    """Three digits, more only before the point.
+
+    >>> digits(0.8123), digits(33.79), digits(1065.6)
+    ('0.81', '33.8', '1066')
+    """
+    places = 2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0
+    return f"{value:.{places}f}"
+
+
+def short(count: float) -> str:
+    """A count in thousands, millions or thousand millions.
 
     >>> short(8674496), short(2.72e9), short(416)
     ('8.67 M', '2.72 G', '416')
     """
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= 0.9995 * size:
-            scaled = value / size
-            digits = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
-            return f"{scaled:.{digits}f} {unit}"
-    return f"{value:.0f}"
+        if count >= 0.9995 * size:
+            return f"{digits(count / size)} {unit}"
+    return f"{count:.0f}"
 
 
 def percent(fraction: float) -> str:
@@ -42,12 +50,3 @@ def small(value: float) -> str:
     ('3.2e-15', '0.0134', '0')
     """
     return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.3g}"
-
-
-def milliseconds(value: float) -> str:
-    """Without the unit.
-
-    >>> milliseconds(0.123), milliseconds(12.34)
-    ('0.12', '12.3')
-    """
-    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}"

@@ -222,7 +222,7 @@ def render(page: Page) -> str:
         "percent": figures.percent,
         "points": figures.points,
         "small": figures.small,
-        "milliseconds": figures.milliseconds,
+        "digits": figures.digits,
     }
     return environment.get_template("page.html").render(
         page=page,
