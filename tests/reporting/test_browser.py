@@ -86,7 +86,7 @@ def open_everything(page: Any) -> None:
 def overlapping(texts: list[list[Any]]) -> list[tuple[str, str]]:
     """Pairs of texts whose letters meet; the box of a line is higher than its letters."""
     boxes = sorted(
-        (top + 0.25 * (bottom - top), bottom - 0.25 * (bottom - top), left + 0.5, right - 0.5, text)
+        (top + 0.15 * (bottom - top), bottom - 0.15 * (bottom - top), left + 0.5, right - 0.5, text)
         for text, left, top, right, bottom in texts
     )
     pairs = []
