@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from utils.profiling import count_macs, count_parameters, evaluating, fastest, measure_latency
+from utils.profiling import (
+    count_macs,
+    count_parameters,
+    evaluating,
+    fastest,
+    measure_latency,
+    measure_modules,
+)
 
 
 def test_only_learnable_values_are_parameters() -> None:
@@ -113,3 +120,36 @@ def test_the_fastest_of_as_many_rounds_as_the_time_asks_for(monkeypatch: pytest.
     best = fastest(runs, rounds=2, seconds=0.030, warmup=1)
     assert best == pytest.approx({"a": 2.0, "b": 7.0})
     assert calls == ["a", "b"] * 4
+
+
+def test_modules_of_several_networks_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that tells 1 s more at each look: a module takes 1 s, two calls of it 2 s."""
+    ticks = itertools.count()
+    monkeypatch.setattr("utils.profiling.time.perf_counter", lambda: float(next(ticks)))
+    model, small, idle = Reusing().eval(), nn.Conv2d(3, 1, 1), nn.Identity()
+    calls: list[str] = []
+    runs = {
+        "reusing": lambda: (calls.append("r"), model(torch.zeros(1, 3, 2, 2))),
+        "small": lambda: (calls.append("s"), small(torch.zeros(1, 3, 2, 2))),
+    }
+    modules = {"reusing": [model.conv, model.norm, idle], "small": [small]}
+    times = measure_modules(runs, modules, rounds=2, warmup=1)
+    assert calls == ["r", "s"] * 3
+    assert times == {"reusing": (2000.0, 1000.0, 0.0), "small": (1000.0,)}
+
+
+def test_the_time_of_a_module_is_the_median_of_the_timed_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    durations = [9.0, 0.001, 0.5, 0.003]  # seconds; the first is the warm-up
+    ticks = itertools.accumulate(itertools.chain.from_iterable((0.0, duration) for duration in durations))
+    monkeypatch.setattr("utils.profiling.time.perf_counter", lambda: next(ticks))
+    layer = nn.Identity()
+    times = measure_modules({"one": lambda: layer(torch.zeros(1))}, {"one": [layer]}, rounds=3, warmup=1)
+    assert times["one"][0] == pytest.approx(3.0)
+
+
+def test_timing_leaves_no_hook_behind() -> None:
+    layer = nn.Conv2d(4, 2, 1)
+    with pytest.raises(RuntimeError, match="channels"):
+        measure_modules({"one": lambda: layer(torch.zeros(1, 3, 2, 2))}, {"one": [layer]})
+    assert not layer._forward_hooks
+    assert not layer._forward_pre_hooks

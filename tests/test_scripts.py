@@ -208,6 +208,7 @@ def test_pruning_a_checkpoint_alone_names_its_files_after_it(project: Path) -> N
         f"{stem}.cfg",
         f"{stem}.weights",
         f"{stem}.json",
+        f"{stem}.html",
     }
     assert text.splitlines()[-1].endswith("--data data/shapes.data --t_weights best.pt")
 

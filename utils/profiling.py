@@ -6,7 +6,7 @@ pruned network as they do for the original. A network is handed back in the stat
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -142,6 +142,70 @@ def fastest(
             spent += elapsed
         done += 1
     return best
+
+
+def measure_modules(
+    runs: Mapping[str, Callable[[], object]],
+    modules: Mapping[str, Sequence[nn.Module]],
+    rounds: int = 20,
+    warmup: int = 3,
+) -> dict[str, tuple[float, ...]]:
+    """Time the modules of several networks, which take turns as in `measure_latency`.
+
+    Args:
+        runs: one inference of each network, by name.
+        modules: by the same names, the modules to time; one inside another counts in both.
+        rounds: timed calls of each run.
+        warmup: calls of each before the first timed one.
+
+    Returns:
+        For every name of `runs` the median milliseconds that each of its modules takes in one inference, 0
+        for one that does not run. Medians do not add up exactly, and a clock is read around every module.
+
+    Raises:
+        ValueError: `rounds` is not positive.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds}: at least one is needed")
+    watches = {name: [_Stopwatch() for _ in modules[name]] for name in runs}
+    hooks = [
+        hook
+        for name in runs
+        for module, watch in zip(modules[name], watches[name], strict=True)
+        for hook in (module.register_forward_pre_hook(watch.start), module.register_forward_hook(watch.stop))
+    ]
+    laps: dict[str, list[list[float]]] = {name: [] for name in runs}
+    try:
+        for turn in range(-warmup, rounds):
+            for name, run in runs.items():
+                run()
+                lap = [watch.lap() for watch in watches[name]]
+                if turn >= 0:
+                    laps[name].append(lap)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: tuple(np.median(values, axis=0).tolist()) for name, values in laps.items()}
+
+
+class _Stopwatch:
+    """Adds up the time between the two hooks of a module."""
+
+    def __init__(self) -> None:
+        self._started, self._seconds = 0.0, 0.0
+
+    def start(self, *_: object) -> None:
+        _synchronize()
+        self._started = time.perf_counter()
+
+    def stop(self, *_: object) -> None:
+        _synchronize()
+        self._seconds += time.perf_counter() - self._started
+
+    def lap(self) -> float:
+        """Milliseconds since the last lap."""
+        seconds, self._seconds = self._seconds, 0.0
+        return 1000 * seconds
 
 
 def _time(run: Callable[[], object]) -> float:

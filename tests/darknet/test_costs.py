@@ -27,3 +27,11 @@ def test_costs_stand_at_their_section(root):
     costs = section_costs(network)
     assert costs[0].parameters == 3 * 16 * 9 + 2 * 16
     assert costs[1].parameters == costs[1].macs == 0  # the pool behind it
+
+
+def test_macs_follow_the_image_size(root):
+    network = Network.from_cfg(root / "cfg/yolov3-tiny.cfg")
+    model = Darknet(network)
+    costs = section_costs(network, (96, 64))
+    assert sum(cost.macs for cost in costs) == count_macs(model, (96, 64))
+    assert [cost.parameters for cost in costs] == [cost.parameters for cost in section_costs(network)]

@@ -6,8 +6,9 @@ Invariant: a file gets its final name only when every line of the equality ledge
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from utils.commands import pruning_stages as stages
@@ -18,13 +19,17 @@ from utils.commands.ledger import compare_files, compare_in_memory
 from utils.commands.project import open_files
 from utils.commands.pruning_job import Job, open_job
 from utils.commands.pruning_options import prune_parser, scorer_of
+from utils.commands.pruning_page import cards, class_rows, network_page
+from utils.commands.pruning_samples import SAMPLES_NOTE, samples
 from utils.commands.results import quoted
 from utils.darknet.model import Darknet
+from utils.detection.evaluator import Evaluation
 from utils.files import atomic_path, protect_inputs
 from utils.frontends.darknet import DarknetSubject, section_index
 from utils.pruning.report import Check, PruningReport
 from utils.pruning.subject import ChannelPlan, Policy
 from utils.pruning.surgery import PruningResult, prune
+from utils.reporting.page import CheckRow, Page, write_page
 
 __all__ = ["prune_parser", "run_pruning"]
 Result = PruningResult[DarknetSubject]
@@ -68,26 +73,41 @@ def _prove_and_write(job: Job, result: Result) -> PruningReport:
     ledger = compare_in_memory(result)
     saved = stages.recalibrated(job, result.compact, job.args.recalibrate)
     with ExitStack() as files:
-        cfg, weights, data = (files.enter_context(atomic_path(path)) for path in job.outputs.written(False))
+        cfg, weights, data, *page = (
+            files.enter_context(atomic_path(path)) for path in job.outputs.written(job.args.report)
+        )
         saved.save(cfg, weights)
         reloaded = open_files(cfg, weights).to(job.device).eval()
         checks = compare_files(ledger, saved.model, reloaded, full=job.args.verify == "full")
-        report = _measured(job, result, reloaded, (*ledger.checks, *checks))
+        found = _evaluations(job, result, reloaded)
+        report = _report(job, result, reloaded, found, (*ledger.checks, *checks))
         write_json(data, provenance(job.args) | report.to_json())
+        if page:
+            write_page(page[0], _page(job, result, reloaded, found, report))
         protect_inputs([job.outputs.cfg, job.outputs.weights], job.inputs)
     return report
 
 
-def _measured(job: Job, result: Result, reloaded: Darknet, ledger: tuple[Check, ...]) -> PruningReport:
+def _evaluations(job: Job, result: Result, reloaded: Darknet) -> dict[str, Evaluation | None]:
+    """By stage, the written network last; None where mAP is not to be measured."""
     models = {"before": job.model, "gamma_masked": result.masked.model, "folded": result.folded.model}
     if job.args.recalibrate:
         models |= {"compact": result.compact.model, "recalibrated": reloaded}
     else:
         models["compact"] = reloaded
-    found = stages.evaluations(job, models)
-    map50 = {name: found[name].map50 if name in found else None for name in models}
+    return stages.evaluations(job, models)
+
+
+def _report(
+    job: Job,
+    result: Result,
+    reloaded: Darknet,
+    found: Mapping[str, Evaluation | None],
+    ledger: tuple[Check, ...],
+) -> PruningReport:
+    map50 = {stage: None if figures is None else figures.map50 for stage, figures in found.items()}
     latencies = stages.latencies(job, {"before": job.model, "after": reloaded})
-    last = list(models)[-1]
+    last = list(found)[-1]
     thresholds = [plan.threshold for plan in result.plans if isinstance(plan, ChannelPlan)]
     return PruningReport(
         strategy=Path(job.args.command.split()[1]).stem,
@@ -102,6 +122,43 @@ def _measured(job: Job, result: Result, reloaded: Darknet, ledger: tuple[Check, 
         removed_blocks=tuple(section_index(block.name) for block in result.removed_blocks),
         notes=stages.notes(result),
     )
+
+
+def _page(
+    job: Job,
+    result: Result,
+    reloaded: Darknet,
+    found: Mapping[str, Evaluation | None],
+    report: PruningReport,
+) -> Page:
+    page = network_page(
+        job.model,
+        reloaded,
+        job.subject.graph,
+        result.scores,
+        report.sections,
+        report.removed_blocks,
+        job.image_size,
+        title=job.outputs.cfg.stem,
+        threshold=report.threshold,
+        candidates=next((plan.candidates for plan in result.plans if isinstance(plan, ChannelPlan)), "all"),
+        timed=not job.args.no_eval,
+    )
+    size = f"{job.image_size[1]}×{job.image_size[0]}"
+    written = ", ".join(str(path) for path in job.outputs.written(False))
+    page = replace(
+        page,
+        facts=[("command", job.args.command), ("image size", size), ("written", written)],
+        cards=cards(report.before, report.after),
+        stages=list(report.map50.items()),
+        checks=[CheckRow(c.name, c.difference, c.tolerance, c.note) for c in report.ledger],
+        notes=report.notes,
+    )
+    before, *_, after = found.values()
+    if before is None or after is None or job.validation is None or job.data is None:
+        return page
+    pictures = samples(job.model, reloaded, job.validation, job.data.names)
+    return replace(page, classes=class_rows(before, after), samples=pictures, samples_note=SAMPLES_NOTE)
 
 
 def _next(job: Job) -> str:

@@ -40,10 +40,10 @@ def recalibrated(job: Job, subject: DarknetSubject, count: int) -> DarknetSubjec
     return copy
 
 
-def evaluations(job: Job, models: Mapping[str, Darknet]) -> dict[str, Evaluation]:
-    """Each model on the validation images; empty where mAP is not to be measured."""
+def evaluations(job: Job, models: Mapping[str, Darknet]) -> dict[str, Evaluation | None]:
+    """Each model on the validation images; None where mAP is not to be measured."""
     if job.validation is None or job.data is None:
-        return {}
+        return dict.fromkeys(models)
     names = job.data.names
     return {
         name: evaluate_network(model, job.validation, names, label=name) for name, model in models.items()
@@ -60,7 +60,7 @@ def latencies(job: Job, models: Mapping[str, Darknet]) -> dict[str, Latency | No
 
 def figures(job: Job, model: Darknet, map50: float | None, latency: Latency | None) -> Figures:
     """Size and worth of a network."""
-    macs = sum(cost.macs for cost in section_costs(model.network.resized(*job.image_size)))
+    macs = sum(cost.macs for cost in section_costs(model.network, job.image_size))
     size = len(model.header.pack()) + 4 * sum(model.network.weight_counts)
     return Figures(count_parameters(model), macs, size, map50, latency)
 

@@ -4,29 +4,38 @@ Invariant: the sums equal what `utils.profiling` counts on the network built and
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from utils.darknet.network import Network
-from utils.darknet.sections import BatchNorm, Connected, Convolutional
+from utils.darknet.sections import BatchNorm, Connected, Convolutional, Shape
 
 
 @dataclass(frozen=True)
 class SectionCost:
-    """Learnable values and multiply-adds on one image of the network's own size."""
+    """Learnable values and multiply-adds on one image."""
 
     parameters: int
     macs: int
 
 
-def section_costs(network: Network) -> tuple[SectionCost, ...]:
+def section_costs(network: Network, image_size: tuple[int, int] | None = None) -> tuple[SectionCost, ...]:
     """The costs of all sections, in order.
+
+    Args:
+        network: what to count.
+        image_size: (height, width) of the image in pixels; None for the network's own.
+
+    Raises:
+        CfgError: the network cannot work at that size.
 
     >>> text = "[net]\\nwidth=6\\nheight=4\\nchannels=3\\n[conv]\\nfilters=8\\nsize=3\\npad=1"
     >>> section_costs(Network.from_text(text))
     (SectionCost(parameters=224, macs=5184),)
     """
+    shapes = network.shapes_at(*(image_size or (network.height, network.width)))
     return tuple(
-        SectionCost(network.weight_counts[index] - _statistics(network, index), _macs(network, index))
+        SectionCost(network.weight_counts[index] - _statistics(network, index), _macs(network, index, shapes))
         for index in range(len(network))
     )
 
@@ -40,12 +49,12 @@ def _statistics(network: Network, index: int) -> int:
     return 2 * network.channels(index) if has_norm and network.weight_counts[index] else 0
 
 
-def _macs(network: Network, index: int) -> int:
-    section, inputs = network[index], network.shape(network.sources(index)[0])
+def _macs(network: Network, index: int, shapes: Mapping[int, Shape]) -> int:
+    section, inputs = network[index], shapes[network.sources(index)[0]]
     match section:
         case Convolutional():
             kernel = section.size**2 * (inputs.channels // section.groups)
-            return math.prod(network.shape(index)) * kernel
+            return math.prod(shapes[index]) * kernel
         case Connected():
             return section.output * math.prod(inputs)
         case _:

@@ -5,7 +5,6 @@ several layers write counts several times in the pool and goes only if none of t
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +12,12 @@ from numpy.typing import NDArray
 from utils.errors import PruningError
 from utils.pruning.channels import ChannelGraph, ChannelIds, UnitMask
 from utils.pruning.scores import Merge, chain_scores, merged_scores
-from utils.pruning.subject import BlockPlan, ChannelPlan, LayerScores, Policy, Subject
+from utils.pruning.subject import BlockPlan, Candidates, ChannelPlan, LayerScores, Policy, Subject
 
 __all__ = [
     "Candidates", "GlobalThreshold", "Policy", "WeakestBlocks", "candidate_channels", "candidate_units",
     "normal", "shortcut", "slim",
 ]  # fmt: skip
-Candidates = Literal["uncoupled", "all"]
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class GlobalThreshold:
         if self.merge == "leader":  # followers have no vote; a unit whose leader is not judged stays
             keep |= ~_marked(graph, judged)
         keep |= graph.pinned | ~_marked(graph, np.ones_like(judged))
-        return ChannelPlan(keep, float(threshold), emptied, by_score)
+        return ChannelPlan(keep, float(threshold), emptied, by_score, self.candidates)
 
     def _threshold(self, pool: NDArray[np.float32]) -> np.float32:
         if not len(pool):

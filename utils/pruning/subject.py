@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from utils.pruning.channels import ChannelGraph, UnitMask
 
+Candidates = Literal["uncoupled", "all"]
 LayerScores = Mapping[str, NDArray[np.float32]]  # layer name -> (output channels,)
 
 
@@ -68,6 +69,7 @@ class ChannelPlan:
         keep: (units,) the wish, before `ChannelGraph.legal`.
         threshold: the score below which channels go.
         emptied: names of layers that would keep nothing but for the floor of one channel a layer.
+        candidates: "all" units could go, or the "uncoupled" ones that no shortcut ties.
         passes: (chains,) which of them passed by their scores alone; None where no threshold decides.
     """
 
@@ -75,6 +77,7 @@ class ChannelPlan:
     threshold: float | None = None
     emptied: tuple[str, ...] = ()
     passes: NDArray[np.bool_] | None = None
+    candidates: Candidates = "all"
 
 
 @dataclass(frozen=True)

@@ -88,15 +88,8 @@ def prune(
     """
     scores = score(subject)
     cut = _planned(subject, policies, score, scores, rescore, _Widths(align, least))
-    graph, keep = subject.graph, cut.keep
-    masked, found = _masked(subject, cut, keep)
-    carried = np.zeros_like(keep)
-    if folding == "borders":
-        carried = carriers(masked.model, graph, found)
-        kept = graph.legal(keep | carried, unit_scores(graph, scores), align, least)
-        if (kept & ~keep & ~carried).any():  # more came back with the carriers, so fewer constants are left
-            masked, found = _masked(subject, cut, kept & ~carried)
-        keep = kept
+    graph = subject.graph
+    masked, found, carried, keep = _emptied(subject, cut, scores, folding, _Widths(align, least))
     full = shared_copy(masked.model, written_tensors(masked.model, graph, carried))
     unfolded = () if folding == "off" else _fold(full, graph, found, carried, cut.blocks)
     narrowed = subject.with_model(full).narrowed(keep)
@@ -113,6 +106,21 @@ def prune(
         restored=_restored(graph, cut.wish | graph.pinned | carried, keep),
         unfolded=unfolded,
     )
+
+
+def _emptied(
+    subject: S, cut: "_Cut", scores: LayerScores, folding: Folding, widths: "_Widths"
+) -> tuple[S, Mapping[str, Constant], UnitMask, UnitMask]:
+    """The gamma_masked network, the constants in it, the carriers, and the mask with these."""
+    graph, keep = subject.graph, cut.keep
+    masked, found = _masked(subject, cut, keep)
+    if folding != "borders":
+        return masked, found, np.zeros_like(keep), keep
+    carried = carriers(masked.model, graph, found)
+    kept = graph.legal(keep | carried, unit_scores(graph, scores), widths.align, widths.least)
+    if (kept & ~keep & ~carried).any():  # more came back with the carriers, so fewer constants are left
+        masked, found = _masked(subject, cut, kept & ~carried)
+    return masked, found, carried, kept
 
 
 def _masked(subject: S, cut: "_Cut", alive: UnitMask) -> tuple[S, Mapping[str, Constant]]:

@@ -1,0 +1,240 @@
+"""The report of a pruning run as one HTML file that needs nothing else: no script, no network.
+
+Invariant: every text is escaped (names of classes and files, cfgs), and the page's own policy forbids a
+browser to load anything from anywhere.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
+
+from utils.files import write_text
+from utils.reporting import charts, figures
+from utils.reporting.diff import cfg_parts
+
+# What the networks of a run are, for readers who see their names for the first time.
+STAGES: Mapping[str, str] = {
+    "before": "the network as it was given",
+    "gamma_masked": "same size, the batch-norm scales of removed channels set to 0: "
+    "they still put out a constant",
+    "folded": "those constants moved into the layers behind, removed channels held at 0",
+    "compact": "removed channels cut out, written to disk and read back",
+    "recalibrated": "the compact network with its batch-norm statistics measured anew",
+}
+MOST_NUMBERED = 10  # boxes of a sample with a number and a line of their own
+
+
+@dataclass(frozen=True)
+class Card:
+    """A figure of the summary, as texts; `share` is what is left of it (0..1 or more), drawn as a bar."""
+
+    label: str
+    before: str
+    after: str
+    change: str
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class SectionRow:
+    """A section with filters, before and after.
+
+    Attributes:
+        index: Darknet's number of it in the cfg before.
+        label: what it is, such as "3×3 / 2".
+        filters_before: how many it had.
+        filters_after: how many it has; 0 if it was removed.
+        removed: whether the whole section is gone.
+        group: number of the set of sections whose channels shortcuts tie; None if it is alone.
+        parameters: learnable values before and after.
+        macs: multiply-adds on one image before and after.
+        milliseconds: for one image before and after; None where it was not measured.
+    """
+
+    index: int
+    label: str
+    filters_before: int
+    filters_after: int
+    removed: bool
+    group: int | None
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    milliseconds: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A class: number of labelled objects, and AP at IoU 0.5 before and after, 0..1."""
+
+    name: str
+    objects: int
+    before: float
+    after: float
+
+    @property
+    def change(self) -> float:
+        """In fractions, negative for a loss."""
+        return self.after - self.before
+
+
+@dataclass(frozen=True)
+class Box:
+    """A detection on a sample.
+
+    Attributes:
+        xyxy: corners as fractions of the image.
+        label: its class.
+        score: 0..1.
+        kind: "kept" (both networks have it), "lost" (only the one before) or "gained" (only the one after).
+        right: whether it meets a labelled object; None if that is unknown.
+    """
+
+    xyxy: tuple[float, float, float, float]
+    label: str
+    score: float
+    kind: str
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image with boxes: `image` is a JPEG file, `size` its (height, width)."""
+
+    name: str
+    image: bytes
+    size: tuple[int, int]
+    boxes: tuple[Box, ...] = ()
+
+    @property
+    def data_uri(self) -> str:
+        """The image as an address that holds it."""
+        return "data:image/jpeg;base64," + base64.b64encode(self.image).decode("ascii")
+
+    @property
+    def changes(self) -> tuple[Box, ...]:
+        """Boxes lost, then boxes gained, best first."""
+        order = {"lost": 0, "gained": 1}
+        changed = [box for box in self.boxes if box.kind in order]
+        return tuple(sorted(changed, key=lambda box: (order[box.kind], -box.score)))
+
+    @property
+    def numbered(self) -> tuple[Box, ...]:
+        """Of `changes` those with the best scores, as many as a reader can tell apart."""
+        best = sorted(self.changes, key=lambda box: -box.score)[:MOST_NUMBERED]
+        return tuple(box for box in self.changes if box in best)
+
+    @property
+    def kept(self) -> tuple[Box, ...]:
+        """Boxes of both networks."""
+        return tuple(box for box in self.boxes if box.kind == "kept")
+
+    @property
+    def badges(self) -> tuple[tuple[float, float], ...]:
+        """Where the number of each of `numbered` goes: lost at the upper left, gained at the lower right."""
+        corners = [box.xyxy[:2] if box.kind == "lost" else box.xyxy[2:] for box in self.numbered]
+        return charts.badge_centers(corners, self.size[1] / self.size[0])
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """A comparison that a run made of itself.
+
+    Attributes:
+        name: what was compared.
+        difference: largest one found; None if it was not measured, `note` says why.
+        tolerance: largest one allowed; None where the difference is only told.
+        note: how it was measured.
+    """
+
+    name: str
+    difference: float | None
+    tolerance: float | None
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """What the row says: "passed", "failed", "told" or "not measured"."""
+        if self.difference is None:
+            return "not measured"
+        if self.tolerance is None:
+            return "told"
+        return "passed" if self.difference <= self.tolerance else "failed"
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that a report shows; parts that are empty are left out.
+
+    Attributes:
+        title: the heading.
+        subtitle: a sentence below it.
+        facts: small print, (what, value): the command, files, image size.
+        cards: the summary.
+        stages: mAP@0.5 (0..1) of each network of the run, by the names of STAGES; None: not measured.
+        sections: those with filters, in order.
+        other_milliseconds: of all other sections together, before and after.
+        scores: (channels,) of all that could be removed; `kept` says which stay, None: not known.
+        threshold: the score below which channels go.
+        classes: accuracy by class; those without objects left out.
+        samples: images with boxes; `samples_note` says how they were chosen.
+        checks: the run's comparisons with itself.
+        notes: what the user should know, one sentence each.
+        cfg_before, cfg_after: texts of the cfgs.
+        moved: old -> new number of every section that stays.
+    """
+
+    title: str
+    cfg_before: str
+    cfg_after: str
+    moved: Mapping[int, int]
+    subtitle: str = ""
+    facts: Sequence[tuple[str, str]] = ()
+    cards: Sequence[Card] = ()
+    stages: Sequence[tuple[str, float | None]] = ()
+    sections: Sequence[SectionRow] = ()
+    other_milliseconds: tuple[float, float] | None = None
+    scores: NDArray[np.floating] = field(default_factory=lambda: np.zeros(0))
+    kept: NDArray[np.bool_] | None = None
+    threshold: float | None = None
+    classes: Sequence[ClassRow] = ()
+    samples: Sequence[Sample] = ()
+    samples_note: str = ""
+    checks: Sequence[CheckRow] = ()
+    notes: Sequence[str] = ()
+
+
+def render(page: Page) -> str:
+    """The whole HTML file as text."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {
+        "short": figures.short,
+        "percent": figures.percent,
+        "points": figures.points,
+        "small": figures.small,
+        "digits": figures.digits,
+    }
+    return environment.get_template("page.html").render(
+        page=page,
+        rows=list(zip(page.sections, charts.strands([row.group for row in page.sections]), strict=True)),
+        measured=[(name, value) for name, value in page.stages if value is not None],
+        meanings=STAGES,
+        histogram=charts.histogram(page.scores, page.kept, page.threshold),
+        classes=sorted(page.classes, key=lambda row: (row.change, row.name)),
+        parts=cfg_parts(page.cfg_before, page.cfg_after, page.moved),
+    )
+
+
+def write_page(path: Path, page: Page) -> None:
+    """Write the file, whole or not at all."""
+    write_text(path, render(page))
