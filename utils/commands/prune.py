@@ -14,11 +14,12 @@ from pathlib import Path
 from utils.commands import pruning_stages as stages
 from utils.commands import pruning_tables as tables
 from utils.commands.arguments import arguments, next_command, prepare, provenance, write_json
+from utils.commands.budgets import budget_policies, budget_tag
 from utils.commands.explain import explain_section, show_what_if
 from utils.commands.ledger import compare_files, compare_in_memory
 from utils.commands.project import open_files
 from utils.commands.pruning_job import Job, open_job
-from utils.commands.pruning_options import prune_parser, scorer_of
+from utils.commands.pruning_options import has_budget, prune_parser, scorer_of
 from utils.commands.pruning_page import cards, class_rows, network_page
 from utils.commands.pruning_samples import SAMPLES_NOTE, samples
 from utils.commands.results import quoted
@@ -48,27 +49,30 @@ def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) 
     if args.what_if is not None:
         show_what_if(args)
         return None
-    job = open_job(args, device, tag)
+    job = open_job(args, device, budget_tag(args) if has_budget(args) else tag)
+    told: tuple[str, ...] = ()
+    if has_budget(args):
+        policies, told = budget_policies(job, args.layer_keep)
     result = prune(
         job.subject,
         policies,
-        scorer_of(args, job.calibration),
+        scorer_of(args, job.score, job.calibration),
         folding=args.fold,
         rescore=args.classic,
-        align=args.align if isinstance(args.align, int) else 1,
+        align=1 if has_budget(args) else job.align(),  # the budget's mask is aligned already
         least=args.min_channels,
     )
     if args.explain is not None:
         explain_section(job.subject, result, args.explain)
         return None
-    report = _prove_and_write(job, result)
+    report = _prove_and_write(job, result, told)
     tables.pruning(report, f"{job.outputs.cfg.stem} at {job.image_size[1]}x{job.image_size[0]}")
     print("written: " + ", ".join(str(path) for path in job.outputs.written(args.report)))
     next_command(_next(job))
     return report
 
 
-def _prove_and_write(job: Job, result: Result) -> PruningReport:
+def _prove_and_write(job: Job, result: Result, told: tuple[str, ...]) -> PruningReport:
     """Everything after the cut; the files get their names at the end, all that was asked having passed."""
     ledger = compare_in_memory(result)
     saved = stages.recalibrated(job, result.compact, job.args.recalibrate)
@@ -81,6 +85,7 @@ def _prove_and_write(job: Job, result: Result) -> PruningReport:
         checks = compare_files(ledger, saved.model, reloaded, full=job.args.verify == "full")
         found = _evaluations(job, result, reloaded)
         report = _report(job, result, reloaded, found, (*ledger.checks, *checks))
+        report = replace(report, notes=(*told, *report.notes))
         write_json(data, provenance(job.args) | report.to_json())
         if page:
             write_page(page[0], _page(job, result, reloaded, found, report))

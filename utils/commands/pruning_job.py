@@ -10,14 +10,18 @@ import torch
 
 from utils.commands.arguments import resolve
 from utils.commands.evaluate import open_split, require_same_classes
+from utils.commands.latency_measure import find_or_measure
+from utils.commands.latency_network import darknet_convolutions
 from utils.commands.project import Project, open_network
-from utils.commands.pruning_options import TAYLOR_IMAGES, refuse_idle
+from utils.commands.pruning_options import TAYLOR_BATCH, TAYLOR_IMAGES, has_budget, refuse_idle
 from utils.darknet.model import Darknet
 from utils.data.listing import DataFile, read_data_file
 from utils.data.loader import Loader
 from utils.errors import ToolkitError
 from utils.files import require_writable
 from utils.frontends.darknet import DarknetSubject
+from utils.pruning.latency import LatencyTable
+from utils.runtimes.choice import find_runtime
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,35 @@ class Job:
         return None if self.data is None or self.args.no_eval else self.images("valid")
 
     @property
+    def score(self) -> str:
+        """What --score says; unless it does, Taylor's for a budget with a data set, else gamma."""
+        if self.args.score is not None:
+            return str(self.args.score)
+        return "taylor" if has_budget(self.args) and self.data is not None else "gamma"
+
+    def align(self, table: LatencyTable | None = None) -> int:
+        """What --align says; `auto`, and a budget of milliseconds without it, ask the latency table.
+
+        Args:
+            table: of the runtime; None to have it measured where it is needed.
+        """
+        wanted = self.args.align
+        if isinstance(wanted, int):
+            return wanted
+        if wanted is None and table is None:
+            return 1
+        return (table or self._table()).align
+
+    def _table(self) -> LatencyTable:
+        runtime = find_runtime(getattr(self.args, "runtime", "onnxruntime"))
+        return find_or_measure(darknet_convolutions(self.model, self.image_size), runtime)
+
+    @property
     def calibration(self) -> Callable[[], Loader] | None:
         """Opens training images for a score that needs them; None without a data set."""
-        return None if self.data is None else lambda: self.images("train", TAYLOR_IMAGES)
+        return None if self.data is None else lambda: self.images("train", TAYLOR_IMAGES, TAYLOR_BATCH)
 
-    def images(self, split: str, limit: int | None = None) -> Loader:
+    def images(self, split: str, limit: int | None = None, batch_size: int | None = None) -> Loader:
         """Images of a split, not augmented; with `limit` at most so many.
 
         Raises:
@@ -84,7 +112,7 @@ class Job:
         """
         if self.data is None:
             raise ToolkitError(f"images of the {split} list are needed, but no data set is given; add --data")
-        size = {"batch_size": self.args.batch_size, "workers": self.args.workers}
+        size = {"batch_size": batch_size or self.args.batch_size, "workers": self.args.workers}
         return open_split(self.data, split, self.model, self.image_size, limit=limit, **size)
 
 

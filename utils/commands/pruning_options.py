@@ -30,6 +30,9 @@ SCORES = "gamma, l1, l2, fpgm, taylor, random, or several joined by _x_ such as 
 MERGES = ("union", "leader", "mean", "max", "norm")
 # images that a Taylor score takes its gradients on
 TAYLOR_IMAGES = 64
+# and how many at a time: the absolute value is taken of each batch's, so small batches tell more
+TAYLOR_BATCH = 2
+LIMITS = ("max_ms", "max_macs", "max_params", "max_mb", "min_map")
 
 
 def prune_parser(manual: str | None) -> Parser:
@@ -49,9 +52,12 @@ def prune_parser(manual: str | None) -> Parser:
 
 
 def _add_choice(group: Options) -> None:
-    group.add_argument("--score", default="gamma", help=f"importance of a channel: {SCORES}")
-    text = "multiples of so many channels, or auto: what costs nothing by the latency table of --runtime"
-    group.add_argument("--align", type=_align, default=1, metavar="N", help=text)
+    text = f"importance of a channel: {SCORES} (default: gamma; for a budget taylor, with --data)"
+    group.add_argument("--score", help=text)
+    text = (
+        "multiples of so many channels; auto: the stairs of a latency table (default: 1, for --max-ms auto)"
+    )
+    group.add_argument("--align", type=_align, metavar="N", help=text)
     group.add_argument(
         "--min-channels", type=positive_int, default=1, metavar="N", help="every layer keeps at least so many"
     )
@@ -116,17 +122,24 @@ def refuse_idle(args: argparse.Namespace) -> None:
     if not args.classic:
         return
     plain = {"score": "gamma", "merge": "union", "align": 1, "min_channels": 1, "keep_sections": ()}
-    other = [name for name, value in plain.items() if getattr(args, name, value) != value]
+    plain |= dict.fromkeys(LIMITS)
+    other = [name for name, value in plain.items() if getattr(args, name, value) not in (value, None)]
     if other:
         options = ", ".join(f"--{name}" for name in other)
         raise ToolkitError(f"--classic: has no {options}; leave one of them out")
 
 
-def scorer_of(args: argparse.Namespace, calibration: Callable[[], Loader] | None) -> Scorer:
-    """The scorer that --score names.
+def has_budget(args: argparse.Namespace) -> bool:
+    """Whether a limit was given in place of a share."""
+    return any(getattr(args, name, None) is not None for name in LIMITS)
+
+
+def scorer_of(args: argparse.Namespace, name: str, calibration: Callable[[], Loader] | None) -> Scorer:
+    """The scorer of a name, or the published one for --classic.
 
     Args:
         args: the parsed options.
+        name: of the score.
         calibration: opens training images, TAYLOR_IMAGES of them; None where there is no data set.
 
     Raises:
@@ -141,7 +154,7 @@ def scorer_of(args: argparse.Namespace, calibration: Callable[[], Loader] | None
             raise ToolkitError("--score taylor: takes gradients on training images; add --data")
         return taylor_scores(calibration(), detection_loss)(subject)
 
-    return named_scorer(args.score, {"taylor": taylor, "random": random_scores(args.seed)})
+    return named_scorer(name, {"taylor": taylor, "random": random_scores(args.seed)})
 
 
 def detection_loss(model: nn.Module, batch: Batch) -> Tensor:

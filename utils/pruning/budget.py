@@ -8,11 +8,10 @@ all that lies between costs as much as the end above it.
 The removals form one sequence. Legal masks along it cost ever less, so the budget is met by bisection on the
 cost *after* `ChannelGraph.legal`.
 
-Invariants: `select` keeps what is pinned and the floors, and its mask fits the budget; a larger budget never
-gives a network that costs less.
+Invariant: a mask of `Removals` is legal, keeps what is pinned and the floors; that of `within` fits.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
@@ -50,36 +49,74 @@ class Removals:
 
     Attributes:
         graph: the network's channels.
-        chunks: units each.
+        chunks: units each; those of one group in the order of their worth.
+        owners: number of each chunk's group.
         values: (units,) what a unit is worth.
         widths: allowed.
     """
 
     graph: ChannelGraph
     chunks: tuple[ChannelIds, ...]
+    owners: tuple[int, ...]
     values: UnitScores
     widths: Widths
 
-    def mask(self, count: int) -> UnitMask:
-        """(units,) the legal mask when the first `count` chunks are gone."""
+    def mask(self, removed: Iterable[int]) -> UnitMask:
+        """(units,) the legal mask without the chunks of these numbers."""
         keep = np.ones(self.graph.unit_count, dtype=np.bool_)
-        for chunk in self.chunks[:count]:
-            keep[chunk] = False
+        for number in removed:
+            keep[self.chunks[number]] = False
         return self.graph.legal(keep, self.values, self.widths.align, self.widths.least)
 
     def within(self, fits: Callable[[UnitMask], bool]) -> UnitMask:
-        """The mask of the shortest sequence that fits; longer ones are taken to fit too.
+        """The most valuable mask found that fits.
+
+        The chunk that crosses the line may be a large one: the sequence is also tried without the rest of its
+        group, and what room is left is filled with the chunks that went last.
 
         Raises:
-            PruningError: not even the whole sequence does.
+            PruningError: not even the whole sequence fits.
         """
-        low, high = -1, len(self.chunks)
-        if not fits(self.mask(high)):
-            raise PruningError("budget: cannot be met with the floors of this network")
+        everything = list(range(len(self.chunks)))
+        if fits(self.mask([])):
+            return self.mask([])
+        shortest = self._shortest(everything, fits)
+        if shortest is None:
+            raise PruningError("the budget is smaller than the smallest network that the floors allow")
+        found = [self._filled(shortest, fits)]
+        crossing = shortest[-1]
+        others = [n for n in everything if n < crossing or self.owners[n] != self.owners[crossing]]
+        without = self._shortest(others, fits)
+        if without is not None:
+            found.append(self._filled(without, fits))
+        return max(found, key=self._worth)
+
+    def _shortest(self, order: list[int], fits: Callable[[UnitMask], bool]) -> list[int] | None:
+        """The shortest beginning of `order` whose removal fits; longer ones are taken to fit too."""
+        low, high = 0, len(order)
+        if not fits(self.mask(order)):
+            return None
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if fits(self.mask(middle)) else (middle, high)
-        return self.mask(high)
+            low, high = (low, middle) if fits(self.mask(order[:middle])) else (middle, high)
+        return order[:high]
+
+    def _filled(self, removed: list[int], fits: Callable[[UnitMask], bool]) -> UnitMask:
+        """Take chunks back, last gone first, each if it fits; a group's better ones before its worse ones."""
+        mask, full_groups = self.mask(removed), set()
+        for number in reversed(removed):
+            if self.owners[number] in full_groups:
+                continue
+            fewer = [other for other in removed if other != number]
+            candidate = self.mask(fewer)
+            if fits(candidate):
+                removed, mask = fewer, candidate
+            else:
+                full_groups.add(self.owners[number])
+        return mask
+
+    def _worth(self, keep: UnitMask) -> float:
+        return float(self.values[keep & np.isfinite(self.values)].sum())
 
 
 def removals(graph: ChannelGraph, values: UnitScores, cost: LayerCost, widths: Widths) -> Removals:
@@ -96,12 +133,14 @@ def removals(graph: ChannelGraph, values: UnitScores, cost: LayerCost, widths: W
     waiting = [queue for queue in _queues(graph, values, widths) if queue.sizes]
     moves = [queue.best_move(present, known) for queue in waiting]
     chunks: list[ChannelIds] = []
+    owners: list[int] = []
     while True:
         open_moves = [(move.price, index, move.chunks) for index, move in enumerate(moves) if move]
         if not open_moves:
-            return Removals(graph, tuple(chunks), values, widths)
+            return Removals(graph, tuple(chunks), tuple(owners), values, widths)
         _, chosen, count = min(open_moves)
         chunks += [waiting[chosen].pop(present) for _ in range(count)]
+        owners += [chosen] * count
         for index, other in enumerate(waiting):
             if not other.names.isdisjoint(waiting[chosen].names):
                 moves[index] = other.best_move(present, known)

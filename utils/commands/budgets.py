@@ -1,0 +1,264 @@
+"""--max-ms, --max-macs, --max-params, --max-mb, --min-map: the best network that fits, found and measured."""
+
+import argparse
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from utils.commands.arguments import Parser, fraction, positive_float
+from utils.commands.latency_measure import find_or_measure
+from utils.commands.latency_network import calibrate, darknet_convolutions, network_latencies
+from utils.commands.pruning_job import Job
+from utils.commands.pruning_options import scorer_of
+from utils.commands.pruning_stages import evaluations, recalibrated
+from utils.darknet.model import Darknet
+from utils.errors import PruningError, ToolkitError
+from utils.frontends.darknet import DarknetSubject
+from utils.pruning.budget import Widths
+from utils.pruning.channels import UnitMask
+from utils.pruning.costs import Costs, costs_of
+from utils.pruning.latency import LatencyTable
+from utils.pruning.selection import Limit, Selection
+from utils.pruning.subject import ChannelPlan, Policy
+from utils.pruning.surgery import prune
+from utils.runtimes.choice import NAMES, find_runtime
+from utils.runtimes.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+# how often Taylor scores are taken on the way to a budget
+STAGES = 4
+# what is aimed at, and what is accepted, as shares of the milliseconds asked for
+_AIM, _LEAST, _MOST = 0.96, 0.92, 0.99
+_TRIES, _ROUNDS = 6, 30
+# halvings of the way between all and nothing when only a least mAP is given
+_HALVINGS = 6
+_UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A limit as typed: so many, or a share of what the network has."""
+
+    value: float
+    is_share: bool
+
+    def of(self, whole: float) -> float:
+        """In the unit of `whole`."""
+        return self.value * whole if self.is_share else self.value
+
+
+def amount(text: str) -> Amount:
+    """A limit: a number, with K, M or G behind it, or a percentage.
+
+    >>> amount("50%"), amount("1.5G").value
+    (Amount(value=0.5, is_share=True), 1500000000.0)
+    """
+    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].upper() in {*_UNITS, "%"} else (text, "")
+    value = positive_float(number) * _UNITS.get(unit, 0.01 if unit == "%" else 1)
+    return Amount(value, unit == "%")
+
+
+def add_budget(parser: Parser) -> None:
+    """Add the limits, which take the place of a share of channels."""
+    group = parser.add_argument_group("budgets, in place of a share; they may be combined")
+    kinds = {
+        "--max-ms": "milliseconds for one image on --runtime, measured",
+        "--max-macs": "multiply-adds of one image",
+        "--max-params": "learnable values",
+        "--max-mb": "MiB of the .weights file",
+    }
+    for name, text in kinds.items():
+        group.add_argument(name, type=amount, metavar="X", help=f"{text}; 50%% for half of what it is now")
+    text = "mAP@0.5 on the valid list, 0..1: alone, the smallest network with it; beside a limit, required"
+    group.add_argument("--min-map", type=fraction, metavar="X", help=text)
+    group.add_argument("--runtime", choices=NAMES, default="onnxruntime", help="what --max-ms is measured on")
+
+
+def budget_tag(args: argparse.Namespace) -> str:
+    """What the names of the results begin with."""
+    names = ("max_ms", "max_macs", "max_params", "max_mb")
+    given = [(name[4:], getattr(args, name)) for name in names if getattr(args, name) is not None]
+    parts = [
+        f"{100 * found.value:g}pct_{name}" if found.is_share else f"{found.value:g}{name}"
+        for name, found in given
+    ]
+    return "_".join(["prune", *parts, *([f"map{args.min_map:g}"] if args.min_map is not None else [])])
+
+
+def budget_policies(job: Job, layer_keep: float) -> tuple[list[Policy], tuple[str, ...]]:
+    """The policy that keeps what fits, and what was found out on the way, a sentence each.
+
+    Raises:
+        ToolkitError: a limit cannot be met, or needs what was not given.
+    """
+    args = job.args
+    if args.min_map is not None and job.validation is None:
+        raise ToolkitError("--min-map: mAP has to be measured; add --data, without --no-eval")
+    search = _Search.of(job, layer_keep)
+    if not search.selection.limits:
+        keep, told = search.smallest(args.min_map)
+    else:
+        keep, told = search.within()
+        if args.min_map is not None:
+            told += search.check_map(keep, args.min_map)
+    return [lambda _subject, _scores: ChannelPlan(keep)], tuple(told)
+
+
+@dataclass
+class _Search:
+    job: Job
+    selection: Selection[DarknetSubject]
+    costs: Costs
+    clock: "_Clock | None"
+
+    @classmethod
+    def of(cls, job: Job, layer_keep: float) -> "_Search":
+        args, graph = job.args, job.subject.graph
+        image = torch.zeros(1, job.model.network.channels(-1), *job.image_size)
+        costs = costs_of(job.model, graph, image.to(job.device))
+        clock = _Clock.of(job) if args.max_ms is not None else None
+        widths = Widths(job.align(None if clock is None else clock.table), args.min_channels, layer_keep)
+        full = np.ones(graph.unit_count, dtype=np.bool_)
+        limits = []
+        for name, cost, layer_cost in _kinds(costs):
+            found = getattr(args, name)
+            if found is not None:
+                limits.append(Limit(f"--{name.replace('_', '-')}", cost, layer_cost, found.of(cost(full))))
+        if clock is not None:
+            limits.append(clock.limit(job.subject, args.max_ms.of(clock.full)))
+        stages = STAGES if "taylor" in job.score else 1
+        scorer = scorer_of(args, job.score, job.calibration)
+        selection = Selection(job.subject, scorer, tuple(limits), widths, args.merge, stages)
+        return cls(job, selection, costs, clock)
+
+    def within(self) -> tuple[UnitMask, list[str]]:
+        """The best mask within the limits, milliseconds measured."""
+        full = np.ones(self.job.subject.graph.unit_count, dtype=np.bool_)
+        if all(limit.cost(full) <= limit.most for limit in self.selection.limits):
+            raise PruningError("the network is within the budget as it is; ask for less")
+        keep = self.selection.mask()
+        return (keep, []) if self.clock is None else self._timed(keep)
+
+    def _timed(self, keep: UnitMask) -> tuple[UnitMask, list[str]]:
+        """Measure, and correct what was predicted, until the network takes what was asked for."""
+        assert self.clock is not None
+        *others, limit = self.selection.limits
+        asked = limit.most
+        best: tuple[float, UnitMask] | None = None
+        for _ in range(_TRIES):
+            taken = self.clock.measure(self.job, self._compact(keep).model)
+            logger.info("%.2f ms measured, %.2f predicted, %.2f asked", taken, limit.cost(keep), asked)
+            if taken <= _MOST * asked and (best is None or taken > best[0]):
+                best = (taken, keep)
+            if _LEAST * asked <= taken <= _MOST * asked or keep.all():
+                break
+            target = limit.cost(keep) * _AIM * asked / taken
+            keep = self.selection.again([*others, replace(limit, most=target)])
+        if best is None:
+            fact = f"{asked:.2f} ms on {self.clock.runtime.name} were not reached in {_TRIES} tries"
+            raise PruningError(f"--max-ms: {fact}; the last network took {taken:.2f} ms, ask for more")
+        how = f"threads {torch.get_num_threads()}, in turns with the unpruned network"
+        return best[1], [
+            f"{best[0]:.2f} ms of {asked:.2f} asked for, measured on {self.clock.runtime.name}, {how}"
+        ]
+
+    def smallest(self, least: float) -> tuple[UnitMask, list[str]]:
+        """The mask of the fewest multiply-adds with which mAP is at least `least`."""
+        whole = self.costs.macs(np.ones(self.job.subject.graph.unit_count, dtype=np.bool_))
+        low, high, best, tried = 0.0, 1.0, None, []
+        for _ in range(_HALVINGS):
+            share = (low + high) / 2
+            limit = Limit("--max-macs", self.costs.macs, self.costs.layer_macs, share * whole)
+            try:
+                keep = replace(self.selection, limits=(limit,)).mask()
+                map50 = self._map50(keep)
+            except PruningError:
+                map50 = -1.0
+            tried.append(f"{share:.0%} {'cannot be' if map50 < 0 else f'{map50:.3f}'}")
+            logger.info("at %.1f %% of the multiply-adds mAP@0.5 is %.4f", 100 * share, map50)
+            if map50 >= least:
+                best, high = keep, share
+            else:
+                low = share
+        if best is None:
+            fact = f"no pruned network reaches it (multiply-adds, mAP: {', '.join(tried)})"
+            raise PruningError(f"--min-map {least}: {fact}; train it to be sparser, or --recalibrate")
+        return best, [f"multiply-adds and mAP@0.5 tried for --min-map: {', '.join(tried)}"]
+
+    def check_map(self, keep: UnitMask, least: float) -> list[str]:
+        """Refuse a network below `least`."""
+        map50 = self._map50(keep)
+        if map50 < least:
+            fact = f"the best network within the limits has mAP@0.5 {map50:.4f}"
+            remedy = "allow it to cost more, accept less, or train it to be sparser"
+            raise PruningError(f"--min-map {least}: {fact}; {remedy}")
+        return [f"mAP@0.5 {map50:.4f} of at least {least} asked for"]
+
+    def _compact(self, keep: UnitMask) -> DarknetSubject:
+        plan: Callable[..., ChannelPlan] = lambda _subject, _scores: ChannelPlan(keep)  # noqa: E731
+        return prune(self.job.subject, [plan], lambda _: {}, folding=self.job.args.fold).compact
+
+    def _map50(self, keep: UnitMask) -> float:
+        subject = recalibrated(self.job, self._compact(keep), self.job.args.recalibrate)
+        found = evaluations(self.job, {"candidate": subject.model})["candidate"]
+        assert found is not None
+        return found.map50
+
+
+def _kinds(costs: Costs) -> list[tuple[str, Callable[[UnitMask], float], Callable[[str, int, int], float]]]:
+    mebi = 2**20
+
+    def layer_mebibytes(name: str, inputs: int, outputs: int) -> float:
+        return 4 * costs.layer_parameters(name, inputs, outputs) / mebi
+
+    return [
+        ("max_macs", costs.macs, costs.layer_macs),
+        ("max_params", costs.parameters, costs.layer_parameters),
+        ("max_mb", lambda keep: (costs.file_size(keep) + 20) / mebi, layer_mebibytes),
+    ]
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """A runtime's latency table, and how its sums become milliseconds of whole networks."""
+
+    runtime: Runtime
+    table: LatencyTable
+    full: float
+    scale: Callable[[float], float]
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, job: Job) -> "_Clock":
+        runtime = find_runtime(job.args.runtime)
+        table = find_or_measure(darknet_convolutions(job.model, job.image_size), runtime)
+        calibration, latency = calibrate(table, job.model.network, runtime, job.image_size)
+        return cls(runtime, table, latency.p50, calibration, job.image_size)
+
+    def limit(self, subject: DarknetSubject, most: float) -> Limit:
+        convolutions = {c.name: c.conv for c in darknet_convolutions(subject.model, self.size)}
+
+        def layer(name: str, inputs: int, outputs: int) -> float:
+            conv = convolutions.get(name)
+            return 0.0 if conv is None else self.table.milliseconds(conv, inputs, outputs)
+
+        def whole(keep: UnitMask) -> float:
+            layers = subject.graph.layers.items()
+            widths = ((n, int(keep[x.inputs].sum()), int(keep[x.outputs].sum())) for n, x in layers)
+            return self.scale(sum(layer(*found) for found in widths))
+
+        return Limit("--max-ms", whole, layer, most)
+
+    def measure(self, job: Job, after: Darknet) -> float:
+        """Milliseconds of a pruned network, in turns with the unpruned one.
+
+        Where a share was asked for, that of the time in the same turns counts, whatever else the machine does.
+        """
+        models = {"before": job.model, "after": after}
+        found = network_latencies(models, self.runtime, self.size, _ROUNDS)
+        scale = self.full / found["before"].p50 if job.args.max_ms.is_share else 1.0
+        return scale * found["after"].p50
