@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from utils.commands.arguments import Parser, fraction, positive_float
+from utils.commands.arguments import Parser, fraction, positive_float, positive_int
 from utils.commands.latency_measure import find_or_measure
 from utils.commands.latency_network import calibrate, darknet_convolutions, network_latencies
 from utils.commands.pruning_job import Job
@@ -75,6 +75,10 @@ def add_budget(parser: Parser) -> None:
         group.add_argument(name, type=amount, metavar="X", help=f"{text}; 50%% for half of what it is now")
     text = "mAP@0.5 on the valid list, 0..1: alone, the smallest network with it; beside a limit, required"
     group.add_argument("--min-map", type=fraction, metavar="X", help=text)
+    text = "prune and fine-tune in so many rounds, each a part of the way to the limits"
+    group.add_argument("--iterative", type=positive_int, default=1, metavar="K", help=text)
+    text = "epochs of fine-tuning in each round, taught by the unpruned network"
+    group.add_argument("--tune-epochs", type=positive_int, default=2, metavar="N", help=text)
     group.add_argument("--runtime", choices=NAMES, default="onnxruntime", help="what --max-ms is measured on")
 
 
@@ -87,6 +91,14 @@ def budget_tag(args: argparse.Namespace) -> str:
         for name, found in given
     ]
     return "_".join(["prune", *parts, *([f"map{args.min_map:g}"] if args.min_map is not None else [])])
+
+
+def shares_asked(job: Job) -> dict[str, tuple[float, float]]:
+    """Name of each limit but --min-map -> what the network costs now, and the share of it that it may."""
+    search = _Search.of(job, 0.0)
+    full = np.ones(job.subject.graph.unit_count, dtype=np.bool_)
+    wholes = {limit.name.strip("-").replace("-", "_"): limit for limit in search.selection.limits}
+    return {name: (limit.cost(full), limit.most / limit.cost(full)) for name, limit in wholes.items()}
 
 
 def budget_policies(job: Job, layer_keep: float) -> tuple[list[Policy], tuple[str, ...]]:
@@ -138,7 +150,9 @@ class _Search:
     def within(self) -> tuple[UnitMask, list[str]]:
         """The best mask within the limits, milliseconds measured."""
         full = np.ones(self.job.subject.graph.unit_count, dtype=np.bool_)
-        if all(limit.cost(full) <= limit.most for limit in self.selection.limits):
+        timed = [] if self.clock is None else [self.clock.full <= self.selection.limits[-1].most]
+        counted = self.selection.limits[:-1] if timed else self.selection.limits
+        if all(timed) and all(limit.cost(full) <= limit.most for limit in counted):
             raise PruningError("the network is within the budget as it is; ask for less")
         keep = self.selection.mask()
         return (keep, []) if self.clock is None else self._timed(keep)
@@ -154,7 +168,7 @@ class _Search:
             logger.info("%.2f ms measured, %.2f predicted, %.2f asked", taken, limit.cost(keep), asked)
             if taken <= _MOST * asked and (best is None or taken > best[0]):
                 best = (taken, keep)
-            if _LEAST * asked <= taken <= _MOST * asked or keep.all():
+            if _LEAST * asked <= taken <= _MOST * asked:
                 break
             target = limit.cost(keep) * _AIM * asked / taken
             keep = self.selection.again([*others, replace(limit, most=target)])
@@ -256,7 +270,7 @@ class _Clock:
     def measure(self, job: Job, after: Darknet) -> float:
         """Milliseconds of a pruned network, in turns with the unpruned one.
 
-        Where a share was asked for, that of the time in the same turns counts, whatever else the machine does.
+        Where a share was asked for, that of the time in the same turns counts, whatever else runs.
         """
         models = {"before": job.model, "after": after}
         found = network_latencies(models, self.runtime, self.size, _ROUNDS)

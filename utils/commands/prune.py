@@ -16,6 +16,7 @@ from utils.commands import pruning_tables as tables
 from utils.commands.arguments import arguments, next_command, prepare, provenance, write_json
 from utils.commands.budgets import budget_policies, budget_tag
 from utils.commands.explain import explain_section, show_what_if
+from utils.commands.iterative import run_iterative
 from utils.commands.ledger import compare_files, compare_in_memory
 from utils.commands.project import open_files
 from utils.commands.pruning_job import Job, open_job
@@ -48,6 +49,9 @@ def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) 
     device = prepare(args)
     if args.what_if is not None:
         show_what_if(args)
+        return None
+    if getattr(args, "iterative", 1) > 1:
+        run_iterative(args, lambda one_round: run_pruning(one_round, policies, tag))
         return None
     job = open_job(args, device, budget_tag(args) if has_budget(args) else tag)
     told: tuple[str, ...] = ()

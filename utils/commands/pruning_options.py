@@ -54,9 +54,7 @@ def prune_parser(manual: str | None) -> Parser:
 def _add_choice(group: Options) -> None:
     text = f"importance of a channel: {SCORES} (default: gamma; for a budget taylor, with --data)"
     group.add_argument("--score", help=text)
-    text = (
-        "multiples of so many channels; auto: the stairs of a latency table (default: 1, for --max-ms auto)"
-    )
+    text = "multiples of so many channels; auto: as a latency table says (default: 1, for --max-ms auto)"
     group.add_argument("--align", type=_align, metavar="N", help=text)
     group.add_argument(
         "--min-channels", type=positive_int, default=1, metavar="N", help="every layer keeps at least so many"

@@ -1,0 +1,139 @@
+"""Budgets: what is asked for is what comes out, measured or counted."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.test_scripts import DATA, FILES, Fail, fail, project
+from utils.commands import budgets
+from utils.commands.budgets import Amount, amount
+from utils.darknet.checkpoint import load_weights, save_weights
+from utils.darknet.model import Darknet
+from utils.profiling import Latency, count_macs, count_parameters
+from utils.pruning.latency import Fingerprint, LatencyTable
+
+__all__ = ["fail", "project"]  # fixtures
+QUICK = ("--verify", "quick", "--no-report", "--no-eval")
+
+
+def slim_prune(*words: str) -> None:
+    importlib.import_module("slim_prune").main(list(words))
+
+
+@pytest.fixture
+def folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The project's folder, gone to; gammas differ so that widths can be chosen."""
+    monkeypatch.chdir(project)
+    model = Darknet.from_cfg("small.cfg")
+    generator = torch.Generator().manual_seed(3)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.copy_(torch.rand(module.weight.shape, generator=generator))
+    save_weights(model, "small.weights")
+    return project
+
+
+def written(folder: Path, tag: str) -> tuple[Darknet, dict]:
+    model = Darknet.from_cfg(folder / f"{tag}_small.cfg")
+    load_weights(model, folder / f"{tag}_small.weights")
+    return model, json.loads((folder / f"{tag}_small.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("12", Amount(12, False)),
+        ("50%", Amount(0.5, True)),
+        ("2M", Amount(2e6, False)),
+        ("1.5g", Amount(1.5e9, False)),
+    ],
+)
+def test_amounts(text, value):
+    assert amount(text) == value
+
+
+@pytest.mark.parametrize("align", [1, 4])
+def test_half_of_the_multiply_adds_are_met_and_used(folder, align):
+    slim_prune(*FILES, "--max-macs", "50%", "--align", str(align), *QUICK)
+    model, report = written(folder, "prune_50pct_macs")
+    macs, before = count_macs(model, (64, 64)), report["before"]["macs"]
+    assert 0.4 * before < macs <= 0.5 * before
+
+
+def test_limits_can_be_combined(folder):
+    whole = count_parameters(Darknet.from_cfg("small.cfg"))
+    slim_prune(*FILES, "--max-params", str(whole // 2), "--max-macs", "70%", "--max-mb", "0.04", *QUICK)
+    (cfg,) = folder.glob("prune_*.cfg")
+    model, report = written(folder, cfg.stem.removesuffix("_small"))
+    assert count_parameters(model) <= whole // 2
+    assert report["after"]["macs"] <= 0.7 * report["before"]["macs"]
+    assert report["after"]["file_size"] <= 0.04 * 2**20
+    assert report["after"]["file_size"] == (folder / f"{cfg.stem}.weights").stat().st_size
+
+
+def test_milliseconds_are_measured_and_corrected(folder, monkeypatch):
+    """A machine on which the table is wrong: networks take twice their multiply-adds' share, and 1 ms."""
+    table = LatencyTable(Fingerprint("torch", "1", "cpu", 1, 1, "float32"))
+    asked = []
+
+    def latencies(models, runtime, size, rounds):
+        def milliseconds(model: Darknet) -> float:
+            return 1 + count_macs(model, (64, 64)) / 1e5
+
+        asked.append({name: milliseconds(model) for name, model in models.items()})
+        return {name: Latency(value, value, 1, rounds) for name, value in asked[-1].items()}
+
+    monkeypatch.setattr(budgets, "network_latencies", latencies)
+    monkeypatch.setattr(budgets, "find_or_measure", lambda *_: table)
+    whole = 1 + count_macs(Darknet.from_cfg("small.cfg"), (64, 64)) / 1e5
+    latency = Latency(whole, whole, 1, 1)
+    monkeypatch.setattr(budgets, "calibrate", lambda *_: (lambda total: total, latency))
+    monkeypatch.setattr(
+        LatencyTable, "milliseconds", lambda _table, _conv, inputs, outputs: whole * inputs * outputs / 8000
+    )
+    limit = 0.6 * whole
+    slim_prune(*FILES, "--max-ms", str(limit), "--runtime", "torch", "--align", "1", *QUICK)
+    (cfg,) = folder.glob("prune_*.cfg")
+    model, report = written(folder, cfg.stem.removesuffix("_small"))
+    taken = 1 + count_macs(model, (64, 64)) / 1e5
+    assert 0.85 * limit <= taken <= limit
+    assert f"{taken:.2f} ms of {limit:.2f} asked for" in " ".join(report["notes"])
+    assert len(asked) > 1  # the first guess was wrong
+
+
+@pytest.mark.parametrize(
+    ("words", "fact"),
+    [
+        (("--max-macs", "2G"), "is within the budget as it is"),
+        (("--max-params", "10"), "smaller than the smallest network"),
+        (("--min-map", "0.5"), "--min-map: mAP has to be measured; add --data"),
+        (("--max-macs", "50%", "--classic"), "--classic: has no --max_macs"),
+        (("--max-macs", "50%", "--iterative", "2"), "--iterative: fine-tunes between the rounds; add --data"),
+    ],
+)
+def test_what_cannot_be_met_is_said_and_nothing_is_written(folder, fail: Fail, words, fact):
+    assert fact in fail("slim_prune.py", *FILES, *words)
+    assert not list(folder.glob("*prune_*"))
+
+
+def test_an_unreachable_map_is_refused_with_what_was_tried(folder, fail: Fail):
+    message = fail("slim_prune.py", *FILES, *DATA, "--min-map", "0.99", "--score", "gamma")
+    assert "no pruned network reaches it (multiply-adds, mAP: 50%" in message
+    assert not list(folder.glob("*prune_*"))
+
+
+def test_rounds_go_down_to_the_limit_and_are_not_done_twice(folder, monkeypatch, capsys):
+    words = (*FILES, *DATA, "--max-macs", "40%", "--iterative", "2", "--tune-epochs", "1", "--score", "gamma")
+    slim_prune(*words)
+    model, _ = Darknet.from_cfg(folder / "prune_40pct_macs_small.cfg"), capsys.readouterr()
+    load_weights(model, folder / "prune_40pct_macs_small.weights")
+    whole = count_macs(Darknet.from_cfg("small.cfg"), (64, 64))
+    assert count_macs(model, (64, 64)) <= 0.4 * whole
+    first = json.loads((folder / "prune_40pct_macs_small_rounds/1/round.json").read_text())
+    assert 0.4**0.5 * 0.85 * whole < first["macs"] <= 0.4**0.5 * whole
+    monkeypatch.setattr("utils.commands.iterative.run_training", lambda _: pytest.fail("trained again"))
+    slim_prune(*words)
+    assert "fine-tuned" in capsys.readouterr().out
