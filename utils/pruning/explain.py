@@ -92,12 +92,22 @@ def _reason(
         return "passes", ()
     if voters:
         return "voted", tuple(voters)
-    unscored = tuple(
-        other
-        for other in writers(graph, name)
-        if other not in verdict.scores and unit in graph.layers[other].outputs
-    )
+    unscored = _unscored(verdict, name, unit)
     return ("unscored", unscored) if unscored else ("floor", ())
+
+
+def _unscored(verdict: Verdict, name: str, unit: int) -> tuple[str, ...]:
+    """Layers without a score that kept `unit`; a gate is one of them only where nothing else writes to it."""
+    graph = verdict.graph
+    writing = [other for other in writers(graph, name) if unit in graph.layers[other].outputs]
+    silent = [other for other in writing if other not in verdict.scores]
+    vetoing = [other for other in silent if not _is_gate(graph, other, unit)]
+    return tuple(vetoing or (silent if len(silent) == len(writing) else ()))
+
+
+def _is_gate(graph: ChannelGraph, name: str, unit: int) -> bool:
+    layer = graph.layers[name]
+    return bool(graph.gates[layer.chains[layer.outputs == unit]].all())
 
 
 def _passing(verdict: Verdict, name: str) -> NDArray[np.bool_]:
