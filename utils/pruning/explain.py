@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from utils.pruning.channels import ChannelGraph, UnitMask
 from utils.pruning.subject import ChannelPlan, LayerScores
 
-Kind = Literal["below", "passes", "chosen", "voted", "unscored", "floor", "pinned", "restored", "carrier"]
+Kind = Literal[
+    "below", "passes", "chosen", "voted", "unscored", "floor", "coupled", "pinned", "restored", "carrier"
+]  # fmt: skip
 WHY: Mapping[Kind, str] = {
     "below": "removed: nothing that writes to it is worth it",
     "passes": "its own score passes the threshold",
@@ -22,6 +24,7 @@ WHY: Mapping[Kind, str] = {
     "voted": "its own score does not pass, but that of another layer that writes to the same sum does",
     "unscored": "a layer that writes to it cannot be scored, so it votes to keep",
     "floor": "one of the best of a layer that would keep too few",
+    "coupled": "a shortcut adds it to others, and this strategy leaves such channels alone",
     "pinned": "it may never go",
     "restored": "it came back: a tensor would be empty, equal parts unequal, or a width not as asked",
     "carrier": "it is dead and stays to carry the constants of the others to image borders",
@@ -92,6 +95,8 @@ def _reason(
         return "passes", ()
     if voters:
         return "voted", tuple(voters)
+    if graph.coupled[unit] and verdict.plan.candidates == "uncoupled":
+        return "coupled", ()
     unscored = _unscored(verdict, name, unit)
     return ("unscored", unscored) if unscored else ("floor", ())
 
