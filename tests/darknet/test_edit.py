@@ -90,7 +90,6 @@ def test_branches_may_be_longer_and_hold_dropout(shared):
 @pytest.mark.parametrize(
     "sections, reason",
     [
-        ([CONV, CONV, CONV, "[shortcut]\nfrom=-3\nactivation=leaky"], "an activation behind the sum"),
         ([CONV, CONV, CONV, "[shortcut]\nfrom=-3,-2"], "two sources"),
         ([CONV, CONV, "[shortcut]\nfrom=-2", "[route]\nlayers=1,2"], "the branch is read elsewhere"),
         (
@@ -134,6 +133,17 @@ def test_references_keep_their_targets_and_their_style():
     assert shortest.sources(1) == (0, 0, 0, 0)
     assert shortest.raw[-1].options["layers"] == "-1,0,-1,0"
     assert len(net) == 8
+
+
+def test_an_activation_behind_the_sum_outlives_its_block():
+    net = network(CONV, CONV, CONV, "[shortcut]\nfrom=-3\nactivation=leaky", "[route]\nlayers=-1,3,0")
+    (block,) = residual_blocks(net)
+    assert (block.sections, block.activation) == ((1, 2), "leaky")
+    shorter, moved = without_blocks(net, [block])
+    assert moved == {0: 0, 3: 1, 4: 2}
+    assert [section.kind for section in shorter.sections] == ["convolutional", "activation", "route"]
+    assert (shorter[1].activation, shorter.sources(1), shorter.sources(2)) == ("leaky", (0,), (1, 1, 0))
+    assert shorter.raw[-1].options["layers"] == "-1,1,0"
 
 
 YOLOV3 = Network.from_cfg(ROOT / "cfg/yolov3.cfg")

@@ -90,7 +90,11 @@ def moved_sections(network: Network, removed_blocks: Sequence[int]) -> dict[int,
     gone = {
         index
         for shortcut in removed_blocks
-        for index in range(network.sources(shortcut)[1] + 1, shortcut + 1)  # a branch fills the whole gap
+        # a branch fills the whole gap, and an activation behind the sum stays
+        for index in range(
+            network.sources(shortcut)[1] + 1,
+            shortcut + (getattr(network[shortcut], "activation", "") == "linear"),
+        )
     }
     kept = (index for index in range(len(network)) if index not in gone)
     return {old: new for new, old in enumerate(kept)}

@@ -25,16 +25,18 @@ class ResidualBlock:
         identity: section whose output is passed on.
         branch: all sections between identity and shortcut, in order; the last gives the other summand.
         shortcut: the adding section.
+        activation: what stays where the shortcut was, as an [activation] section; nothing if "linear".
     """
 
     identity: int
     branch: tuple[int, ...]
     shortcut: int
+    activation: str = "linear"
 
     @property
     def sections(self) -> tuple[int, ...]:
         """What goes when the block is removed."""
-        return (*self.branch, self.shortcut)
+        return (*self.branch, self.shortcut) if self.activation == "linear" else self.branch
 
 
 def with_filters(
@@ -92,10 +94,11 @@ def with_classes(network: Network, classes: int) -> Network:
 def residual_blocks(network: Network) -> tuple[ResidualBlock, ...]:
     """All blocks that can be removed alone, in order.
 
-    A block is a linear, unweighted two-input shortcut over a branch that fills the whole gap between
-    identity and shortcut, reads nothing but the identity and is read by nobody else; identity and shortcut
-    have equally many channels. Branches may hold any sections (dropout, depthwise convolutions, ...) but
-    not one whose weights others share.
+    A block is an unweighted two-input shortcut over a branch that fills the whole gap between identity and
+    shortcut, reads nothing but the identity and is read by nobody else; identity and shortcut have equally
+    many channels. Branches may hold any sections (dropout, depthwise convolutions, ...) but not one whose
+    weights others share. With the branch at zero a shortcut passes act(identity) on, so an activation of its
+    own outlives the block.
     """
     lenders = {s.shared_with for s in network.sections if isinstance(s, Convolutional)}
     blocks = (_block_at(network, index, lenders) for index in range(len(network)))
@@ -106,7 +109,7 @@ def _block_at(network: Network, index: int, lenders: Container[int | None]) -> R
     section = network[index]
     if not isinstance(section, Shortcut) or len(section.sources) != 2:
         return None
-    if section.activation != "linear" or section.weights_type != "none":
+    if section.weights_type != "none":
         return None
     identity = section.sources[1]
     branch = tuple(range(identity + 1, index))
@@ -119,13 +122,14 @@ def _block_at(network: Network, index: int, lenders: Container[int | None]) -> R
             return None
         if not all(reader <= index for reader in network.readers(member)) or not network.readers(member):
             return None
-    return ResidualBlock(identity, branch, index)
+    return ResidualBlock(identity, branch, index, section.activation)
 
 
 def without_blocks(network: Network, blocks: Iterable[ResidualBlock]) -> tuple[Network, dict[int, int]]:
     """The network without some of its residual blocks.
 
-    Whoever read a removed shortcut reads the block's identity instead. In numbers, as the published
+    Whoever read a removed shortcut reads the block's identity instead, behind the shortcut's activation if
+    it has one. In numbers, as the published
     pruners have it: absolute k becomes k - #(removed <= k), and a relative reference moves towards 0 by the
     number of sections removed strictly between.
 
@@ -147,7 +151,13 @@ def without_blocks(network: Network, blocks: Iterable[ResidualBlock]) -> tuple[N
         kept += index not in removed
         moved[index] = kept - 1
     renumbering = {old: new for old, new in moved.items() if old >= 0 and old not in removed}
-    sections = [network.raw[0], *(_renumbered(network, index, moved) for index in renumbering)]
+    alone = {block.shortcut: block.activation for block in chosen}
+    sections = [network.raw[0]]
+    for index in renumbering:
+        if index in alone:
+            sections.append(RawSection("activation", {"activation": alone[index]}))
+        else:
+            sections.append(_renumbered(network, index, moved))
     return Network(sections, network.source), renumbering
 
 

@@ -4,7 +4,7 @@ Invariants: retracing a narrowed subject gives the channel counts of the mask, a
 strictly into a `Darknet` that is built anew from the narrowed cfg.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -95,8 +95,8 @@ class DarknetSubject:
     def narrowed(self, keep: UnitMask) -> Self:
         """A compact copy with the kept channels, built from its own cfg and traced anew."""
         network = narrowed_network(self.network, self.graph, keep)
-        narrowed = self._rebuilt(network, narrow(self.model, self.graph, keep).state_dict())
-        return replace(narrowed, kept=self.kept)  # the names of its layers are the same
+        state = narrow(self.model, self.graph, keep).state_dict()
+        return self._rebuilt(network, state, map(section_index, self.kept))
 
     def shortened(self, blocks: Sequence[Block]) -> Self:
         """A copy without these blocks."""
@@ -110,18 +110,18 @@ class DarknetSubject:
             if section_index(key) in moved:
                 _, _, rest = key.split(".", 2)
                 state[f"layers.{moved[section_index(key)]}.{rest}"] = tensor
-        return self._rebuilt(network, state)
+        return self._rebuilt(network, state, (moved[section_index(name)] for name in self.kept))
 
     def save(self, cfg: Path, weights: Path) -> None:
         """Write both files, each whole or not at all."""
         write_text(cfg, self.network.to_cfg())
         write_weights(weights, self.model, self.model.header)
 
-    def _rebuilt(self, network: Network, state: Mapping[str, Tensor]) -> Self:
+    def _rebuilt(self, network: Network, state: Mapping[str, Tensor], kept: Iterable[int]) -> Self:
         model = Darknet(network, initialise=False).to(next(self.model.parameters()))
         model.load_state_dict(state, strict=True)
         model.header = self.model.header
-        return type(self).of(model.train(self.model.training))
+        return type(self).of(model.train(self.model.training), sorted(kept))
 
 
 def narrowed_network(network: Network, graph: ChannelGraph, keep: UnitMask) -> Network:
@@ -157,6 +157,10 @@ def _layer_name(network: Network, index: int) -> str:
     if not isinstance(network[index], Convolutional | Connected):
         fact = f"{network.place(index)} has no channels of its own to keep"
         raise PruningError(f"{fact}; name the convolution before it")
+    return _with_weights(network, index)
+
+
+def _with_weights(network: Network, index: int) -> str:
     return f"layers.{index}.{'conv' if isinstance(network[index], Convolutional) else 'linear'}"
 
 
@@ -205,8 +209,9 @@ def gamma_penalty(model: Darknet, s: float, prune: Literal[0, 1], classic: bool 
 
 
 def _block(network: Network, block: ResidualBlock) -> Block:
-    layers = tuple(f"layers.{i}.conv" for i in block.branch if isinstance(network[i], Convolutional))
-    travels = _reaches_linear_readers_only(network, block.shortcut)
+    branch = (index for index in block.branch if isinstance(network[index], Convolutional | Connected))
+    layers = tuple(_with_weights(network, index) for index in branch)
+    travels = block.activation == "linear" and _reaches_linear_readers_only(network, block.shortcut)
     return Block(f"layers.{block.shortcut}", layers, f"layers.{block.branch[-1]}", travels)
 
 

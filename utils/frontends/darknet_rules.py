@@ -55,7 +55,7 @@ def _convolutional(step: Step) -> ChannelIds:
     outputs = step.tracer.layer(f"{step.name}.conv", inputs, section.filters, section.groups, norm)
     if section.shared_with is not None:
         lender = section.shared_with
-        step.tracer.tie(inputs, step.ids[step.network.sources(lender)[0]])
+        step.tracer.tie(inputs, step.ids[step.network.sources(lender)[0]], "joint")
         # The same gammas decide, so both are one writer.
         step.tracer.tie(outputs, step.ids[lender], "serial")
     return outputs
@@ -93,8 +93,9 @@ def _route(step: Step) -> ChannelIds:
 
 def _gate(step: Step) -> ChannelIds:
     gate, scaled = step.inputs
-    if len(gate) == len(scaled):
-        step.tracer.tie(gate, scaled)
+    if len(gate) == len(scaled):  # not so under scale_wh
+        is_gate_alone = len(step.network.readers(step.network.sources(step.index)[0])) == 1
+        step.tracer.tie(scaled, gate, "gate" if is_gate_alone else "joint")
     return scaled
 
 
@@ -107,7 +108,7 @@ def _reorg(step: Step) -> ChannelIds:
     # It mixes each run of stride^2 channels, so they live and die together.
     runs = step.inputs[0].reshape(-1, cast(resampling.Reorg, step.section).stride ** 2)
     for channels in runs.T[1:]:
-        step.tracer.tie(runs[:, 0], channels)
+        step.tracer.tie(runs[:, 0], channels, "joint")
     return _reorg3d(step)
 
 

@@ -36,6 +36,7 @@ from utils.pruning.union_find import UnionFind
 ChannelIds = NDArray[np.intp]
 UnitMask = NDArray[np.bool_]  # True = keep
 UnitScores = NDArray[np.float64]
+Tie = Literal["additive", "serial", "gate", "joint"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class ChannelGraph:
         coupled: units whose channel is a sum of several writers (shortcuts).
         chain_units: unit of each serial chain. A chain is one writer: a layer together with the depthwise
             layers behind it, dead as soon as one of them is.
+        gates: (chains,) which of them only scale channels: without a score they have no vote.
     """
 
     layers: Mapping[str, Layer]
@@ -88,6 +90,7 @@ class ChannelGraph:
     equal_sections: tuple[tuple[ChannelIds, ...], ...]
     coupled: UnitMask
     chain_units: ChannelIds
+    gates: NDArray[np.bool_]
 
     @property
     def unit_count(self) -> int:
@@ -168,6 +171,7 @@ class ChannelTracer:
         self._followers: dict[str, Follower] = {}
         self._pins: dict[int, str] = {}
         self._coupled: list[ChannelIds] = []
+        self._gates: list[ChannelIds] = []
         self._sections: list[tuple[ChannelIds, ...]] = []
 
     def new(self, count: int) -> ChannelIds:
@@ -204,10 +208,14 @@ class ChannelTracer:
             self.follow(norm, outputs)
         return outputs
 
-    def tie(
-        self, first: ChannelIds, second: ChannelIds, kind: Literal["additive", "serial"] = "additive"
-    ) -> None:
+    def tie(self, first: ChannelIds, second: ChannelIds, kind: Tie = "additive") -> None:
         """Channel i of both live and die together.
+
+        Args:
+            first: ids.
+            second: ids.
+            kind: "additive": a sum; "serial": dead as soon as one is; "gate": the second only scales the
+                first, as in squeeze-and-excitation; "joint": nothing but the tie.
 
         Raises:
             ValueError: on unequal lengths.
@@ -220,6 +228,8 @@ class ChannelTracer:
                 self._chains.union(one, other)
         if kind == "additive":
             self._coupled += [first, second]
+        elif kind == "gate":
+            self._gates.append(second)
 
     def section(self, ids: ChannelIds, count: int) -> list[ChannelIds]:
         """Cut `ids` into `count` equal parts that must keep equally many channels.
@@ -270,6 +280,7 @@ class ChannelTracer:
             equal_sections=tuple(tuple(units[ids] for ids in parts) for parts in self._sections),
             coupled=_marked(len(names), *(units[ids] for ids in self._coupled)),
             chain_units=units[chain_names],
+            gates=np.isin(chain_names, [chains[item] for ids in self._gates for item in ids.tolist()]),
         )
 
 

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from utils.pruning.channels import ChannelGraph, UnitMask
 from utils.pruning.subject import ChannelPlan, LayerScores
 
-Kind = Literal["below", "passes", "chosen", "voted", "unscored", "floor", "pinned", "restored", "carrier"]
+Kind = Literal[
+    "below", "passes", "chosen", "voted", "unscored", "floor", "coupled", "pinned", "restored", "carrier"
+]  # fmt: skip
 WHY: Mapping[Kind, str] = {
     "below": "removed: nothing that writes to it is worth it",
     "passes": "its own score passes the threshold",
@@ -22,6 +24,7 @@ WHY: Mapping[Kind, str] = {
     "voted": "its own score does not pass, but that of another layer that writes to the same sum does",
     "unscored": "a layer that writes to it cannot be scored, so it votes to keep",
     "floor": "one of the best of a layer that would keep too few",
+    "coupled": "a shortcut adds it to others, and this strategy leaves such channels alone",
     "pinned": "it may never go",
     "restored": "it came back: a tensor would be empty, equal parts unequal, or a width not as asked",
     "carrier": "it is dead and stays to carry the constants of the others to image borders",
@@ -92,12 +95,24 @@ def _reason(
         return "passes", ()
     if voters:
         return "voted", tuple(voters)
-    unscored = tuple(
-        other
-        for other in writers(graph, name)
-        if other not in verdict.scores and unit in graph.layers[other].outputs
-    )
+    if graph.coupled[unit] and verdict.plan.candidates == "uncoupled":
+        return "coupled", ()
+    unscored = _unscored(verdict, name, unit)
     return ("unscored", unscored) if unscored else ("floor", ())
+
+
+def _unscored(verdict: Verdict, name: str, unit: int) -> tuple[str, ...]:
+    """Layers without a score that kept `unit`; a gate is one of them only where nothing else writes to it."""
+    graph = verdict.graph
+    writing = [other for other in writers(graph, name) if unit in graph.layers[other].outputs]
+    silent = [other for other in writing if other not in verdict.scores]
+    vetoing = [other for other in silent if not _is_gate(graph, other, unit)]
+    return tuple(vetoing or (silent if len(silent) == len(writing) else ()))
+
+
+def _is_gate(graph: ChannelGraph, name: str, unit: int) -> bool:
+    layer = graph.layers[name]
+    return bool(graph.gates[layer.chains[layer.outputs == unit]].all())
 
 
 def _passing(verdict: Verdict, name: str) -> NDArray[np.bool_]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from utils.errors import PruningError
 from utils.pruning.channels import ChannelGraph, ChannelIds, UnitMask
-from utils.pruning.scores import Merge, chain_scores, merged_scores
+from utils.pruning.scores import Merge, chain_scores, merged_scores, silent_chains
 from utils.pruning.subject import BlockPlan, Candidates, ChannelPlan, LayerScores, Policy, Subject
 
 __all__ = [
@@ -42,7 +42,8 @@ class GlobalThreshold:
     def __call__(self, subject: Subject, scores: LayerScores) -> ChannelPlan:
         """Plan for `subject`; PruningError where nothing may be pruned or nothing would be left."""
         graph = subject.graph
-        chains = merged_scores(graph, chain_scores(graph, scores), self.merge)
+        own = chain_scores(graph, scores)
+        chains, silent = merged_scores(graph, own, self.merge), silent_chains(graph, own)
         judged = ~np.isnan(chains) & candidate_units(graph, self.candidates)[graph.chain_units]
         if self.merge == "leader":
             judged &= _first_of_unit(graph)
@@ -51,12 +52,12 @@ class GlobalThreshold:
         by_score = passes & judged
         emptied = tuple(name for name in scores if _none(graph.layers[name].chains, judged, passes))
         passes[self._floor(graph, scores)] = True
-        votes = np.where(judged, passes, self.merge != "leader")
+        votes = np.where(judged, passes, ~silent & (self.merge != "leader"))
         keep = np.zeros(graph.unit_count, dtype=np.bool_)
         keep[graph.chain_units[votes]] = True
         if self.merge == "leader":  # followers have no vote; a unit whose leader is not judged stays
             keep |= ~_marked(graph, judged)
-        keep |= graph.pinned | ~_marked(graph, np.ones_like(judged))
+        keep |= graph.pinned | ~_marked(graph, ~silent)
         return ChannelPlan(keep, float(threshold), emptied, by_score, self.candidates)
 
     def _threshold(self, pool: NDArray[np.float32]) -> np.float32:

@@ -27,7 +27,10 @@ def recalibrating(model: nn.Module) -> Iterator[nn.Module]:
         module for module in model.modules() if isinstance(module, _NORMS) and module.track_running_stats
     ]
     modes = [(module, module.training) for module in model.modules()]
-    before = [(norm, norm.momentum, norm.running_mean, norm.running_var) for norm in norms]
+    before = [
+        (norm, norm.momentum, (norm.running_mean, norm.running_var, norm.num_batches_tracked))
+        for norm in norms
+    ]
     model.eval()
     for norm in norms:
         assert norm.running_mean is not None
@@ -43,10 +46,10 @@ def recalibrating(model: nn.Module) -> Iterator[nn.Module]:
         yield model
         done = True
     finally:
-        for norm, momentum, mean, variance in before:
+        for norm, momentum, statistics in before:
             assert norm.num_batches_tracked is not None
             if not done or not int(norm.num_batches_tracked):
-                norm.running_mean, norm.running_var = mean, variance
+                norm.running_mean, norm.running_var, norm.num_batches_tracked = statistics
             norm.momentum = momentum
         for module, training in modes:
             module.training = training

@@ -1,7 +1,8 @@
 """How important is each output channel of each layer?
 
 A scorer is a callable from a subject to `LayerScores`: one score for each output channel of each layer that
-it can judge. A layer without a score takes no part: it stays out of the pool, and always votes to keep.
+it can judge. A layer without a score takes no part: it stays out of the pool, and always votes to keep. A
+gate without one, such as that of squeeze-and-excitation, has no vote: what it scales decides alone.
 
 Gammas and Taylor terms are comparable over the network as they are. Norms and distances of filters depend on
 the size of a layer's kernels, so they are divided by the layer's mean: 1 is an average channel.
@@ -138,38 +139,51 @@ def chain_scores(graph: ChannelGraph, scores: LayerScores) -> NDArray[np.float32
     return np.where(scored, lowest, np.float32(np.nan))
 
 
+def silent_chains(graph: ChannelGraph, chains: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(chains,) gates without a score, which have no vote."""
+    return np.isnan(chains) & graph.gates
+
+
 def merged_scores(graph: ChannelGraph, chains: NDArray[np.float32], merge: Merge) -> NDArray[np.float32]:
     """(chains,) the score that each chain of a unit is judged by.
 
     "mean", "max" and "norm" (root of the sum of squares) give all chains of a unit the same one, NaN if one
-    of them has none; under "union" and "leader" every chain speaks for itself.
+    of them has none; under "union" and "leader" every chain speaks for itself. A silent chain stays NaN.
     """
-    units, count = graph.chain_units, graph.unit_count
-    if merge == "mean":
-        sums = np.bincount(units, chains, count) / np.maximum(np.bincount(units, minlength=count), 1)
-    elif merge == "norm":
-        sums = np.sqrt(np.bincount(units, chains.astype(np.float64) ** 2, count))
-    elif merge == "max":
-        sums = np.full(count, -np.inf)
-        np.maximum.at(sums, units, chains)
-    else:
+    if merge in ("union", "leader"):
         return chains
-    return sums[units].astype(np.float32)
+    counted, count = ~silent_chains(graph, chains), graph.unit_count
+    units, values = graph.chain_units[counted], chains[counted]
+    if merge == "mean":
+        merged = np.bincount(units, values, count) / np.maximum(np.bincount(units, minlength=count), 1)
+    elif merge == "norm":
+        merged = np.sqrt(np.bincount(units, values.astype(np.float64) ** 2, count))
+    else:
+        merged = np.full(count, -np.inf)
+        np.maximum.at(merged, units, values)
+    return np.where(counted, merged[graph.chain_units], np.nan).astype(np.float32)
 
 
 def unit_scores(graph: ChannelGraph, scores: LayerScores) -> UnitScores:
-    """(units,) score of each unit: the largest of its chains', inf where a chain has none."""
+    """(units,) score of each unit: the largest of its chains', inf where a chain has none.
+
+    Silent chains count only where a unit has no others: inf.
+    """
+    chains = chain_scores(graph, scores)
+    heard = ~silent_chains(graph, chains)
     best = np.full(graph.unit_count, -np.inf)
-    chains = chain_scores(graph, scores).astype(np.float64)
-    np.maximum.at(best, graph.chain_units, np.where(np.isnan(chains), np.inf, chains))
+    best[graph.chain_units] = np.inf
+    best[graph.chain_units[heard]] = -np.inf
+    values = np.where(np.isnan(chains), np.inf, chains).astype(np.float64)
+    np.maximum.at(best, graph.chain_units[heard], values[heard])
     return best
 
 
-def _norms(subject: Subject) -> dict[str, nn.BatchNorm2d | nn.SyncBatchNorm]:
+def _norms(subject: Subject) -> dict[str, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm]:
     """Layer name -> the batch norm behind it; the weight is its gamma."""
     modules = dict(subject.model.named_modules(remove_duplicate=False))
     norms = {name: modules.get(layer.norm or "") for name, layer in subject.graph.layers.items()}
-    kinds = (nn.BatchNorm2d, nn.SyncBatchNorm)
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
     return {name: norm for name, norm in norms.items() if isinstance(norm, kinds)}
 
 

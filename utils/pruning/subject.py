@@ -16,7 +16,7 @@ LayerScores = Mapping[str, NDArray[np.float32]]  # layer name -> (output channel
 
 @dataclass(frozen=True)
 class Block:
-    """An identity, a branch that nobody else reads, and the linear shortcut that adds them.
+    """An identity, a branch that nobody else reads, and the shortcut that adds them.
 
     Attributes:
         name: of the module that adds.

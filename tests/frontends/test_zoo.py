@@ -1,0 +1,46 @@
+"""The first cases of benchmarks/zoo.py: small stock cfgs, and each feature cfg, under every strategy."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.zoo import STRATEGIES, cfgs, run_case
+from benchmarks.zoo_page import page
+
+FEATURES = ("depthwise", "groups", "reorg", "route_groups", "sam", "scale_channels")
+CHAIN = "slim, layers, slim, layers"
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("name", FEATURES)
+def test_feature_is_pruned_by_every_strategy(root: Path, name: str, strategy: str) -> None:
+    row = run_case(name, root / f"tests/cfgs/{name}.cfg", strategy)
+    assert row.verdict == "ok" or row.verdict.startswith("n/a: "), row.verdict
+    assert row.verdict == "ok" or "layer" in strategy, row.verdict
+
+
+@pytest.mark.parametrize("strategy", ["slim --fold borders", "slim --keep-sections", CHAIN])
+@pytest.mark.parametrize(
+    "name", ["real/MobileNetV2-YOLOv3-Nano-voc", "real/yolo-fastest-1.1", "zoo/enet-coco"]
+)
+def test_stock_cfg_is_pruned(shared: Path, name: str, strategy: str) -> None:
+    row = run_case(name, cfgs()[name], strategy)
+    assert row.verdict == "ok", row.verdict
+    assert row.parameters_after < row.parameters
+    assert row.macs_after < row.macs
+
+
+def test_page_tells_differences_sizes_and_reasons() -> None:
+    ok = {"verdict": "ok", "compact": "1.0e-15", "opencv": "it refuses", "onnx": "2e-6"}
+    sizes = {"filters": 9, "filters_after": 4, "parameters": 1000, "parameters_after": 10}
+    more = {"macs": 7, "macs_after": 3, "blocks": 2, "blocks_removed": 1}
+    rows = [
+        {"cfg": "zoo/x", "strategy": "slim", **ok, **sizes, **more},
+        {"cfg": "zoo/x", "strategy": "layers", "verdict": "n/a: no blocks"},
+        {"cfg": "zoo/y", "strategy": "layers", "verdict": "n/a: no blocks"},
+    ]
+    lines = page(rows).splitlines()
+    assert "| zoo/x | 1.0e-15 | a |" in lines
+    assert "| zoo/y |  | a |" in lines
+    assert "| zoo/x | slim | 9 → 4 | 1,000 → 10 | 7 → 3 | 1 of 2 | 2e-6 | b |" in lines
+    assert lines[-2:] == ["| a | no blocks |", "| b | it refuses |"]
