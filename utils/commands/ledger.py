@@ -77,7 +77,8 @@ def compare_files(ledger: Ledger, saved: Darknet, reloaded: Darknet, *, full: bo
     checks = [Check("compact / .weights read back", difference, EQUAL, "float64")]
     if full:
         cpu = reloaded if next(reloaded.parameters()).device.type == "cpu" else deepcopy(reloaded).cpu()
-        checks += [_opencv(cpu, ledger.image), _onnx(cpu, ledger.image)]
+        onnx = _onnx(cpu, ledger.image)  # takes more memory, so it comes before what OpenCV leaves behind
+        checks += [_opencv(cpu, ledger.image), onnx]
     require(checks, saved.network.source)
     return tuple(checks)
 
