@@ -1,5 +1,7 @@
 """The built network against the C program, OpenCV, and itself under other layouts, sizes and types."""
 
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 
@@ -211,6 +213,25 @@ def test_a_fresh_network_predicts_its_priors():
         probabilities = head[..., 4:].sigmoid()
         assert float(probabilities[..., 0].median()) == pytest.approx(OBJECTNESS_PRIOR, rel=0.5)
         assert float(probabilities[..., 1:].median()) == pytest.approx(0.25, rel=0.3)
+
+
+def test_building_and_tracing_a_network_imports_no_sympy(root):
+    build = "from utils.darknet.model import Darknet; Darknet.from_cfg('tests/cfgs/residual.cfg')"
+    script = f"import sys; {build}; sys.exit('sympy' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], cwd=root, check=True)
+
+
+@pytest.mark.parametrize("initialise", [True, False])
+def test_a_network_takes_the_type_and_device_around_it(initialise):
+    network = Network.from_cfg(ROOT / "tests/cfgs/residual.cfg")
+    with torch.device("meta"):
+        assert all(tensor.is_meta for tensor in Darknet(network, initialise).state_dict().values())
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = Darknet(network, initialise)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
 
 
 def test_names_of_parameters_follow_the_section_numbers():

@@ -1,6 +1,7 @@
 """The Darknet binary: bitwise round trips, and a word for every way in which a file can be wrong."""
 
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.darknet.references import random_images, randomised
 from utils.darknet.model import Darknet
-from utils.darknet.weights import WeightsHeader, fields, read_weights, write_weights
+from utils.darknet.weights import WeightsHeader, fields, read_header, read_weights, write_weights
 from utils.errors import WeightsError
 
 ROOT = Path(__file__).parents[2]
@@ -213,6 +214,26 @@ def test_auto_takes_whole_files_and_still_refuses_broken_ones(written):
     assert torch.equal(fresh.layers[12].conv.weight, model.layers[12].conv.weight)
     assert "are missing" in message_of(cut(path, FIRST + 10), "auto")
     assert "10 of its 48 floats" not in message_of(path, "auto")
+
+
+def test_a_file_that_shrinks_while_it_is_read(written, monkeypatch):
+    _, path = written
+    found = read_header(path)
+    cut(path, FIRST + 10)
+    monkeypatch.setattr("utils.darknet.weights.read_header", lambda path: found)
+    with pytest.raises(WeightsError, match="became shorter while it was read; copy it again"):
+        read_weights(path, Darknet.from_cfg(RESIDUAL))
+
+
+def test_reading_takes_no_more_memory_than_the_largest_field(root, tmp_path):
+    model, path = Darknet.from_cfg(root / "cfg/yolov3-tiny.cfg"), tmp_path / "tiny.weights"
+    write_weights(path, model, WeightsHeader())
+    tracemalloc.start()
+    read_weights(path, model)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    largest = 4 * max(parameter.numel() for parameter in model.parameters())
+    assert largest <= peak < 1.1 * largest < path.stat().st_size / 1.5
 
 
 def test_cutoffs_that_cannot_be(written):

@@ -215,3 +215,14 @@ def test_a_missing_package_is_named_with_its_pip_line(
     with pytest.raises(ExportError, match=f"pip install {package}$"):
         export_onnx(TwoHeads(), SPECS, tmp_path / "net.onnx", (32, 32))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_model_is_left_as_it_is(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = TwoHeads().to(dtype).train()
+    before = copy.deepcopy(model)
+    export_onnx(model, SPECS, tmp_path / "net.onnx", (32, 32))
+    assert all(module.training for module in model.modules())
+    for name, tensor in before.state_dict().items():
+        assert tensor.dtype == model.state_dict()[name].dtype
+        assert torch.equal(tensor, model.state_dict()[name]), name

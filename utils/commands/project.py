@@ -77,13 +77,13 @@ class Project:
         return " ".join(f"--{name} {quoted(path)}" for name, path in given)
 
 
-def fresh_network(network: Network) -> Darknet:
-    """A network as it is before training.
+def fresh_network(network: Network, initialise: bool = True) -> Darknet:
+    """A network as it is before training; without `initialise` it waits for its weights.
 
     Raises:
         CfgError: it detects nothing.
     """
-    model = Darknet(network)
+    model = Darknet(network, initialise)
     if not model.head_specs:
         fact = "has no [yolo] section or other head, so it detects nothing"
         raise CfgError(f"{network.source}: {fact}; give the cfg of a detector")
@@ -96,7 +96,7 @@ def open_network(project: Project) -> Darknet:
     Raises:
         ToolkitError: a file is missing or cannot be used, or the network detects nothing.
     """
-    model = fresh_network(project.network())
+    model = fresh_network(project.network(), initialise=False)
     load_weights(model, project.needed("weights"))
     return model
 

@@ -56,9 +56,7 @@ class ConvBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.shared = lender is not None
-        # skip_init: Darknet initialises every layer once itself.
-        self.conv: nn.Conv2d = nn.utils.skip_init(
-            nn.Conv2d,
+        self.conv = nn.Conv2d(
             inputs,
             section.filters,
             section.size,
@@ -67,8 +65,11 @@ class ConvBlock(nn.Module):
             dilation=section.dilation,
             groups=section.groups,
             bias=not section.batch_normalize,
-            device=torch.get_default_device(),  # or it would be the CPU, whatever the context
+            device="meta",
         )
+        # Darknet initialises every layer once itself. nn.utils.skip_init does the same, but imports sympy.
+        for name, parameter in list(self.conv.named_parameters()):
+            setattr(self.conv, name, nn.Parameter(torch.empty(parameter.shape)))
         self.norm = nn.BatchNorm2d(section.filters, eps=BATCH_NORM_EPS) if section.batch_normalize else None
         self.activation = ACTIVATIONS[section.activation]()
         if lender is not None:

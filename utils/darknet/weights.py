@@ -82,7 +82,7 @@ def read_header(path: Path) -> tuple[WeightsHeader, int, int]:
 
 
 def read_weights(path: Path, model: Darknet, cutoff: Cutoff = None) -> WeightsHeader:
-    """Copy a .weights file into `model`; on an error the model is unchanged.
+    """Copy a .weights file into `model`; unchanged on an error, unless the file shrinks meanwhile.
 
     Args:
         cutoff: None: the file must hold exactly the model's weights. N: load the first N sections, whatever
@@ -99,13 +99,16 @@ def read_weights(path: Path, model: Darknet, cutoff: Cutoff = None) -> WeightsHe
     count = _sections_to_load(path, model.network, ends, floats, cutoff)
     if (path.stat().st_size - offset) % 4 and floats <= ends[count]:
         _fail_short(path, model.network, ends, floats - 1)
-    values = torch.from_numpy(np.fromfile(path, dtype="<f4", count=ends[count], offset=offset))
-    position = 0
-    with torch.no_grad():
-        for layer in model.layers[:count]:
-            for field in fields(layer):
-                field.copy_(values[position : position + field.numel()].view(field.shape))
-                position += field.numel()
+    wanted = [field for layer in model.layers[:count] for field in fields(layer)]
+    # One field at a time: a buffer for the whole file would take as much memory as the model.
+    buffer = np.empty(max((field.numel() for field in wanted), default=0), dtype="<f4")
+    with path.open("rb") as file, torch.no_grad():
+        file.seek(offset)
+        for field in wanted:
+            values = buffer[: field.numel()]
+            if file.readinto(values.data) < values.nbytes:
+                raise WeightsError(f"{path}: became shorter while it was read; copy it again")
+            field.copy_(torch.from_numpy(values).view(field.shape))
     if count < len(model.network):
         logger.info("%s: weights of the first %d of %d sections loaded", path, count, len(model.network))
     return header

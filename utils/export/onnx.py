@@ -7,7 +7,6 @@ Invariant: a file exists under the given name only if onnx.checker accepts it an
 within `TOLERANCE` of torch's.
 """
 
-import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from utils.detection.boxes import xywh_to_xyxy
 from utils.detection.decode import HeadSpec, decode_heads
 from utils.errors import ExportError
 from utils.files import atomic_path
+from utils.pruning.sharing import shared_copy
 
 TOLERANCE = 1e-4  # largest difference / largest value; float32 rounding stays near 1e-6
 # Scores of random images may all be next to 0, where onnxruntime's sigmoid is good to 1e-7, absolute.
@@ -108,7 +108,7 @@ def export_onnx(
     if not specs:
         raise ExportError(f"{path}: the network has no detection head, so there are no boxes to export")
     onnx = _package("onnx")
-    exported = BoxesAndScores(copy.deepcopy(model).cpu().float(), specs).eval()
+    exported = BoxesAndScores(shared_copy(model).cpu().float(), specs).eval()
     shapes = [(1, channels, *image_size)]
     if dynamic:
         shapes.append(
@@ -116,9 +116,8 @@ def export_onnx(
         )
     with atomic_path(path) as temporary:
         _trace(exported, shapes[0], temporary, dynamic, opset)
-        proto = onnx.load(temporary)
-        onnx.helper.set_model_props(proto, dict(metadata or {}))
-        onnx.save(proto, temporary)
+        if metadata:
+            _add_metadata(onnx, temporary, metadata)
         _check(onnx, temporary, path)
         return OnnxExport(path, verify_onnx(exported, temporary, shapes))
 
@@ -153,6 +152,12 @@ def _trace(exported: nn.Module, shape: Shape, file: Path, dynamic: bool, opset: 
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise ExportError(f"torch.onnx, opset {opset}: {error}; nothing was written") from error
+
+
+def _add_metadata(onnx: ModuleType, file: Path, metadata: Mapping[str, str]) -> None:
+    proto = onnx.load(file)
+    onnx.helper.set_model_props(proto, dict(metadata))
+    onnx.save(proto, file)
 
 
 def _other_size(image_size: tuple[int, int], stride: int) -> tuple[int, int]:

@@ -1,0 +1,180 @@
+"""Torch-Pruning 1.6.1 applied to a Darknet as its documentation recommends; pip install torch-pruning==1.6.1
+
+Its dependency graph comes from one forward pass with gradients. Convolutions of heads are ignored layers,
+all others are ranked together (global pruning) by the gammas behind them. It cuts modules in place and
+leaves what else they hold (slices of a route, overlaps of a shortcut) to its user: `refresh` does that.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.darknet.model import Darknet
+from utils.darknet.modules import ConnectedBlock, ConvBlock, Route, Shortcut
+from utils.darknet.sections import Route as RouteSection
+from utils.errors import ToolkitError
+from utils.profiling import count_parameters
+
+# How the gammas of a group are normalized: Torch-Pruning's default, and none as in Network Slimming.
+NORMALIZERS = {"mean": "mean", "raw": None}
+
+
+@dataclass(frozen=True)
+class PeerResult:
+    """What Torch-Pruning made of a network.
+
+    Attributes:
+        model: the pruned network, refreshed.
+        inputs: layer name -> the numbers of its inputs, counted before the cut, that it still reads.
+    """
+
+    model: Darknet
+    inputs: dict[str, Tensor]
+
+
+def package() -> ModuleType:
+    """Torch-Pruning.
+
+    Raises:
+        ToolkitError: it is not installed.
+    """
+    try:
+        import torch_pruning
+    except ImportError:
+        fact = "torch_pruning: is not installed, and this benchmark compares with it"
+        raise ToolkitError(f"{fact}; pip install torch-pruning==1.6.1") from None
+    return torch_pruning
+
+
+def pruner(model: Darknet, image: Tensor, ratio: float, normalizer: str | None = "mean") -> Any:
+    """Torch-Pruning's batch-norm pruner for `model`, its graph built; `step()` cuts in place.
+
+    Args:
+        model: the network to prune.
+        image: (1, C, H, W) what the graph is traced with.
+        ratio: share of channels to remove.
+        normalizer: of the scores in a group.
+    """
+    tp = package()
+    # Pairs, although its docstring says a dict: it fails to iterate over one.
+    weights = [(m.weights, 1) for m in model.layers if isinstance(m, Shortcut) and m.weights is not None]
+    return tp.pruner.BNScalePruner(
+        model,
+        image,
+        importance=tp.importance.BNScaleImportance(normalizer=normalizer),
+        global_pruning=True,
+        pruning_ratio=ratio,
+        ignored_layers=list(_head_layers(model)),
+        in_channel_groups={},  # its defaults are shared by all pruners, and written to
+        out_channel_groups=dict(_channel_groups(model)),
+        unwrapped_parameters=weights or None,
+    )
+
+
+def pruned(model: Darknet, image: Tensor, ratio: float, normalizer: str | None = "mean") -> PeerResult:
+    """A pruned copy of `model`."""
+    copy = deepcopy(model)
+    tool = pruner(copy, image, ratio, normalizer)
+    inputs = {name: torch.arange(_inputs(module)) for name, module in _layers(copy)}
+    names = {module: name for name, module in _layers(copy)}
+    for group in tool.step(interactive=True):
+        for dependency, channels in group:
+            name = names.get(dependency.target.module)
+            if name is not None and tool.DG.is_in_channel_pruning_fn(dependency.handler):
+                gone = torch.zeros(len(inputs[name]), dtype=torch.bool)
+                gone[channels] = True
+                inputs[name] = inputs[name][~gone]  # the next group counts from what is left
+        group.prune()
+    refresh(copy, image)
+    return PeerResult(copy, inputs)
+
+
+def with_parameters(
+    model: Darknet, image: Tensor, count: int, normalizer: str | None = "mean", steps: int = 14
+) -> PeerResult:
+    """The pruned copy whose number of parameters is nearest to `count`, by bisection on the ratio."""
+    low, high, best = 0.0, 1.0, None
+    for _ in range(steps):
+        middle = (low + high) / 2
+        found = pruned(model, image, middle, normalizer)
+        size = count_parameters(found.model)
+        if best is None or abs(size - count) < abs(count_parameters(best.model) - count):
+            best = found
+        low, high = (middle, high) if size > count else (low, middle)
+    assert best is not None
+    return best
+
+
+def refresh(model: Darknet, image: Tensor) -> None:
+    """Let routes and shortcuts take the widths that they now meet."""
+
+    def route(module: Route, inputs: Sequence[Tensor]) -> None:
+        section = model.network[indices[module]]
+        assert isinstance(section, RouteSection)
+        widths = [value.shape[1] // section.groups for value in inputs]
+        module.parts = tuple((section.group_id * w, (section.group_id + 1) * w) for w in widths)
+
+    def shortcut(module: Shortcut, inputs: Sequence[Tensor]) -> None:
+        module.channels = tuple(value.shape[1] for value in inputs)
+        module.overlaps = tuple(min(module.channels[0], count) for count in module.channels)
+
+    indices = {module: index for index, module in enumerate(model.layers)}
+    rules: dict[type[nn.Module], Callable[..., None]] = {Route: route, Shortcut: shortcut}
+    handles = [m.register_forward_pre_hook(rules[type(m)]) for m in model.layers if type(m) in rules]
+    try:
+        with torch.no_grad():
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def zeroed(model: Darknet, inputs: Mapping[str, Tensor]) -> Iterator[Darknet]:
+    """Let layers read 0 but at these of their inputs: what any correct cut of the others must equal."""
+
+    def only(kept: Tensor) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
+        def hook(_module: nn.Module, given: tuple[Tensor]) -> Tensor:
+            return torch.zeros_like(given[0]).index_copy(1, kept, given[0].index_select(1, kept))
+
+        return hook
+
+    handles = [model.get_submodule(n).register_forward_pre_hook(only(kept)) for n, kept in inputs.items()]
+    try:
+        yield model
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _layers(model: Darknet) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            yield name, module
+
+
+def _inputs(layer: nn.Conv2d | nn.Linear) -> int:
+    return layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
+
+
+def _head_layers(model: Darknet) -> Iterator[nn.Module]:
+    """The layer of every section that a head reads."""
+    for head in model.network.heads:
+        block = model.layers[model.network.sources(head)[0]]
+        if isinstance(block, ConvBlock | ConnectedBlock):
+            yield block.conv if isinstance(block, ConvBlock) else block.linear
+
+
+def _channel_groups(model: Darknet) -> Iterator[tuple[nn.Module, int]]:
+    """Convolutions whose output a route cuts in equal parts, and how many."""
+    for section in model.network.sections:
+        if isinstance(section, RouteSection) and section.groups > 1:
+            for block in (model.layers[source] for source in section.sources if source >= 0):
+                if isinstance(block, ConvBlock):
+                    yield block.conv, section.groups
