@@ -188,7 +188,7 @@ def _proven(name: str, model: Darknet, strategy: str) -> Row:
         worst, removed = max(worst, difference), removed + len(result.removed_blocks)
         subject = result.compact
     assert kept_widths(subject) == kept_widths(first), "a kept section did not stay as it is"
-    files, opencv, onnx = _files(subject, Ledger(image, heads, ()))
+    files, opencv, onnx = _files(subject, Ledger(image, subject.model, heads, ()))
     before, after = model.network, subject.network
     return Row(
         name,
