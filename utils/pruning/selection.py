@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from utils.pruning.budget import Removals, Widths, removals
+from utils.pruning.budget import Removals, Widths, fits_all, removals
 from utils.pruning.channels import UnitMask, UnitScores
 from utils.pruning.costs import Cost, LayerCost
 from utils.pruning.scores import Merge, chain_scores, merged_scores, unit_scores
@@ -90,9 +90,7 @@ class Selection(Generic[S]):
 
     def _within(self, sequence: Removals, goals: Sequence[float]) -> UnitMask:
         costs = [limit.cost for limit in self.limits]
-        return sequence.within(
-            lambda keep: all(cost(keep) <= goal for cost, goal in zip(costs, goals, strict=True))
-        )
+        return sequence.within(fits_all(list(zip(costs, goals, strict=True))))
 
     def _layer_cost(self, name: str, inputs: int, outputs: int) -> float:
         """The limits' costs of a layer, each as a share of its limit."""
