@@ -39,6 +39,17 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
             module.training = training
 
 
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let each operation of torch use `count` threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def count_macs(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> int:
     """Multiply-adds of the convolutions and linear layers on one image; all else is left out.
 

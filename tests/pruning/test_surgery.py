@@ -6,6 +6,7 @@ from torch import nn
 
 from tests.pruning.toy import ToyNet, ToySubject, randomised
 from utils.pruning.policies import WeakestBlocks, normal, slim
+from utils.pruning.scores import gamma_scores
 from utils.pruning.surgery import prune
 
 POLICIES = {
@@ -133,3 +134,25 @@ def test_align_gives_multiples_unless_all_is_kept():
     compact = prune(subject, [slim(0.6, 0.05)], align=4).compact
     for layer in compact.graph.layers.values():
         assert len(layer.outputs) % 4 == 0 or layer.outputs is compact.graph.layers["head"].outputs
+
+
+def test_scores_have_all_threads_and_surgery_gives_them_back(monkeypatch):
+    subject, seen = ToySubject.of(randomised(ToyNet())), {}
+
+    def scores(subject):
+        seen["scores"] = torch.get_num_threads()
+        return gamma_scores(subject)
+
+    def narrowed(self, keep):
+        seen["surgery"] = torch.get_num_threads()
+        raise RuntimeError
+
+    monkeypatch.setattr(ToySubject, "narrowed", narrowed)
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError):
+            prune(subject, [slim(0.5, 0.05)], scores)
+        assert seen == {"scores": 2, "surgery": 1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)

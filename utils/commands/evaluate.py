@@ -2,8 +2,7 @@
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -38,6 +37,7 @@ from utils.data.loader import Loader, make_loader
 from utils.detection.decode import decode_heads
 from utils.detection.evaluator import STYLES, Evaluation, Predict, evaluate
 from utils.errors import ToolkitError
+from utils.profiling import torch_threads
 
 # pixels that rectangular inputs are cut in
 _CELL = 32
@@ -172,7 +172,7 @@ def evaluate_network(
     on_cpu = next(model.parameters()).device.type == "cpu"
     parts = min(torch.get_num_threads(), loader.batch_size) if on_cpu else 1
     bar = tqdm(total=len(loader.dataset), desc=label, unit="image", leave=False, disable=None)
-    with bar, _torch_threads(torch.get_num_threads() // parts):
+    with bar, torch_threads(torch.get_num_threads() // parts):
         return evaluate(
             predictor(fused(model)),
             loader,
@@ -183,17 +183,6 @@ def evaluate_network(
             progress=bar.update,
             parts=parts,
         )
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    """Let each operation of torch use `count` threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def predictor(model: Darknet) -> Predict:

@@ -16,6 +16,7 @@ from typing import Generic, Literal, TypeVar
 import numpy as np
 from torch import nn
 
+from utils.profiling import torch_threads
 from utils.pruning.channels import ChannelGraph, UnitMask
 from utils.pruning.fold import Constant, carriers, constants, fold, written_tensors
 from utils.pruning.masking import mask_gammas, masked_tensors, zero_removed
@@ -88,8 +89,17 @@ def prune(
     """
     scores = score(subject)
     cut = _planned(subject, policies, score, scores, rescore, _Widths(align, least))
+    # Hundreds of small steps: threads that wait for one another cost more than they save.
+    with torch_threads(1):
+        return _cut_out(subject, cut, scores, folding, _Widths(align, least))
+
+
+def _cut_out(
+    subject: S, cut: "_Cut", scores: LayerScores, folding: Folding, widths: "_Widths"
+) -> PruningResult[S]:
+    """Everything that happens to weights."""
     graph = subject.graph
-    masked, found, carried, keep = _emptied(subject, cut, scores, folding, _Widths(align, least))
+    masked, found, carried, keep = _emptied(subject, cut, scores, folding, widths)
     full = shared_copy(masked.model, written_tensors(masked.model, graph, carried))
     unfolded = () if folding == "off" else _fold(full, graph, found, carried, cut.blocks)
     narrowed = subject.with_model(full).narrowed(keep)
