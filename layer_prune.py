@@ -3,7 +3,8 @@
     python layer_prune.py --cfg cfg/yolov3.cfg --weights weights/last.pt --data data/my.data --shortcuts 8
 
 A block is a shortcut with the layers between it and what it adds to. Each is scored by the mean gamma of the
-layer right before its shortcut; the lowest --shortcuts blocks go, and what they read takes their place.
+layer right before its shortcut; the lowest --shortcuts blocks go, and what they read takes their place. An
+activation behind the sum stays, as an [activation] section.
 """
 
 from utils.commands.arguments import positive_int, run_main

@@ -1,5 +1,6 @@
 """docs/zoo.md: the table of benchmarks/zoo.py as Markdown."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,5 +58,6 @@ def _sizes(row: Row, reasons: dict[str, str]) -> str:
 
 def _lettered(reason: str, reasons: dict[str, str]) -> str:
     """Its letter: a .. z, aa, ab, ..."""
+    reason = re.sub(r" #\d+", "", reason)  # the same for every section of a kind
     first, second = divmod(len(reasons), 26)
     return reasons.setdefault(reason, (chr(96 + first) if first else "") + chr(97 + second))

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,9 @@ from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.data.shapes import make_shapes
+from utils.frontends.darknet import DarknetSubject
+from utils.pruning.policies import slim
+from utils.pruning.scores import gamma_scores, random_scores
 
 CFG = """[net]
 width=64
@@ -176,3 +180,24 @@ def test_lines_stay_within_the_terminal(files, capsys):
     run("--cfg", "x.cfg", "--data", "data/shapes.data", "--weights", "x.weights")
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("next:")]
     assert max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize(
+    ("name", "scored"),
+    [
+        ("scale_channels", 8 + 12 + 8),  # the gate has no batch norm and no vote; neither has its squeeze
+        ("connected", 6 + 5 + 7 + 8),
+        ("batchnorm", None),
+    ],
+)
+def test_prunable_units_are_those_that_slim_can_take(root, name, scored):
+    """Whatever is counted goes when all gammas but the floors' are below the threshold."""
+    network = Network.from_cfg(root / f"tests/cfgs/{name}.cfg")
+    prunable = what_can_be_pruned(network)
+    subject = DarknetSubject.of(Darknet(network))
+    gone = set()
+    for seed in range(30):
+        scores = {n: random_scores(seed)(subject)[n] for n in gamma_scores(subject)}
+        gone |= set(np.flatnonzero(~slim(0.7, 0.0)(subject, scores).keep).tolist())
+    assert prunable.scored == len(gone)
+    assert scored in (None, prunable.scored)

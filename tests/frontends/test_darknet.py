@@ -11,7 +11,7 @@ from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.darknet.weights import read_weights
 from utils.errors import PruningError
-from utils.frontends.darknet import DarknetSubject, classic_candidates, gamma_penalty, trace
+from utils.frontends.darknet import DarknetSubject, classic_candidates, gamma_penalty, trace, usable_size
 from utils.profiling import count_parameters
 from utils.pruning.channels import UnitMask
 from utils.pruning.policies import WeakestBlocks, normal, slim
@@ -167,6 +167,23 @@ def test_a_network_that_takes_only_its_own_size_is_folded_at_it():
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.weight)
+    result = prune(DarknetSubject.of(model), [slim(0.5, 0.01)])
+    assert torch.allclose(heads(result.folded.model, image(model)), heads(result.compact.model, image(model)))
+
+
+def test_an_inner_map_coarser_than_whole_cells_of_the_head_allow_does_not_stop_pruning():
+    """A side branch of 3x3 cells has a stride of 11 pixels, the head one of 8: 22 pixels fit no head."""
+    text = "[net]\nwidth=32\nheight=32\nchannels=3\n"
+    text += "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\nstride=8\npad=1\nactivation=leaky\n"
+    text += "[maxpool]\nsize=2\nstride=1\npadding=0\n[avgpool]\n[convolutional]\nfilters=8\n"
+    text += "[scale_channels]\nfrom=0\n[convolutional]\nfilters=6\nactivation=linear\n"
+    text += "[yolo]\nmask=0\nanchors=4,4\nclasses=1\nnum=1\n"
+    network = Network.from_text(text)
+    assert network.size_step == 11
+    assert usable_size(network, 2 * network.size_step) == (32, 32)
+    torch.manual_seed(0)
+    model = Darknet(network).double().eval()
+    torch.nn.init.normal_(model.layers[0].norm.weight)
     result = prune(DarknetSubject.of(model), [slim(0.5, 0.01)])
     assert torch.allclose(heads(result.folded.model, image(model)), heads(result.compact.model, image(model)))
 

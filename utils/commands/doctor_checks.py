@@ -12,6 +12,7 @@ from utils.darknet.network import Network
 from utils.data.checks import DataCheck
 from utils.detection.anchors import AnchorFit, anchor_fit, suggest_anchors
 from utils.frontends.darknet import trace
+from utils.pruning.scores import unit_scores
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,10 @@ class Prunable:
 def what_can_be_pruned(network: Network) -> Prunable:
     """Count the units of a network by what pruning may do with them."""
     graph = trace(network)
-    scored = np.zeros(graph.unit_count, bool)
-    for layer in graph.layers.values():
-        if layer.norm is not None:
-            scored[layer.outputs] = True
+    gammas = {
+        name: np.zeros(len(layer.outputs), np.float32) for name, layer in graph.layers.items() if layer.norm
+    }
+    scored = np.isfinite(unit_scores(graph, gammas))  # a writer without gamma keeps its units
     reasons = Counter(reason.replace("layers.", "#") for reason in graph.pin_reasons.values())
     return Prunable(
         units=graph.unit_count,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from utils.darknet.model import Darknet
 from utils.errors import ExportError, PruningError
-from utils.export.onnx import TOLERANCE, export_onnx
+from utils.export.onnx import TOLERANCE, BoxesAndScores, export_onnx
 from utils.frontends.darknet import DarknetSubject, usable_size
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.report import Check
@@ -145,6 +145,10 @@ def _opencv(model: Darknet, image: Tensor) -> Check:
 def _onnx(model: Darknet, image: Tensor) -> Check:
     name = "compact / ONNX"
     size = (image.shape[2], image.shape[3])
+    with torch.no_grad():
+        outputs = BoxesAndScores(model, model.head_specs)(image)
+    if not all(bool(output.isfinite().all()) for output in outputs):
+        return Check(name, None, None, "boxes overflow, as they do when too much is gone: nothing to compare")
     with tempfile.TemporaryDirectory() as folder:
         try:
             export = export_onnx(

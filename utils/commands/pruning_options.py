@@ -107,7 +107,10 @@ def sections(text: str) -> tuple[int, ...]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise argparse.ArgumentTypeError(f"{part!r} is not a section's number or a range such as 12-15")
-        found += range(int(first), int(last or first) + 1)
+        numbers = range(int(first), int(last or first) + 1)
+        if not numbers:
+            raise argparse.ArgumentTypeError(f"{part!r} is empty; write the smaller number first")
+        found += numbers
     return tuple(found)
 
 

@@ -134,10 +134,13 @@ def narrowed_network(network: Network, graph: ChannelGraph, keep: UnitMask) -> N
 
 def usable_size(network: Network, wanted: int) -> tuple[int, int]:
     """(height, width): `wanted` pixels square if the network takes such an input, else its own size."""
+    own = network.height, network.width
+    if any(wanted % network.stride(head) for head in network.heads):  # cells would not be whole
+        return own
     try:
         network.shapes_at(wanted, wanted)
     except CfgError:
-        return network.height, network.width
+        return own
     return wanted, wanted
 
 

@@ -22,7 +22,10 @@ OPENCV_EPS = 1e-6
 def opencv_objection(network: Network) -> str | None:
     """Why OpenCV cannot be compared with: it refuses the cfg or is known to read it wrongly; else None."""
     findings = [f for f in opencv_findings(network) if f.effect in ("refuses", "reads wrongly")]
-    return f"OpenCV {findings[0].effect} {findings[0].place}: {findings[0].fact}" if findings else None
+    if not findings:
+        return None
+    section = findings[0].place.rpartition(": ")[2]  # the file may be a temporary one
+    return f"OpenCV {findings[0].effect} {section}: {findings[0].fact}"
 
 
 def opencv_maps(model: Darknet, images: Tensor) -> list[Tensor]:

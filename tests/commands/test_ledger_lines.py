@@ -1,0 +1,63 @@
+"""The equality ledger: equal passes, a fault anywhere is refused, what cannot be compared says why."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.frontends.test_darknet import randomised
+from utils.commands.ledger import compare_files, compare_in_memory
+from utils.darknet.model import Darknet
+from utils.darknet.weights import read_weights
+from utils.errors import PruningError
+from utils.frontends.darknet import DarknetSubject
+from utils.pruning.policies import slim
+from utils.pruning.surgery import prune
+
+
+@pytest.fixture
+def result(root):
+    return prune(DarknetSubject.of(randomised(root / "tests/cfgs/residual.cfg", 0).float()), [slim(0.5, 0.1)])
+
+
+@pytest.fixture
+def reloaded(result, tmp_path):
+    result.compact.save(tmp_path / "x.cfg", tmp_path / "x.weights")
+    model = Darknet.from_cfg(tmp_path / "x.cfg")
+    read_weights(tmp_path / "x.weights", model)
+    return model.eval()
+
+
+def test_what_is_equal_passes_every_line(result, reloaded):
+    ledger = compare_in_memory(result)
+    checks = {check.name: check for check in compare_files(ledger, result.compact.model, reloaded, full=True)}
+    assert set(checks) == {"compact / .weights read back", "compact / OpenCV", "compact / ONNX"}
+    assert all(check.passed and check.difference is not None for check in checks.values())
+    assert checks["compact / .weights read back"].difference == 0
+    quick = compare_files(ledger, result.compact.model, reloaded, full=False)
+    assert [check.name for check in quick] == ["compact / .weights read back"]
+
+
+def test_a_compact_network_that_computes_something_else_is_refused(result):
+    broken = result.compact.copied()
+    broken.model.layers[-2].conv.bias.data[0] += 1e-4
+    with pytest.raises(PruningError, match=r"zeroed / compact: .*does not compute what it must"):
+        compare_in_memory(replace(result, compact=broken))
+
+
+def test_a_file_that_holds_something_else_is_refused(result, reloaded):
+    ledger = compare_in_memory(result)
+    reloaded.layers[0].conv.weight.data[0] += 1e-3
+    with pytest.raises(PruningError, match=r"compact / \.weights read back: "):
+        compare_files(ledger, result.compact.model, reloaded, full=False)
+
+
+def test_boxes_that_overflow_leave_onnx_out_and_say_so(result, reloaded):
+    for model in (result.compact.model, result.folded.model, reloaded):
+        model.layers[-2].conv.bias.data += 200  # exp(200) is beyond float32
+    ledger = compare_in_memory(result)
+    assert all(torch.isfinite(head).all() for head in ledger.heads)
+    checks = compare_files(ledger, result.compact.model, reloaded, full=True)
+    onnx = next(check for check in checks if check.name == "compact / ONNX")
+    assert onnx.difference is None
+    assert "overflow" in onnx.note
