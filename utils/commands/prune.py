@@ -158,6 +158,7 @@ def _page(
     page = replace(
         page,
         facts=[("command", job.args.command), ("image size", size), ("written", written)],
+        score=job.score,
         cards=cards(report.before, report.after),
         stages=list(report.map50.items()),
         checks=[CheckRow(c.name, c.difference, c.tolerance, c.note) for c in report.ledger],

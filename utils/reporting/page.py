@@ -183,6 +183,7 @@ class Page:
         classes: accuracy by class; those without objects left out.
         samples: images with boxes; `samples_note` says how they were chosen.
         checks: the run's comparisons with itself.
+        score: name of what `scores` are.
         notes: what the user should know, one sentence each.
         cfg_before, cfg_after: texts of the cfgs.
         moved: old -> new number of every section that stays.
@@ -201,6 +202,7 @@ class Page:
     scores: NDArray[np.floating] = field(default_factory=lambda: np.zeros(0))
     kept: NDArray[np.bool_] | None = None
     threshold: float | None = None
+    score: str = "gamma"
     classes: Sequence[ClassRow] = ()
     samples: Sequence[Sample] = ()
     samples_note: str = ""
