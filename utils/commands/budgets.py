@@ -4,6 +4,7 @@ import argparse
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,9 +13,10 @@ from utils.commands.arguments import Parser, fraction, positive_float, positive_
 from utils.commands.latency_measure import find_or_measure
 from utils.commands.latency_network import calibrate, darknet_convolutions, network_latencies
 from utils.commands.pruning_job import Job
-from utils.commands.pruning_options import scorer_of
+from utils.commands.pruning_options import TAYLOR_IMAGES, detection_loss, scorer_of
 from utils.commands.pruning_stages import evaluations, recalibrated
 from utils.darknet.model import Darknet
+from utils.data.loader import Batch
 from utils.errors import PruningError, ToolkitError
 from utils.frontends.darknet import DarknetSubject
 from utils.pruning.budget import Widths
@@ -145,7 +147,20 @@ class _Search:
         stages = STAGES if "taylor" in job.score else 1
         scorer = scorer_of(args, job.score, job.calibration)
         selection = Selection(job.subject, scorer, tuple(limits), widths, args.merge, stages)
-        return cls(job, selection, costs, clock)
+        search = cls(job, selection, costs, clock)
+        if job.data is not None:
+            selection.judge = search.loss
+        return search
+
+    def loss(self, keep: UnitMask) -> float:
+        """The loss of the network that a mask leaves, on training images."""
+        model = self._compact(keep).model
+        with torch.no_grad():
+            return sum(float(detection_loss(model, batch)) for batch in self._images)
+
+    @cached_property
+    def _images(self) -> list[Batch]:
+        return list(self.job.images("train", TAYLOR_IMAGES))
 
     def within(self) -> tuple[UnitMask, list[str]]:
         """The best mask within the limits, milliseconds measured."""

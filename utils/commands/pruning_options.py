@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from utils.commands.arguments import (
@@ -159,9 +158,8 @@ def scorer_of(args: argparse.Namespace, name: str, calibration: Callable[[], Loa
 
 
 def detection_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """The modern loss of a Darknet for a batch; gradients flow."""
+    """The modern loss of a Darknet for a batch."""
     assert isinstance(model, Darknet)
     device = next(model.parameters()).device
-    with torch.enable_grad():
-        heads = model(batch.images.to(device))
-        return yolo_loss(heads, batch.targets.to(device), model.head_specs, LossWeights()).total
+    heads = model(batch.images.to(device))
+    return yolo_loss(heads, batch.targets.to(device), model.head_specs, LossWeights()).total

@@ -4,20 +4,28 @@ What a channel is worth depends on which others are there. So a score that can t
 on the network folded so far, each time a part of the way to the limits is done.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
 
+from utils.errors import PruningError
 from utils.pruning.budget import Removals, Widths, fits_all, removals
 from utils.pruning.channels import UnitMask, UnitScores
 from utils.pruning.costs import Cost, LayerCost
-from utils.pruning.scores import Merge, chain_scores, merged_scores, unit_scores
+from utils.pruning.policies import slim
+from utils.pruning.scores import Merge, chain_scores, gamma_scores, merged_scores, unit_scores
 from utils.pruning.subject import ChannelPlan, LayerScores, Subject
 from utils.pruning.surgery import prune
 
 S = TypeVar("S", bound=Subject)
+# share of all that the channels are worth that counts as nothing
+FREE = 0.01
+# shares of the limits that candidates are taken down to before they are filled up
+AIMS = (0.95, 0.9)
+_HALVINGS = 10
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,8 @@ class Selection(Generic[S]):
         widths: allowed.
         merge: how the scores of a channel's writers become its worth; "union" and "leader" count as "max".
         stages: how often to score on the way.
+        judge: of several masks within the limits, the one with the least of this is taken (a loss on some
+            images, say, as EagleEye compares candidates); None to trust the scores.
     """
 
     subject: S
@@ -56,6 +66,7 @@ class Selection(Generic[S]):
     widths: Widths = field(default_factory=Widths)
     merge: Merge = "max"
     stages: int = 1
+    judge: Callable[[UnitMask], float] | None = None
     _last: Removals | None = None
 
     def mask(self) -> UnitMask:
@@ -65,17 +76,19 @@ class Selection(Generic[S]):
             PruningError: they cannot be met.
         """
         keep = np.ones(self.subject.graph.unit_count, dtype=np.bool_)
-        full = [limit.cost(keep) for limit in self.limits]
+        start = [limit.cost(keep) for limit in self.limits]
         for stage in range(1, self.stages + 1):
             values = np.where(keep, self._values(keep), 0.0)
             self._last = removals(self.subject.graph, values, self._layer_cost, self.widths)
-            share = stage / self.stages
+            if stage == 1:  # what is worth nothing needs no second look: the stages are for the rest
+                free = self._last.mask(range(self._last.worthless(FREE)))
+                start = [max(limit.cost(free), limit.most) for limit in self.limits]
             goals = [
-                whole * min(1.0, limit.most / whole) ** share
-                for whole, limit in zip(full, self.limits, strict=True)
+                whole * (limit.most / whole) ** (stage / self.stages)
+                for whole, limit in zip(start, self.limits, strict=True)
             ]
-            keep = self._within(self._last, goals)
-        return keep
+            keep = self._last.within(self._fits(goals))
+        return self._best()
 
     def again(self, limits: Sequence[Limit]) -> UnitMask:
         """Select within other limits, with the scores of the last stage of `mask`.
@@ -84,13 +97,46 @@ class Selection(Generic[S]):
             PruningError: they cannot be met.
         """
         self.limits = tuple(limits)
-        if self._last is None:
-            return self.mask()
-        return self._within(self._last, [limit.most for limit in self.limits])
+        return self.mask() if self._last is None else self._best()
 
-    def _within(self, sequence: Removals, goals: Sequence[float]) -> UnitMask:
-        costs = [limit.cost for limit in self.limits]
-        return sequence.within(fits_all(list(zip(costs, goals, strict=True))))
+    def _best(self) -> UnitMask:
+        """The mask that fares best before the judge; the first one, without a judge."""
+        first, *others = self._candidates()
+        if self.judge is None:
+            return first
+        different = {keep.tobytes(): keep for keep in (first, *others)}
+        return min(different.values(), key=self.judge)
+
+    def _candidates(self) -> Iterator[UnitMask]:
+        """Straight to the limits; lower first and then filled up; and what one threshold would leave."""
+        assert self._last is not None
+        room = self._fits([limit.most for limit in self.limits])
+        yield self._last.within(room)
+        for aim in AIMS:
+            with suppress(PruningError):
+                yield self._last.within(self._fits([aim * limit.most for limit in self.limits]), room)
+        with suppress(PruningError):
+            yield self._by_threshold(room)
+
+    def _by_threshold(self, fits: Callable[[UnitMask], bool]) -> UnitMask:
+        """The mask of the smallest share of gammas whose removal fits."""
+        graph, scores = self.subject.graph, gamma_scores(self.subject)
+
+        def cut(share: float) -> UnitMask:
+            keep = slim(share, self.widths.layer_keep)(self.subject, scores).keep
+            return graph.legal(keep, unit_scores(graph, scores), self.widths.align, self.widths.least)
+
+        low, high = 0.0, 1.0
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (low, middle) if fits(cut(middle)) else (middle, high)
+        keep = cut(high)
+        if not fits(keep):
+            raise PruningError("no threshold leaves a network within the limits")
+        return keep
+
+    def _fits(self, goals: Sequence[float]) -> Callable[[UnitMask], bool]:
+        return fits_all([(limit.cost, goal) for limit, goal in zip(self.limits, goals, strict=True)])
 
     def _layer_cost(self, name: str, inputs: int, outputs: int) -> float:
         """The limits' costs of a layer, each as a share of its limit."""
