@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.zoo import cfgs
+from benchmarks.zoo_cases import cfgs
 from utils.darknet.costs import section_costs
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network

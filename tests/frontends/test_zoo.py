@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.zoo import STRATEGIES, cfgs, run_case
+from benchmarks.zoo_cases import STRATEGIES, cfgs, run_case
 from benchmarks.zoo_page import page
 
 FEATURES = ("depthwise", "groups", "reorg", "route_groups", "sam", "scale_channels")

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 
 from utils.commands.arguments import Parser, fraction, positive_float, positive_int
+from utils.commands.evaluate import evaluate_network
 from utils.commands.latency_measure import find_or_measure
 from utils.commands.latency_network import calibrate, darknet_convolutions, network_latencies
 from utils.commands.pruning_job import Job
-from utils.commands.pruning_options import TAYLOR_IMAGES, detection_loss, scorer_of
+from utils.commands.pruning_options import scorer_of
 from utils.commands.pruning_stages import evaluations, recalibrated
 from utils.darknet.model import Darknet
-from utils.data.loader import Batch
+from utils.data.loader import Loader
 from utils.errors import PruningError, ToolkitError
 from utils.frontends.darknet import DarknetSubject
 from utils.pruning.budget import Widths
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 # how often Taylor scores are taken on the way to a budget
 STAGES = 4
+# training images that candidates are compared on
+JUDGED_IMAGES = 128
 # what is aimed at, and what is accepted, as shares of the milliseconds asked for
 _AIM, _LEAST, _MOST = 0.96, 0.92, 0.99
 _TRIES, _ROUNDS = 6, 30
@@ -149,18 +152,18 @@ class _Search:
         selection = Selection(job.subject, scorer, tuple(limits), widths, args.merge, stages)
         search = cls(job, selection, costs, clock)
         if job.data is not None:
-            selection.judge = search.loss
+            selection.judge = search.worth
         return search
 
-    def loss(self, keep: UnitMask) -> float:
-        """The loss of the network that a mask leaves, on training images."""
-        model = self._compact(keep).model
-        with torch.no_grad():
-            return sum(float(detection_loss(model, batch)) for batch in self._images)
+    def worth(self, keep: UnitMask) -> float:
+        """mAP@0.5 on training images of the network that a mask leaves."""
+        assert self.job.data is not None
+        model = recalibrated(self.job, self._compact(keep), self.job.args.recalibrate).model
+        return evaluate_network(model, self._images, self.job.data.names, label="candidates").map50
 
     @cached_property
-    def _images(self) -> list[Batch]:
-        return list(self.job.images("train", TAYLOR_IMAGES))
+    def _images(self) -> Loader:
+        return self.job.images("train", JUDGED_IMAGES)
 
     def within(self) -> tuple[UnitMask, list[str]]:
         """The best mask within the limits, milliseconds measured."""

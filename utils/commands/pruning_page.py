@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from utils.darknet.costs import section_costs
+from utils.darknet.edit import residual_blocks
 from utils.darknet.fuse import fused
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
@@ -87,15 +88,8 @@ def moved_sections(network: Network, removed_blocks: Sequence[int]) -> dict[int,
         network: as it was before.
         removed_blocks: numbers of the shortcuts whose blocks were removed, as in `PruningReport`.
     """
-    gone = {
-        index
-        for shortcut in removed_blocks
-        # a branch fills the whole gap, and an activation behind the sum stays
-        for index in range(
-            network.sources(shortcut)[1] + 1,
-            shortcut + (getattr(network[shortcut], "activation", "") == "linear"),
-        )
-    }
+    blocks = {block.shortcut: block for block in residual_blocks(network)}
+    gone = {index for shortcut in removed_blocks for index in blocks[shortcut].sections}
     kept = (index for index in range(len(network)) if index not in gone)
     return {old: new for new, old in enumerate(kept)}
 

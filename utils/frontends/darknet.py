@@ -135,7 +135,8 @@ def narrowed_network(network: Network, graph: ChannelGraph, keep: UnitMask) -> N
 def usable_size(network: Network, wanted: int) -> tuple[int, int]:
     """(height, width): `wanted` pixels square if the network takes such an input, else its own size."""
     own = network.height, network.width
-    if any(wanted % network.stride(head) for head in network.heads):  # cells would not be whole
+    # Cells would not be whole; a map larger than the image has cells of no pixel.
+    if any(wanted % max(1, network.stride(head)) for head in network.heads):
         return own
     try:
         network.shapes_at(wanted, wanted)

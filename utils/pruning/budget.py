@@ -74,35 +74,27 @@ class Removals:
         whole = self.values[np.isfinite(self.values)].sum()
         return int(np.searchsorted(worth, share * whole, side="right"))
 
-    def within(
-        self, fits: Callable[[UnitMask], bool], room: Callable[[UnitMask], bool] | None = None
-    ) -> UnitMask:
+    def within(self, fits: Callable[[UnitMask], bool]) -> UnitMask:
         """The most valuable mask found that fits.
 
         The chunk that crosses the line may be a large one: the sequence is also tried without the rest of its
         group, and what room is left is filled with the chunks that went last.
 
-        Args:
-            fits: whether a mask is within the budget.
-            room: whether it may be filled up to there; None for `fits`. Going lower first and then filling
-                up gives other masks than going straight to the line.
-
         Raises:
             PruningError: not even the whole sequence fits.
         """
         everything = list(range(len(self.chunks)))
-        room = room or fits
         if fits(self.mask([])):
             return self.mask([])
         shortest = self._shortest(everything, fits)
         if shortest is None:
             raise PruningError("the budget is smaller than the smallest network that the floors allow")
-        found = [self._filled(shortest, room)]
+        found = [self._filled(shortest, fits)]
         crossing = shortest[-1]
         others = [n for n in everything if n < crossing or self.owners[n] != self.owners[crossing]]
         without = self._shortest(others, fits)
         if without is not None:
-            found.append(self._filled(without, room))
+            found.append(self._filled(without, fits))
         return max(found, key=self._worth)
 
     def _shortest(self, order: list[int], fits: Callable[[UnitMask], bool]) -> list[int] | None:

@@ -23,8 +23,6 @@ from utils.pruning.surgery import prune
 S = TypeVar("S", bound=Subject)
 # share of all that the channels are worth that counts as nothing
 FREE = 0.01
-# shares of the limits that candidates are taken down to before they are filled up
-AIMS = (0.95, 0.9)
 _HALVINGS = 10
 
 
@@ -56,8 +54,8 @@ class Selection(Generic[S]):
         widths: allowed.
         merge: how the scores of a channel's writers become its worth; "union" and "leader" count as "max".
         stages: how often to score on the way.
-        judge: of several masks within the limits, the one with the least of this is taken (a loss on some
-            images, say, as EagleEye compares candidates); None to trust the scores.
+        judge: of several masks within the limits, the one with the most of this is taken (mAP on some images,
+            say, as EagleEye compares candidates); None to trust the scores.
     """
 
     subject: S
@@ -67,7 +65,7 @@ class Selection(Generic[S]):
     merge: Merge = "max"
     stages: int = 1
     judge: Callable[[UnitMask], float] | None = None
-    _last: Removals | None = None
+    _sequences: list[Removals] = field(default_factory=list)
 
     def mask(self) -> UnitMask:
         """Score and select down to the limits.
@@ -79,25 +77,26 @@ class Selection(Generic[S]):
         start = [limit.cost(keep) for limit in self.limits]
         for stage in range(1, self.stages + 1):
             values = np.where(keep, self._values(keep), 0.0)
-            self._last = removals(self.subject.graph, values, self._layer_cost, self.widths)
+            sequence = removals(self.subject.graph, values, self._layer_cost, self.widths)
+            self._sequences.append(sequence)
             if stage == 1:  # what is worth nothing needs no second look: the stages are for the rest
-                free = self._last.mask(range(self._last.worthless(FREE)))
+                free = sequence.mask(range(sequence.worthless(FREE)))
                 start = [max(limit.cost(free), limit.most) for limit in self.limits]
             goals = [
                 whole * (limit.most / whole) ** (stage / self.stages)
                 for whole, limit in zip(start, self.limits, strict=True)
             ]
-            keep = self._last.within(self._fits(goals))
+            keep = sequence.within(self._fits(goals))
         return self._best()
 
     def again(self, limits: Sequence[Limit]) -> UnitMask:
-        """Select within other limits, with the scores of the last stage of `mask`.
+        """Select within other limits, with the scores that `mask` took.
 
         Raises:
             PruningError: they cannot be met.
         """
         self.limits = tuple(limits)
-        return self.mask() if self._last is None else self._best()
+        return self._best() if self._sequences else self.mask()
 
     def _best(self) -> UnitMask:
         """The mask that fares best before the judge; the first one, without a judge."""
@@ -105,18 +104,15 @@ class Selection(Generic[S]):
         if self.judge is None:
             return first
         different = {keep.tobytes(): keep for keep in (first, *others)}
-        return min(different.values(), key=self.judge)
+        return max(different.values(), key=self.judge)
 
     def _candidates(self) -> Iterator[UnitMask]:
-        """Straight to the limits; lower first and then filled up; and what one threshold would leave."""
-        assert self._last is not None
-        room = self._fits([limit.most for limit in self.limits])
-        yield self._last.within(room)
-        for aim in AIMS:
-            with suppress(PruningError):
-                yield self._last.within(self._fits([aim * limit.most for limit in self.limits]), room)
+        """By the scores of each stage, the last first, and what one threshold would leave."""
+        fits = self._fits([limit.most for limit in self.limits])
+        for sequence in reversed(self._sequences):
+            yield sequence.within(fits)
         with suppress(PruningError):
-            yield self._by_threshold(room)
+            yield self._by_threshold(fits)
 
     def _by_threshold(self, fits: Callable[[UnitMask], bool]) -> UnitMask:
         """The mask of the smallest share of gammas whose removal fits."""
