@@ -23,6 +23,8 @@ from utils.pruning.surgery import prune
 S = TypeVar("S", bound=Subject)
 # share of all that the channels are worth that counts as nothing
 FREE = 0.01
+# so many times the limits is how far one threshold goes, where planning sets out from it
+DETOUR = 1.25
 _HALVINGS = 10
 
 
@@ -73,21 +75,32 @@ class Selection(Generic[S]):
         Raises:
             PruningError: they cannot be met.
         """
-        keep = np.ones(self.subject.graph.unit_count, dtype=np.bool_)
-        start = [limit.cost(keep) for limit in self.limits]
-        for stage in range(1, self.stages + 1):
-            values = np.where(keep, self._values(keep), 0.0)
-            sequence = removals(self.subject.graph, values, self._layer_cost, self.widths)
-            self._sequences.append(sequence)
-            if stage == 1:  # what is worth nothing needs no second look: the stages are for the rest
-                free = sequence.mask(range(sequence.worthless(FREE)))
-                start = [max(limit.cost(free), limit.most) for limit in self.limits]
+        whole = np.ones(self.subject.graph.unit_count, dtype=np.bool_)
+        first = self._planned(whole)
+        # What is worth nothing needs no second look: the stages are for the rest.
+        self._descend(first.mask(range(first.worthless(FREE))), self.stages)
+        if self.stages > 1:
+            loose = self._fits([DETOUR * limit.most for limit in self.limits])
+            with suppress(PruningError):
+                self._descend(self._by_threshold(loose), max(1, self.stages // 2))
+        return self._best()
+
+    def _descend(self, keep: UnitMask, stages: int) -> None:
+        """Plan anew in equal steps (as factors) from what `keep` costs down to the limits."""
+        start = [max(limit.cost(keep), limit.most) for limit in self.limits]
+        for stage in range(1, stages + 1):
+            sequence = self._planned(keep)
             goals = [
-                whole * (limit.most / whole) ** (stage / self.stages)
-                for whole, limit in zip(start, self.limits, strict=True)
+                cost * (limit.most / cost) ** (stage / stages)
+                for cost, limit in zip(start, self.limits, strict=True)
             ]
             keep = sequence.within(self._fits(goals))
-        return self._best()
+
+    def _planned(self, keep: UnitMask) -> Removals:
+        """Removals by the scores that channels have when only `keep` is left."""
+        values = np.where(keep, self._values(keep), 0.0)
+        self._sequences.append(removals(self.subject.graph, values, self._layer_cost, self.widths))
+        return self._sequences[-1]
 
     def again(self, limits: Sequence[Limit]) -> UnitMask:
         """Select within other limits, with the scores that `mask` took.
@@ -107,7 +120,7 @@ class Selection(Generic[S]):
         return max(different.values(), key=self.judge)
 
     def _candidates(self) -> Iterator[UnitMask]:
-        """By the scores of each stage, the last first, and what one threshold would leave."""
+        """By the scores of each plan, the last first, and what one threshold would leave."""
         fits = self._fits([limit.most for limit in self.limits])
         for sequence in reversed(self._sequences):
             yield sequence.within(fits)
