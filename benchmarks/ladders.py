@@ -26,7 +26,7 @@ from utils.files import write_text
 OUTPUT = ROOT / "runs" / "ladders"
 SCORES = ("gamma", "l1", "taylor", "random")
 RUNGS = ("0.05", "0.1", "0.2", "0.3", "0.4", "0.5", "0.7", "0.9")
-# what Pascal VOC calls otherwise than COCO
+# Pascal VOC's names that COCO has in another spelling; Darknet's own coco.names has them as they are
 VOC_NAMES = {
     "aeroplane": "airplane",
     "diningtable": "dining table",
@@ -60,14 +60,15 @@ def with_names(data: DataFile, names: tuple[str, ...], folder: Path) -> Path:
     """A data set of the same images whose labels are those of the classes in `names`, made in `folder`.
 
     Args:
-        data: the data set; a class of `names` is looked for there as VOC_NAMES calls it.
+        data: the data set; a class of `names` may be called there as VOC_NAMES says.
         names: of the new classes, in order.
         folder: takes links to the images and new label files.
 
     Returns:
         The new .data file; images without an object of these classes stay in it.
     """
-    numbers = {data.names.index(VOC_NAMES.get(name, name)): new for new, name in enumerate(names)}
+    known = [name if name in data.names else VOC_NAMES[name] for name in names]
+    numbers = {data.names.index(name): new for new, name in enumerate(known)}
     lists = {}
     for split in ("train", "valid"):
         lines = []

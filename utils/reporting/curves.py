@@ -158,12 +158,13 @@ def plot_sensitivity(
     figure = _figure(2.6 + 1.15 * len(ratios) + 0.075 * max(map(len, labels)), 1.6 + 0.34 * len(labels))
     axis = figure.subplots()
     norm = TwoSlopeNorm(0, -worst / 2, worst)
-    picture = axis.pcolormesh(points, cmap=colour_map, norm=norm, edgecolors="white", linewidth=1.5)
+    picture = axis.pcolormesh(points, cmap=colour_map, norm=norm, edgecolors="#ececec", linewidth=1)
     for (row, column), value in np.ndenumerate(points):
         if value == value:
             ink = "white" if value > 0.6 * worst else _INK
-            text = f"{value:.1f}".replace("-0.0", "0.0")
-            axis.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=8.5)
+            axis.text(
+                column + 0.5, row + 0.5, f"{value:z.1f}", ha="center", va="center", color=ink, fontsize=8.5
+            )
     axis.set_xticks(np.arange(len(ratios)) + 0.5, [f"{ratio:g}" for ratio in ratios])
     axis.set_yticks(np.arange(len(labels)) + 0.5, labels)
     axis.invert_yaxis()
