@@ -73,9 +73,17 @@ def plot_ladders(
         title: above all panels.
         runtime: that latency was measured on.
     """
+    # Where the knees are far from the unpruned network, half of what matters would lie on the axis.
+    kept = [
+        point.parameters
+        for score, points in curves.items()
+        for point in points
+        if point.share == knees[score]
+    ]
+    far = min(kept, default=unpruned.parameters) < unpruned.parameters / 4
     panels = [
         _Panel("share of the channels to remove", lambda point: point.share),
-        _Panel("parameters, millions", lambda point: point.parameters / 1e6, logarithmic=True),
+        _Panel("parameters, millions", lambda point: point.parameters / 1e6, logarithmic=far),
         _Panel("multiply-adds, billions", lambda point: point.macs / 1e9),
     ]
     if unpruned.milliseconds is not None:
@@ -87,7 +95,7 @@ def plot_ladders(
     figure.suptitle(title, color=_INK, fontsize=11)
     figure.supylabel("mAP@0.5", color=_INK, fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(9, len(labels)), frameon=False)
     _save(figure, path)
 
 
@@ -112,7 +120,8 @@ def _draw_panel(
         axis.plot(x, best, "-o", color=colour, linewidth=2, markersize=3.5, label=score)
         _draw_knee(axis, panel, points, knees[score], colour)
     axis.plot(panel.value(unpruned), top, "D", color=_INK, markersize=7, label="unpruned", zorder=5)
-    axis.plot([], [], "*", color=_FAINT, markersize=13, label="knee")
+    if any(knees.values()):
+        axis.plot([], [], "*", color=_FAINT, markersize=13, label="knee")
     if unpruned.recalibrated is not None:
         axis.plot([], [], ":", color=_FAINT, linewidth=1.3, label="as cut, not recalibrated")
     if panel.logarithmic:
