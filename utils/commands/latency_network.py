@@ -1,6 +1,6 @@
 """Whole networks on a runtime: their latency, their convolutions, and how the one follows from the other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
@@ -34,12 +34,19 @@ def network_latencies(
     models: Mapping[str, Darknet], runtime: Runtime, image_size: tuple[int, int], rounds: int = 20
 ) -> dict[str, Latency]:
     """One image through whole networks, raw heads, batch norms folded, the networks taking turns."""
+    return measure_latency(network_runs(models, runtime, image_size), rounds=rounds)
+
+
+def network_runs(
+    models: Mapping[str, Darknet], runtime: Runtime, image_size: tuple[int, int]
+) -> dict[str, Callable[[], object]]:
+    """One image through each network, raw heads, batch norms folded, to be timed."""
     runs = {}
     for name, model in models.items():
         images = random_images((1, model.network.channels(-1), *image_size))
         deployed = fused(model).cpu().float()
         runs[name] = session(deployed, torch.from_numpy(images), runtime).bound(images)
-    return measure_latency(runs, rounds=rounds)
+    return runs
 
 
 def network_latency(

@@ -72,8 +72,10 @@ class Job:
 
     @cached_property
     def validation(self) -> Loader | None:
-        """The images that mAP is measured on; None where it is not to be measured."""
-        return None if self.data is None or self.args.no_eval else self.images("valid")
+        """The images that mAP is measured on, --eval-images of them; None where it is not to be measured."""
+        if self.data is None or self.args.no_eval:
+            return None
+        return self.images("valid", getattr(self.args, "eval_images", None))
 
     @property
     def score(self) -> str:

@@ -148,13 +148,18 @@ def scorer_of(args: argparse.Namespace, name: str, calibration: Callable[[], Loa
     """
     if args.classic:
         return classic_scores  # type: ignore[return-value]  # of Darknet's subjects only
+    return named_score(name, args.seed, calibration)
+
+
+def named_score(name: str, seed: int, calibration: Callable[[], Loader] | None) -> Scorer:
+    """The scorer of a name; arguments and errors as for `scorer_of`, `seed` of random scores."""
 
     def taylor(subject: Subject) -> LayerScores:
         if calibration is None:
             raise ToolkitError("--score taylor: takes gradients on training images; add --data")
         return taylor_scores(calibration(), detection_loss)(subject)
 
-    return named_scorer(name, {"taylor": taylor, "random": random_scores(args.seed)})
+    return named_scorer(name, {"taylor": taylor, "random": random_scores(seed)})
 
 
 def detection_loss(model: nn.Module, batch: Batch) -> Tensor:

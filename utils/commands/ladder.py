@@ -1,0 +1,178 @@
+"""The ladder command: prune at many shares, measure every rung, find the knee."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.commands import ladder_tables as tables
+from utils.commands.arguments import (
+    Parser,
+    arguments,
+    fraction,
+    fraction_below_one,
+    next_command,
+    prepare,
+    provenance,
+    write_json,
+)
+from utils.commands.ladder_rungs import Ladder, Rung
+from utils.commands.pruning_options import add_merge
+from utils.commands.trials import (
+    Trials,
+    add_scores,
+    add_widths,
+    identity,
+    options,
+    outputs,
+    settings,
+    trial_parser,
+)
+from utils.pruning.knee import knee, steepest
+from utils.pruning.policies import normal, shortcut, slim
+from utils.pruning.subject import Policy
+from utils.reporting.curves import Point, plot_ladders
+from utils.runtimes.choice import NAMES, find_runtime
+from utils.runtimes.runtime import Runtime
+
+_RUNGS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+# strategy -> its script and what that calls the share
+_SCRIPTS = {
+    "slim": ("slim_prune.py", "global_percent"),
+    "normal": ("prune.py", "percent"),
+    "shortcut": ("shortcut_prune.py", "percent"),
+}
+# options that change the figures of a rung
+_CUT = ("layer_keep", "merge", "fold", "align", "min_channels", "keep_sections")
+_KEYS = ("strategy", *_CUT, "recalibrate", "eval_images", "img_size", "batch_size", "seed")
+
+
+def ladder_parser(manual: str | None) -> Parser:
+    """The command line of ladder.py; `manual` is its help text."""
+    parser = trial_parser(manual)
+    group = parser.add_argument_group("the ladder")
+    group.add_argument("--strategy", choices=_SCRIPTS, default="slim", help="what is pruned at each rung")
+    add_scores(group, several=True)
+    group.add_argument(
+        "--rungs", nargs="+", type=_share, default=_RUNGS, metavar="SHARE", help="shares to remove"
+    )
+    text = "measure more rungs around the knee and the steepest drop, so far apart (0: none)"
+    group.add_argument("--refine", type=fraction_below_one, default=0.01, metavar="SHARE", help=text)
+    text = "slim: least share that a layer keeps"
+    group.add_argument("--layer_keep", type=fraction, default=0.01, help=text)
+    add_merge(parser)
+    text = "constants of removed channels: moved on (interior), exactly (borders), or dropped (off)"
+    group.add_argument("--fold", choices=["interior", "borders", "off"], default="interior", help=text)
+    add_widths(group)
+    text = "where latency is measured"
+    group.add_argument("--runtime", choices=(*NAMES, "none"), default="onnxruntime", help=text)
+    return parser
+
+
+def _share(text: str) -> float:
+    share = fraction_below_one(text)
+    if not share:
+        raise argparse.ArgumentTypeError(f"{text!r} is the unpruned network, which is measured anyway")
+    return share
+
+
+def run_ladder(args: argparse.Namespace) -> Ladder:
+    """Climb as the command line says; print the table, write CSV, plot and JSON.
+
+    Raises:
+        ToolkitError: something given cannot be used.
+    """
+    device = prepare(args)
+    args.score = list(dict.fromkeys(args.score))
+    runtime = None if args.runtime == "none" else _runtime(args.runtime)
+    trials = Trials.opened(args, device)
+    table, picture, data = outputs(trials.job, "ladder")
+    mark = (identity(trials.job), settings(args, _KEYS))
+    ladder = Ladder(trials, table, lambda share: _policy(args, share), mark)
+    ladder.climb(args.score, args.rungs, args.tolerance, args.refine)
+    if runtime is not None:
+        ladder.time(args.score, runtime, trials.job.image_size)
+    size = trials.job.image_size
+    title = f"{trials.job.project.needed('weights').name} at {size[1]}x{size[0]}"
+    tables.show_ladder(ladder, args.score, args.tolerance, title)
+    _plot(ladder, args, picture, title)
+    write_json(data, provenance(args) | {"arguments": arguments(args)} | _results(ladder, args))
+    print(f"written: {table}, {picture}, {data}")
+    next_command(*_next(trials, ladder))
+    return ladder
+
+
+def _runtime(name: str) -> Runtime:
+    """The runtime; what is missing for it is told before any work is done."""
+    runtime = find_runtime(name)
+    _ = runtime.version
+    return runtime
+
+
+def _policy(args: argparse.Namespace, share: float) -> Policy:
+    if args.strategy == "slim":
+        return slim(share, args.layer_keep, args.merge)
+    return normal(share) if args.strategy == "normal" else shortcut(share)
+
+
+def _results(ladder: Ladder, args: argparse.Namespace) -> dict[str, object]:
+    """What the JSON file tells beside its origin."""
+    found = {}
+    for score in args.score:
+        curve = ladder.curve(score)
+        found[score] = {
+            "knee": knee(curve, args.tolerance),
+            "steepest": steepest(curve),
+            "rungs": ladder.rungs(score),
+        }
+    return {"unpruned": ladder.unpruned, "scores": found}
+
+
+def _plot(ladder: Ladder, args: argparse.Namespace, path: Path, title: str) -> None:
+    curves = {score: ladder.rungs(score) for score in args.score}
+    plot_ladders(
+        _point(ladder.unpruned, ladder),
+        {score: [_point(row, ladder) for row in rungs] for score, rungs in curves.items()},
+        {score: knee(ladder.curve(score), args.tolerance) for score in args.score},
+        args.tolerance,
+        path,
+        title=f"{title}, {ladder.unpruned.images} images",
+        runtime=args.runtime,
+    )
+
+
+def _point(row: Rung, ladder: Ladder) -> Point:
+    sizes = (row.parameters, row.macs, ladder.milliseconds(row))
+    return Point(row.share, row.as_cut, row.recalibrated, *sizes)
+
+
+def _next(trials: Trials, ladder: Ladder) -> tuple[str, ...]:
+    """The pruning at the knee; where there is none, the sparse training that makes one."""
+    args, project = trials.job.args, trials.job.project
+    best = cheapest(ladder, args.score, args.tolerance)
+    if best is None:
+        return (
+            "python train.py",
+            project.options(),
+            "-sr --s 0.001",
+            f"--prune {int(args.strategy != 'normal')}",
+        )
+    script, share = _SCRIPTS[args.strategy]
+    given = {name: value for name, value in arguments(args).items() if name in (*_CUT, "img_size")}
+    plain = {"merge": "union", "fold": "interior", "align": 1, "min_channels": 1}
+    given = {name: value for name, value in given.items() if plain.get(name) != value}
+    if args.strategy != "slim":
+        given = {name: value for name, value in given.items() if name not in ("layer_keep", "merge")}
+    given |= {"score": best.score} if best.score != "gamma" else {}
+    given |= {"recalibrate": args.recalibrate} if best.best > best.as_cut else {}
+    return f"python {script}", project.options(), f"--{share} {best.share:g}", options(given)
+
+
+def cheapest(ladder: Ladder, scores: Sequence[str], tolerance: float) -> Rung | None:
+    """Of the scores' knees the one with the fewest multiply-adds; None where none has a knee."""
+    knees = [
+        row
+        for score in scores
+        for row in ladder.rungs(score)
+        if row.share == knee(ladder.curve(score), tolerance)
+    ]
+    return min(knees, key=lambda row: row.macs, default=None)

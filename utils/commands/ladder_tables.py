@@ -1,0 +1,104 @@
+"""What ladder.py prints: a table of the rungs of one score, or of several side by side; the knees."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.table import Table
+
+from utils.commands.ladder_rungs import Ladder, Rung
+from utils.commands.tables import percent, show
+from utils.pruning.knee import knee, steepest
+
+_HEAD = ("share", "as cut", "recali-\nbrated", "parameters", "MACs", "ms", "")
+
+
+def show_ladder(ladder: Ladder, scores: Sequence[str], tolerance: float, title: str) -> None:
+    """Print all of it."""
+    title = f"{title}, mAP@0.5 on {ladder.unpruned.images} validation images"
+    if len(scores) == 1:
+        show(title, _rungs(ladder, scores[0], tolerance))
+    else:
+        show(title, _scores(ladder, scores, tolerance))
+        show(f"The knees: at most {100 * tolerance:g} points lost", _knees(ladder, scores, tolerance))
+    for score in scores:
+        for line in _findings(ladder, score, tolerance):
+            print(line if len(scores) == 1 else f"{score}: {line}")
+
+
+def _rungs(ladder: Ladder, score: str, tolerance: float) -> Table:
+    table = _table(*_HEAD)
+    curve = ladder.curve(score)
+    for row in (ladder.unpruned, *ladder.rungs(score)):
+        figures = [_points(row.as_cut), _points(row.recalibrated)]
+        mark = _mark(row.share, curve, tolerance)
+        table.add_row(f"{row.share:g}", *figures, *_costs(row, ladder), mark)
+    return table
+
+
+def _scores(ladder: Ladder, scores: Sequence[str], tolerance: float) -> Table:
+    """The better mAP of each rung, a column a score; * marks the knee."""
+    table = _table("share", *scores)
+    curves = {score: ladder.curve(score) for score in scores}
+    for share in sorted({share for curve in curves.values() for share in curve}):
+        cells = []
+        for curve in curves.values():
+            star = "* " if share and share == knee(curve, tolerance) else ""
+            cells.append(star + _points(curve[share]) if share in curve else "")
+        table.add_row(f"{share:g}", *cells)
+    return table
+
+
+def _knees(ladder: Ladder, scores: Sequence[str], tolerance: float) -> Table:
+    table = _table("score", *_HEAD[:-1])
+    for score in scores:
+        share = knee(ladder.curve(score), tolerance)
+        row = next((row for row in ladder.rungs(score) if row.share == share), ladder.unpruned)
+        figures = [_points(row.as_cut), _points(row.recalibrated)]
+        table.add_row(score, f"{share:g}", *figures, *_costs(row, ladder))
+    return table
+
+
+def _table(*names: str) -> Table:
+    table = Table()
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _points(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def _costs(row: Rung, ladder: Ladder) -> list[str]:
+    unpruned, ms = ladder.unpruned, ladder.milliseconds(row)
+    return [
+        f"{row.parameters / 1e6:.3f} M {_part(row.parameters / unpruned.parameters)}",
+        f"{row.macs / 1e9:.3f} G {_part(row.macs / unpruned.macs)}",
+        "" if ms is None or row.slowness is None else f"{ms:.1f} {_part(row.slowness)}",
+    ]
+
+
+def _part(ratio: float) -> str:
+    return f"{ratio:4.0%}"
+
+
+def _mark(share: float, curve: dict[float, float], tolerance: float) -> str:
+    drop = steepest(curve)
+    if share and share == knee(curve, tolerance):
+        return "knee"
+    return "cliff" if drop is not None and share == drop.after else ""
+
+
+def _findings(ladder: Ladder, score: str, tolerance: float) -> Iterable[str]:
+    curve = ladder.curve(score)
+    share, last = knee(curve, tolerance), max(curve)
+    if not share:
+        yield f"no rung keeps mAP within {100 * tolerance:g} points: train with -sr first"
+    elif share == last:
+        yield f"no rung loses more than {100 * tolerance:g} points: add --rungs above {last:g}"
+    else:
+        yield f"knee: {share:g}, mAP {percent(curve[share])} of {percent(curve[0.0])}"
+    if drop := steepest(curve):
+        yield (
+            f"steepest drop: {percent(curve[drop.before])} at {drop.before:g}, "
+            f"{percent(curve[drop.after])} at {drop.after:g}"
+        )
