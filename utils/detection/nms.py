@@ -144,7 +144,7 @@ def _settle(alive: Tensor, removes: Tensor) -> Tensor:
 
 
 def _overlapping(first: Tensor, second: Tensor, overlap: float, exponent: float | None) -> Tensor:
-    """(R, N, M): whether each pair of boxes (R, N, 4) and (R, M, 4) of a row overlaps by more than `overlap`."""
+    """(R, N, M): which pairs of boxes (R, N, 4) and (R, M, 4) of a row overlap by more than `overlap`."""
     iou = elementwise_iou(first[:, :, None], second[:, None])
     found = iou > overlap
     if exponent is not None:  # the distance only lowers the overlap, and few pairs need it
