@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.darknet.references import randomised as with_random_numbers
 from tests.frontends.test_darknet import randomised
 from utils.commands.ledger import compare_files, compare_in_memory
 from utils.darknet.model import Darknet
+from utils.darknet.network import Network
 from utils.darknet.weights import read_weights
 from utils.errors import PruningError
 from utils.frontends.darknet import DarknetSubject
@@ -36,6 +38,29 @@ def test_what_is_equal_passes_every_line(result, reloaded):
     assert checks["compact / .weights read back"].difference == 0
     quick = compare_files(ledger, result.compact.model, reloaded, full=False)
     assert [check.name for check in quick] == ["compact / .weights read back"]
+
+
+CONVOLUTION = "[convolutional]\nbatch_normalize={}\nfilters={}\nsize=3\nstride=1\npad=1\nactivation={}\n"
+SHORTCUT = CONVOLUTION.format(1, 14, "leaky") + "[shortcut]\nfrom=-2\nactivation=linear\n"
+
+
+@pytest.mark.parametrize(
+    ("batch_normalize", "activation", "behind"),
+    [
+        (0, "linear", ""), (0, "leaky", ""), (1, "linear", ""), (1, "leaky", ""), (1, "logistic", ""),
+        (0, "linear", "[upsample]\nstride=2\n"), (0, "linear", SHORTCUT),
+    ],
+)  # fmt: skip
+def test_opencv_is_asked_for_what_enters_the_head(batch_normalize, activation, behind):
+    text = "[net]\nwidth=32\nheight=32\nchannels=3\n" + CONVOLUTION.format(1, 8, "leaky")
+    text += CONVOLUTION.format(batch_normalize, 14, activation) + behind
+    text += "[yolo]\nmask=0,1\nanchors=10,10, 20,20\nclasses=2\nnum=2\n"
+    model = with_random_numbers(Darknet(Network.from_text(text, "heads"))).eval()
+    result = prune(DarknetSubject.of(model), [slim(0.3, 0.1)])
+    ledger = compare_in_memory(result)
+    opencv = compare_files(ledger, result.compact.model, result.compact.model, full=True)[1]
+    assert opencv.difference is not None
+    assert opencv.passed
 
 
 def test_a_compact_network_that_computes_something_else_is_refused(result):

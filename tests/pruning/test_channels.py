@@ -90,6 +90,18 @@ def test_aligned_sections_do_not_ratchet_to_full_width():
     assert keep[1:17].sum() == keep[17:].sum() == 8
 
 
+def test_what_is_concatenated_with_an_odd_width_does_not_ratchet_to_full_width():
+    tracer = ChannelTracer()
+    odd, even = tracer.layer("odd", tracer.new(1), 20), tracer.layer("even", tracer.new(1), 64)
+    tracer.pin(tracer.layer("head", np.concatenate([odd, even]), 1), "output")
+    graph = tracer.finish()
+    wish = np.ones(graph.unit_count, bool)
+    wish[graph.layers["even"].outputs[8:]] = False
+    keep = graph.legal(wish, np.zeros(graph.unit_count), align=8)
+    assert keep[graph.layers["odd"].outputs].sum() == 20
+    assert keep[graph.layers["even"].outputs].sum() == 8
+
+
 def random_graph(draw) -> ChannelGraph:
     tracer = ChannelTracer()
     tensors = [tracer.new(draw(st.integers(1, 4)))]

@@ -122,7 +122,7 @@ class ChannelGraph:
         Args:
             keep: (units,) the wish.
             scores: (units,) importance, higher comes back first; inf and -inf are allowed.
-            align: kept counts are rounded up to a multiple of it, unless all of a tensor is kept.
+            align: kept counts of what a layer writes are rounded up to a multiple of it, unless all is kept.
             least: channels that a tensor keeps at least, as far as it has so many; 1 or more.
 
         Returns:
@@ -130,11 +130,17 @@ class ChannelGraph:
         """
         keep = keep | self.pinned
         sectioned = {ids.tobytes() for sections in self.equal_sections for ids in sections}
-        free = list({ids.tobytes(): ids for ids in self.tensors() if ids.tobytes() not in sectioned}.values())
+        # Not what is only read: beside a part of an odd width a concatenation would ratchet up the others.
+        written = {layer.outputs.tobytes() for layer in self.layers.values()}
+        free = [
+            (ids, align if key in written else 1)
+            for key, ids in {ids.tobytes(): ids for ids in self.tensors()}.items()
+            if key not in sectioned
+        ]
         while True:
             before = int(keep.sum())
-            for tensor in free:
-                _restore(keep, tensor, _aligned(max(least, int(keep[tensor].sum())), align), scores)
+            for tensor, step in free:
+                _restore(keep, tensor, _aligned(max(least, int(keep[tensor].sum())), step), scores)
             for sections in self.equal_sections:
                 # Aligned jointly: aligning one section, then equalising, would ratchet up to the full width.
                 step = max(1, align // len(sections))

@@ -10,6 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from utils.profiling import evaluating
+
 
 def outputs_in_float64(model: nn.Module, images: Tensor) -> list[Tensor]:
     """What `model` puts out, computed on the CPU in float64 and evaluation mode.
@@ -18,13 +20,8 @@ def outputs_in_float64(model: nn.Module, images: Tensor) -> list[Tensor]:
         model: takes one tensor, returns a tensor or a sequence of them; is left as it is.
         images: its input, of any type and device.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with torch.no_grad(), _in_float64(model):
-            outputs = model.eval()(images.to("cpu", torch.float64))
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(model), torch.no_grad(), _in_float64(model):
+        outputs = model(images.to("cpu", torch.float64))
     return [outputs] if isinstance(outputs, Tensor) else list(outputs)
 
 

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from utils.profiling import evaluating
+
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
@@ -26,33 +28,30 @@ def recalibrating(model: nn.Module) -> Iterator[nn.Module]:
     norms = [
         module for module in model.modules() if isinstance(module, _NORMS) and module.track_running_stats
     ]
-    modes = [(module, module.training) for module in model.modules()]
     before = [
         (norm, norm.momentum, (norm.running_mean, norm.running_var, norm.num_batches_tracked))
         for norm in norms
     ]
-    model.eval()
-    for norm in norms:
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        # New tensors: the old ones may be shared with another network.
-        norm.running_mean = torch.zeros_like(norm.running_mean)
-        norm.running_var = torch.ones_like(norm.running_var)
-        norm.num_batches_tracked = torch.zeros((), dtype=torch.long, device=norm.running_mean.device)
-        norm.momentum = None  # a plain average over the batches
-        norm.train()
-    done = False
-    try:
-        yield model
-        done = True
-    finally:
-        for norm, momentum, statistics in before:
-            assert norm.num_batches_tracked is not None
-            if not done or not int(norm.num_batches_tracked):
-                norm.running_mean, norm.running_var, norm.num_batches_tracked = statistics
-            norm.momentum = momentum
-        for module, training in modes:
-            module.training = training
+    with evaluating(model):
+        for norm in norms:
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            # New tensors: the old ones may be shared with another network.
+            norm.running_mean = torch.zeros_like(norm.running_mean)
+            norm.running_var = torch.ones_like(norm.running_var)
+            norm.num_batches_tracked = torch.zeros((), dtype=torch.long, device=norm.running_mean.device)
+            norm.momentum = None  # a plain average over the batches
+            norm.train()
+        done = False
+        try:
+            yield model
+            done = True
+        finally:
+            for norm, momentum, statistics in before:
+                assert norm.num_batches_tracked is not None
+                if not done or not int(norm.num_batches_tracked):
+                    norm.running_mean, norm.running_var, norm.num_batches_tracked = statistics
+                norm.momentum = momentum
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:

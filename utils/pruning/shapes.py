@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.profiling import evaluating
 from utils.pruning.channels import ChannelGraph
 
 Answer = Callable[[str, nn.Module, Tensor], Tensor]  # layer name, the layer, its input -> its output
@@ -19,9 +20,7 @@ Answer = Callable[[str, nn.Module, Tensor], Tensor]  # layer name, the layer, it
 @contextmanager
 def answering(model: nn.Module, graph: ChannelGraph, answer: Answer) -> Iterator[None]:
     """Let `answer` stand in for every layer; the network is in evaluation mode inside."""
-    was_training = model.training
-    model.eval()
-    with ExitStack() as undo, torch.no_grad():
+    with evaluating(model), ExitStack() as undo, torch.no_grad():
         for name in graph.layers:
             module = model.get_submodule(name)
 
@@ -32,7 +31,6 @@ def answering(model: nn.Module, graph: ChannelGraph, answer: Answer) -> Iterator
             module.forward = stand_in
             undo.callback(module.__delattr__, "forward")
         yield
-    model.train(was_training)
 
 
 def bias_alone(module: nn.Module, value: Tensor) -> Tensor:

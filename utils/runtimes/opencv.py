@@ -44,9 +44,9 @@ def opencv_maps(model: Darknet, images: Tensor) -> list[Tensor]:
         net = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
     net.enableWinograd(False)  # it alone is off by 1e-3
     net.setInput(images.numpy())
-    return [
-        torch.from_numpy(output) for output in net.forward(_before_heads(model.network, net.getLayerNames()))
-    ]
+    # Its own layer in front of every head, whatever that reads; channels last.
+    maps = net.forward([f"permute_{head}" for head in model.network.heads])
+    return [torch.from_numpy(values).permute(0, 3, 1, 2) for values in maps]
 
 
 def raw_maps(heads: Sequence[Tensor]) -> list[Tensor]:
@@ -68,9 +68,3 @@ def _write(model: Darknet, cfg: Path, weights: Path, size: tuple[int, int]) -> N
     finally:
         for norm, variance in zip(norms, before, strict=True):
             norm.running_var = variance
-
-
-def _before_heads(network: Network, names: Sequence[str]) -> list[str]:
-    """OpenCV's names of the layers before the heads; an activation is a layer of its own there."""
-    sources = [network.sources(head)[0] for head in network.heads]
-    return [next((name for name in names if name == f"logistic_{i + 1}"), f"conv_{i}") for i in sources]
