@@ -209,3 +209,25 @@ def test_gate_with_a_score_votes():
     graph, scores = gated(True)
     assert kept(graph, scores, "union")["scaled"] == [True, True, True, False]
     assert not graph.coupled.any()
+
+
+@pytest.mark.parametrize("merge", ["union", "leader", "mean", "max", "norm"])
+def test_a_gate_without_a_score_has_no_say_in_what_units_are_worth(merge):
+    tracer = ChannelTracer()
+    conv = tracer.layer("conv", tracer.new(1), 2)
+    tracer.tie(conv, tracer.layer("gate", conv, 2), "gate")
+    lone = tracer.layer("lone", conv, 1)
+    graph = tracer.finish()
+    values = unit_scores(graph, {"conv": np.array([3.0, 4.0], np.float32)}, merge)
+    assert values[graph.layers["conv"].outputs].tolist() == [3.0, 4.0]
+    assert np.isinf(values[graph.layers["lone"].outputs]).all(), f"{len(lone)} without a score stays"
+
+
+@pytest.mark.parametrize(("merge", "worth"), [("mean", 3.5), ("max", 4.0), ("norm", 5.0), ("union", 4.0)])
+def test_units_are_worth_what_their_writers_come_to(merge, worth):
+    tracer = ChannelTracer()
+    first = tracer.layer("first", tracer.new(1), 1)
+    tracer.tie(first, tracer.layer("second", first, 1))
+    graph = tracer.finish()
+    scores = {name: np.array([value], np.float32) for name, value in (("first", 3.0), ("second", 4.0))}
+    assert unit_scores(graph, scores, merge)[graph.layers["first"].outputs] == worth

@@ -164,13 +164,13 @@ def merged_scores(graph: ChannelGraph, chains: NDArray[np.float32], merge: Merge
     return np.where(counted, merged[graph.chain_units], np.nan).astype(np.float32)
 
 
-def unit_scores(graph: ChannelGraph, scores: LayerScores) -> UnitScores:
-    """(units,) score of each unit: the largest of its chains', inf where a chain has none.
+def unit_scores(graph: ChannelGraph, scores: LayerScores, merge: Merge = "max") -> UnitScores:
+    """(units,) score of each unit: what its chains' come to, inf where a chain has none.
 
-    Silent chains count only where a unit has no others: inf.
+    Silent chains count only where a unit has no others: inf. "union" and "leader" count as "max".
     """
-    chains = chain_scores(graph, scores)
-    heard = ~silent_chains(graph, chains)
+    own = chain_scores(graph, scores)
+    chains, heard = merged_scores(graph, own, merge), ~silent_chains(graph, own)
     best = np.full(graph.unit_count, -np.inf)
     best[graph.chain_units] = np.inf
     best[graph.chain_units[heard]] = -np.inf

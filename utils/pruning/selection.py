@@ -16,7 +16,7 @@ from utils.pruning.budget import Removals, Widths, fits_all, removals
 from utils.pruning.channels import UnitMask, UnitScores
 from utils.pruning.costs import Cost, LayerCost
 from utils.pruning.policies import slim
-from utils.pruning.scores import Merge, chain_scores, gamma_scores, merged_scores, unit_scores
+from utils.pruning.scores import Merge, gamma_scores, unit_scores
 from utils.pruning.subject import ChannelPlan, LayerScores, Subject
 from utils.pruning.surgery import prune
 
@@ -155,10 +155,4 @@ class Selection(Generic[S]):
         subject, graph = self.subject, self.subject.graph
         if not keep.all():
             subject = prune(subject, [lambda _subject, _scores: ChannelPlan(keep)], lambda _: {}).folded
-        scores = self.score(subject)
-        if self.merge not in ("mean", "norm"):
-            return unit_scores(graph, scores)
-        merged = merged_scores(graph, chain_scores(graph, scores), self.merge)
-        values = np.full(graph.unit_count, -np.inf)
-        np.maximum.at(values, graph.chain_units, np.where(np.isnan(merged), np.inf, merged))
-        return values
+        return unit_scores(graph, self.score(subject), self.merge)
