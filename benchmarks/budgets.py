@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from argparse import Namespace
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,9 +33,9 @@ from utils.commands.arguments import (
 from utils.commands.evaluate import evaluate_network, open_split
 from utils.commands.latency_network import network_latencies
 from utils.commands.project import open_files, open_network
+from utils.commands.rows import read_rows, write_rows
 from utils.darknet.model import Darknet
 from utils.data.listing import DataFile, read_data_file
-from utils.files import write_text
 from utils.frontends.darknet import DarknetSubject
 from utils.profiling import count_macs, count_parameters
 from utils.pruning.policies import slim
@@ -81,11 +81,11 @@ def main() -> None:
     add_common(parser)
     args = parser.parse_args()
     prepare(args)
-    rows = read(args.table)
+    rows = read_rows(args.table, Row)
     for budget in args.max_ms:
-        if not any(row["budget"] == budget and row["runtime"] == args.runtime for row in rows):
-            rows += [asdict(row) for row in compare(args, budget)]
-            write(args.table, rows)
+        if not any((row.budget, row.runtime) == (budget, args.runtime) for row in rows):
+            rows += compare(args, budget)
+            write_rows(args.table, rows)
 
 
 def compare(args: Namespace, budget: str) -> list[Row]:
@@ -155,24 +155,6 @@ def _size(model: Darknet) -> tuple[int, int]:
 def _map50(model: Darknet, data: DataFile, split: str) -> float:
     images = open_split(data, split, model, _size(model), batch_size=8)
     return evaluate_network(model, images, data.names).map50
-
-
-def read(table: Path) -> list[dict[str, object]]:
-    """The rows so far."""
-    if not table.exists():
-        return []
-    header, *lines = table.read_text(encoding="utf-8").splitlines()
-    return [dict(zip(header.split(","), line.split(","), strict=True)) for line in lines]
-
-
-def write(table: Path, rows: list[dict[str, object]]) -> None:
-    """All rows, whole or not at all."""
-    names = [field.name for field in fields(Row)]
-    lines = [",".join(names)]
-    for row in rows:
-        values = (row[name] for name in names)
-        lines.append(",".join(f"{value:.5g}" if isinstance(value, float) else str(value) for value in values))
-    write_text(table, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

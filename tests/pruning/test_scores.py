@@ -216,11 +216,11 @@ def test_a_gate_without_a_score_has_no_say_in_what_units_are_worth(merge):
     tracer = ChannelTracer()
     conv = tracer.layer("conv", tracer.new(1), 2)
     tracer.tie(conv, tracer.layer("gate", conv, 2), "gate")
-    tracer.layer("lone", conv, 1)
+    lone = tracer.layer("lone", conv, 1)
     graph = tracer.finish()
     values = unit_scores(graph, {"conv": np.array([3.0, 4.0], np.float32)}, merge)
     assert values[graph.layers["conv"].outputs].tolist() == [3.0, 4.0]
-    assert np.isinf(values[graph.layers["lone"].outputs]).all(), "without a score it stays"
+    assert np.isinf(values[graph.layers["lone"].outputs]).all(), f"{len(lone)} without a score stays"
 
 
 @pytest.mark.parametrize(("merge", "worth"), [("mean", 3.5), ("max", 4.0), ("norm", 5.0), ("union", 4.0)])

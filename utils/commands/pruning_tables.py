@@ -24,7 +24,7 @@ def pruning(report: PruningReport, title: str) -> None:
 
     def row(name: str, old: float, new: float, text: Callable[[float], str]) -> None:
         between = [""] * (len(stages) - 2)
-        table.add_row(name, text(old), *between, text(new), f"to {new / old:.1%}")
+        table.add_row(name, text(old), *between, text(new), f"{new / old:.1%}")
 
     row("parameters", before.parameters, after.parameters, lambda value: f"{value:,.0f}")
     row("MACs", before.macs, after.macs, multiply_adds)

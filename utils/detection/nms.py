@@ -118,11 +118,11 @@ def _suppress_rows(boxes: Tensor, real: Tensor, overlap: float, exponent: float 
     for start in range(0, boxes.shape[1], _BLOCK):
         end = start + _BLOCK
         block = boxes[:, start:end]
-        inside = _overlaps(block, block, exponent) > overlap
+        inside = _overlapping(block, block, overlap, exponent)
         settled = _settle(keep[:, start:end], inside.triu(1))
         keep[:, start:end] = settled
         if end < boxes.shape[1]:
-            removed = _overlaps(block, boxes[:, end:], exponent) > overlap
+            removed = _overlapping(block, boxes[:, end:], overlap, exponent)
             keep[:, end:] &= ~(removed & settled[:, :, None]).any(1)
     return keep
 
@@ -143,8 +143,12 @@ def _settle(alive: Tensor, removes: Tensor) -> Tensor:
         keep = after
 
 
-def _overlaps(first: Tensor, second: Tensor, exponent: float | None) -> Tensor:
-    """(R, N, M): the overlap of each pair of boxes (R, N, 4) and (R, M, 4) of a row."""
-    first, second = first[:, :, None], second[:, None]
-    iou = elementwise_iou(first, second)
-    return iou if exponent is None else iou - center_distance(first, second) ** exponent
+def _overlapping(first: Tensor, second: Tensor, overlap: float, exponent: float | None) -> Tensor:
+    """(R, N, M): which pairs of boxes (R, N, 4) and (R, M, 4) of a row overlap by more than `overlap`."""
+    iou = elementwise_iou(first[:, :, None], second[:, None])
+    found = iou > overlap
+    if exponent is not None:  # the distance only lowers the overlap, and few pairs need it
+        row, one, other = found.nonzero(as_tuple=True)
+        distance = center_distance(first[row, one], second[row, other])
+        found[row, one, other] = iou[row, one, other] - distance**exponent > overlap
+    return found
