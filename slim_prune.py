@@ -15,9 +15,8 @@ Instead of a share, say what you need, and the best network that fits is searche
 """
 
 from utils.commands.arguments import fraction, run_main
-from utils.commands.budgets import add_budget
 from utils.commands.prune import prune_parser, run_pruning
-from utils.commands.pruning_options import add_merge
+from utils.commands.pruning_options import add_budget, add_merge
 from utils.pruning.policies import slim
 
 

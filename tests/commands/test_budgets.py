@@ -9,7 +9,7 @@ import torch
 
 from tests.test_scripts import DATA, FILES, Fail, fail, project
 from utils.commands import budgets
-from utils.commands.budgets import Amount, amount
+from utils.commands.pruning_options import Amount, amount
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
 from utils.profiling import Latency, count_macs, count_parameters
@@ -61,6 +61,20 @@ def test_half_of_the_multiply_adds_are_met_and_used(folder, align):
     model, report = written(folder, "prune_50pct_macs")
     macs, before = count_macs(model, (64, 64)), report["before"]["macs"]
     assert 0.4 * before < macs <= 0.5 * before
+
+
+@pytest.mark.parametrize("limit", ["60%", "45%", "30%"])
+def test_channels_that_carry_constants_to_borders_are_within_the_budget(folder, limit):
+    before = Darknet.from_cfg("small.cfg")
+    load_weights(before, "small.weights")
+    for module in before.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.bias.data.fill_(0.5)
+    save_weights(before, "small.weights")
+    slim_prune(*FILES, "--max-macs", limit, "--fold", "borders", *QUICK)
+    model, report = written(folder, f"prune_{limit[:-1]}pct_macs")
+    assert any("carry the constants" in note for note in report["notes"])
+    assert count_macs(model, (64, 64)) <= float(limit[:-1]) / 100 * report["before"]["macs"]
 
 
 def test_limits_can_be_combined(folder):

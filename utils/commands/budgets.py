@@ -1,15 +1,13 @@
 """--max-ms, --max-macs, --max-params, --max-mb, --min-map: the best network that fits, found and measured."""
 
-import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import torch
 
-from utils.commands.arguments import Parser, fraction, positive_float, positive_int
 from utils.commands.evaluate import evaluate_network
 from utils.commands.latency_measure import find_or_measure
 from utils.commands.latency_network import calibrate, darknet_convolutions, network_latencies
@@ -26,8 +24,8 @@ from utils.pruning.costs import Costs, costs_of
 from utils.pruning.latency import LatencyTable
 from utils.pruning.selection import Limit, Selection
 from utils.pruning.subject import ChannelPlan, Policy
-from utils.pruning.surgery import prune
-from utils.runtimes.choice import NAMES, find_runtime
+from utils.pruning.surgery import PruningResult, prune
+from utils.runtimes.choice import find_runtime
 from utils.runtimes.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -41,61 +39,6 @@ _AIM, _LEAST, _MOST = 0.96, 0.92, 0.99
 _TRIES, _ROUNDS = 6, 30
 # halvings of the way between all and nothing when only a least mAP is given
 _HALVINGS = 6
-_UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
-
-
-@dataclass(frozen=True)
-class Amount:
-    """A limit as typed: so many, or a share of what the network has."""
-
-    value: float
-    is_share: bool
-
-    def of(self, whole: float) -> float:
-        """In the unit of `whole`."""
-        return self.value * whole if self.is_share else self.value
-
-
-def amount(text: str) -> Amount:
-    """A limit: a number, with K, M or G behind it, or a percentage.
-
-    >>> amount("50%"), amount("1.5G").value
-    (Amount(value=0.5, is_share=True), 1500000000.0)
-    """
-    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].upper() in {*_UNITS, "%"} else (text, "")
-    value = positive_float(number) * _UNITS.get(unit, 0.01 if unit == "%" else 1)
-    return Amount(value, unit == "%")
-
-
-def add_budget(parser: Parser) -> None:
-    """Add the limits, which take the place of a share of channels."""
-    group = parser.add_argument_group("budgets, in place of a share; they may be combined")
-    kinds = {
-        "--max-ms": "milliseconds for one image on --runtime, measured",
-        "--max-macs": "multiply-adds of one image",
-        "--max-params": "learnable values",
-        "--max-mb": "MiB of the .weights file",
-    }
-    for name, text in kinds.items():
-        group.add_argument(name, type=amount, metavar="X", help=f"{text}; 50%% for half of what it is now")
-    text = "mAP@0.5 on the valid list, 0..1: alone, the smallest network with it; beside a limit, required"
-    group.add_argument("--min-map", type=fraction, metavar="X", help=text)
-    text = "prune and fine-tune in so many rounds, each a part of the way to the limits"
-    group.add_argument("--iterative", type=positive_int, default=1, metavar="K", help=text)
-    text = "epochs of fine-tuning in each round, taught by the unpruned network"
-    group.add_argument("--tune-epochs", type=positive_int, default=2, metavar="N", help=text)
-    group.add_argument("--runtime", choices=NAMES, default="onnxruntime", help="what --max-ms is measured on")
-
-
-def budget_tag(args: argparse.Namespace) -> str:
-    """What the names of the results begin with."""
-    names = ("max_ms", "max_macs", "max_params", "max_mb")
-    given = [(name[4:], getattr(args, name)) for name in names if getattr(args, name) is not None]
-    parts = [
-        f"{100 * found.value:g}pct_{name}" if found.is_share else f"{found.value:g}{name}"
-        for name, found in given
-    ]
-    return "_".join(["prune", *parts, *([f"map{args.min_map:g}"] if args.min_map is not None else [])])
 
 
 def shares_asked(job: Job) -> dict[str, tuple[float, float]]:
@@ -173,23 +116,45 @@ class _Search:
         if all(timed) and all(limit.cost(full) <= limit.most for limit in counted):
             raise PruningError("the network is within the budget as it is; ask for less")
         keep = self.selection.mask()
-        return (keep, []) if self.clock is None else self._timed(keep)
+        if self.job.args.fold == "borders":
+            keep = self._with_carriers(keep, counted)
+        return (keep, []) if self.clock is None else self._timed(keep, counted)
 
-    def _timed(self, keep: UnitMask) -> tuple[UnitMask, list[str]]:
+    def _with_carriers(self, keep: UnitMask, counted: Sequence[Limit]) -> UnitMask:
+        """Aim lower until the network is within the `counted` limits with its carriers, too."""
+        for _ in range(_TRIES):
+            found = [limit.cost(self._pruned(keep).keep) for limit in counted]
+            if all(cost <= limit.most for cost, limit in zip(found, counted, strict=True)):
+                return keep
+            aims = list(self.selection.limits)
+            for index, (limit, cost) in enumerate(zip(counted, found, strict=True)):
+                if cost > limit.most:  # below what it costs without carriers, so that something goes
+                    aims[index] = replace(limit, most=limit.cost(keep) * limit.most / cost)
+            keep = self.selection.again(aims)
+        raise PruningError(f"--fold borders: no room for its channels in {_TRIES} tries; use interior")
+
+    def _timed(self, keep: UnitMask, counted: Sequence[Limit]) -> tuple[UnitMask, list[str]]:
         """Measure, and correct what was predicted, until the network takes what was asked for."""
         assert self.clock is not None
         *others, limit = self.selection.limits
         asked = limit.most
         best: tuple[float, UnitMask] | None = None
         for _ in range(_TRIES):
-            taken = self.clock.measure(self.job, self._compact(keep).model)
+            result = self._pruned(keep)
+            taken = self.clock.measure(self.job, result.compact.model)
             logger.info("%.2f ms measured, %.2f predicted, %.2f asked", taken, limit.cost(keep), asked)
-            if taken <= _MOST * asked and (best is None or taken > best[0]):
+            fits = taken <= _MOST * asked and all(c.cost(result.keep) <= c.most for c in counted)
+            if fits and (best is None or taken > best[0]):
                 best = (taken, keep)
-            if _LEAST * asked <= taken <= _MOST * asked:
+            if fits and taken >= _LEAST * asked:
                 break
             target = limit.cost(keep) * _AIM * asked / taken
-            keep = self.selection.again([*others, replace(limit, most=target)])
+            try:
+                keep = self.selection.again([*others, replace(limit, most=target)])
+            except PruningError:  # as predicted, but a network that fits was measured
+                if best is None:
+                    raise
+                break
         if best is None:
             fact = f"{asked:.2f} ms on {self.clock.runtime.name} were not reached in {_TRIES} tries"
             raise PruningError(f"--max-ms: {fact}; the last network took {taken:.2f} ms, ask for more")
@@ -230,9 +195,12 @@ class _Search:
             raise PruningError(f"--min-map {least}: {fact}; {remedy}")
         return [f"mAP@0.5 {map50:.4f} of at least {least} asked for"]
 
-    def _compact(self, keep: UnitMask) -> DarknetSubject:
+    def _pruned(self, keep: UnitMask) -> PruningResult[DarknetSubject]:
         plan: Callable[..., ChannelPlan] = lambda _subject, _scores: ChannelPlan(keep)  # noqa: E731
-        return prune(self.job.subject, [plan], lambda _: {}, folding=self.job.args.fold).compact
+        return prune(self.job.subject, [plan], lambda _: {}, folding=self.job.args.fold)
+
+    def _compact(self, keep: UnitMask) -> DarknetSubject:
+        return self._pruned(keep).compact
 
     def _map50(self, keep: UnitMask) -> float:
         subject = recalibrated(self.job, self._compact(keep), self.job.args.recalibrate)

@@ -14,9 +14,10 @@ from pathlib import Path
 from rich.table import Table
 
 from utils.commands.arguments import next_command, prepare, write_json
-from utils.commands.budgets import Amount, budget_tag, shares_asked
+from utils.commands.budgets import shares_asked
 from utils.commands.project import open_files
 from utils.commands.pruning_job import Job, open_job
+from utils.commands.pruning_options import COSTS, Amount, budget_tag
 from utils.commands.pruning_stages import evaluations
 from utils.commands.results import quoted
 from utils.commands.tables import multiply_adds, percent, show
@@ -27,7 +28,6 @@ from utils.files import write_text
 from utils.profiling import count_macs, count_parameters
 
 PruneOnce = Callable[[argparse.Namespace], object]
-LIMITS = ("max_ms", "max_macs", "max_params", "max_mb")
 DONE = "round.json"
 
 
@@ -58,7 +58,7 @@ def run_iterative(args: argparse.Namespace, prune_once: PruneOnce) -> None:
         raise ToolkitError("--iterative: fine-tunes between the rounds; add --data")
     shares = shares_asked(job)
     if not shares:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in LIMITS)
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in COSTS)
         raise ToolkitError(f"--iterative: goes down to a limit; add one of {options}")
     folder = job.outputs.weights.parent / f"{job.outputs.weights.stem}_rounds"
     rounds: list[Round] = []
@@ -86,7 +86,7 @@ def _round(
     args.cfg = before[-1].cfg if before else job.project.cfg
     args.weights = before[-1].weights if before else job.project.weights
     args.data = job.project.data
-    for name in LIMITS:
+    for name in COSTS:
         setattr(args, name, limits.get(name))
     prune_once(args)
     cfg, weights = next(folder.glob("*.cfg")), next(folder.glob("*.weights"))

@@ -14,13 +14,13 @@ from pathlib import Path
 from utils.commands import pruning_stages as stages
 from utils.commands import pruning_tables as tables
 from utils.commands.arguments import arguments, next_command, prepare, provenance, write_json
-from utils.commands.budgets import budget_policies, budget_tag
+from utils.commands.budgets import budget_policies
 from utils.commands.explain import explain_section, show_what_if
 from utils.commands.iterative import run_iterative
 from utils.commands.ledger import compare_files, compare_in_memory
 from utils.commands.project import open_files
 from utils.commands.pruning_job import Job, open_job
-from utils.commands.pruning_options import has_budget, prune_parser, scorer_of
+from utils.commands.pruning_options import budget_tag, has_budget, prune_parser, scorer_of
 from utils.commands.pruning_page import cards, class_rows, network_page
 from utils.commands.pruning_samples import SAMPLES_NOTE, samples
 from utils.commands.results import quoted

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -13,8 +14,10 @@ from utils.commands.arguments import (
     add_data,
     add_image_size,
     add_network,
+    fraction,
     fraction_below_one,
     non_negative_int,
+    positive_float,
     positive_int,
 )
 from utils.darknet.model import Darknet
@@ -23,6 +26,7 @@ from utils.errors import ToolkitError
 from utils.frontends.darknet import classic_scores
 from utils.pruning.scores import Scorer, named_scorer, random_scores, taylor_scores
 from utils.pruning.subject import LayerScores, Subject
+from utils.runtimes.choice import NAMES
 from utils.training.losses import LossWeights, yolo_loss
 
 SCORES = "gamma, l1, l2, fpgm, taylor, random, or several joined by _x_ such as gamma_x_l1"
@@ -31,7 +35,32 @@ MERGES = ("union", "leader", "mean", "max", "norm")
 TAYLOR_IMAGES = 64
 # and how many at a time: the absolute value is taken of each batch's, so small batches tell more
 TAYLOR_BATCH = 2
-LIMITS = ("max_ms", "max_macs", "max_params", "max_mb", "min_map")
+COSTS = ("max_ms", "max_macs", "max_params", "max_mb")
+LIMITS = (*COSTS, "min_map")
+_UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A limit as typed: so many, or a share of what the network has."""
+
+    value: float
+    is_share: bool
+
+    def of(self, whole: float) -> float:
+        """In the unit of `whole`."""
+        return self.value * whole if self.is_share else self.value
+
+
+def amount(text: str) -> Amount:
+    """A limit: a number, with K, M or G behind it, or a percentage.
+
+    >>> amount("50%"), amount("1.5G").value
+    (Amount(value=0.5, is_share=True), 1500000000.0)
+    """
+    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].upper() in {*_UNITS, "%"} else (text, "")
+    value = positive_float(number) * _UNITS.get(unit, 0.01 if unit == "%" else 1)
+    return Amount(value, unit == "%")
 
 
 def prune_parser(manual: str | None) -> Parser:
@@ -89,6 +118,36 @@ def add_merge(parser: Parser) -> None:
     text = "what decides over channels that a shortcut adds: any of their writers (union), the first one "
     text += "(leader), or the mean, max or norm of their scores"
     parser.add_argument("--merge", choices=MERGES, default="union", help=text)
+
+
+def add_budget(parser: Parser) -> None:
+    """Add the limits, which take the place of a share of channels."""
+    group = parser.add_argument_group("budgets, in place of a share; they may be combined")
+    kinds = {
+        "--max-ms": "milliseconds for one image on --runtime, measured",
+        "--max-macs": "multiply-adds of one image",
+        "--max-params": "learnable values",
+        "--max-mb": "MiB of the .weights file",
+    }
+    for name, text in kinds.items():
+        group.add_argument(name, type=amount, metavar="X", help=f"{text}; 50%% for half of what it is now")
+    text = "mAP@0.5 on the valid list, 0..1: alone, the smallest network with it; beside a limit, required"
+    group.add_argument("--min-map", type=fraction, metavar="X", help=text)
+    text = "prune and fine-tune in so many rounds, each a part of the way to the limits"
+    group.add_argument("--iterative", type=positive_int, default=1, metavar="K", help=text)
+    text = "epochs of fine-tuning in each round, taught by the unpruned network"
+    group.add_argument("--tune-epochs", type=positive_int, default=2, metavar="N", help=text)
+    group.add_argument("--runtime", choices=NAMES, default="onnxruntime", help="what --max-ms is measured on")
+
+
+def budget_tag(args: argparse.Namespace) -> str:
+    """What the names of the results begin with."""
+    given = [(name[4:], getattr(args, name)) for name in COSTS if getattr(args, name) is not None]
+    parts = [
+        f"{100 * found.value:g}pct_{name}" if found.is_share else f"{found.value:g}{name}"
+        for name, found in given
+    ]
+    return "_".join(["prune", *parts, *([f"map{args.min_map:g}"] if args.min_map is not None else [])])
 
 
 def _align(text: str) -> int | str:
