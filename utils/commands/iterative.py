@@ -1,10 +1,12 @@
 """--iterative K: prune a part of the way, recalibrate, fine-tune for a while, K times down to the budget.
 
 Each round starts from the one before; its limits lie on a geometric way from what the network costs to what
-it may. A round that is done is not done again, so an interrupted run goes on where it was.
+it may. A round that is done is not done again, so an interrupted run goes on where it was; rounds of other
+files or options lie in another folder.
 """
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable
 from copy import copy
@@ -22,6 +24,7 @@ from utils.commands.pruning_stages import evaluations
 from utils.commands.results import quoted
 from utils.commands.tables import multiply_adds, percent, show
 from utils.commands.train import run_training, train_parser
+from utils.commands.trials import identity, settings
 from utils.darknet.checkpoint import save_weights
 from utils.errors import ToolkitError
 from utils.files import write_text
@@ -29,6 +32,11 @@ from utils.profiling import count_macs, count_parameters
 
 PruneOnce = Callable[[argparse.Namespace], object]
 DONE = "round.json"
+# options that change what a round leaves; the limits are in its folder's name already
+_KEYS = (
+    "iterative", "tune_epochs", "score", "merge", "layer_keep", "align", "min_channels", "keep_sections",
+    "fold", "recalibrate", "runtime", "img_size", "seed",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,8 @@ def run_iterative(args: argparse.Namespace, prune_once: PruneOnce) -> None:
     if not shares:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in COSTS)
         raise ToolkitError(f"--iterative: goes down to a limit; add one of {options}")
-    folder = job.outputs.weights.parent / f"{job.outputs.weights.stem}_rounds"
+    mark = hashlib.sha256(f"{identity(job)} {settings(args, _KEYS)}".encode()).hexdigest()[:8]
+    folder = job.outputs.weights.parent / f"{job.outputs.weights.stem}_rounds" / mark
     rounds: list[Round] = []
     for number in range(1, args.iterative + 1):
         progress = number / args.iterative
