@@ -154,3 +154,11 @@ def test_rounds_go_down_to_the_limit_and_are_not_done_twice(folder, monkeypatch,
     assert "fine-tuned" in capsys.readouterr().out
     with pytest.raises(pytest.fail.Exception, match="trained again"):  # half of the way is another one now
         slim_prune(*words, "--iterative", "3")
+
+
+def test_a_least_map_is_asked_of_the_last_round_alone(folder, fail: Fail):
+    words = ("--max-macs", "50%", "--min-map", "0.99", "--iterative", "2", "--tune-epochs", "1")
+    message = fail("slim_prune.py", *FILES, *DATA, *words, "--score", "gamma")
+    assert "--min-map 0.99: mAP@0.5 after the last round is " in message
+    assert not list(folder.glob("prune_*.cfg"))
+    assert len(list(folder.glob("*_rounds/*/*/round.json"))) == 2

@@ -76,6 +76,10 @@ def run_iterative(args: argparse.Namespace, prune_once: PruneOnce) -> None:
         limits = {name: Amount(whole * share**progress, False) for name, (whole, share) in shares.items()}
         rounds.append(_round(job, limits, folder / str(number), rounds, prune_once))
     last = rounds[-1]
+    if args.min_map is not None and (last.tuned is None or last.tuned < args.min_map):
+        found = "was not measured" if last.tuned is None else f"is {last.tuned:.4f}"
+        remedy = "tune longer (--tune-epochs), allow it to cost more, or accept less"
+        raise ToolkitError(f"--min-map {args.min_map}: mAP@0.5 after the last round {found}; {remedy}")
     model = open_files(last.cfg, last.weights)
     write_text(job.outputs.cfg, model.network.to_cfg())
     save_weights(model, job.outputs.weights)
@@ -92,6 +96,7 @@ def _round(
         return _read(folder / DONE)
     args = copy(job.args)
     args.iterative, args.output, args.report, args.verify = 1, folder, False, "quick"
+    args.min_map = None  # asked of what comes out in the end, fine-tuned
     args.cfg = before[-1].cfg if before else job.project.cfg
     args.weights = before[-1].weights if before else job.project.weights
     args.data = job.project.data
