@@ -123,6 +123,30 @@ def test_reading_what_was_written_gives_the_same_table() -> None:
     assert LatencyTable.from_json(json.loads(json.dumps(table.to_json()))) == table
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"probes": {"inputs": [[33, 0.0]]}},
+        {"probes": {"inputs": [[33]]}},
+        {"classes": [{"class": "dense", "points": []}]},
+        {"classes": [{"class": [], "points": []}]},
+        {"classes": [{"class": {}, "points": []}]},
+        {"classes": None},
+        {"fingerprint": None},
+    ],
+)
+def test_data_that_is_no_table_is_refused(change) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        LatencyTable.from_json({**made_table().to_json(), **change})
+
+
+@pytest.mark.parametrize("milliseconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_what_no_clock_shows_is_refused(milliseconds) -> None:
+    table = made_table().with_points(DENSE, {(8, 8): milliseconds})
+    with pytest.raises(ValueError, match="milliseconds"):
+        LatencyTable.from_json(table.to_json())
+
+
 def test_another_machine_is_told_by_what_differs() -> None:
     other = Fingerprint("onnxruntime", "1.32", "made up", 2, 2, "float32")
     assert MACHINE.differences(other) == ("version: 1.31, 1.32", "threads: 1, 2")

@@ -233,9 +233,12 @@ class LatencyTable:
         """
         return cls(
             fingerprint=Fingerprint(**data["fingerprint"]),
-            points={_conv_class(item["class"]): dict(_points(item["points"])) for item in data["classes"]},
+            points={
+                _conv_class(item["class"]): {(row, column): ms for (row, column), ms in _read(item["points"])}
+                for item in data["classes"]
+            },
             probes={
-                axis: {int(width): float(ms) for width, ms in data["probes"][axis]}
+                axis: {width: ms for (width,), ms in _read(data["probes"][axis])}
                 for axis in get_args(Axis)
                 if axis in data["probes"]
             },
@@ -243,13 +246,15 @@ class LatencyTable:
 
 
 def _conv_class(data: Mapping[str, Any]) -> ConvClass:
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in dict(data).items()}
     return ConvClass(**values)
 
 
-def _points(rows: list[list[float]]) -> Iterator[tuple[Widths, float]]:
-    for inputs, outputs, milliseconds in rows:
-        yield (int(inputs), int(outputs)), float(milliseconds)
+def _read(rows: list[list[float]]) -> Iterator[tuple[list[int], float]]:
+    for *widths, milliseconds in rows:
+        if not 0 < milliseconds < np.inf:
+            raise ValueError(f"{milliseconds} milliseconds")
+        yield [int(width) for width in widths], float(milliseconds)
 
 
 def _grid(points: Mapping[Widths, float]) -> _Grid | None:
