@@ -70,6 +70,13 @@ def test_a_compact_network_that_computes_something_else_is_refused(result):
         compare_in_memory(replace(result, compact=broken))
 
 
+def test_weights_that_are_no_numbers_are_told_from_a_fault(root):
+    model = randomised(root / "tests/cfgs/residual.cfg", 0).float()
+    model.layers[1].norm.weight.data[0] = float("nan")
+    with pytest.raises(PruningError, match=r"its outputs are no numbers; doctor\.py tells which"):
+        compare_in_memory(prune(DarknetSubject.of(model), [slim(0.5, 0.1)]))
+
+
 def test_a_file_that_holds_something_else_is_refused(result, reloaded):
     ledger = compare_in_memory(result)
     reloaded.layers[0].conv.weight.data[0] += 1e-3

@@ -4,6 +4,7 @@ Everything is compared on one random image, of 128 pixels where the network take
 networks in memory and the files read back, in float32 where another program computes.
 """
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -90,9 +91,13 @@ def require(checks: Sequence[Check], source: str) -> None:
         PruningError: with that line.
     """
     for check in checks:
-        if not check.passed:
-            fact = f"{check}: the pruned network does not compute what it must"
-            raise PruningError(f"{source}: {fact}; nothing was written, please report this cfg")
+        if check.passed:
+            continue
+        if check.difference is not None and math.isnan(check.difference):
+            remedy = "doctor.py tells which weights are not finite"
+            raise PruningError(f"{source}: {check}: its outputs are no numbers; {remedy}")
+        fact = f"{check}: the pruned network does not compute what it must"
+        raise PruningError(f"{source}: {fact}; nothing was written, please report this cfg")
 
 
 def _image(model: Darknet) -> Tensor:
