@@ -1,5 +1,7 @@
 """Selection: within every limit, the candidate that the judge likes best, scores taken anew on the way."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -94,6 +96,23 @@ def test_other_limits_need_no_new_scores(subject, costs):
     second = selection.again(limits(subject, costs, 0.3))
     assert len(count) == before
     assert costs.macs(second) <= 0.3 * costs.macs(np.ones(len(second), bool)) < costs.macs(first)
+
+
+def test_a_search_for_other_limits_judges_no_candidates_of_the_first(subject, costs):
+    asked = []
+
+    def judge(keep):
+        asked.append(keep.tobytes())
+        return 0.0
+
+    first = Selection(subject, gamma_scores, limits(subject, costs, 0.6), stages=4, judge=judge)
+    first.mask()
+    asked.clear()
+    replace(first, limits=limits(subject, costs, 0.3)).mask()
+    found = asked.copy()
+    asked.clear()
+    Selection(subject, gamma_scores, limits(subject, costs, 0.3), stages=4, judge=judge).mask()
+    assert found == asked
 
 
 def test_limits_below_the_floors_are_refused(subject, costs):

@@ -67,7 +67,7 @@ class Selection(Generic[S]):
     merge: Merge = "max"
     stages: int = 1
     judge: Callable[[UnitMask], float] | None = None
-    _sequences: list[Removals] = field(default_factory=list)
+    _sequences: list[Removals] = field(default_factory=list, init=False)  # a `replace`d one has none
 
     def mask(self) -> UnitMask:
         """Score and select down to the limits.
