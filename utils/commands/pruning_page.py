@@ -24,6 +24,7 @@ from utils.pruning.channels import ChannelGraph
 from utils.pruning.policies import Candidates, candidate_channels
 from utils.pruning.report import Figures, SectionChange
 from utils.pruning.subject import LayerScores
+from utils.pruning.union_find import UnionFind
 from utils.reporting.figures import digits, percent, points, short
 from utils.reporting.page import Card, ClassRow, Page, SectionRow
 
@@ -227,24 +228,16 @@ def _inference(model: Darknet, image_size: tuple[int, int]) -> Callable[[], obje
 
 def _groups(graph: ChannelGraph) -> dict[int, int]:
     """Section number -> number of its set of sections, from 1, for those whose channels shortcuts tie."""
-    owner: dict[int, int] = {}  # coupled unit -> the first section that writes it
-    leader: dict[int, int] = {}
-
-    def find(index: int) -> int:
-        while leader[index] != index:
-            index = leader[index]
-        return index
-
-    for name, layer in graph.layers.items():
-        index = section_index(name)
-        units = layer.outputs[graph.coupled[layer.outputs]].tolist()
-        if units:
-            leader[index] = index
-        for unit in units:
-            first, second = find(owner.setdefault(unit, index)), find(index)
-            leader[max(first, second)] = min(first, second)
-    numbers = {first: number for number, first in enumerate(sorted({find(i) for i in leader}), start=1)}
-    return {index: numbers[find(index)] for index in leader}
+    written = {section_index(name): layer.outputs for name, layer in graph.layers.items()}
+    coupled = {index: units[graph.coupled[units]].tolist() for index, units in written.items()}
+    classes = UnionFind()
+    classes.grow(graph.unit_count)
+    for first, *others in filter(None, coupled.values()):
+        for unit in others:
+            classes.union(first, unit)
+    sets = {index: classes.find(units[0]) for index, units in coupled.items() if units}
+    numbers = {root: number for number, root in enumerate(dict.fromkeys(sets.values()), start=1)}
+    return {index: numbers[root] for index, root in sets.items()}
 
 
 def _label(section: Section) -> str:
