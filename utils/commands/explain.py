@@ -4,15 +4,16 @@ import argparse
 from collections.abc import Sequence
 
 import numpy as np
+from rich.markup import escape
 from rich.table import Table
 
 from utils.commands.arguments import Need, resolve
 from utils.commands.tables import multiply_adds, show
 from utils.darknet.costs import section_costs
 from utils.darknet.network import Network
-from utils.errors import PruningError
+from utils.errors import PruningError, ToolkitError
 from utils.frontends.darknet import DarknetSubject, narrowed_network, section_index, trace
-from utils.pruning.explain import WHY, Verdict, explain, writers
+from utils.pruning.explain import Verdict, explain, why, writers
 from utils.pruning.groups import groups, keep_best
 from utils.pruning.subject import ChannelPlan
 from utils.pruning.surgery import PruningResult
@@ -44,8 +45,8 @@ def explain_section(subject: DarknetSubject, result: PruningResult[DarknetSubjec
         if scores is not None:
             own = scores[list(reason.channels)]
             span = f"{own.min():.4g} .. {own.max():.4g}"
-        why = WHY[reason.kind] + (f": {because}" if because else "")
-        table.add_row(str(len(reason.channels)), _ranges(reason.channels), span, why)
+        text = why(reason.kind, plan.merge) + (f": {because}" if because else "")
+        table.add_row(str(len(reason.channels)), _ranges(reason.channels), span, escape(text))
     kept = int(result.keep[subject.graph.layers[name].outputs].sum())
     place = subject.network.place(index)
     threshold = "" if plan.threshold is None else f", threshold {plan.threshold:.6g}"
@@ -62,15 +63,16 @@ def show_what_if(args: argparse.Namespace) -> None:
     """Print what is left when the same share of every layer goes; needs a cfg and no weights.
 
     Raises:
-        ToolkitError: there is no cfg.
+        ToolkitError: there is no cfg, or an option needs more than it.
     """
     network = resolve(args, needs=CFG_ONLY).network()
     if args.img_size:
         network = network.resized(*args.img_size)
-    align = args.align if isinstance(args.align, int) else 1
-    graph = trace(network)
+    if args.align == "auto":
+        raise ToolkitError("--align auto: asks a latency table, --what-if the cfg alone; give a number")
+    graph = trace(network, keep_sections=args.keep_sections)
     wish = keep_best(graph, groups(graph), args.what_if)
-    keep = graph.legal(wish, np.zeros(graph.unit_count), align, args.min_channels)
+    keep = graph.legal(wish, np.zeros(graph.unit_count), args.align or 1, args.min_channels)
     narrow = narrowed_network(network, graph, keep)
     table = Table()
     for column in ("", "before", "after", "left"):
@@ -89,8 +91,10 @@ def _costs(network: Network) -> tuple[int, int]:
 
 
 def _place(network: Network, text: str) -> str:
-    """A layer's name as the cfg's section; other text as it is."""
-    return network.place(section_index(text)) if text.startswith("layers.") and " " not in text else text
+    """A layer's name as the cfg's section; other text with a section's number for a layer's name."""
+    if text.startswith("layers.") and " " not in text:
+        return network.place(section_index(text))
+    return text.replace("layers.", "#")
 
 
 def _ranges(numbers: Sequence[int]) -> str:

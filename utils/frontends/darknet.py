@@ -31,8 +31,16 @@ from utils.pruning.sparsity import GammaPenalty
 from utils.pruning.subject import Block, LayerScores
 
 
-def trace(network: Network) -> ChannelGraph:
-    """The channels of `network`; layers and followers are named as the modules of `Darknet`."""
+def trace(network: Network, keep_sections: Sequence[int] = ()) -> ChannelGraph:
+    """The channels of `network`; layers and followers are named as the modules of `Darknet`.
+
+    Args:
+        network: to trace.
+        keep_sections: convolutions whose channels are pinned.
+
+    Raises:
+        PruningError: one of these sections is no convolution.
+    """
     tracer = ChannelTracer()
     image = tracer.new(network.channels(-1))
     tracer.pin(image, "the image has its channels")
@@ -41,7 +49,8 @@ def trace(network: Network) -> ChannelGraph:
         ids[index] = RULES[type(section)](Step(tracer, network, index, ids))
         if not network.readers(index):
             tracer.pin(ids[index], f"layers.{index} [{section.kind}] is read by nobody")
-    return tracer.finish()
+    names = [_layer_name(network, index) for index in keep_sections]
+    return tracer.finish().pinning(names, "asked for with --keep-sections")
 
 
 @dataclass(frozen=True)
@@ -63,9 +72,8 @@ class DarknetSubject:
         Raises:
             PruningError: a section is no convolution.
         """
-        names = [_layer_name(model.network, index) for index in keep_sections]
-        graph = trace(model.network).pinning(names, "asked for with --keep-sections")
-        return cls(model, graph, frozenset(names))
+        names = frozenset(_layer_name(model.network, index) for index in keep_sections)
+        return cls(model, trace(model.network, keep_sections), names)
 
     @property
     def network(self) -> Network:

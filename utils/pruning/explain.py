@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from utils.pruning.channels import ChannelGraph, UnitMask
-from utils.pruning.subject import ChannelPlan, LayerScores
+from utils.pruning.subject import ChannelPlan, LayerScores, Merge
 
 Kind = Literal[
     "below", "passes", "chosen", "voted", "unscored", "floor", "coupled", "pinned", "restored", "carrier"
@@ -28,6 +28,19 @@ WHY: Mapping[Kind, str] = {
     "pinned": "it may never go",
     "restored": "it came back: a tensor would be empty, equal parts unequal, or a width not as asked",
     "carrier": "it is dead and stays to carry the constants of the others to image borders",
+}
+
+_TOGETHER: Mapping[Kind, str] = {
+    "below": "removed: the scores of all that write to it do not pass together",
+    "passes": "the scores of all that write to it pass together",
+}
+# What WHY says where not every layer that writes to a sum has a say of its own.
+_MERGED: Mapping[Merge, Mapping[Kind, str]] = {
+    "leader": {
+        "below": "removed: the score of the first layer that writes to it does not pass",
+        "voted": "the score of the first layer that writes to the same sum passes",
+    },
+    **dict.fromkeys(("mean", "max", "norm"), _TOGETHER),
 }
 
 
@@ -55,6 +68,11 @@ class Verdict:
     plan: ChannelPlan
     keep: UnitMask
     carried: UnitMask
+
+
+def why(kind: Kind, merge: Merge) -> str:
+    """A reason in words, under a way of deciding over what several layers write."""
+    return _MERGED.get(merge, {}).get(kind, WHY[kind])
 
 
 def writers(graph: ChannelGraph, name: str) -> tuple[str, ...]:

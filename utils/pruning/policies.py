@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from utils.errors import PruningError
 from utils.pruning.channels import ChannelGraph, ChannelIds, UnitMask
-from utils.pruning.scores import Merge, chain_scores, merged_scores, silent_chains
-from utils.pruning.subject import BlockPlan, Candidates, ChannelPlan, LayerScores, Policy, Subject
+from utils.pruning.scores import chain_scores, merged_scores, silent_chains
+from utils.pruning.subject import BlockPlan, Candidates, ChannelPlan, LayerScores, Merge, Policy, Subject
 
 __all__ = [
     "Candidates", "GlobalThreshold", "Policy", "WeakestBlocks", "candidate_channels", "candidate_units",
@@ -58,7 +58,7 @@ class GlobalThreshold:
         if self.merge == "leader":  # followers have no vote; a unit whose leader is not judged stays
             keep |= ~_marked(graph, judged)
         keep |= graph.pinned | ~_marked(graph, ~silent)
-        return ChannelPlan(keep, float(threshold), emptied, by_score, self.candidates)
+        return ChannelPlan(keep, float(threshold), emptied, by_score, self.candidates, self.merge)
 
     def _threshold(self, pool: NDArray[np.float32]) -> np.float32:
         if not len(pool):
@@ -92,7 +92,8 @@ class WeakestBlocks:
         found = [block for block in subject.blocks if block.layers[-1] in scores]
         if self.count > len(found):
             raise PruningError(
-                f"{self.count} blocks asked for, but this network has {len(found)} that can be removed"
+                f"{self.count} blocks asked for, but this network has {len(found)} that can be removed; "
+                "ask for fewer, or prune channels"
             )
         means = [float(np.mean(scores[block.layers[-1]], dtype=np.float64)) for block in found]
         weakest = np.argsort(means, kind="stable")[: self.count]

@@ -13,7 +13,7 @@ The product of two scores is written with `_x_`, such as "gamma_x_l1".
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,10 +22,9 @@ from torch import Tensor, nn
 
 from utils.errors import PruningError
 from utils.pruning.channels import ChannelGraph, UnitScores
-from utils.pruning.subject import LayerScores, Subject
+from utils.pruning.subject import LayerScores, Merge, Subject
 
 Scorer = Callable[[Subject], LayerScores]
-Merge = Literal["union", "leader", "mean", "max", "norm"]
 Batch = TypeVar("Batch")
 
 

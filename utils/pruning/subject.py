@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from utils.pruning.channels import ChannelGraph, UnitMask
 
 Candidates = Literal["uncoupled", "all"]
+Merge = Literal["union", "leader", "mean", "max", "norm"]
 LayerScores = Mapping[str, NDArray[np.float32]]  # layer name -> (output channels,)
 
 
@@ -71,6 +72,7 @@ class ChannelPlan:
         emptied: names of layers that would keep nothing but for the floor of one channel a layer.
         candidates: "all" units could go, or the "uncoupled" ones that no shortcut ties.
         passes: (chains,) which of them passed by their scores alone; None where no threshold decides.
+        merge: whose score decides over a unit that several layers write, see `GlobalThreshold`.
     """
 
     keep: UnitMask
@@ -78,6 +80,7 @@ class ChannelPlan:
     emptied: tuple[str, ...] = ()
     passes: NDArray[np.bool_] | None = None
     candidates: Candidates = "all"
+    merge: Merge = "union"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""Questions that write nothing: their answers name sections as the cfg does, and heed the options given."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.test_scripts import CFG, FILES, Fail, fail, project
+from utils.darknet.checkpoint import save_weights
+from utils.darknet.model import Darknet
+from utils.profiling import count_parameters
+
+__all__ = ["fail", "project"]  # fixtures
+
+
+@pytest.fixture
+def ask(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Runs a script in the project's folder; returns what it prints on one line, without frames."""
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def ask(script: str, *words: str) -> str:
+        before = sorted(project.rglob("*"))
+        importlib.import_module(script).main(list(words))
+        assert sorted(project.rglob("*")) == before
+        return re.sub(r"[\s│]+", " ", capsys.readouterr().out)
+
+    return ask
+
+
+def line_of(section: int) -> int:
+    """Number of a section's line in CFG."""
+    heads = [number for number, line in enumerate(CFG.splitlines(), 1) if line.startswith("[")]
+    return heads[section + 1]
+
+
+def test_layers_are_named_with_their_kind(ask):
+    text = ask("prune", *FILES, "--explain", "3")
+    assert f"writes to the same channels as small.cfg:{line_of(1)}: [convolutional] #1" in text
+
+
+def test_the_section_that_pins_is_named_with_its_kind(ask):
+    assert "it may never go: #14 [yolo] needs its channels" in ask("slim_prune", *FILES, "--explain", "13")
+
+
+@pytest.mark.parametrize(
+    ("script", "merge", "removed"),
+    [
+        ("slim_prune", (), "nothing that writes to it is worth it"),
+        ("slim_prune", ("--merge", "mean"), "the scores of all that write to it do not pass together"),
+        ("shortcut_prune", (), "the score of the first layer that writes to it does not pass"),
+    ],
+)
+def test_the_reason_says_whose_score_decided(ask, project, script, merge, removed):
+    model = Darknet.from_cfg("small.cfg")
+    share = ("--percent", "0.6") if script == "shortcut_prune" else ("--global_percent", "0.6")
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.copy_(torch.linspace(0.1, 1, len(module.weight)))
+    save_weights(model, "small.weights")
+    assert f"removed: {removed}" in ask(script, *FILES, *share, *merge, "--explain", "3")
+
+
+def test_what_if_leaves_kept_sections_whole(ask):
+    def left(*words: str) -> int:
+        text = ask("slim_prune", "--cfg", "small.cfg", "--what-if", "0.5", *words)
+        before, after = re.search(r"parameters ([\d,]+) ([\d,]+)", text).groups()
+        assert int(before.replace(",", "")) == count_parameters(Darknet.from_cfg("small.cfg"))
+        return int(after.replace(",", ""))
+
+    assert left("--keep-sections", "3,7") > left()
+
+
+@pytest.mark.parametrize(
+    ("words", "fact"),
+    [
+        (("--what-if", "0.5", "--align", "auto"), "--align auto: asks a latency table"),
+        (("--explain", "99"), "--explain 99: is no convolution"),
+        (("--explain", "3", "--iterative", "2", "--max-macs", "50%"), "--explain: explains one pruning"),
+    ],
+)
+def test_what_cannot_be_answered_is_said(fail: Fail, words, fact):
+    assert fact in fail("slim_prune.py", *FILES, *words)
