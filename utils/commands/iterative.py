@@ -32,6 +32,8 @@ from utils.profiling import count_macs, count_parameters
 
 PruneOnce = Callable[[argparse.Namespace], object]
 DONE = "round.json"
+# training images for batch-norm statistics, where --recalibrate does not say how many
+RECALIBRATED = 64
 # options that change what a round leaves; the limits are in its folder's name already
 _KEYS = (
     "iterative", "tune_epochs", "score", "merge", "layer_keep", "align", "min_channels", "keep_sections",
@@ -97,6 +99,7 @@ def _round(
     args = copy(job.args)
     args.iterative, args.output, args.report, args.verify = 1, folder, False, "quick"
     args.min_map = None  # asked of what comes out in the end, fine-tuned
+    args.recalibrate = args.recalibrate or RECALIBRATED
     args.cfg = before[-1].cfg if before else job.project.cfg
     args.weights = before[-1].weights if before else job.project.weights
     args.data = job.project.data
