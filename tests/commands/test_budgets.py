@@ -12,6 +12,7 @@ from utils.commands import budgets
 from utils.commands.pruning_options import Amount, amount
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
+from utils.errors import ToolkitError
 from utils.profiling import Latency, count_macs, count_parameters
 from utils.pruning.latency import Fingerprint, LatencyTable
 
@@ -121,10 +122,13 @@ def test_milliseconds_are_measured_and_corrected(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "fact"),
     [
-        (("--max-macs", "2G"), "is within the budget as it is"),
-        (("--max-params", "10"), "smaller than the smallest network"),
+        (("--max-macs", "2G"), "is within the budget as it is, 1,454,080 of --max-macs 2,000,000,000"),
+        (
+            ("--max-params", "10"),
+            "--max-params: 10 asked for, but the smallest network that the widths allow takes",
+        ),
         (("--min-map", "0.5"), "--min-map: mAP has to be measured; add --data"),
-        (("--max-macs", "50%", "--classic"), "--classic: has no --max_macs"),
+        (("--max-macs", "50%", "--classic"), "--classic: has no --max-macs"),
         (("--max-macs", "50%", "--iterative", "2"), "--iterative: fine-tunes between the rounds; add --data"),
     ],
 )
@@ -150,7 +154,7 @@ def test_rounds_go_down_to_the_limit_and_are_not_done_twice(folder, monkeypatch,
     first = json.loads(path.read_text())
     assert 0.4**0.5 * 0.85 * whole < first["macs"] <= 0.4**0.5 * whole
     monkeypatch.setattr("utils.commands.iterative.run_training", lambda _: pytest.fail("trained again"))
-    slim_prune(*words)
+    slim_prune(*words, "--threads", "1")
     assert "fine-tuned" in capsys.readouterr().out
     with pytest.raises(pytest.fail.Exception, match="trained again"):  # half of the way is another one now
         slim_prune(*words, "--iterative", "3")
@@ -162,3 +166,18 @@ def test_a_least_map_is_asked_of_the_last_round_alone(folder, fail: Fail):
     assert "--min-map 0.99: mAP@0.5 after the last round is " in message
     assert not list(folder.glob("prune_*.cfg"))
     assert len(list(folder.glob("*_rounds/*/*/round.json"))) == 2
+
+
+@pytest.mark.parametrize("change", [("--score", "l1"), ("--seed", "1"), ("--iterative", "3"), ("--weights",)])
+def test_rounds_of_a_run_with_other_options_or_weights_are_not_taken(folder, monkeypatch, change):
+    words = [*FILES, *DATA, "--max-macs", "40%", "--iterative", "2", "--tune-epochs", "1", "--score", "gamma"]
+    slim_prune(*words)
+    trained = []
+    monkeypatch.setattr("utils.commands.iterative.run_training", trained.append)
+    if change == ("--weights",):
+        save_weights(Darknet.from_cfg("small.cfg"), "small.weights")
+    else:
+        words += change
+    with pytest.raises(ToolkitError, match="tuned"):  # nothing was trained, so there is no such file
+        slim_prune(*words)
+    assert len(trained) == 1

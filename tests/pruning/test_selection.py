@@ -116,5 +116,5 @@ def test_a_search_for_other_limits_judges_no_candidates_of_the_first(subject, co
 
 
 def test_limits_below_the_floors_are_refused(subject, costs):
-    with pytest.raises(PruningError, match="smaller than the smallest network"):
+    with pytest.raises(PruningError, match="but the smallest network that the widths allow takes"):
         Selection(subject, gamma_scores, limits(subject, costs, 0.5), Widths(layer_keep=1.0)).mask()

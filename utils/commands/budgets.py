@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -111,10 +112,10 @@ class _Search:
     def within(self) -> tuple[UnitMask, list[str]]:
         """The best mask within the limits, milliseconds measured."""
         full = np.ones(self.job.subject.graph.unit_count, dtype=np.bool_)
-        timed = [] if self.clock is None else [self.clock.full <= self.selection.limits[-1].most]
-        counted = self.selection.limits[:-1] if timed else self.selection.limits
-        if all(timed) and all(limit.cost(full) <= limit.most for limit in counted):
-            raise PruningError("the network is within the budget as it is; ask for less")
+        costs = [limit.cost(full) for limit in self.selection.limits]
+        costs[-1:] = costs[-1:] if self.clock is None else [self.clock.full]  # measured, not predicted
+        self.selection.require_excess(costs)
+        counted = self.selection.limits if self.clock is None else self.selection.limits[:-1]
         keep = self.selection.mask()
         if self.job.args.fold == "borders":
             keep = self._with_carriers(keep, counted)
@@ -149,19 +150,16 @@ class _Search:
             if fits and taken >= _LEAST * asked:
                 break
             target = limit.cost(keep) * _AIM * asked / taken
-            try:
+            before = keep
+            with suppress(PruningError):  # what was predicted may leave no room where what was measured does
                 keep = self.selection.again([*others, replace(limit, most=target)])
-            except PruningError:  # as predicted, but a network that fits was measured
-                if best is None:
-                    raise
+            if (keep == before).all():
                 break
         if best is None:
-            fact = f"{asked:.2f} ms on {self.clock.runtime.name} were not reached in {_TRIES} tries"
-            raise PruningError(f"--max-ms: {fact}; the last network took {taken:.2f} ms, ask for more")
-        how = f"threads {torch.get_num_threads()}, in turns with the unpruned network"
-        return best[1], [
-            f"{best[0]:.2f} ms of {asked:.2f} asked for, measured on {self.clock.runtime.name}, {how}"
-        ]
+            fact = f"{asked:.2f} on {self.clock.runtime.name} not reached, the last network took {taken:.2f}"
+            raise PruningError(f"--max-ms: {fact}; ask for more")
+        told = f"{best[0]:.2f} ms of {asked:.2f} asked for, measured on {self.clock.runtime.name}, "
+        return best[1], [f"{told}threads {torch.get_num_threads()}, in turns with the unpruned network"]
 
     def smallest(self, least: float) -> tuple[UnitMask, list[str]]:
         """The mask of the fewest multiply-adds with which mAP is at least `least`."""
@@ -176,7 +174,7 @@ class _Search:
             except PruningError:
                 map50 = -1.0
             tried.append(f"{share:.0%} {'cannot be' if map50 < 0 else f'{map50:.3f}'}")
-            logger.info("at %.1f %% of the multiply-adds mAP@0.5 is %.4f", 100 * share, map50)
+            logger.info("of the multiply-adds, mAP@0.5: %s", tried[-1])
             if map50 >= least:
                 best, high = keep, share
             else:
@@ -191,8 +189,9 @@ class _Search:
         map50 = self._map50(keep)
         if map50 < least:
             fact = f"the best network within the limits has mAP@0.5 {map50:.4f}"
-            remedy = "allow it to cost more, accept less, or train it to be sparser"
-            raise PruningError(f"--min-map {least}: {fact}; {remedy}")
+            raise PruningError(
+                f"--min-map {least}: {fact}; allow more, accept less, or train it to be sparser"
+            )
         return [f"mAP@0.5 {map50:.4f} of at least {least} asked for"]
 
     def _pruned(self, keep: UnitMask) -> PruningResult[DarknetSubject]:

@@ -1,6 +1,7 @@
 """The options that all pruning scripts share, and the scorer that they ask for."""
 
 import argparse
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,10 +92,11 @@ def _add_choice(group: Options) -> None:
         "--keep-sections", type=sections, default=(), metavar="LIST", help="left whole, such as 0,12-15"
     )
     group.add_argument("--classic", action="store_true", help="exactly the published rules of 2019-20")
+    question = group.add_mutually_exclusive_group()
     text = "print why the channels of a section go or stay, and write nothing"
-    group.add_argument("--explain", type=non_negative_int, metavar="SECTION", help=text)
+    question.add_argument("--explain", type=non_negative_int, metavar="SECTION", help=text)
     text = "print what is left if this share of every layer goes, from the cfg alone, and write nothing"
-    group.add_argument("--what-if", type=fraction_below_one, metavar="SHARE", help=text)
+    question.add_argument("--what-if", type=fraction_below_one, metavar="SHARE", help=text)
 
 
 def _add_afterwards(group: Options) -> None:
@@ -133,7 +135,7 @@ def add_budget(parser: Parser) -> None:
         group.add_argument(name, type=amount, metavar="X", help=f"{text}; 50%% for half of what it is now")
     text = "mAP@0.5 on the valid list, 0..1: alone, the smallest network with it; beside a limit, required"
     group.add_argument("--min-map", type=fraction, metavar="X", help=text)
-    text = "prune and fine-tune in so many rounds, each a part of the way to the limits"
+    text = "prune, recalibrate and fine-tune in so many rounds, each a part of the way to the limits"
     group.add_argument("--iterative", type=positive_int, default=1, metavar="K", help=text)
     text = "epochs of fine-tuning in each round, taught by the unpruned network"
     group.add_argument("--tune-epochs", type=positive_int, default=2, metavar="N", help=text)
@@ -173,18 +175,37 @@ def sections(text: str) -> tuple[int, ...]:
 
 
 def refuse_idle(args: argparse.Namespace) -> None:
-    """Refuse what the published rules do not have.
+    """Refuse options that would do nothing beside the others, and what the published rules do not have.
 
     Raises:
-        ToolkitError: --classic together with it.
+        ToolkitError: with the option, and what it belongs to.
     """
-    if not args.classic:
-        return
+    if args.classic:
+        _refuse_unpublished(args)
+    if getattr(args, "iterative", 1) > 1 and args.explain is not None:
+        raise ToolkitError("--explain: explains one pruning, --iterative does several; leave one of them out")
+    if has_budget(args) and _given(args, "global_percent"):
+        raise ToolkitError("--global_percent: a budget decides how much goes; leave one of them out")
+    if hasattr(args, "tune_epochs") and args.iterative == 1 and _given(args, "tune_epochs"):
+        raise ToolkitError("--tune-epochs: nothing is fine-tuned in one go; add --iterative K")
+    timed = args.align == "auto" or getattr(args, "max_ms", None) is not None
+    if hasattr(args, "max_ms") and not timed and _given(args, "runtime"):
+        raise ToolkitError("--runtime: serves --max-ms and --align auto; add one of them")
+
+
+def _given(args: argparse.Namespace, name: str) -> bool:
+    """Whether an option was typed."""
+    words = (word.partition("=")[0].replace("_", "-") for word in shlex.split(args.command))
+    return f"--{name.replace('_', '-')}" in words
+
+
+def _refuse_unpublished(args: argparse.Namespace) -> None:
     plain = {"score": "gamma", "merge": "union", "align": 1, "min_channels": 1, "keep_sections": ()}
     plain |= dict.fromkeys(LIMITS)
     other = [name for name, value in plain.items() if getattr(args, name, value) not in (value, None)]
+    other += ["fold"] if args.fold == "borders" else []  # it keeps channels that are not in their masks
     if other:
-        options = ", ".join(f"--{name}" for name in other)
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in other)
         raise ToolkitError(f"--classic: has no {options}; leave one of them out")
 
 

@@ -16,8 +16,8 @@ from utils.pruning.budget import Removals, Widths, fits_all, removals
 from utils.pruning.channels import UnitMask, UnitScores
 from utils.pruning.costs import Cost, LayerCost
 from utils.pruning.policies import slim
-from utils.pruning.scores import Merge, gamma_scores, unit_scores
-from utils.pruning.subject import ChannelPlan, LayerScores, Subject
+from utils.pruning.scores import gamma_scores, unit_scores
+from utils.pruning.subject import ChannelPlan, LayerScores, Merge, Subject
 from utils.pruning.surgery import prune
 
 S = TypeVar("S", bound=Subject)
@@ -77,6 +77,7 @@ class Selection(Generic[S]):
         """
         whole = np.ones(self.subject.graph.unit_count, dtype=np.bool_)
         first = self._planned(whole)
+        self._require_enough(first.mask(range(len(first.chunks))))
         # What is worth nothing needs no second look: the stages are for the rest.
         self._descend(first.mask(range(first.worthless(FREE))), self.stages)
         if self.stages > 1:
@@ -84,6 +85,29 @@ class Selection(Generic[S]):
             with suppress(PruningError):
                 self._descend(self._by_threshold(loose), max(1, self.stages // 2))
         return self._best()
+
+    def require_excess(self, costs: Sequence[float]) -> None:
+        """Refuse limits that the whole network keeps.
+
+        Args:
+            costs: of the whole network, one for each limit.
+
+        Raises:
+            PruningError: there is nothing to remove.
+        """
+        pairs = list(zip(costs, self.limits, strict=True))
+        if all(cost <= limit.most for cost, limit in pairs):
+            found = [f"{amount(cost)} of {limit.name} {amount(limit.most)}" for cost, limit in pairs]
+            raise PruningError(f"the network is within the budget as it is, {', '.join(found)}; ask for less")
+
+    def _require_enough(self, smallest: UnitMask) -> None:
+        for limit in self.limits:
+            if limit.cost(smallest) > limit.most:
+                fact = f"the smallest network that the widths allow takes {amount(limit.cost(smallest))}"
+                remedy = (
+                    "allow more, or ask less of --align, --min-channels, --layer_keep and --keep-sections"
+                )
+                raise PruningError(f"{limit.name}: {amount(limit.most)} asked for, but {fact}; {remedy}")
 
     def _descend(self, keep: UnitMask, stages: int) -> None:
         """Plan anew in equal steps (as factors) from what `keep` costs down to the limits."""
@@ -156,3 +180,12 @@ class Selection(Generic[S]):
         if not keep.all():
             subject = prune(subject, [lambda _subject, _scores: ChannelPlan(keep)], lambda _: {}).folded
         return unit_scores(graph, self.score(subject), self.merge)
+
+
+def amount(value: float) -> str:
+    """A cost as text, in whatever unit it has.
+
+    >>> amount(12.345), amount(2.5e6)
+    ('12.35', '2,500,000')
+    """
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
