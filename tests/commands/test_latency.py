@@ -1,11 +1,14 @@
 """The command measures what is missing, once, and tells how good its sum is."""
 
 import json
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
 
 import latency as script
+import slim_prune
 from utils.commands import latency_measure
 from utils.commands.latency_measure import Branches, find_or_measure, spaced_widths
 from utils.commands.latency_network import darknet_convolutions, network_latencies
@@ -163,3 +166,11 @@ def test_whole_networks_take_turns(cfg) -> None:
     found = network_latencies(models, find_runtime("onnxruntime"), (32, 32), rounds=3)
     assert list(found) == ["a", "b"]
     assert all(0 < latency.p50 <= latency.p95 and latency.rounds == 3 for latency in found.values())
+
+
+def test_the_next_command_needs_no_weights_where_none_were_given(cfg, capsys):
+    run(cfg)
+    script, *words = shlex.split(capsys.readouterr().out.splitlines()[-1].removeprefix("next: python "))
+    assert Path(script).name == "slim_prune.py"
+    slim_prune.main(words)
+    assert "MACs" in capsys.readouterr().out

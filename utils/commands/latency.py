@@ -9,6 +9,7 @@ from rich.text import Text
 
 from utils.commands.arguments import (
     Parser,
+    Project,
     add_common,
     add_image_size,
     add_network,
@@ -67,8 +68,17 @@ def run_latency(args: argparse.Namespace) -> LatencyTable:
     print(_stairs(table))
     _compare(table, model.network, convolutions, runtime, image_size)
     print(f"written: {path}")
-    next_command("python slim_prune.py", project.options("cfg", "weights"))
+    next_command(_next(project, args))
     return table
+
+
+def _next(project: Project, args: argparse.Namespace) -> str:
+    """Pruning down to half of the time; the cfg alone answers only what would be left."""
+    size = "--img_size {} {}".format(*args.img_size) if args.img_size else ""
+    wish = f"--max-ms 50% --runtime {args.runtime}" if project.weights or project.is_demo else "--what-if 0.5"
+    threads = f"--threads {args.threads}" if args.threads else ""
+    words = ("python slim_prune.py", project.options("cfg", "weights"), wish, size, threads)
+    return " ".join(filter(None, words))
 
 
 def _show_classes(table: LatencyTable, convolutions: Sequence[Convolution], title: str) -> None:
