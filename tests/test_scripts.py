@@ -260,6 +260,9 @@ def test_slim_prune_writes_three_files_and_the_figures_of_the_saved_network(proj
     assert {s["index"]: s["filters_after"] for s in report["sections"]} == filters
     assert report["strategy"] == "slim_prune"
     assert report["arguments"]["global_percent"] == 0.5
+    assert report["score"] == "gamma"
+    assert report["per_class"].keys() == {"before", "gamma_masked", "folded", "compact"}
+    assert report["per_class"]["compact"].keys() == {"circle", "square", "triangle", "star"}
     ledger = {line["name"]: line for line in report["ledger"]}
     assert all(line["passed"] for line in report["ledger"])
     for exact in ("zeroed / compact", "compact / .weights read back"):

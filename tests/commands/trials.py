@@ -52,4 +52,4 @@ class Evaluations:
         image = torch.linspace(0, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
         with torch.no_grad():
             total = sum(head.double().square().mean() for head in model.eval()(image))
-        return SimpleNamespace(map50=float(torch.sigmoid(total - 1.0)))
+        return SimpleNamespace(map50=float(torch.sigmoid(total - 1.0)), per_class={})

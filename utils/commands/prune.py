@@ -90,11 +90,17 @@ def _prove_and_write(job: Job, result: Result, told: tuple[str, ...]) -> Pruning
         found = _evaluations(job, result, reloaded)
         report = _report(job, result, reloaded, found, (*ledger.checks, *checks))
         report = replace(report, notes=(*told, *report.notes))
-        write_json(data, provenance(job.args) | report.to_json())
+        write_json(data, provenance(job.args) | report.to_json() | _beside(job, found))
         if page:
             write_page(page[0], _page(job, result, reloaded, found, report))
         protect_inputs([job.outputs.cfg, job.outputs.weights], job.inputs)
     return report
+
+
+def _beside(job: Job, found: Mapping[str, Evaluation | None]) -> dict[str, object]:
+    """What the page shows and the report does not hold: which score it was, AP@0.5 by stage and class."""
+    by_class = {stage: figures.per_class for stage, figures in found.items() if figures is not None}
+    return {"score": job.score, "per_class": by_class}
 
 
 def _evaluations(job: Job, result: Result, reloaded: Darknet) -> dict[str, Evaluation | None]:

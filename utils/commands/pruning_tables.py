@@ -44,7 +44,8 @@ def _summary(report: PruningReport) -> Sequence[str]:
     lines = [f"{kept:,} of {total:,} filters kept, {len(changed)} sections narrowed"]
     if report.removed_blocks:
         shortcuts = ", ".join(map(str, report.removed_blocks))
-        lines.append(f"{len(report.removed_blocks)} blocks removed: shortcuts {shortcuts}")
+        count, s = len(report.removed_blocks), "s" if len(report.removed_blocks) > 1 else ""
+        lines.append(f"{count} block{s} removed: shortcut{s} {shortcuts}")
     if report.threshold is not None:
         lines.append(f"threshold: {report.threshold:.6g}")
     lines.append("largest difference of outputs over the largest output:")

@@ -22,7 +22,7 @@ STAGES: Mapping[str, str] = {
     "before": "the network as it was given",
     "gamma_masked": "same size, the batch-norm scales of removed channels set to 0: "
     "they still put out a constant",
-    "folded": "those constants moved into the layers behind, removed channels held at 0",
+    "folded": "removed channels held at 0, those constants moved into the layers behind (unless --fold off)",
     "compact": "removed channels cut out, written to disk and read back",
     "recalibrated": "the compact network with its batch-norm statistics measured anew",
 }
