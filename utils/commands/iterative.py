@@ -98,6 +98,7 @@ def _round(
         return _read(folder / DONE)
     args = copy(job.args)
     args.iterative, args.output, args.report, args.verify = 1, folder, False, "quick"
+    del args.tune_epochs  # the round itself only prunes
     args.min_map = None  # asked of what comes out in the end, fine-tuned
     args.recalibrate = args.recalibrate or RECALIBRATED
     args.cfg = before[-1].cfg if before else job.project.cfg
@@ -108,7 +109,7 @@ def _round(
     prune_once(args)
     cfg, weights = next(folder.glob("*.cfg")), next(folder.glob("*.weights"))
     tuned = folder / "tuned"
-    words = ["--cfg", cfg, "--weights", weights, "--data", args.data, "--epochs", args.tune_epochs]
+    words = ["--cfg", cfg, "--weights", weights, "--data", args.data, "--epochs", job.args.tune_epochs]
     words += ["--output", tuned, "--workers", args.workers, "--seed", args.seed, "--device", args.device]
     words += ["--t_weights", job.project.needed("weights"), "--no-multi-scale"]
     words += ["--t_cfg", job.project.cfg] if job.project.cfg else []
