@@ -7,7 +7,6 @@ Invariant: a file exists under the given name only if onnx.checker accepts it an
 within `TOLERANCE` of torch's.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -22,8 +21,10 @@ from torch import Tensor, nn
 from utils.detection.boxes import xywh_to_xyxy
 from utils.detection.decode import HeadSpec, decode_heads
 from utils.errors import ExportError
+from utils.export.tracing import trace_onnx
 from utils.files import atomic_path
 from utils.pruning.sharing import shared_copy
+from utils.runtimes.onnxruntime import inference_session
 
 TOLERANCE = 1e-4  # largest difference / largest value; float32 rounding stays near 1e-6
 # Scores of random images may all be next to 0, where onnxruntime's sigmoid is good to 1e-7, absolute.
@@ -132,26 +133,11 @@ def _package(name: str) -> ModuleType:
 
 def _trace(exported: nn.Module, shape: Shape, file: Path, dynamic: bool, opset: int) -> None:
     example = torch.zeros(shape)
-    with warnings.catch_warnings(), torch.no_grad():
+    with torch.no_grad():
         exported(example)  # a size that does not fit is the model's own error; traced, models do not check
-        # The tracer warns of sizes that may become constants, and torch of its newer exporter, which takes
-        # seconds instead of fractions of one. Comparing on a second size finds what the former would mean.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # is left to onnxruntime then
-        try:
-            torch.onnx.export(
-                exported,
-                (example,),
-                file,
-                input_names=["images"],
-                output_names=list(OUTPUTS),
-                dynamic_axes=DYNAMIC_AXES if dynamic else None,
-                opset_version=opset,
-                dynamo=False,
-            )
-        except torch.onnx.errors.OnnxExporterError as error:
-            raise ExportError(f"torch.onnx, opset {opset}: {error}; nothing was written") from error
+    # Whether a size became a constant, comparing on a second size finds.
+    axes = DYNAMIC_AXES if dynamic else None
+    trace_onnx(exported, example, file, opset, output_names=list(OUTPUTS), dynamic_axes=axes)
 
 
 def _add_metadata(onnx: ModuleType, file: Path, metadata: Mapping[str, str]) -> None:
@@ -192,12 +178,8 @@ def verify_onnx(exported: nn.Module, file: Path, shapes: Sequence[Shape]) -> tup
 
 def _session(file: Path) -> Any:
     onnxruntime = _package("onnxruntime")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to others
-    options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return inference_session(onnxruntime, file)
     except Exception as error:  # its own types have no other public base
         raise ExportError(f"onnxruntime cannot load the graph; nothing was written: {error}") from error
 

@@ -1,14 +1,12 @@
 """A module on any runtime, by way of an ONNX file that is not kept."""
 
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from utils.errors import ExportError
+from utils.export.tracing import trace_onnx
 from utils.runtimes.runtime import Runtime, Session
 from utils.runtimes.torch import Torch
 
@@ -29,23 +27,10 @@ def session(module: nn.Module, example: Tensor, runtime: Runtime, opset: int = 1
         return runtime.wrap(module)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "module.onnx"
-        _trace(module, example, path, opset)
+        trace_onnx(module, example, path, opset)
         return runtime.load(path)
 
 
 def random_images(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     """(B, C, H, W) float32 in 0..1: zeros and denormals would be computed at another speed."""
     return np.random.default_rng(seed).random(shape, dtype=np.float32)
-
-
-def _trace(module: nn.Module, example: Tensor, path: Path, opset: int) -> None:
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # sizes are constants here, and may be
-        warnings.simplefilter("ignore", DeprecationWarning)  # the newer exporter takes seconds
-        warnings.filterwarnings("ignore", "Constant folding", UserWarning)
-        try:
-            torch.onnx.export(
-                module, (example,), path, input_names=["images"], opset_version=opset, dynamo=False
-            )
-        except torch.onnx.errors.OnnxExporterError as error:
-            raise ExportError(f"torch.onnx, opset {opset}: {error}") from error

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,15 +28,20 @@ class OnnxRuntime:
     def load(self, path: Path) -> Session:
         """An ONNX file, ready to run."""
         onnxruntime = package(self.name, "onnxruntime")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to others
-        options.log_severity_level = 3
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = inference_session(onnxruntime, path)
         except Exception as error:  # its own types have no other public base
             raise ToolkitError(f"{path}: onnxruntime cannot load it: {error}") from error
         return _Session(session, session.get_inputs()[0].name)
+
+
+def inference_session(onnxruntime: ModuleType, path: Path) -> Any:
+    """A session of the package on the processor, with torch's number of threads; raises what it raises."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to others
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 @dataclass(frozen=True)
