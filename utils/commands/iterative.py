@@ -20,7 +20,7 @@ from utils.commands.budgets import shares_asked
 from utils.commands.project import open_files
 from utils.commands.pruning_job import Job, open_job
 from utils.commands.pruning_options import COSTS, Amount, budget_tag
-from utils.commands.pruning_stages import evaluations
+from utils.commands.pruning_stages import evaluations, figures
 from utils.commands.results import quoted
 from utils.commands.tables import multiply_adds, percent, show
 from utils.commands.train import run_training, train_parser
@@ -28,7 +28,6 @@ from utils.commands.trials import identity, settings
 from utils.darknet.checkpoint import save_weights
 from utils.errors import ToolkitError
 from utils.files import write_text
-from utils.profiling import count_macs, count_parameters
 
 PruneOnce = Callable[[argparse.Namespace], object]
 DONE = "round.json"
@@ -125,9 +124,9 @@ def _round(
 def _measured(job: Job, cfg: Path, weights: Path) -> tuple[int, int, float | None]:
     """Parameters, multiply-adds and mAP@0.5 on the validation images."""
     model = open_files(cfg, weights).to(job.device)
-    map50 = evaluations(job, {"round": model})["round"]
-    macs = count_macs(model, job.image_size, model.network.channels(-1))
-    return count_parameters(model), macs, None if map50 is None else map50.map50
+    found = evaluations(job, {"round": model})["round"]
+    size = figures(job, model, None if found is None else found.map50, None)
+    return size.parameters, size.macs, size.map50
 
 
 def _read(path: Path) -> Round:

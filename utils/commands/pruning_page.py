@@ -8,12 +8,11 @@ write_page(path, page)
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from utils.darknet.costs import section_costs
 from utils.darknet.edit import residual_blocks
-from utils.darknet.fuse import fused
+from utils.darknet.fuse import fused, inference
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.darknet.sections import Convolutional, Section
@@ -147,7 +146,7 @@ def section_times(
     """
     deployed = {"before": fused(before), "after": fused(after)}
     times = measure_modules(
-        {name: _inference(model, image_size) for name, model in deployed.items()},
+        {name: inference(model, image_size) for name, model in deployed.items()},
         {name: list(model.layers) for name, model in deployed.items()},
         rounds=_ROUNDS,
         warmup=_WARM_UP,
@@ -212,18 +211,6 @@ def cards(before: Figures, after: Figures) -> tuple[Card, ...]:
     if before.latency is not None and after.latency is not None:
         found.append(_left("Latency, median", before.latency.p50, after.latency.p50, _milliseconds))
     return tuple(found)
-
-
-def _inference(model: Darknet, image_size: tuple[int, int]) -> Callable[[], object]:
-    device = next(model.parameters()).device
-    image = torch.rand(1, model.network.channels(-1), *image_size, device=device)
-    image = image.to(memory_format=torch.channels_last)
-
-    def run() -> object:
-        with torch.inference_mode():
-            return model(image)
-
-    return run
 
 
 def _groups(graph: ChannelGraph) -> dict[int, int]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from tqdm import tqdm
 
 from utils.commands.evaluate import evaluate_network
@@ -14,7 +13,7 @@ from utils.darknet.model import Darknet
 from utils.detection.evaluator import Evaluation
 from utils.frontends.darknet import DarknetSubject, section_index
 from utils.profiling import Latency, count_parameters, measure_latency
-from utils.pruning.recalibrate import recalibrating
+from utils.pruning.recalibrate import recalibrate
 from utils.pruning.report import Figures, SectionChange
 from utils.pruning.subject import ChannelPlan
 from utils.pruning.surgery import PruningResult
@@ -34,9 +33,7 @@ def recalibrated(job: Job, subject: DarknetSubject, count: int) -> DarknetSubjec
     copy = subject.copied()
     loader = job.images("train", count)
     bar = tqdm(loader, desc="recalibrating", unit="batch", leave=False, disable=None)
-    with recalibrating(copy.model), torch.no_grad():
-        for batch in bar:
-            copy.model(batch.images.to(job.device))
+    recalibrate(copy.model, (batch.images.to(job.device) for batch in bar))
     return copy
 
 

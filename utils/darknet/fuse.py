@@ -30,9 +30,13 @@ def fused(model: Darknet) -> Darknet:
 
 def deployed_run(model: Darknet, image_size: tuple[int, int]) -> Callable[[], object]:
     """One inference of `fused(model)` on a random image of (height, width), to be timed."""
-    deployed = fused(model)
-    device = next(model.parameters()).device
-    image = torch.rand(1, model.network.channels(-1), *image_size, device=device)
+    return inference(fused(model), image_size)
+
+
+def inference(deployed: Darknet, image_size: tuple[int, int]) -> Callable[[], object]:
+    """One inference of a fused network on a random image of (height, width), to be timed."""
+    device = next(deployed.parameters()).device
+    image = torch.rand(1, deployed.network.channels(-1), *image_size, device=device)
     image = image.to(memory_format=torch.channels_last)
 
     def run() -> object:

@@ -1,5 +1,6 @@
 """Groups: layers whose outputs share units, so that a width is chosen for all of them at once.
 
+>>> from utils.pruning.channels import ChannelTracer
 >>> tracer = ChannelTracer()
 >>> stem = tracer.layer("stem", tracer.new(3), 4)
 >>> tracer.tie(tracer.layer("branch", stem, 4), stem)
@@ -13,10 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.pruning.channels import ChannelGraph, ChannelIds, ChannelTracer, UnitMask, UnitScores
+from utils.pruning.channels import ChannelGraph, ChannelIds, UnitMask, UnitScores
 from utils.pruning.union_find import UnionFind
-
-__all__ = ["ChannelTracer", "Group", "groups", "keep_best"]
 
 
 @dataclass(frozen=True)

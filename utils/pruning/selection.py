@@ -154,10 +154,11 @@ class Selection(Generic[S]):
     def _by_threshold(self, fits: Callable[[UnitMask], bool]) -> UnitMask:
         """The mask of the smallest share of gammas whose removal fits."""
         graph, scores = self.subject.graph, gamma_scores(self.subject)
+        values = unit_scores(graph, scores)
 
         def cut(share: float) -> UnitMask:
             keep = slim(share, self.widths.layer_keep)(self.subject, scores).keep
-            return graph.legal(keep, unit_scores(graph, scores), self.widths.align, self.widths.least)
+            return graph.legal(keep, values, self.widths.align, self.widths.least)
 
         low, high = 0.0, 1.0
         for _ in range(_HALVINGS):
