@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.test_scripts import DATA, FILES, Fail, fail, project
-from utils.commands import budgets
+from utils.commands import budgets, pruning_job
 from utils.commands.pruning_options import Amount, amount
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
@@ -102,7 +102,7 @@ def test_milliseconds_are_measured_and_corrected(folder, monkeypatch):
         return {name: Latency(value, value, 1, rounds) for name, value in asked[-1].items()}
 
     monkeypatch.setattr(budgets, "network_latencies", latencies)
-    monkeypatch.setattr(budgets, "find_or_measure", lambda *_: table)
+    monkeypatch.setattr(pruning_job, "find_or_measure", lambda *_: table)
     whole = 1 + count_macs(Darknet.from_cfg("small.cfg"), (64, 64)) / 1e5
     latency = Latency(whole, whole, 1, 1)
     monkeypatch.setattr(budgets, "calibrate", lambda *_: (lambda total: total, latency))

@@ -10,10 +10,8 @@ import numpy as np
 import torch
 
 from utils.commands.evaluate import evaluate_network
-from utils.commands.latency_measure import find_or_measure
-from utils.commands.latency_network import calibrate, darknet_convolutions, network_latencies
+from utils.commands.latency_network import calibrate, network_latencies
 from utils.commands.pruning_job import Job
-from utils.commands.pruning_options import scorer_of
 from utils.commands.pruning_stages import evaluations, recalibrated
 from utils.darknet.model import Darknet
 from utils.data.loader import Loader
@@ -22,12 +20,9 @@ from utils.frontends.darknet import DarknetSubject
 from utils.pruning.budget import Widths
 from utils.pruning.channels import UnitMask
 from utils.pruning.costs import Costs, costs_of
-from utils.pruning.latency import LatencyTable
 from utils.pruning.selection import Limit, Selection
 from utils.pruning.subject import ChannelPlan, Policy
 from utils.pruning.surgery import PruningResult, prune
-from utils.runtimes.choice import find_runtime
-from utils.runtimes.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -82,18 +77,17 @@ class _Search:
         image = torch.zeros(1, job.model.network.channels(-1), *job.image_size)
         costs = costs_of(job.model, graph, image.to(job.device))
         clock = _Clock.of(job) if args.max_ms is not None else None
-        widths = Widths(job.align(None if clock is None else clock.table), args.min_channels, layer_keep)
+        widths = Widths(job.align, args.min_channels, layer_keep)
         full = np.ones(graph.unit_count, dtype=np.bool_)
         limits = []
-        for name, cost, layer_cost in _kinds(costs):
+        for name, cost, layer_cost in _kinds(costs, len(job.model.header.pack())):
             found = getattr(args, name)
             if found is not None:
                 limits.append(Limit(f"--{name.replace('_', '-')}", cost, layer_cost, found.of(cost(full))))
         if clock is not None:
-            limits.append(clock.limit(job.subject, args.max_ms.of(clock.full)))
+            limits.append(clock.limit(args.max_ms.of(clock.full)))
         stages = STAGES if "taylor" in job.score else 1
-        scorer = scorer_of(args, job.score, job.calibration)
-        selection = Selection(job.subject, scorer, tuple(limits), widths, args.merge, stages)
+        selection = Selection(job.subject, job.scorer, tuple(limits), widths, args.merge, stages)
         search = cls(job, selection, costs, clock)
         if job.data is not None:
             selection.judge = search.worth
@@ -142,7 +136,7 @@ class _Search:
         best: tuple[float, UnitMask] | None = None
         for _ in range(_TRIES):
             result = self._pruned(keep)
-            taken = self.clock.measure(self.job, result.compact.model)
+            taken = self.clock.measure(result.compact.model)
             logger.info("%.2f ms measured, %.2f predicted, %.2f asked", taken, limit.cost(keep), asked)
             fits = taken <= _MOST * asked and all(c.cost(result.keep) <= c.most for c in counted)
             if fits and (best is None or taken > best[0]):
@@ -156,9 +150,9 @@ class _Search:
             if (keep == before).all():
                 break
         if best is None:
-            fact = f"{asked:.2f} on {self.clock.runtime.name} not reached, the last network took {taken:.2f}"
+            fact = f"{asked:.2f} on {self.job.runtime.name} not reached, the last network took {taken:.2f}"
             raise PruningError(f"--max-ms: {fact}; ask for more")
-        told = f"{best[0]:.2f} ms of {asked:.2f} asked for, measured on {self.clock.runtime.name}, "
+        told = f"{best[0]:.2f} ms of {asked:.2f} asked for, measured on {self.job.runtime.name}, "
         return best[1], [f"{told}threads {torch.get_num_threads()}, in turns with the unpruned network"]
 
     def smallest(self, least: float) -> tuple[UnitMask, list[str]]:
@@ -208,7 +202,11 @@ class _Search:
         return found.map50
 
 
-def _kinds(costs: Costs) -> list[tuple[str, Callable[[UnitMask], float], Callable[[str, int, int], float]]]:
+Kind = tuple[str, Callable[[UnitMask], float], Callable[[str, int, int], float]]
+
+
+def _kinds(costs: Costs, header: int) -> list[Kind]:
+    """Name, cost of a mask and of a layer; `header` is the bytes of a .weights file before the values."""
     mebi = 2**20
 
     def layer_mebibytes(name: str, inputs: int, outputs: int) -> float:
@@ -217,47 +215,49 @@ def _kinds(costs: Costs) -> list[tuple[str, Callable[[UnitMask], float], Callabl
     return [
         ("max_macs", costs.macs, costs.layer_macs),
         ("max_params", costs.parameters, costs.layer_parameters),
-        ("max_mb", lambda keep: (costs.file_size(keep) + 20) / mebi, layer_mebibytes),
+        ("max_mb", lambda keep: (costs.file_size(keep) + header) / mebi, layer_mebibytes),
     ]
 
 
 @dataclass(frozen=True)
 class _Clock:
-    """A runtime's latency table, and how its sums become milliseconds of whole networks."""
+    """How sums of a job's latency table become milliseconds of whole networks.
 
-    runtime: Runtime
-    table: LatencyTable
+    Attributes:
+        full: milliseconds of the unpruned network, measured.
+        scale: from a sum over convolutions to a whole network.
+    """
+
+    job: Job
     full: float
     scale: Callable[[float], float]
-    size: tuple[int, int]
 
     @classmethod
     def of(cls, job: Job) -> "_Clock":
-        runtime = find_runtime(job.args.runtime)
-        table = find_or_measure(darknet_convolutions(job.model, job.image_size), runtime)
-        calibration, latency = calibrate(table, job.model.network, runtime, job.image_size)
-        return cls(runtime, table, latency.p50, calibration, job.image_size)
+        calibration, latency = calibrate(job.table, job.model.network, job.runtime, job.image_size)
+        return cls(job, latency.p50, calibration)
 
-    def limit(self, subject: DarknetSubject, most: float) -> Limit:
-        convolutions = {c.name: c.conv for c in darknet_convolutions(subject.model, self.size)}
+    def limit(self, most: float) -> Limit:
+        convolutions = {found.name: found.conv for found in self.job.convolutions}
+        graph = self.job.subject.graph
 
         def layer(name: str, inputs: int, outputs: int) -> float:
             conv = convolutions.get(name)
-            return 0.0 if conv is None else self.table.milliseconds(conv, inputs, outputs)
+            return 0.0 if conv is None else self.job.table.milliseconds(conv, inputs, outputs)
 
         def whole(keep: UnitMask) -> float:
-            layers = subject.graph.layers.items()
+            layers = graph.layers.items()
             widths = ((n, int(keep[x.inputs].sum()), int(keep[x.outputs].sum())) for n, x in layers)
             return self.scale(sum(layer(*found) for found in widths))
 
         return Limit("--max-ms", whole, layer, most)
 
-    def measure(self, job: Job, after: Darknet) -> float:
+    def measure(self, after: Darknet) -> float:
         """Milliseconds of a pruned network, in turns with the unpruned one.
 
         Where a share was asked for, that of the time in the same turns counts, whatever else runs.
         """
-        models = {"before": job.model, "after": after}
-        found = network_latencies(models, self.runtime, self.size, _ROUNDS)
-        scale = self.full / found["before"].p50 if job.args.max_ms.is_share else 1.0
+        models = {"before": self.job.model, "after": after}
+        found = network_latencies(models, self.job.runtime, self.job.image_size, _ROUNDS)
+        scale = self.full / found["before"].p50 if self.job.args.max_ms.is_share else 1.0
         return scale * found["after"].p50

@@ -20,7 +20,7 @@ from utils.commands.iterative import run_iterative
 from utils.commands.ledger import compare_files, compare_in_memory
 from utils.commands.project import open_files
 from utils.commands.pruning_job import Job, open_job
-from utils.commands.pruning_options import budget_tag, has_budget, prune_parser, scorer_of
+from utils.commands.pruning_options import budget_tag, has_budget, prune_parser
 from utils.commands.pruning_page import cards, class_rows, network_page
 from utils.commands.pruning_samples import SAMPLES_NOTE, samples
 from utils.commands.results import quoted
@@ -60,10 +60,10 @@ def run_pruning(args: argparse.Namespace, policies: Sequence[Policy], tag: str) 
     result = prune(
         job.subject,
         policies,
-        scorer_of(args, job.score, job.calibration),
+        job.scorer,
         folding=args.fold,
         rescore=args.classic,
-        align=1 if has_budget(args) else job.align(),  # the budget's mask is aligned already
+        align=1 if has_budget(args) else job.align,  # the budget's mask is aligned already
         least=args.min_channels,
     )
     if args.explain is not None:

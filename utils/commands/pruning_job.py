@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -13,15 +13,18 @@ from utils.commands.evaluate import open_split, require_same_classes
 from utils.commands.latency_measure import find_or_measure
 from utils.commands.latency_network import darknet_convolutions
 from utils.commands.project import Project, open_network
-from utils.commands.pruning_options import TAYLOR_BATCH, TAYLOR_IMAGES, has_budget, refuse_idle
+from utils.commands.pruning_options import TAYLOR_BATCH, TAYLOR_IMAGES, has_budget, refuse_idle, scorer_of
 from utils.darknet.model import Darknet
 from utils.data.listing import DataFile, read_data_file
 from utils.data.loader import Loader
 from utils.errors import ToolkitError
 from utils.files import require_writable
 from utils.frontends.darknet import DarknetSubject
+from utils.pruning.conv_classes import Convolution
 from utils.pruning.latency import LatencyTable
+from utils.pruning.scores import Scorer
 from utils.runtimes.choice import find_runtime
+from utils.runtimes.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -84,22 +87,37 @@ class Job:
             return str(self.args.score)
         return "taylor" if has_budget(self.args) and self.data is not None else "gamma"
 
-    def align(self, table: LatencyTable | None = None) -> int:
-        """What --align says; `auto`, and a budget of milliseconds without it, ask the latency table.
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Of `score`; the whole network, which a budget and the report both ask for, is scored once."""
+        score = scorer_of(self.args, self.score, self.calibration)
+        whole = cache(lambda: score(self.subject))
+        return lambda subject: whole() if subject is self.subject else score(subject)
 
-        Args:
-            table: of the runtime; None to have it measured where it is needed.
-        """
+    @property
+    def align(self) -> int:
+        """What --align says; `auto`, and a budget of milliseconds without it, ask the latency table."""
         wanted = self.args.align
         if isinstance(wanted, int):
             return wanted
-        if wanted is None and table is None:
+        if wanted is None and getattr(self.args, "max_ms", None) is None:
             return 1
-        return (table or self._table()).align
+        return self.table.align
 
-    def _table(self) -> LatencyTable:
-        runtime = find_runtime(getattr(self.args, "runtime", "onnxruntime"))
-        return find_or_measure(darknet_convolutions(self.model, self.image_size), runtime)
+    @cached_property
+    def runtime(self) -> Runtime:
+        """What milliseconds are of."""
+        return find_runtime(getattr(self.args, "runtime", "onnxruntime"))
+
+    @cached_property
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """Those of the network as given."""
+        return darknet_convolutions(self.model, self.image_size)
+
+    @cached_property
+    def table(self) -> LatencyTable:
+        """The runtime's latency table, measured where it is not known."""
+        return find_or_measure(self.convolutions, self.runtime)
 
     @property
     def calibration(self) -> Callable[[], Loader] | None:
