@@ -1,9 +1,10 @@
 """Figures in a CSV file, one a line, so that a benchmark that was ended goes on where it was."""
 
-import csv
 import math
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 from pathlib import Path
+
+from utils.commands.rows import read_rows, write_rows
 
 
 @dataclass(frozen=True)
@@ -35,25 +36,17 @@ class Rows:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: set[tuple[str, ...]] = set()
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                self._known = {(row["task"], row["case"], row["method"]) for row in csv.DictReader(file)}
+        self._rows = read_rows(path, Row)
 
     def has(self, task: str, case: str, *methods: str) -> bool:
         """Whether all these figures are there."""
-        return all((task, case, method) in self._known for method in methods)
+        known = {(row.task, row.case, row.method) for row in self._rows}
+        return all((task, case, method) in known for method in methods)
 
     def add(self, row: Row) -> None:
         """Append and print; nothing where it is there already."""
         if self.has(row.task, row.case, row.method):
             return
-        shown = [f"{value:.5g}" if isinstance(value, float) else value for value in astuple(row)]
-        new = not self._path.exists()
-        with self._path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if new:
-                writer.writerow(field.name for field in fields(Row))
-            writer.writerow(shown)
-        self._known.add((row.task, row.case, row.method))
-        print(*shown)
+        self._rows.append(row)
+        write_rows(self._path, self._rows)
+        print(*(f"{value:.5g}" if isinstance(value, float) else value for value in astuple(row)))

@@ -112,13 +112,9 @@ def cfgs() -> dict[str, Path]:
     return {name: path for path, name in sorted(names.items(), key=lambda item: item[1].lower())}
 
 
-def network_of(path: Path) -> Darknet:
-    """Real weights if there are any beside the cfg, else such that maps keep their size of about 1."""
-    model = Darknet(Network.from_cfg(path), initialise=False)
-    if weights := sorted(path.parent.glob("*.weights")):
-        load_weights(model, weights[0])
-        return model.eval()
-    generator = torch.Generator().manual_seed(0)
+def randomise(model: Darknet, seed: int = 0) -> Darknet:
+    """Fill every tensor such that maps keep their size of about 1 from section to section."""
+    generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
         if name.endswith(("running_var", "norm.weight")):
             tensor.uniform_(0.3, 1.5, generator=generator)
@@ -126,6 +122,16 @@ def network_of(path: Path) -> Darknet:
             tensor.normal_(0, (1.5 / tensor[0].numel()) ** 0.5, generator=generator)
         elif tensor.is_floating_point():
             tensor.normal_(0.2, 0.2, generator=generator)
+    return model.eval()
+
+
+def network_of(path: Path) -> Darknet:
+    """Real weights if there are any beside the cfg, else such that maps keep their size of about 1."""
+    model = Darknet(Network.from_cfg(path), initialise=False)
+    if weights := sorted(path.parent.glob("*.weights")):
+        load_weights(model, weights[0])
+        return model.eval()
+    randomise(model)
     for block in residual_blocks(model.network):  # or sums of many grow beyond what exp of a width can take
         last = model.layers[block.branch[-1]]
         if isinstance(last, ConvBlock) and last.norm is not None:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import torch
 
+from benchmarks.zoo_cases import randomise
 from tests.darknet.references import as_map, opencv_heads, random_images
 from utils.darknet.cfg import format_cfg, parse_cfg, read_text
 from utils.darknet.compatibility import opencv_findings, verdict
@@ -28,19 +29,6 @@ from utils.pruning.surgery import PruningResult, prune
 
 OK = "ok"
 Cells = dict[str, str]
-
-
-def randomise(model: Darknet, seed: int = 0) -> Darknet:
-    """Fill every tensor such that maps keep their size of about 1 from section to section."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, tensor in model.state_dict().items():
-        if name.endswith(("running_var", "norm.weight")):
-            tensor.uniform_(0.3, 1.5, generator=generator)
-        elif tensor.ndim > 1 and not name.endswith("weights"):
-            tensor.normal_(0, (1.5 / tensor[0].numel()) ** 0.5, generator=generator)
-        elif tensor.is_floating_point():
-            tensor.normal_(0.2, 0.2, generator=generator)
-    return model.eval()
 
 
 @dataclass

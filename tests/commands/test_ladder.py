@@ -10,7 +10,7 @@ import ladder as script
 import prune
 import shortcut_prune
 import slim_prune
-from tests.commands.trials import WORDS, Evaluations, make_project
+from tests.commands.trials import WORDS, evaluations, make_project
 from utils.commands import ladder_rungs, pruning_stages
 from utils.commands.arguments import run_main
 from utils.commands.ladder import ladder_parser, run_ladder
@@ -22,14 +22,7 @@ from utils.pruning.knee import knee
 NO_TIMES = ("--runtime", "none")
 
 
-@pytest.fixture
-def evaluations(tmp_path, monkeypatch):
-    """A project's folder to work in; every evaluation is counted."""
-    make_project(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    found = Evaluations()
-    monkeypatch.setattr(pruning_stages, "evaluate_network", found)
-    return found
+__all__ = ["evaluations"]  # a fixture
 
 
 def climb(*words):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import sensitivity as script
-from tests.commands.trials import WORDS, Evaluations, make_project
+from tests.commands.trials import WORDS, evaluations, make_project
 from utils.commands import pruning_stages, sensitivity
 from utils.commands.arguments import run_main
 from utils.commands.project import open_files
@@ -20,14 +20,7 @@ from utils.pruning.surgery import prune
 GROUPS = ["0", "1,3", "2", "5"]  # of the small network; 6 feeds the head
 
 
-@pytest.fixture
-def evaluations(tmp_path, monkeypatch):
-    """A project's folder to work in; every evaluation is counted."""
-    make_project(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    found = Evaluations()
-    monkeypatch.setattr(pruning_stages, "evaluate_network", found)
-    return found
+__all__ = ["evaluations"]  # a fixture
 
 
 def measure(*words):

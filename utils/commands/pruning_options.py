@@ -85,18 +85,21 @@ def _add_choice(group: Options) -> None:
     group.add_argument("--score", help=text)
     text = "multiples of so many channels; auto: as a latency table says (default: 1, for --max-ms auto)"
     group.add_argument("--align", type=_align, metavar="N", help=text)
-    group.add_argument(
-        "--min-channels", type=positive_int, default=1, metavar="N", help="every layer keeps at least so many"
-    )
-    group.add_argument(
-        "--keep-sections", type=sections, default=(), metavar="LIST", help="left whole, such as 0,12-15"
-    )
+    add_floors(group)
     group.add_argument("--classic", action="store_true", help="exactly the published rules of 2019-20")
     question = group.add_mutually_exclusive_group()
     text = "print why the channels of a section go or stay, and write nothing"
     question.add_argument("--explain", type=non_negative_int, metavar="SECTION", help=text)
     text = "print what is left if this share of every layer goes, from the cfg alone, and write nothing"
     question.add_argument("--what-if", type=fraction_below_one, metavar="SHARE", help=text)
+
+
+def add_floors(group: Options) -> None:
+    """Add --min-channels and --keep-sections."""
+    text = "every layer keeps at least so many"
+    group.add_argument("--min-channels", type=positive_int, default=1, metavar="N", help=text)
+    text = "left whole, such as 0,12-15"
+    group.add_argument("--keep-sections", type=sections, default=(), metavar="LIST", help=text)
 
 
 def _add_afterwards(group: Options) -> None:

@@ -28,7 +28,7 @@ from utils.commands.arguments import (
     resolve,
 )
 from utils.commands.pruning_job import Job, open_job
-from utils.commands.pruning_options import SCORES, named_score, sections
+from utils.commands.pruning_options import SCORES, add_floors, named_score
 from utils.data.listing import SPLITS, DataFile
 from utils.frontends.darknet import DarknetSubject
 from utils.pruning.report import Figures
@@ -79,10 +79,7 @@ def add_widths(group: Options) -> None:
     """Add --align, --min-channels and --keep-sections as the pruning scripts have them."""
     text = "keep multiples of so many channels"
     group.add_argument("--align", type=positive_int, default=1, metavar="N", help=text)
-    text = "every layer keeps at least so many"
-    group.add_argument("--min-channels", type=positive_int, default=1, metavar="N", help=text)
-    text = "left whole, such as 0,12-15"
-    group.add_argument("--keep-sections", type=sections, default=(), metavar="LIST", help=text)
+    add_floors(group)
 
 
 @dataclass(frozen=True)
