@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import ToolkitError
-from utils.files import atomic_path, protect_inputs, require_writable, set_aside
+from utils.files import atomic_path, atomic_paths, protect_inputs, require_writable, set_aside
 
 
 @pytest.mark.skipif(os.name == "nt", reason="processes are not asked there")
@@ -23,6 +23,23 @@ def test_parts_of_ended_processes_are_removed_and_no_others(tmp_path):
         assert not stale.exists()
         temporary.write_bytes(b"whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "last.pt"])
+
+
+def test_files_that_belong_together_get_their_names_together(tmp_path):
+    """A folder is in the way of the last: not even the first is renamed."""
+    paths = [tmp_path / name for name in ("net.cfg", "net.weights", "net.json")]
+    paths[0].write_bytes(b"old")
+    paths[2].mkdir()
+
+    def write() -> None:
+        with atomic_paths(*paths) as temporaries:
+            for temporary in temporaries:
+                temporary.write_bytes(b"new")
+
+    with pytest.raises(IsADirectoryError):
+        write()
+    assert paths[0].read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.cfg", "net.json"]
 
 
 def test_what_is_set_aside_keeps_its_content_under_a_new_name(tmp_path):

@@ -4,6 +4,7 @@ Invariant: at any moment, also after a kill, the path given to `atomic_path` hol
 complete new one, never a part.
 """
 
+import errno
 import logging
 import os
 import re
@@ -21,21 +22,36 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path` (same suffix) to write to; it is renamed to `path` on success.
+    """`atomic_paths` of one file."""
+    with atomic_paths(path) as (temporary,):
+        yield temporary
 
-    On an exception the temporary file is removed and `path` stays as it was. Missing folders are made, and
+
+@contextmanager
+def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
+    """Yield a temporary sibling of each path (same suffix) to write to; all are renamed on success.
+
+    Files that belong together get their names together: none is renamed before all are on the disk. On an
+    exception the temporary files are removed and `paths` stay as they were. Missing folders are made, and
     temporary files of killed processes removed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale_parts(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale_parts(path)
+    temporaries = [path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}") for path in paths]
+    pairs = list(zip(temporaries, paths, strict=True))
     try:
-        yield temporary
-        if temporary.is_file():
-            _flush(temporary)
-        os.replace(temporary, path)
+        yield temporaries
+        for temporary, path in pairs:
+            if temporary.is_file():
+                _flush(temporary)
+                if path.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
+        for temporary, path in pairs:
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

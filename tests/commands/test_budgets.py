@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from tests.test_scripts import DATA, FILES, Fail, fail, project
-from utils.commands import budgets, pruning_job
+from utils.commands import budget_clock, pruning_job, pruning_stages
 from utils.commands.pruning_options import Amount, amount
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
-from utils.errors import ToolkitError
 from utils.profiling import Latency, count_macs, count_parameters
 from utils.pruning.latency import Fingerprint, LatencyTable
 
@@ -101,11 +100,11 @@ def test_milliseconds_are_measured_and_corrected(folder, monkeypatch):
         asked.append({name: milliseconds(model) for name, model in models.items()})
         return {name: Latency(value, value, 1, rounds) for name, value in asked[-1].items()}
 
-    monkeypatch.setattr(budgets, "network_latencies", latencies)
+    monkeypatch.setattr(pruning_stages, "network_latencies", latencies)
     monkeypatch.setattr(pruning_job, "find_or_measure", lambda *_: table)
     whole = 1 + count_macs(Darknet.from_cfg("small.cfg"), (64, 64)) / 1e5
     latency = Latency(whole, whole, 1, 1)
-    monkeypatch.setattr(budgets, "calibrate", lambda *_: (lambda total: total, latency))
+    monkeypatch.setattr(budget_clock, "calibrate", lambda *_: (lambda total: total, latency))
     monkeypatch.setattr(
         LatencyTable, "milliseconds", lambda _table, _conv, inputs, outputs: whole * inputs * outputs / 8000
     )
@@ -116,7 +115,10 @@ def test_milliseconds_are_measured_and_corrected(folder, monkeypatch):
     taken = 1 + count_macs(model, (64, 64)) / 1e5
     assert 0.85 * limit <= taken <= limit
     assert f"{taken:.2f} ms of {limit:.2f} asked for" in " ".join(report["notes"])
-    assert len(asked) > 1  # the first guess was wrong
+    assert len(asked) > 2  # the first guess was wrong, and the last one is measured twice
+    assert report["timed_on"].startswith("torch")
+    assert report["after"]["latency_ms"]["p50"] == pytest.approx(taken)
+    assert report["before"]["latency_ms"]["p50"] == pytest.approx(whole)
 
 
 @pytest.mark.parametrize(
@@ -141,43 +143,3 @@ def test_an_unreachable_map_is_refused_with_what_was_tried(folder, fail: Fail):
     message = fail("slim_prune.py", *FILES, *DATA, "--min-map", "0.99", "--score", "gamma")
     assert "no pruned network reaches it (multiply-adds, mAP: 50%" in message
     assert not list(folder.glob("*prune_*"))
-
-
-def test_rounds_go_down_to_the_limit_and_are_not_done_twice(folder, monkeypatch, capsys):
-    words = (*FILES, *DATA, "--max-macs", "40%", "--iterative", "2", "--tune-epochs", "1", "--score", "gamma")
-    slim_prune(*words)
-    model, _ = Darknet.from_cfg(folder / "prune_40pct_macs_small.cfg"), capsys.readouterr()
-    load_weights(model, folder / "prune_40pct_macs_small.weights")
-    whole = count_macs(Darknet.from_cfg("small.cfg"), (64, 64))
-    assert count_macs(model, (64, 64)) <= 0.4 * whole
-    (path,) = folder.glob("prune_40pct_macs_small_rounds/*/1/round.json")
-    first = json.loads(path.read_text())
-    assert 0.4**0.5 * 0.85 * whole < first["macs"] <= 0.4**0.5 * whole
-    monkeypatch.setattr("utils.commands.iterative.run_training", lambda _: pytest.fail("trained again"))
-    slim_prune(*words, "--threads", "1")
-    assert "fine-tuned" in capsys.readouterr().out
-    with pytest.raises(pytest.fail.Exception, match="trained again"):  # half of the way is another one now
-        slim_prune(*words, "--iterative", "3")
-
-
-def test_a_least_map_is_asked_of_the_last_round_alone(folder, fail: Fail):
-    words = ("--max-macs", "50%", "--min-map", "0.99", "--iterative", "2", "--tune-epochs", "1")
-    message = fail("slim_prune.py", *FILES, *DATA, *words, "--score", "gamma")
-    assert "--min-map 0.99: mAP@0.5 after the last round is " in message
-    assert not list(folder.glob("prune_*.cfg"))
-    assert len(list(folder.glob("*_rounds/*/*/round.json"))) == 2
-
-
-@pytest.mark.parametrize("change", [("--score", "l1"), ("--seed", "1"), ("--iterative", "3"), ("--weights",)])
-def test_rounds_of_a_run_with_other_options_or_weights_are_not_taken(folder, monkeypatch, change):
-    words = [*FILES, *DATA, "--max-macs", "40%", "--iterative", "2", "--tune-epochs", "1", "--score", "gamma"]
-    slim_prune(*words)
-    trained = []
-    monkeypatch.setattr("utils.commands.iterative.run_training", trained.append)
-    if change == ("--weights",):
-        save_weights(Darknet.from_cfg("small.cfg"), "small.weights")
-    else:
-        words += change
-    with pytest.raises(ToolkitError, match="tuned"):  # nothing was trained, so there is no such file
-        slim_prune(*words)
-    assert len(trained) == 1

@@ -9,11 +9,10 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from utils.commands.budget_clock import LONG, ROUNDS, Aims, Clock, Try
 from utils.commands.evaluate import evaluate_network
-from utils.commands.latency_network import calibrate, network_latencies
 from utils.commands.pruning_job import Job
-from utils.commands.pruning_stages import evaluations, recalibrated
-from utils.darknet.model import Darknet
+from utils.commands.pruning_stages import Timing, alignment_notes, evaluations, recalibrated
 from utils.data.loader import Loader
 from utils.errors import PruningError, ToolkitError
 from utils.frontends.darknet import DarknetSubject
@@ -21,7 +20,7 @@ from utils.pruning.budget import Widths
 from utils.pruning.channels import UnitMask
 from utils.pruning.costs import Costs, costs_of
 from utils.pruning.selection import Limit, Selection
-from utils.pruning.subject import ChannelPlan, Policy
+from utils.pruning.subject import ChannelPlan, LayerScores, Subject
 from utils.pruning.surgery import PruningResult, prune
 
 logger = logging.getLogger(__name__)
@@ -30,9 +29,7 @@ logger = logging.getLogger(__name__)
 STAGES = 4
 # training images that candidates are compared on
 JUDGED_IMAGES = 128
-# what is aimed at, and what is accepted, as shares of the milliseconds asked for
-_AIM, _LEAST, _MOST = 0.96, 0.92, 0.99
-_TRIES, _ROUNDS = 6, 30
+_TRIES = 10
 # halvings of the way between all and nothing when only a least mAP is given
 _HALVINGS = 6
 
@@ -45,8 +42,27 @@ def shares_asked(job: Job) -> dict[str, tuple[float, float]]:
     return {name: (limit.cost(full), limit.most / limit.cost(full)) for name, limit in wholes.items()}
 
 
-def budget_policies(job: Job, layer_keep: float) -> tuple[list[Policy], tuple[str, ...]]:
-    """The policy that keeps what fits, and what was found out on the way, a sentence each.
+@dataclass(frozen=True)
+class Budget:
+    """The best network that fits.
+
+    Attributes:
+        keep: its mask.
+        notes: what was found out on the way, a sentence each.
+        timing: before and after, for a budget of milliseconds.
+    """
+
+    keep: UnitMask
+    notes: tuple[str, ...] = ()
+    timing: Timing | None = None
+
+    def policy(self, _subject: Subject, _scores: LayerScores) -> ChannelPlan:
+        """The plan that keeps it."""
+        return ChannelPlan(self.keep)
+
+
+def within_budget(job: Job) -> Budget:
+    """Find what fits, and measure it.
 
     Raises:
         ToolkitError: a limit cannot be met, or needs what was not given.
@@ -54,14 +70,14 @@ def budget_policies(job: Job, layer_keep: float) -> tuple[list[Policy], tuple[st
     args = job.args
     if args.min_map is not None and job.validation is None:
         raise ToolkitError("--min-map: mAP has to be measured; add --data, without --no-eval")
-    search = _Search.of(job, layer_keep)
+    search = _Search.of(job, args.layer_keep)
     if not search.selection.limits:
-        keep, told = search.smallest(args.min_map)
+        found = search.smallest(args.min_map)
     else:
-        keep, told = search.within()
+        found = search.within()
         if args.min_map is not None:
-            told += search.check_map(keep, args.min_map)
-    return [lambda _subject, _scores: ChannelPlan(keep)], tuple(told)
+            found = replace(found, notes=(*found.notes, search.check_map(found.keep, args.min_map)))
+    return replace(found, notes=(*found.notes, *alignment_notes(job, search.selection.widths.align)))
 
 
 @dataclass
@@ -69,15 +85,14 @@ class _Search:
     job: Job
     selection: Selection[DarknetSubject]
     costs: Costs
-    clock: "_Clock | None"
+    clock: Clock | None
 
     @classmethod
     def of(cls, job: Job, layer_keep: float) -> "_Search":
         args, graph = job.args, job.subject.graph
         image = torch.zeros(1, job.model.network.channels(-1), *job.image_size)
         costs = costs_of(job.model, graph, image.to(job.device))
-        clock = _Clock.of(job) if args.max_ms is not None else None
-        widths = Widths(job.align, args.min_channels, layer_keep)
+        clock = Clock.of(job) if args.max_ms is not None else None
         full = np.ones(graph.unit_count, dtype=np.bool_)
         limits = []
         for name, cost, layer_cost in _kinds(costs, len(job.model.header.pack())):
@@ -85,7 +100,8 @@ class _Search:
             if found is not None:
                 limits.append(Limit(f"--{name.replace('_', '-')}", cost, layer_cost, found.of(cost(full))))
         if clock is not None:
-            limits.append(clock.limit(args.max_ms.of(clock.full)))
+            limits.append(Limit("--max-ms", clock.predicted, clock.layer, args.max_ms.of(clock.full)))
+        widths = Widths(_align(job, limits), args.min_channels, layer_keep)
         stages = STAGES if "taylor" in job.score else 1
         selection = Selection(job.subject, job.scorer, tuple(limits), widths, args.merge, stages)
         search = cls(job, selection, costs, clock)
@@ -103,7 +119,7 @@ class _Search:
     def _images(self) -> Loader:
         return self.job.images("train", JUDGED_IMAGES)
 
-    def within(self) -> tuple[UnitMask, list[str]]:
+    def within(self) -> Budget:
         """The best mask within the limits, milliseconds measured."""
         full = np.ones(self.job.subject.graph.unit_count, dtype=np.bool_)
         costs = [limit.cost(full) for limit in self.selection.limits]
@@ -113,7 +129,7 @@ class _Search:
         keep = self.selection.mask()
         if self.job.args.fold == "borders":
             keep = self._with_carriers(keep, counted)
-        return (keep, []) if self.clock is None else self._timed(keep, counted)
+        return Budget(keep) if self.clock is None else self._timed(keep, counted)
 
     def _with_carriers(self, keep: UnitMask, counted: Sequence[Limit]) -> UnitMask:
         """Aim lower until the network is within the `counted` limits with its carriers, too."""
@@ -128,34 +144,33 @@ class _Search:
             keep = self.selection.again(aims)
         raise PruningError(f"--fold borders: no room for its channels in {_TRIES} tries; use interior")
 
-    def _timed(self, keep: UnitMask, counted: Sequence[Limit]) -> tuple[UnitMask, list[str]]:
+    def _timed(self, keep: UnitMask, counted: Sequence[Limit]) -> Budget:
         """Measure, and correct what was predicted, until the network takes what was asked for."""
         assert self.clock is not None
         *others, limit = self.selection.limits
-        asked = limit.most
-        best: tuple[float, UnitMask] | None = None
+        aims = Aims(limit.most)
+        tried: dict[bytes, Try] = {}
         for _ in range(_TRIES):
-            result = self._pruned(keep)
-            taken = self.clock.measure(result.compact.model)
-            logger.info("%.2f ms measured, %.2f predicted, %.2f asked", taken, limit.cost(keep), asked)
-            fits = taken <= _MOST * asked and all(c.cost(result.keep) <= c.most for c in counted)
-            if fits and (best is None or taken > best[0]):
-                best = (taken, keep)
-            if fits and taken >= _LEAST * asked:
+            found = tried.get(keep.tobytes()) or self._try(keep, counted)
+            tried[keep.tobytes()] = found
+            if aims.reached(found):
                 break
-            target = limit.cost(keep) * _AIM * asked / taken
-            before = keep
             with suppress(PruningError):  # what was predicted may leave no room where what was measured does
-                keep = self.selection.again([*others, replace(limit, most=target)])
-            if (keep == before).all():
-                break
-        if best is None:
-            fact = f"{asked:.2f} on {self.job.runtime.name} not reached, the last network took {taken:.2f}"
-            raise PruningError(f"--max-ms: {fact}; ask for more")
-        told = f"{best[0]:.2f} ms of {asked:.2f} asked for, measured on {self.job.runtime.name}, "
-        return best[1], [f"{told}threads {torch.get_num_threads()}, in turns with the unpruned network"]
+                keep = self.selection.again([*others, replace(limit, most=aims.next(found))])
+        best = aims.best(tried.values())
+        return Budget(best.keep, (aims.told(best, tried.values()),), best.timing)
 
-    def smallest(self, least: float) -> tuple[UnitMask, list[str]]:
+    def _try(self, keep: UnitMask, counted: Sequence[Limit]) -> Try:
+        """What fits is measured a second time, longer, and that is what counts and is told."""
+        assert self.clock is not None
+        limit, result = self.selection.limits[-1], self._pruned(keep)
+        taken, timing = self.clock.measure(result.compact.model, ROUNDS)
+        if taken <= limit.most:
+            taken, timing = self.clock.measure(result.compact.model, LONG)
+        within = all(cost.cost(result.keep) <= cost.most for cost in counted)
+        return Try(keep, limit.cost(keep), taken, timing, within)
+
+    def smallest(self, least: float) -> Budget:
         """The mask of the fewest multiply-adds with which mAP is at least `least`."""
         whole = self.costs.macs(np.ones(self.job.subject.graph.unit_count, dtype=np.bool_))
         low, high, best, tried = 0.0, 1.0, None, []
@@ -176,9 +191,9 @@ class _Search:
         if best is None:
             fact = f"no pruned network reaches it (multiply-adds, mAP: {', '.join(tried)})"
             raise PruningError(f"--min-map {least}: {fact}; train it to be sparser, or --recalibrate")
-        return best, [f"multiply-adds and mAP@0.5 tried for --min-map: {', '.join(tried)}"]
+        return Budget(best, (f"multiply-adds and mAP@0.5 tried for --min-map: {', '.join(tried)}",))
 
-    def check_map(self, keep: UnitMask, least: float) -> list[str]:
+    def check_map(self, keep: UnitMask, least: float) -> str:
         """Refuse a network below `least`."""
         map50 = self._map50(keep)
         if map50 < least:
@@ -186,11 +201,10 @@ class _Search:
             raise PruningError(
                 f"--min-map {least}: {fact}; allow more, accept less, or train it to be sparser"
             )
-        return [f"mAP@0.5 {map50:.4f} of at least {least} asked for"]
+        return f"mAP@0.5 {map50:.4f} of at least {least} asked for"
 
     def _pruned(self, keep: UnitMask) -> PruningResult[DarknetSubject]:
-        plan: Callable[..., ChannelPlan] = lambda _subject, _scores: ChannelPlan(keep)  # noqa: E731
-        return prune(self.job.subject, [plan], lambda _: {}, folding=self.job.args.fold)
+        return prune(self.job.subject, [Budget(keep).policy], lambda _: {}, folding=self.job.args.fold)
 
     def _compact(self, keep: UnitMask) -> DarknetSubject:
         return self._pruned(keep).compact
@@ -200,6 +214,20 @@ class _Search:
         found = evaluations(self.job, {"candidate": subject.model})["candidate"]
         assert found is not None
         return found.map50
+
+
+def _align(job: Job, limits: Sequence[Limit]) -> int:
+    """The job's; where its latency table says it, halved until the smallest network is within the limits."""
+    align, graph = job.align, job.subject.graph
+    nothing = np.zeros(graph.unit_count, dtype=np.bool_)
+
+    def fits() -> bool:
+        smallest = graph.legal(nothing, np.zeros(graph.unit_count), align, job.args.min_channels)
+        return all(limit.cost(smallest) <= limit.most for limit in limits)
+
+    while job.aligns_itself and align > 1 and not fits():
+        align //= 2
+    return align
 
 
 Kind = tuple[str, Callable[[UnitMask], float], Callable[[str, int, int], float]]
@@ -217,47 +245,3 @@ def _kinds(costs: Costs, header: int) -> list[Kind]:
         ("max_params", costs.parameters, costs.layer_parameters),
         ("max_mb", lambda keep: (costs.file_size(keep) + header) / mebi, layer_mebibytes),
     ]
-
-
-@dataclass(frozen=True)
-class _Clock:
-    """How sums of a job's latency table become milliseconds of whole networks.
-
-    Attributes:
-        full: milliseconds of the unpruned network, measured.
-        scale: from a sum over convolutions to a whole network.
-    """
-
-    job: Job
-    full: float
-    scale: Callable[[float], float]
-
-    @classmethod
-    def of(cls, job: Job) -> "_Clock":
-        calibration, latency = calibrate(job.table, job.model.network, job.runtime, job.image_size)
-        return cls(job, latency.p50, calibration)
-
-    def limit(self, most: float) -> Limit:
-        convolutions = {found.name: found.conv for found in self.job.convolutions}
-        graph = self.job.subject.graph
-
-        def layer(name: str, inputs: int, outputs: int) -> float:
-            conv = convolutions.get(name)
-            return 0.0 if conv is None else self.job.table.milliseconds(conv, inputs, outputs)
-
-        def whole(keep: UnitMask) -> float:
-            layers = graph.layers.items()
-            widths = ((n, int(keep[x.inputs].sum()), int(keep[x.outputs].sum())) for n, x in layers)
-            return self.scale(sum(layer(*found) for found in widths))
-
-        return Limit("--max-ms", whole, layer, most)
-
-    def measure(self, after: Darknet) -> float:
-        """Milliseconds of a pruned network, in turns with the unpruned one.
-
-        Where a share was asked for, that of the time in the same turns counts, whatever else runs.
-        """
-        models = {"before": self.job.model, "after": after}
-        found = network_latencies(models, self.job.runtime, self.job.image_size, _ROUNDS)
-        scale = self.full / found["before"].p50 if self.job.args.max_ms.is_share else 1.0
-        return scale * found["after"].p50

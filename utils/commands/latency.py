@@ -21,6 +21,7 @@ from utils.commands.arguments import (
 from utils.commands.latency_measure import WIDTHS, find_or_measure, fingerprint, table_path
 from utils.commands.latency_network import calibrate, darknet_convolutions
 from utils.commands.project import fresh_network
+from utils.commands.results import quoted
 from utils.commands.tables import show
 from utils.darknet.network import Network
 from utils.files import require_writable
@@ -77,7 +78,8 @@ def _next(project: Project, args: argparse.Namespace) -> str:
     size = "--img_size {} {}".format(*args.img_size) if args.img_size else ""
     wish = f"--max-ms 50% --runtime {args.runtime}" if project.weights or project.is_demo else "--what-if 0.5"
     threads = f"--threads {args.threads}" if args.threads else ""
-    words = ("python slim_prune.py", project.options("cfg", "weights"), wish, size, threads)
+    table = f"--latency-table {quoted(args.output)}" if args.output and wish.startswith("--max-ms") else ""
+    words = ("python slim_prune.py", project.options("cfg", "weights"), wish, table, size, threads)
     return " ".join(filter(None, words))
 
 

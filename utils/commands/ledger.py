@@ -6,9 +6,9 @@ networks in memory and the files read back, in float32 where another program com
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -40,6 +40,12 @@ class Ledger:
     heads: list[Tensor]
     checks: tuple[Check, ...]
 
+    @classmethod
+    def of(cls, model: Darknet, checks: Iterable[Check] = ()) -> "Ledger":
+        """Open one for a network that nothing in memory is to be compared with."""
+        image = _image(model)
+        return cls(image, model, outputs_in_float64(model, image), tuple(checks))
+
 
 def compare_in_memory(result: PruningResult[DarknetSubject]) -> Ledger:
     """Compare gamma_masked with folded, for information, and zeroed with compact.
@@ -48,8 +54,8 @@ def compare_in_memory(result: PruningResult[DarknetSubject]) -> Ledger:
         PruningError: zeroed and compact are not the same function, which is a fault of this program.
     """
     compact = result.compact.model
-    image = _image(compact)
-    heads = outputs_in_float64(compact, image)
+    ledger = Ledger.of(compact)
+    image, heads = ledger.image, ledger.heads
     zeroed = outputs_in_float64(result.folded.model, image)
     masked = outputs_in_float64(result.masked.model, image)
     size = f"float64, {image.shape[3]}x{image.shape[2]}"
@@ -58,7 +64,7 @@ def compare_in_memory(result: PruningResult[DarknetSubject]) -> Ledger:
         Check("zeroed / compact", relative_difference(heads, zeroed), EQUAL, size),
     )
     require(checks, compact.network.source)
-    return Ledger(image, compact, heads, checks)
+    return replace(ledger, checks=checks)
 
 
 def compare_files(ledger: Ledger, saved: Darknet, reloaded: Darknet, *, full: bool) -> tuple[Check, ...]:

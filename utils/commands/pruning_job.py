@@ -95,14 +95,15 @@ class Job:
         return lambda subject: whole() if subject is self.subject else score(subject)
 
     @property
-    def align(self) -> int:
-        """What --align says; `auto`, and a budget of milliseconds without it, ask the latency table."""
+    def aligns_itself(self) -> bool:
+        """Whether the latency table says what multiples to keep: --align auto, or --max-ms alone."""
         wanted = self.args.align
-        if isinstance(wanted, int):
-            return wanted
-        if wanted is None and getattr(self.args, "max_ms", None) is None:
-            return 1
-        return self.table.align
+        return wanted == "auto" or (wanted is None and getattr(self.args, "max_ms", None) is not None)
+
+    @property
+    def align(self) -> int:
+        """Multiples of so many channels are kept."""
+        return self.table.align if self.aligns_itself else self.args.align or 1
 
     @cached_property
     def runtime(self) -> Runtime:
@@ -117,7 +118,7 @@ class Job:
     @cached_property
     def table(self) -> LatencyTable:
         """The runtime's latency table, measured where it is not known."""
-        return find_or_measure(self.convolutions, self.runtime)
+        return find_or_measure(self.convolutions, self.runtime, getattr(self.args, "latency_table", None))
 
     @property
     def calibration(self) -> Callable[[], Loader] | None:

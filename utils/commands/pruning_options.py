@@ -143,6 +143,8 @@ def add_budget(parser: Parser) -> None:
     text = "epochs of fine-tuning in each round, taught by the unpruned network"
     group.add_argument("--tune-epochs", type=positive_int, default=2, metavar="N", help=text)
     group.add_argument("--runtime", choices=NAMES, default="onnxruntime", help="what --max-ms is measured on")
+    text = "that latency.py wrote with --output (default: this machine's in runs/latency)"
+    group.add_argument("--latency-table", type=Path, metavar="FILE", help=text)
 
 
 def budget_tag(args: argparse.Namespace) -> str:
@@ -187,16 +189,18 @@ def refuse_idle(args: argparse.Namespace) -> None:
         _refuse_unpublished(args)
     if getattr(args, "iterative", 1) > 1 and args.explain is not None:
         raise ToolkitError("--explain: explains one pruning, --iterative does several; leave one of them out")
-    if has_budget(args) and _given(args, "global_percent"):
+    if has_budget(args) and given(args, "global_percent"):
         raise ToolkitError("--global_percent: a budget decides how much goes; leave one of them out")
-    if hasattr(args, "tune_epochs") and args.iterative == 1 and _given(args, "tune_epochs"):
+    if hasattr(args, "tune_epochs") and args.iterative == 1 and given(args, "tune_epochs"):
         raise ToolkitError("--tune-epochs: nothing is fine-tuned in one go; add --iterative K")
     timed = args.align == "auto" or getattr(args, "max_ms", None) is not None
-    if hasattr(args, "max_ms") and not timed and _given(args, "runtime"):
-        raise ToolkitError("--runtime: serves --max-ms and --align auto; add one of them")
+    idle = [name for name in ("runtime", "latency_table") if not timed and given(args, name)]
+    if hasattr(args, "max_ms") and idle:
+        option = idle[0].replace("_", "-")
+        raise ToolkitError(f"--{option}: serves --max-ms and --align auto; add one of them")
 
 
-def _given(args: argparse.Namespace, name: str) -> bool:
+def given(args: argparse.Namespace, name: str) -> bool:
     """Whether an option was typed."""
     words = (word.partition("=")[0].replace("_", "-") for word in shlex.split(args.command))
     return f"--{name.replace('_', '-')}" in words

@@ -198,8 +198,8 @@ def class_rows(before: Evaluation, after: Evaluation) -> tuple[ClassRow, ...]:
     )
 
 
-def cards(before: Figures, after: Figures) -> tuple[Card, ...]:
-    """The summary: accuracy where it was measured, parameters, MACs, file size, latency."""
+def cards(before: Figures, after: Figures, timed_on: str) -> tuple[Card, ...]:
+    """The summary: accuracy where it was measured, parameters, MACs, file size, latency on a runtime."""
     found = []
     if before.map50 is not None and after.map50 is not None:
         change = f"{points(after.map50 - before.map50)} points"
@@ -209,7 +209,7 @@ def cards(before: Figures, after: Figures) -> tuple[Card, ...]:
     found.append(_left("MACs per image", before.macs, after.macs, short))
     found.append(_left("Weights file", before.file_size, after.file_size, _mebibytes))
     if before.latency is not None and after.latency is not None:
-        found.append(_left("Latency, median", before.latency.p50, after.latency.p50, _milliseconds))
+        found.append(_left(f"Latency, {timed_on}", before.latency.p50, after.latency.p50, _milliseconds))
     return tuple(found)
 
 

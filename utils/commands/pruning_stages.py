@@ -1,10 +1,13 @@
 """The networks of a pruning run, measured: mAP by stage, size, latency, and what the user should know."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+import torch
 from tqdm import tqdm
 
 from utils.commands.evaluate import evaluate_network
+from utils.commands.latency_network import network_latencies
 from utils.commands.pruning_job import Job
 from utils.darknet.compatibility import darknet_findings
 from utils.darknet.costs import section_costs
@@ -47,12 +50,31 @@ def evaluations(job: Job, models: Mapping[str, Darknet]) -> dict[str, Evaluation
     }
 
 
-def latencies(job: Job, models: Mapping[str, Darknet]) -> dict[str, Latency | None]:
-    """Each model in turns with the others, as it is deployed; None where it is not to be measured."""
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of the network before and after, in turns; None where they were not to be measured.
+
+    Attributes:
+        runtime: where, with its version.
+    """
+
+    runtime: str
+    before: Latency | None = None
+    after: Latency | None = None
+
+
+def timing(job: Job, before: Darknet, after: Darknet, rounds: int = _ROUNDS) -> Timing:
+    """Both networks as they are deployed: on the runtime of --max-ms, else on torch."""
+    if getattr(job.args, "max_ms", None) is not None:
+        models = {"before": before, "after": after}
+        found = network_latencies(models, job.runtime, job.image_size, rounds)
+        return Timing(f"{job.runtime.name} {job.runtime.version}", **found)
     if job.args.no_eval:
-        return dict.fromkeys(models)
-    runs = {name: deployed_run(model, job.image_size) for name, model in models.items()}
-    return {**measure_latency(runs, rounds=_ROUNDS, warmup=_WARM_UP)}
+        return Timing("torch")
+    runs = {
+        name: deployed_run(model, job.image_size) for name, model in (("before", before), ("after", after))
+    }
+    return Timing(f"torch {torch.__version__}", **measure_latency(runs, rounds=rounds, warmup=_WARM_UP))
 
 
 def figures(job: Job, model: Darknet, map50: float | None, latency: Latency | None) -> Figures:
@@ -70,6 +92,22 @@ def section_changes(subject: DarknetSubject, result: Result) -> tuple[SectionCha
         mask = result.keep[layer.outputs]
         changes.append(SectionChange(section_index(name), mask & (name not in gone), name in gone))
     return tuple(changes)
+
+
+def alignment_notes(job: Job, align: int) -> tuple[str, ...]:
+    """Which multiples were taken, where the latency table said so."""
+    if not job.aligns_itself:
+        return ()
+    where = f"{job.runtime.name}, threads {torch.get_num_threads()}"
+    less = f"; {job.align} left nothing to remove" if align < job.align else ""
+    return (f"widths are multiples of {align}, by the latency table of {where}{less}",)
+
+
+def recalibration_notes(job: Job) -> tuple[str, ...]:
+    """Whether there were fewer images than asked for."""
+    asked = job.args.recalibrate
+    there = len(job.images("train").dataset) if asked else 0
+    return () if asked <= there else (f"--recalibrate {asked}: the training list has {there} images",)
 
 
 def notes(result: Result) -> tuple[str, ...]:

@@ -8,7 +8,12 @@ from utils.commands.tables import mebibytes, milliseconds, multiply_adds, percen
 from utils.pruning.report import PruningReport
 
 # so that the table fits into 80 columns
-_BROKEN = {"gamma_masked": "gamma_\nmasked", "recalibrated": "recali-\nbrated"}
+_BROKEN = {
+    "gamma_masked": "gamma_\nmasked",
+    "recalibrated": "recali-\nbrated",
+    "last_pruned": "last\npruned",
+    "fine_tuned": "fine-\ntuned",
+}
 
 
 def pruning(report: PruningReport, title: str) -> None:
@@ -52,5 +57,5 @@ def _summary(report: PruningReport) -> Sequence[str]:
     lines += [f"  {check}" for check in report.ledger]
     if latency := report.after.latency:
         how = f"threads {latency.threads}, {latency.rounds} interleaved rounds"
-        lines.append(f"latency: torch, batch 1, batch norms folded, {how}")
+        lines.append(f"latency: {report.timed_on}, batch 1, batch norms folded, {how}")
     return [*lines, *(f"note: {note}" for note in report.notes)]

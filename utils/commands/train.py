@@ -89,8 +89,8 @@ def _cutoff(text: str) -> int | Literal["auto"]:
     return "auto" if text == "auto" else positive_int(text)
 
 
-def run_training(args: argparse.Namespace) -> None:
-    """Train as the command line says, or resume.
+def run_training(args: argparse.Namespace, *, is_last: bool = True) -> None:
+    """Train as the command line says, or resume; unless it `is_last`, another command goes on behind it.
 
     Raises:
         ToolkitError: a file cannot be used, options contradict each other, or the loss is not finite.
@@ -99,7 +99,7 @@ def run_training(args: argparse.Namespace) -> None:
     with joined(device) as processes:
         board = args.output / "tensorboard" if args.tensorboard else None
         rest = (args.cache, args.save_minutes, board)
-        machine = Machine(device, args.workers, args.threads, processes, *rest)
+        machine = Machine(device, args.workers, args.threads, processes, *rest, is_last)
         if args.resume is None:
             _start(args, machine)
         else:

@@ -33,6 +33,7 @@ class Machine:
         cache: "ram", "disk" or "none", see `DetectionDataset`.
         save_minutes: the longest time without a checkpoint.
         board: folder for TensorBoard, or None.
+        is_last: whether to name the command that one would type next.
     """
 
     device: torch.device
@@ -42,6 +43,7 @@ class Machine:
     cache: str = "ram"
     save_minutes: float = 10.0
     board: Path | None = None
+    is_last: bool = True
 
 
 def announce(
@@ -91,7 +93,8 @@ def report(model: Darknet, data: DataFile, run: Run, machine: Machine, training:
         print(f"train of {run.data}: {line}")
     files = [run.output / name for name in OUTPUTS]
     print("written: " + ", ".join(str(path) for path in files if path.exists()))
-    next_command(*_next(run))
+    if machine.is_last:
+        next_command(*_next(run))
 
 
 def _best(run: Run) -> Path:

@@ -106,8 +106,9 @@ class PruningReport:
         strategy: name of the script.
         arguments: its options.
         image_size: height and width at which MACs, latency and mAP were measured.
-        map50: mAP@0.5 by stage, "before", "gamma_masked", "folded", "compact" and "recalibrated" where there
-            is one; None where it was not measured.
+        timed_on: the runtime that latencies are of, with its version.
+        map50: mAP@0.5 by stage: "before", "gamma_masked", "folded", "compact" and "recalibrated" where there
+            is one, or what several rounds have instead; None where it was not measured.
         ledger: what was compared with what.
         notes: what the user should know, one sentence each.
     """
@@ -117,6 +118,7 @@ class PruningReport:
     image_size: tuple[int, int]
     before: Figures
     after: Figures
+    timed_on: str
     map50: Mapping[str, float | None]
     sections: tuple[SectionChange, ...]
     ledger: tuple[Check, ...]
@@ -132,6 +134,7 @@ class PruningReport:
             "image_size": list(self.image_size),
             "before": self.before.to_json(),
             "after": self.after.to_json(),
+            "timed_on": self.timed_on,
             **{stage: {"map50": value} for stage, value in self.map50.items() if stage != "before"},
             "sections": [section.to_json() for section in self.sections],
             "ledger": [asdict(check) | {"passed": check.passed} for check in self.ledger],

@@ -25,6 +25,8 @@ STAGES: Mapping[str, str] = {
     "folded": "removed channels held at 0, those constants moved into the layers behind (unless --fold off)",
     "compact": "removed channels cut out, written to disk and read back",
     "recalibrated": "the compact network with its batch-norm statistics measured anew",
+    "last_pruned": "what the last round of pruning left of the networks fine-tuned before it",
+    "fine_tuned": "the same after its own fine-tuning, written to disk and read back",
 }
 MOST_NUMBERED = 10  # boxes of a sample with a number and a line of their own
 
@@ -184,6 +186,7 @@ class Page:
         samples: images with boxes; `samples_note` says how they were chosen.
         checks: the run's comparisons with itself.
         score: name of what `scores` are.
+        merge: how sections whose channels shortcuts tie decide together, as --merge names it.
         notes: what the user should know, one sentence each.
         cfg_before, cfg_after: texts of the cfgs.
         moved: old -> new number of every section that stays.
@@ -203,6 +206,7 @@ class Page:
     kept: NDArray[np.bool_] | None = None
     threshold: float | None = None
     score: str = "gamma"
+    merge: str = "union"
     classes: Sequence[ClassRow] = ()
     samples: Sequence[Sample] = ()
     samples_note: str = ""
