@@ -3,6 +3,7 @@
 import importlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
 from utils.profiling import Latency, count_macs, count_parameters
 from utils.pruning.latency import Fingerprint, LatencyTable
+from utils.pruning.report import decode_mask
 
 __all__ = ["fail", "project"]  # fixtures
 QUICK = ("--verify", "quick", "--no-report", "--no-eval")
@@ -143,3 +145,34 @@ def test_an_unreachable_map_is_refused_with_what_was_tried(folder, fail: Fail):
     message = fail("slim_prune.py", *FILES, *DATA, "--min-map", "0.99", "--score", "gamma")
     assert "no pruned network reaches it (multiply-adds, mAP: 50%" in message
     assert not list(folder.glob("*prune_*"))
+
+
+def test_multiples_from_the_table_give_way_where_they_leave_nothing_to_remove(folder, monkeypatch):
+    """The widest layer has 16 channels, so multiples of 16 would keep the whole network."""
+    monkeypatch.setattr(pruning_job, "find_or_measure", lambda *_: SimpleNamespace(align=16))
+    slim_prune(*FILES, "--max-macs", "50%", "--align", "auto", *QUICK)
+    model, report = written(folder, "prune_50pct_macs")
+    assert count_macs(model, (64, 64)) <= 0.5 * report["before"]["macs"]
+    (note,) = [note for note in report["notes"] if note.startswith("widths are multiples of ")]
+    align = int(note.split()[4].strip(","))
+    assert note.endswith("16 left nothing to remove")
+    widths = [int(decode_mask(section["kept"]).sum()) for section in report["sections"]]
+    whole = [section["filters_before"] for section in report["sections"]]
+    assert align < 16
+    assert all(width % align == 0 or width == full for width, full in zip(widths, whole, strict=True))
+
+
+def test_the_costs_of_sections_add_up_to_the_networks(folder):
+    slim_prune(*FILES, "--global_percent", "0.5", *QUICK)
+    model, report = written(folder, "prune_0.5_keep_0.01")
+    for number, state in enumerate(("before", "after")):
+        for figure in ("parameters", "macs"):
+            assert sum(row[figure][number] for row in report["costs"]) == report[state][figure]
+    assert report["after"]["parameters"] == count_parameters(model)
+
+
+def test_the_next_command_keeps_the_image_size_and_few_images_are_told(folder, capsys):
+    slim_prune(*FILES, *DATA, "--img_size", "96", "64", "--recalibrate", "400", *QUICK)
+    shown = capsys.readouterr().out
+    assert "note: --recalibrate 400: the training list has 4 images" in shown
+    assert " --img_size 96 64 --data " in shown.splitlines()[-1]

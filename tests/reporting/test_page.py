@@ -117,3 +117,16 @@ def test_only_the_surest_boxes_get_a_number():
 def test_the_file_is_the_rendered_page(tmp_path):
     write_page(tmp_path / "new" / "report.html", EMPTY)
     assert (tmp_path / "new" / "report.html").read_text(encoding="utf-8") == render(EMPTY)
+
+
+@pytest.mark.parametrize(
+    ("merge", "fact"),
+    [
+        ("union", "unless a shortcut ties them to one that stays"),
+        ("leader", "where the first section's score decides for all"),
+        ("mean", "where the mean of the tied scores decides for all"),
+    ],
+)
+def test_the_threshold_is_explained_as_it_was_used(root, merge, fact):
+    text = " ".join(render(replace(example(root), threshold=0.1, merge=merge)).split())
+    assert fact in text.replace("&#39;", "'")
