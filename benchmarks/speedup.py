@@ -1,0 +1,194 @@
+"""Does pruning pay? How much of what multiply-adds promise arrives as speed, on each runtime.
+
+    python benchmarks/speedup.py --network tiny --cfg tiny3.cfg --weights last.pt --data bccd.data --threads 1
+
+A network is pruned to --shares of its multiply-adds, in two ways: by one threshold over the gammas, and by
+latency (Taylor scores for each millisecond of the latency table of --aim, its stairs kept; the same
+multiply-adds end it). Then, on every runtime, the unpruned network and all pruned ones are timed in turns.
+
+    gain     times as fast as unpruned
+    yield    gain x share of the multiply-adds that is left: 1 where every multiply-add saved is time saved
+
+mAP@0.5 is of the validation images, recalibrated on --recalibrate training images, not fine-tuned. Rows go to
+--table; a network that is there on a runtime with these threads is not measured again.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+import torch
+
+from utils.commands.arguments import (
+    Parser,
+    add_common,
+    add_data,
+    add_network,
+    fraction,
+    positive_int,
+    prepare,
+    run_main,
+)
+from utils.commands.budget_clock import Clock
+from utils.commands.budgets import STAGES
+from utils.commands.latency_network import network_latencies
+from utils.commands.prune import prune_parser
+from utils.commands.pruning_job import Job, open_job
+from utils.commands.pruning_options import add_budget, add_merge
+from utils.commands.pruning_stages import evaluations, recalibrated
+from utils.commands.rows import read_rows, write_rows
+from utils.darknet.model import Darknet
+from utils.frontends.darknet import DarknetSubject
+from utils.profiling import count_macs, count_parameters
+from utils.pruning.budget import Widths
+from utils.pruning.channels import UnitMask
+from utils.pruning.costs import Costs, costs_of
+from utils.pruning.policies import slim
+from utils.pruning.selection import Limit, Selection
+from utils.pruning.subject import ChannelPlan
+from utils.pruning.surgery import prune
+from utils.runtimes.choice import NAMES, find_runtime
+
+LAYER_KEEP = 0.01
+_HALVINGS, _ROUNDS = 12, 60
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network on a runtime; milliseconds are medians of one run in turns.
+
+    Attributes:
+        macs: share of the multiply-adds that is left.
+        gain: times as fast as unpruned.
+    """
+
+    network: str
+    method: str
+    share: float
+    runtime: str
+    threads: int
+    macs: float
+    parameters: float
+    milliseconds: float
+    unpruned: float
+    gain: float
+    map50: float
+
+
+def main() -> None:
+    """Compute what is missing."""
+    parser = Parser(__doc__)
+    add_network(parser)
+    add_data(parser)
+    parser.add_argument("--network", required=True, help="its name in the table")
+    parser.add_argument(
+        "--shares", nargs="+", type=fraction, default=[0.5, 0.25], help="of multiply-adds left"
+    )
+    parser.add_argument("--runtimes", nargs="+", choices=NAMES, default=["onnxruntime", "openvino", "torch"])
+    parser.add_argument("--aim", choices=NAMES, default="onnxruntime", help="whose latency table decides")
+    parser.add_argument("--recalibrate", type=positive_int, default=128, help="training images")
+    parser.add_argument("--table", type=Path, default=Path(__file__).with_suffix(".csv"), help="CSV")
+    add_common(parser)
+    args = parser.parse_args()
+    device = prepare(args)
+    rows = read_rows(args.table, Row)
+    threads = torch.get_num_threads()
+    done = {row.runtime for row in rows if (row.network, row.threads) == (args.network, threads)}
+    wanted = [name for name in args.runtimes if name not in done]
+    if not wanted:
+        return
+    job = _job(args, device)
+    networks = dict(_networks(job, args.shares))
+    maps = {key: _map50(job, model) for key, model in networks.items()}
+    for name in wanted:
+        rows += _measured(job, args.network, name, networks, maps)
+        write_rows(args.table, rows)
+        for row in rows[-len(networks) :]:
+            print(row)
+
+
+def _job(args: Namespace, device: torch.device) -> Job:
+    """What slim_prune.py --max-ms would work on."""
+    parser = prune_parser(None)
+    parser.add_argument("--layer_keep", type=float, default=LAYER_KEEP)
+    add_merge(parser)
+    add_budget(parser)
+    words = ["--cfg", args.cfg, "--weights", args.weights, "--data", args.data, "--max-ms", "50%"]
+    words += ["--runtime", args.aim, "--recalibrate", args.recalibrate, "--workers", args.workers]
+    return open_job(parser.parse_args([str(word) for word in words]), device, "speedup")
+
+
+def _networks(job: Job, shares: list[float]) -> Iterator[tuple[tuple[str, float], DarknetSubject]]:
+    """By method and share of the multiply-adds."""
+    graph = job.subject.graph
+    image = torch.zeros(1, job.model.network.channels(-1), *job.image_size)
+    costs = costs_of(job.model, graph, image.to(job.device))
+    whole = costs.macs(np.ones(graph.unit_count, dtype=np.bool_))
+    clock = Clock.of(job)
+    for share in shares:
+        yield ("threshold", share), _by_threshold(job, costs, share * whole)
+        limit = Limit("multiply-adds", costs.macs, clock.layer, share * whole)
+        widths = Widths(job.align, 1, LAYER_KEEP)
+        keep = Selection(job.subject, job.scorer, (limit,), widths, "max", STAGES).mask()
+        yield ("latency", share), _compact(job, keep)
+
+
+def _by_threshold(job: Job, costs: Costs, most: float) -> DarknetSubject:
+    """The smallest share of gammas that leaves at most so many multiply-adds."""
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        percent = (low + high) / 2
+        found = prune(job.subject, [slim(percent, LAYER_KEEP)])
+        low, high = (low, percent) if costs.macs(found.keep) <= most else (percent, high)
+    return prune(job.subject, [slim(high, LAYER_KEEP)]).compact
+
+
+def _compact(job: Job, keep: UnitMask) -> DarknetSubject:
+    return prune(job.subject, [lambda _subject, _scores: ChannelPlan(keep)], lambda _: {}).compact
+
+
+def _map50(job: Job, subject: DarknetSubject) -> float:
+    found = evaluations(job, {"map": recalibrated(job, subject, job.args.recalibrate).model})["map"]
+    assert found is not None
+    return found.map50
+
+
+def _measured(
+    job: Job,
+    network: str,
+    runtime: str,
+    networks: dict[tuple[str, float], DarknetSubject],
+    maps: dict[tuple[str, float], float],
+) -> list[Row]:
+    models: dict[str, Darknet] = {"unpruned": job.model}
+    models |= {f"{method} {share}": subject.model for (method, share), subject in networks.items()}
+    times = network_latencies(models, find_runtime(runtime), job.image_size, _ROUNDS)
+    whole = times["unpruned"]
+    macs = {name: count_macs(model, job.image_size) for name, model in models.items()}
+    sizes = {name: count_parameters(model) for name, model in models.items()}
+    return [
+        Row(
+            network=network,
+            method=method,
+            share=share,
+            runtime=runtime,
+            threads=whole.threads,
+            macs=macs[f"{method} {share}"] / macs["unpruned"],
+            parameters=sizes[f"{method} {share}"] / sizes["unpruned"],
+            milliseconds=times[f"{method} {share}"].p50,
+            unpruned=whole.p50,
+            gain=whole.p50 / times[f"{method} {share}"].p50,
+            map50=map50,
+        )
+        for (method, share), map50 in maps.items()
+    ]
+
+
+if __name__ == "__main__":
+    run_main(main)
