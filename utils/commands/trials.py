@@ -152,6 +152,7 @@ class Trials:
             folding=args.fold,
             align=args.align,
             least=args.min_channels,
+            may_keep_all=True,  # another rung removes more
         )
 
     def measured(self, subject: DarknetSubject, *, as_cut: bool = True) -> Measured:
