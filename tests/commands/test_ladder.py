@@ -262,9 +262,12 @@ def test_real_evaluations_end_well(tmp_path, monkeypatch, capsys) -> None:
         ((*WORDS, "--data", "no.data"), "no.data"),
         (
             (*WORDS, "--strategy", "normal", "--layer-keep", "0.1"),
-            "--layer_keep: nothing of --strategy",
+            "--layer_keep: does nothing beside --strategy",
         ),
-        ((*WORDS, "--strategy", "shortcut", "--merge=max"), "--merge: nothing of --strategy shortcut"),
+        (
+            (*WORDS, "--strategy", "shortcut", "--merge=max"),
+            "--merge: does nothing beside --strategy shortcut",
+        ),
         ((*WORDS, "--align", "auto"), "--align auto: asks a runtime's latency table; name a --runtime"),
     ],
 )

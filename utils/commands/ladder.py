@@ -107,7 +107,9 @@ def run_ladder(args: argparse.Namespace) -> Ladder:
 def _refuse_idle(args: argparse.Namespace) -> None:
     if args.strategy != "slim" and (idle := [name for name in _SLIM if given(args, name)]):
         options = ", ".join(f"--{name}" for name in idle)
-        raise ToolkitError(f"{options}: nothing of --strategy {args.strategy}; leave it out, or take slim")
+        raise ToolkitError(
+            f"{options}: does nothing beside --strategy {args.strategy}; leave it out, or take slim"
+        )
     if args.align == "auto" and args.runtime == "none":
         raise ToolkitError("--align auto: asks a runtime's latency table; name a --runtime, or give a number")
 
