@@ -122,7 +122,7 @@ def _draw_panel(
     knees: Mapping[str, float],
     tolerance: float,
 ) -> None:
-    top = 100 * unpruned.as_cut if np.isfinite(unpruned.as_cut) else 0.0
+    top = 100 * unpruned.as_cut
     axis.axhspan(top - 100 * tolerance, top, color="#000000", alpha=0.07, linewidth=0)
     for (score, points), colour in zip(curves.items(), _COLOURS * len(curves), strict=False):
         whole = (unpruned, *points)
