@@ -22,11 +22,13 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from utils.commands import rows as csv_rows
 
 TABLE = ROOT / "benchmarks" / "bccd.csv"
 COMMON = (
@@ -213,7 +215,8 @@ class Study:
     def _note(self, trial: Trial, row: Row) -> None:
         with self._lock:
             self.rows[trial.key] = row
-            write_rows(self.rows.values(), self.table)
+            ordered = sorted(self.rows.values(), key=lambda row: (row.name, row.seed))
+            csv_rows.write_rows(self.table, ordered)
         print(
             f"{trial.key}: validation {row.valid:.1%}, test {row.test:.1%}, {row.parameters:,} parameters",
             flush=True,
@@ -258,31 +261,7 @@ def _figures(cfg: Path, weights: Path, data: Path) -> tuple[float, float, int, i
 
 def read_rows(table: Path = TABLE) -> dict[str, Row]:
     """The rows so far, by name and seed."""
-    if not table.exists():
-        return {}
-    kinds = {field.name: field.type for field in fields(Row)}
-    with table.open(encoding="utf-8") as file:
-        lines = [
-            {name: _typed(kinds[name], text) for name, text in line.items()} for line in csv.DictReader(file)
-        ]
-    return {f"{line['name']}/{line['seed']}": Row(**line) for line in lines}  # type: ignore[arg-type]
-
-
-def _typed(kind: object, text: str) -> str | int | float:
-    return text if kind is str else int(text) if kind is int else float(text)
-
-
-def write_rows(rows: object, table: Path) -> None:
-    """Write all rows, sorted, whole or not at all."""
-    from utils.files import atomic_path
-
-    ordered = sorted(rows, key=lambda row: (row.name, row.seed))  # type: ignore[call-overload]
-    with atomic_path(table) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
-        writer.writeheader()
-        for row in ordered:
-            values = asdict(row)
-            writer.writerow({key: f"{v:.5g}" if isinstance(v, float) else v for key, v in values.items()})
+    return {f"{row.name}/{row.seed}": row for row in csv_rows.read_rows(table, Row)}
 
 
 def main() -> None:

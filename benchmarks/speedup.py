@@ -3,8 +3,8 @@
     python benchmarks/speedup.py --network tiny --cfg tiny3.cfg --weights last.pt --data bccd.data --threads 1
 
 A network is pruned to --shares of its multiply-adds, in two ways: by one threshold over the gammas, and by
-latency (Taylor scores for each millisecond of the latency table of --aim, its stairs kept; the same
-multiply-adds end it). Then, on every runtime, the unpruned network and all pruned ones are timed in turns.
+latency (Taylor scores for each millisecond of the runtime's latency table, its stairs kept; the same
+multiply-adds end it). Then the unpruned network and all pruned ones are timed in turns.
 
     gain     times as fast as unpruned
     yield    gain x share of the multiply-adds that is left: 1 where every multiply-add saved is time saved
@@ -53,7 +53,7 @@ from utils.pruning.policies import slim
 from utils.pruning.selection import Limit, Selection
 from utils.pruning.subject import ChannelPlan
 from utils.pruning.surgery import prune
-from utils.runtimes.choice import NAMES, find_runtime
+from utils.runtimes.choice import NAMES
 
 LAYER_KEEP = 0.01
 _HALVINGS, _ROUNDS = 12, 60
@@ -91,7 +91,6 @@ def main() -> None:
         "--shares", nargs="+", type=fraction, default=[0.5, 0.25], help="of multiply-adds left"
     )
     parser.add_argument("--runtimes", nargs="+", choices=NAMES, default=["onnxruntime", "openvino", "torch"])
-    parser.add_argument("--aim", choices=NAMES, default="onnxruntime", help="whose latency table decides")
     parser.add_argument("--recalibrate", type=positive_int, default=128, help="training images")
     parser.add_argument("--table", type=Path, default=Path(__file__).with_suffix(".csv"), help="CSV")
     add_common(parser)
@@ -101,26 +100,24 @@ def main() -> None:
     threads = torch.get_num_threads()
     done = {row.runtime for row in rows if (row.network, row.threads) == (args.network, threads)}
     wanted = [name for name in args.runtimes if name not in done]
-    if not wanted:
-        return
-    job = _job(args, device)
-    networks = dict(_networks(job, args.shares))
-    maps = {key: _map50(job, model) for key, model in networks.items()}
     for name in wanted:
-        rows += _measured(job, args.network, name, networks, maps)
+        job = _job(args, device, name)
+        networks = dict(_networks(job, args.shares))
+        maps = {key: _map50(job, subject) for key, subject in networks.items()}
+        rows += _measured(job, args.network, networks, maps)
         write_rows(args.table, rows)
         for row in rows[-len(networks) :]:
             print(row)
 
 
-def _job(args: Namespace, device: torch.device) -> Job:
+def _job(args: Namespace, device: torch.device, runtime: str) -> Job:
     """What slim_prune.py --max-ms would work on."""
     parser = prune_parser(None)
     parser.add_argument("--layer_keep", type=float, default=LAYER_KEEP)
     add_merge(parser)
     add_budget(parser)
     words = ["--cfg", args.cfg, "--weights", args.weights, "--data", args.data, "--max-ms", "50%"]
-    words += ["--runtime", args.aim, "--recalibrate", args.recalibrate, "--workers", args.workers]
+    words += ["--runtime", runtime, "--recalibrate", args.recalibrate, "--workers", args.workers]
     return open_job(parser.parse_args([str(word) for word in words]), device, "speedup")
 
 
@@ -162,13 +159,12 @@ def _map50(job: Job, subject: DarknetSubject) -> float:
 def _measured(
     job: Job,
     network: str,
-    runtime: str,
     networks: dict[tuple[str, float], DarknetSubject],
     maps: dict[tuple[str, float], float],
 ) -> list[Row]:
     models: dict[str, Darknet] = {"unpruned": job.model}
     models |= {f"{method} {share}": subject.model for (method, share), subject in networks.items()}
-    times = network_latencies(models, find_runtime(runtime), job.image_size, _ROUNDS)
+    times = network_latencies(models, job.runtime, job.image_size, _ROUNDS)
     whole = times["unpruned"]
     macs = {name: count_macs(model, job.image_size) for name, model in models.items()}
     sizes = {name: count_parameters(model) for name, model in models.items()}
@@ -177,7 +173,7 @@ def _measured(
             network=network,
             method=method,
             share=share,
-            runtime=runtime,
+            runtime=job.runtime.name,
             threads=whole.threads,
             macs=macs[f"{method} {share}"] / macs["unpruned"],
             parameters=sizes[f"{method} {share}"] / sizes["unpruned"],

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,10 +12,10 @@ import prune
 import shortcut_prune
 import slim_prune
 from tests.commands.trials import WORDS, evaluations, make_project
-from utils.commands import ladder_rungs, pruning_stages
+from utils.commands import ladder_rungs, pruning_job, pruning_stages
 from utils.commands.arguments import run_main
 from utils.commands.ladder import ladder_parser, run_ladder
-from utils.commands.ladder_rungs import Rung
+from utils.commands.ladder_rungs import Ladder, Rung
 from utils.commands.rows import read_rows, write_rows
 from utils.errors import ToolkitError
 from utils.pruning.knee import knee
@@ -39,7 +40,7 @@ STRATEGIES = {
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("score", ["gamma", "l1", "taylor"])
 def test_a_rung_is_what_the_pruning_script_makes(evaluations, strategy, score, capsys) -> None:
-    words = ("--layer_keep", "0.1", "--align", "4", "--score", score)
+    words = ("--align", "4", "--score", score, *(("--layer_keep", "0.1") if strategy == "slim" else ()))
     made = climb("--strategy", strategy, "--rungs", "0.6", "--refine", "0", *words)
     (rung,) = made.rungs(score)
     module, share = STRATEGIES[strategy]
@@ -175,6 +176,53 @@ def test_without_a_knee_sparse_training_comes_next(evaluations, monkeypatch, cap
     assert "-sr" in out.splitlines()[-1]
 
 
+@pytest.mark.parametrize("value", [0.0, math.nan])
+@pytest.mark.parametrize("scores", [("gamma",), ("gamma", "l1")])
+def test_a_network_that_finds_nothing_has_no_knee(evaluations, monkeypatch, capsys, value, scores) -> None:
+    def nothing(*words, **more):
+        found = evaluations(*words, **more)
+        found.map50 = value
+        return found
+
+    monkeypatch.setattr(pruning_stages, "evaluate_network", nothing)
+    climb("--rungs", "0.3", "0.5", "--score", *scores)
+    assert evaluations.count == 2 + 4 * len(scores)  # nowhere to look closer
+    lines = capsys.readouterr().out.splitlines()
+    found = [line for line in lines if "knee:" in line]
+    assert len(found) == len(scores)
+    assert not any("…" in line for line in lines)  # whole in 80 columns
+    assert all("no knee: the unpruned network has mAP" in line for line in found)
+    assert any(("no mAP" if len(scores) == 1 else " none ") in line for line in lines)
+    assert lines[-1].endswith("train.py --cfg small.cfg --weights small.weights --data data/shapes.data")
+
+
+def test_small_networks_are_shown_in_units_that_tell(evaluations, capsys) -> None:
+    made = climb("--rungs", "0.5", "--refine", "0")
+    out = capsys.readouterr().out
+    for row in (made.unpruned, *made.rungs("gamma")):
+        assert f" {row.parameters / 1e3:.3f} K " in out
+        assert f" {row.macs / 1e3:.1f} K " in out
+    assert 100e3 < made.unpruned.macs < 1e6
+    assert "…" not in out  # whole in 80 columns
+
+
+def test_auto_takes_the_latency_tables_stairs(evaluations, monkeypatch) -> None:
+    asked = []
+
+    def table(_convolutions, runtime):
+        asked.append(runtime.name)
+        return SimpleNamespace(align=4)
+
+    monkeypatch.setattr(pruning_job, "find_or_measure", table)
+    monkeypatch.setattr(Ladder, "time", lambda *_: None)
+    words = (*WORDS, "--rungs", "0.5", "--refine", "0", "--runtime", "torch", "--align")
+    made = run_ladder(ladder_parser("").parse_args([*words, "auto"]))
+    assert asked == ["torch"]
+    count = evaluations.count
+    assert run_ladder(ladder_parser("").parse_args([*words, "4"])).rungs("gamma") == made.rungs("gamma")
+    assert evaluations.count == count  # the same trials
+
+
 def test_files_hold_every_rung_and_latency(evaluations, capsys, monkeypatch) -> None:
     monkeypatch.setattr(ladder_rungs, "_SECONDS", 0.0)
     pytest.importorskip("onnxruntime")
@@ -212,6 +260,15 @@ def test_real_evaluations_end_well(tmp_path, monkeypatch, capsys) -> None:
         ((*WORDS, "--rungs", "1"), "'1' is not a number from 0 to below 1"),
         ((*WORDS, "--rungs", "0"), "which is measured anyway"),
         ((*WORDS, "--data", "no.data"), "no.data"),
+        (
+            (*WORDS, "--strategy", "normal", "--layer-keep", "0.1"),
+            "--layer_keep: does nothing beside --strategy",
+        ),
+        (
+            (*WORDS, "--strategy", "shortcut", "--merge=max"),
+            "--merge: does nothing beside --strategy shortcut",
+        ),
+        ((*WORDS, "--align", "auto"), "--align auto: asks a runtime's latency table; name a --runtime"),
     ],
 )
 def test_errors_are_one_line_before_anything_is_evaluated(evaluations, words, fact, capsys) -> None:

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import sensitivity as script
 from tests.commands.trials import WORDS, evaluations, make_project
-from utils.commands import pruning_stages, sensitivity
+from utils.commands import pruning_job, pruning_stages, sensitivity
 from utils.commands.arguments import run_main
 from utils.commands.project import open_files
 from utils.commands.rows import read_rows
@@ -113,6 +114,38 @@ def test_files_name_the_most_sensitive_groups(evaluations, monkeypatch, capsys) 
     assert Path("out/small_sensitivity.png").read_bytes().startswith(b"\x89PNG")
     measure("--output", "out")
     assert capsys.readouterr().out.splitlines()[-1].endswith("--keep-sections 1,3")  # a quarter
+
+
+@pytest.mark.parametrize("count", [1, 6, 7, 12, 19])
+def test_every_figure_is_printed_whole_within_80_columns(evaluations, monkeypatch, capsys, count) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    measured, known = sensitivity.Sensitivity._measured, {}
+
+    def lossy(self, name, ratio):
+        if name not in known:
+            known[name] = measured(self, name, ratio)
+        return Cut(**vars(known[name]) | {"ratio": ratio, "map50": 1.0 - (1.0 if name == "1,3" else 0.0)})
+
+    monkeypatch.setattr(sensitivity.Sensitivity, "_measured", lossy)
+    ratios = [round((number + 1) / (count + 1), 2) for number in range(count)]
+    measure("--ratios", *map(str, ratios))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    heads = [[cell.strip() for cell in line.split("┃")[1:-1]] for line in lines if line.startswith("┃")]
+    assert max(len(line) for line in lines if line[:1] in {"│", "┃"}) <= 80
+    figures = [cell for row in rows if row[0] == "1,3" for cell in row[2:]]
+    assert figures[:-1] == ["100.0"] * (count + 1)  # the last but one is their mean
+    assert figures[-1].endswith(" %")
+    assert [cell for head in heads for cell in head if cell.startswith("0.")] == [f"{r:g}" for r in ratios]
+
+
+def test_auto_takes_the_latency_tables_stairs(evaluations, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(pruning_job, "find_or_measure", lambda *_: SimpleNamespace(align=4))
+    found = measure("--ratios", "0.4", "--align", "auto", "--recalibrate", "0")
+    assert [cut.channels - cut.removed for cut in found.cuts([0.4])] == [8, 12, 8, 16]  # of 8, 16, 12, 24
+    count = evaluations.count
+    measure("--ratios", "0.4", "--align", "4", "--recalibrate", "0")
+    assert evaluations.count == count  # the same trials
 
 
 def test_real_evaluations_end_well(tmp_path, monkeypatch, capsys) -> None:

@@ -106,10 +106,21 @@ def test_branches_may_be_longer_and_hold_dropout(shared):
             [CONV, CONV, "[shortcut]\nfrom=-2\nweights_type=per_channel\nweights_normalization=relu"],
             "weights",
         ),
+        ([CONV, "[dropout]\nprobability=0.5", "[shortcut]\nfrom=0"], "no weights in the branch"),
     ],
 )
 def test_what_is_no_block(sections, reason):
     assert residual_blocks(network(*sections)) == (), reason
+
+
+def test_a_branch_that_adds_the_identity_itself_is_no_block():
+    inner = [CONV, CONV, "[shortcut]\nfrom=0"]  # 2 = 0 + 1
+    net = network(*inner, "[activation]\nactivation=leaky", "[shortcut]\nfrom=0")  # 4 = 0 + act(0 + 1)
+    assert [block.shortcut for block in residual_blocks(net)] == [2]
+    gated = [CONV, CONV, "[avgpool]", CONV, "[scale_channels]\nfrom=0", "[shortcut]\nfrom=0"]
+    assert residual_blocks(network(*gated[:1], *gated[2:])) == ()  # 3 = 0 x gate
+    net = network(*inner, CONV, "[shortcut]\nfrom=0")  # 4 = 0 + conv(0 + 1)
+    assert [block.shortcut for block in residual_blocks(net)] == [2, 4]
 
 
 def test_references_keep_their_targets_and_their_style():

@@ -156,6 +156,34 @@ num=1
     assert torch.allclose(heads(result.folded.model, image(model)), heads(result.compact.model, image(model)))
 
 
+@pytest.mark.parametrize(
+    ("after", "blocks"),
+    [
+        ("[activation]\nactivation=leaky\n[shortcut]\nfrom=0\n", ["layers.2"]),
+        ("[dropout]\nprobability=0.5\n[shortcut]\nfrom=0\n", ["layers.2"]),
+        ("[convolutional]\nbatch_normalize=1\nfilters=4\n[shortcut]\nfrom=0\n", ["layers.2", "layers.4"]),
+    ],
+)
+def test_every_block_vanishes_with_its_weights(after, blocks):
+    """0 + act(0 + 1) is no block of 0 although its branch reads nothing else: it would leave act(0)."""
+    text = "[net]\nwidth=16\nheight=16\nchannels=3\n"
+    text += 2 * "[convolutional]\nbatch_normalize=1\nfilters=4\nactivation=leaky\n" + "[shortcut]\nfrom=0\n"
+    text += after + "[convolutional]\nfilters=6\nactivation=linear\n"
+    text += "[yolo]\nmask=0\nanchors=4,4\nclasses=1\nnum=1\n"
+    torch.manual_seed(0)
+    subject = DarknetSubject.of(Darknet(Network.from_text(text)).double().eval())
+    assert [block.name for block in subject.blocks] == blocks
+    for block in subject.blocks:
+        model = subject.copied().model
+        with torch.no_grad():
+            for name in block.layers:
+                norm = model.get_submodule(subject.graph.layers[name].norm)
+                norm.weight.zero_(), norm.bias.zero_()
+                model.get_submodule(name.rpartition(".")[0]).activation = torch.nn.Identity()
+        shorter = subject.with_model(model).shortened([block]).model
+        assert torch.allclose(heads(model, image(model)), heads(shorter, image(model)), rtol=1e-12)
+
+
 def test_a_network_that_takes_only_its_own_size_is_folded_at_it():
     text = "[net]\nwidth=16\nheight=16\nchannels=3\n"
     convolution = "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\nstride=2\npad=1\nactivation=leaky\n"

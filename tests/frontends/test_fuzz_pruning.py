@@ -81,7 +81,8 @@ def check(network, policy, align, least, folding, blocks, seed) -> bool:
     scores = random_subset(subject, seed)
     plans = [policy, *([WeakestBlocks(min(blocks, len(subject.blocks)))] if blocks else [])]
     try:
-        result = prune(subject, plans, lambda _: scores, folding=folding, align=align, least=least)
+        widths = {"align": align, "least": least, "may_keep_all": True}
+        result = prune(subject, plans, lambda _: scores, folding=folding, **widths)
     except PruningError as error:
         if any(text in str(error) for text in ("nothing to prune", "removes all", "asked for")):
             return False

@@ -21,6 +21,9 @@ FLAT = {0.0: 0.6, 0.5: 0.6, 0.9: 0.6}
         ({0.0: 0.62, 0.8: 0.61}, 0.01, 0.8),  # exactly the tolerance; 0.62 - 0.01 is not 0.61 in binary
         ({0.0: 0.62, 0.8: 0.7}, 0.0, 0.8),  # better than unpruned
         ({0.0: 0.62}, 0.01, 0.0),
+        ({0.0: 0.0, 0.5: 0.0, 0.9: 0.0}, 0.01, 0.0),  # what finds nothing loses nothing
+        ({0.0: 0.0, 0.5: 0.3}, 0.01, 0.0),
+        ({0.0: math.nan, 0.5: math.nan}, 0.01, 0.0),
     ],
 )
 def test_the_knee_is_the_largest_share_within_the_tolerance(curve, tolerance, expected) -> None:
@@ -44,6 +47,11 @@ def test_what_does_not_fall_has_no_steepest_part() -> None:
 
 def test_nothing_is_looked_at_where_all_is_good() -> None:
     assert next_share(FLAT, 0.01, 0.01) is None
+
+
+@pytest.mark.parametrize("unpruned", [0.0, math.nan])
+def test_nothing_is_looked_at_where_nothing_is_found(unpruned) -> None:
+    assert next_share({0.0: unpruned, 0.5: 0.0, 0.9: 0.0}, 0.01, 0.01) is None
 
 
 @st.composite

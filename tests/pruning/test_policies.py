@@ -84,8 +84,23 @@ def test_a_layer_that_would_be_emptied_keeps_its_best_channel_and_is_named(subje
 
 
 def test_percent_that_takes_everything_names_the_largest_value(subject):
-    with pytest.raises(PruningError, match=r"largest value is 0\.98"):
-        slim(1.0, 0.01)(subject, gamma_scores(subject))
+    scores = gamma_scores(subject)
+    with pytest.raises(PruningError, match=r"largest value is 0\.9999$") as stop:
+        slim(1.0, 0.01)(subject, scores)
+    named = float(str(stop.value).split()[-1])
+    most = max(max(values) for values in scores.values())
+    assert slim(named, 0.01)(subject, scores).threshold == most  # there is no larger one
+
+
+@pytest.mark.parametrize("count", [1, 29, 9999, 10000, 27072, 123456])
+def test_the_largest_value_works_for_every_number_of_channels(count):
+    pool = np.arange(count, dtype=np.float32)
+    with pytest.raises(PruningError) as stop:
+        slim(1.0, 0.01)._threshold(pool)
+    assert slim(float(str(stop.value).split()[-1]), 0.01)._threshold(pool) == count - 1
+
+
+def test_without_a_candidate_the_remedy_is_named(subject):
     with pytest.raises(PruningError, match="nothing to prune"):
         slim(0.5, 0.01)(subject, {})
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from tests.pruning.toy import ToyNet, ToySubject, randomised
+from utils.errors import PruningError
 from utils.pruning.policies import WeakestBlocks, normal, slim
 from utils.pruning.scores import gamma_scores
 from utils.pruning.surgery import prune
@@ -134,6 +135,27 @@ def test_align_gives_multiples_unless_all_is_kept():
     compact = prune(subject, [slim(0.6, 0.05)], align=4).compact
     for layer in compact.graph.layers.values():
         assert len(layer.outputs) % 4 == 0 or layer.outputs is compact.graph.layers["head"].outputs
+
+
+def test_widths_that_undo_a_plan_are_refused_unless_that_may_be():
+    subject = ToySubject.of(randomised(ToyNet()))
+    for option, widths in {"--min-channels 99": {"least": 99}, "--align 64": {"align": 64}}.items():
+        with pytest.raises(PruningError, match=rf"^{option}: brings all \d+ channels back"):
+            prune(subject, [slim(0.5, 0.05)], **widths)
+        assert prune(subject, [slim(0.5, 0.05)], **widths, may_keep_all=True).keep.all()
+        assert prune(subject, [normal(0.0)], **widths).keep.all()  # a share that removes nothing
+        assert prune(subject, [slim(0.5, 0.05), WeakestBlocks(1)], **widths).removed_blocks
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_padded_layer_that_no_carrier_can_serve_is_named(padding):
+    model = randomised(ToyNet(width=16, size=3))
+    model.depthwise.conv.padding = (padding, padding)
+    subject, policies = ToySubject.of(model), [slim(0.6, 0.05), WeakestBlocks(1)]
+    result = prune(subject, policies, folding="borders")
+    assert result.bordered == (("depthwise.conv",) if padding else ())
+    assert (gap(result.masked.model, result.compact.model) > 1e-3) == bool(padding)
+    assert prune(subject, policies).bordered == ()  # nothing was promised
 
 
 def test_scores_have_all_threads_and_surgery_gives_them_back(monkeypatch):

@@ -1,7 +1,10 @@
 """Pictures are drawn for any figures, and say what they are given."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
 from utils.reporting import curves
 from utils.reporting.curves import Point, plot_ladders, plot_sensitivity
@@ -58,6 +61,58 @@ def test_the_heat_map_tells_every_figure_and_passes_over_what_is_missing(tmp_pat
     assert [label.get_text() for label in axis.get_yticklabels()][1] == "1 .. 9, 4 layers (32)"
     low, high = figure[0].axes[1].get_ylim()
     assert (low, high) == pytest.approx((-3.0, 80.0))
+
+
+@pytest.mark.parametrize(("groups", "ratios"), [(1, 1), (1, 15), (3, 4), (30, 2)])
+def test_what_is_written_on_a_heat_map_lies_in_it_and_apart(tmp_path, figure, groups, ratios) -> None:
+    labels = [f"{10 * group} .. {10 * group + 9}, 4 layers (512)" for group in range(groups)]
+    shares = [round((number + 1) / (ratios + 1), 2) for number in range(ratios)]
+    title = "a_network_with_a_long_name_last.weights at 416x416, 200 images, score gamma_x_l1"
+    plot_sensitivity(np.full((groups, ratios), -0.123), labels, shares, tmp_path / "heat.png", title=title)
+    heat, bar = figure[0].axes
+    whole = figure[0].bbox
+    written = [
+        heat.xaxis.label,
+        heat.yaxis.label,
+        bar.yaxis.label,
+        figure[0]._suptitle,
+        *heat.get_yticklabels(),
+    ]
+    for text in written:
+        box = text.get_window_extent()
+        assert box.x0 >= whole.x0, text
+        assert box.x1 <= whole.x1, text
+        assert box.y0 >= whole.y0, text
+        assert box.y1 <= whole.y1, text
+    for texts in (heat.texts[:ratios], heat.get_xticklabels()):
+        boxes = [text.get_window_extent() for text in texts]
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+
+
+def test_figures_stand_out_from_their_cells(tmp_path, figure) -> None:
+    drops = np.linspace(-0.1, 0.2, 31)[:, None]
+    plot_sensitivity(drops, [str(row) for row in range(31)], [0.5], tmp_path / "heat.png", title="x")
+    heat = figure[0].axes[0]
+    (mesh,) = heat.collections
+    for text, colour in zip(heat.texts, mesh.to_rgba(mesh.get_array()).reshape(-1, 4), strict=True):
+        ink, paper = sorted(map(curves._luminance, (to_rgb(text.get_color()), colour)))
+        assert (paper + 0.05) / (ink + 0.05) >= 3.5  # 3 is what WCAG asks of large letters
+
+
+def test_a_small_network_is_counted_in_thousands(tmp_path, figure) -> None:
+    whole = Point(0.0, 0.6, None, 7_346, 314_100, None)
+    points = [Point(0.5, 0.5, None, 3_000, 100_000, None)]
+    path = tmp_path / "ladder.png"
+    plot_ladders(whole, {"l1": points}, {"l1": 0.0}, 0.01, path, title="x", runtime="none")
+    axes = figure[0].axes[1:]
+    assert [axis.get_xlabel() for axis in axes] == ["parameters, thousands", "multiply-adds, thousands"]
+    assert [axis.lines[0].get_xdata()[0] for axis in axes] == [7.346, 314.1]
+
+
+def test_a_network_that_finds_nothing_can_be_drawn(tmp_path, figure) -> None:
+    nothing = Point(0.0, float("nan"), None, 7_346, 314_100, None)
+    plot_ladders(nothing, {"l1": [nothing]}, {"l1": 0.0}, 0.01, tmp_path / "x.png", title="x", runtime="none")
+    assert figure
 
 
 def test_a_heat_map_without_any_loss_can_be_drawn(tmp_path, figure) -> None:

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from utils.commands.arguments import Need, resolve
+from utils.commands.pruning_options import refuse_beside_what_if
 from utils.commands.tables import multiply_adds, show
 from utils.darknet.costs import section_costs
 from utils.darknet.network import Network
@@ -63,8 +64,9 @@ def show_what_if(args: argparse.Namespace) -> None:
     """Print what is left when the same share of every layer goes; needs a cfg and no weights.
 
     Raises:
-        ToolkitError: there is no cfg, or an option needs more than it.
+        ToolkitError: there is no cfg, or an option needs more than it or would do nothing.
     """
+    refuse_beside_what_if(args)
     network = resolve(args, needs=CFG_ONLY).network()
     if args.img_size:
         network = network.resized(*args.img_size)

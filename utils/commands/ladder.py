@@ -16,7 +16,7 @@ from utils.commands.arguments import (
     write_json,
 )
 from utils.commands.ladder_rungs import Ladder, Rung
-from utils.commands.pruning_options import add_merge
+from utils.commands.pruning_options import add_merge, given
 from utils.commands.trials import (
     Trials,
     add_scores,
@@ -27,7 +27,8 @@ from utils.commands.trials import (
     settings,
     trial_parser,
 )
-from utils.pruning.knee import knee, steepest
+from utils.errors import ToolkitError
+from utils.pruning.knee import has_knee, knee, steepest
 from utils.pruning.policies import normal, shortcut, slim
 from utils.pruning.subject import Policy
 from utils.reporting.curves import Point, plot_ladders
@@ -43,6 +44,7 @@ _SCRIPTS = {
 }
 # options that change the figures of a rung
 _CUT = ("layer_keep", "merge", "fold", "align", "min_channels", "keep_sections")
+_SLIM = ("layer_keep", "merge")  # options of this strategy alone
 _KEYS = ("strategy", *_CUT, "recalibrate", "eval_images", "img_size", "batch_size", "seed")
 
 
@@ -81,6 +83,7 @@ def run_ladder(args: argparse.Namespace) -> Ladder:
     Raises:
         ToolkitError: something given cannot be used.
     """
+    _refuse_idle(args)
     device = prepare(args)
     args.score = list(dict.fromkeys(args.score))
     runtime = None if args.runtime == "none" else _runtime(args.runtime)
@@ -99,6 +102,16 @@ def run_ladder(args: argparse.Namespace) -> Ladder:
     print(f"written: {table}, {picture}, {data}")
     next_command(*_next(trials, ladder))
     return ladder
+
+
+def _refuse_idle(args: argparse.Namespace) -> None:
+    if args.strategy != "slim" and (idle := [name for name in _SLIM if given(args, name)]):
+        options = ", ".join(f"--{name}" for name in idle)
+        raise ToolkitError(
+            f"{options}: does nothing beside --strategy {args.strategy}; leave it out, or take slim"
+        )
+    if args.align == "auto" and args.runtime == "none":
+        raise ToolkitError("--align auto: asks a runtime's latency table; name a --runtime, or give a number")
 
 
 def _runtime(name: str) -> Runtime:
@@ -146,9 +159,14 @@ def _point(row: Rung, ladder: Ladder) -> Point:
 
 
 def _next(trials: Trials, ladder: Ladder) -> tuple[str, ...]:
-    """The pruning at the knee; where there is none, the sparse training that makes one."""
+    """The pruning at the knee; where there is none, the sparse training that makes one.
+
+    A network that finds nothing has to learn something first.
+    """
     args, project = trials.job.args, trials.job.project
     best = cheapest(ladder, args.score, args.tolerance)
+    if not has_knee({0.0: ladder.unpruned.as_cut}):
+        return "python train.py", project.options()
     if best is None:
         return (
             "python train.py",
@@ -157,14 +175,14 @@ def _next(trials: Trials, ladder: Ladder) -> tuple[str, ...]:
             f"--prune {int(args.strategy != 'normal')}",
         )
     script, share = _SCRIPTS[args.strategy]
-    given = {name: value for name, value in arguments(args).items() if name in (*_CUT, "img_size")}
+    words = {name: value for name, value in arguments(args).items() if name in (*_CUT, "img_size")}
     plain = {"merge": "union", "fold": "interior", "align": 1, "min_channels": 1}
-    given = {name: value for name, value in given.items() if plain.get(name) != value}
+    words = {name: value for name, value in words.items() if plain.get(name) != value}
     if args.strategy != "slim":
-        given = {name: value for name, value in given.items() if name not in ("layer_keep", "merge")}
-    given |= {"score": best.score} if best.score != "gamma" else {}
-    given |= {"recalibrate": args.recalibrate} if best.best > best.as_cut else {}
-    return f"python {script}", project.options(), f"--{share} {best.share:g}", options(given)
+        words = {name: value for name, value in words.items() if name not in _SLIM}
+    words |= {"score": best.score} if best.score != "gamma" else {}
+    words |= {"recalibrate": args.recalibrate} if best.best > best.as_cut else {}
+    return f"python {script}", project.options(), f"--{share} {best.share:g}", options(words)
 
 
 def cheapest(ladder: Ladder, scores: Sequence[str], tolerance: float) -> Rung | None:

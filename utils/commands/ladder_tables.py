@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 
 from utils.commands.ladder_rungs import Ladder, Rung
-from utils.commands.tables import percent, show
-from utils.pruning.knee import knee, steepest
+from utils.commands.tables import decimals, multiply_adds, percent, show
+from utils.pruning.knee import has_knee, knee, steepest
 
 _HEAD = ("share", "as cut", "recali-\nbrated", "parameters", "MACs", "ms", "")
 
@@ -53,7 +53,7 @@ def _knees(ladder: Ladder, scores: Sequence[str], tolerance: float) -> Table:
         share = knee(ladder.curve(score), tolerance)
         row = next((row for row in ladder.rungs(score) if row.share == share), ladder.unpruned)
         figures = [_points(row.as_cut), _points(row.recalibrated)]
-        table.add_row(score, f"{share:g}", *figures, *_costs(row, ladder))
+        table.add_row(score, f"{share:g}" if share else "none", *figures, *_costs(row, ladder))
     return table
 
 
@@ -70,10 +70,11 @@ def _points(fraction: float | None) -> str:
 
 def _costs(row: Rung, ladder: Ladder) -> list[str]:
     unpruned, ms = ladder.unpruned, ladder.milliseconds(row)
+    places = 0 if unpruned.ms is None else min(3, decimals(unpruned.ms, 3))  # for 80 columns
     return [
-        f"{row.parameters / 1e6:.3f} M {_part(row.parameters / unpruned.parameters)}",
-        f"{row.macs / 1e9:.3f} G {_part(row.macs / unpruned.macs)}",
-        "" if ms is None or row.slowness is None else f"{ms:.1f} {_part(row.slowness)}",
+        f"{multiply_adds(row.parameters, unpruned.parameters)} {_part(row.parameters / unpruned.parameters)}",
+        f"{multiply_adds(row.macs, unpruned.macs)} {_part(row.macs / unpruned.macs)}",
+        "" if ms is None or row.slowness is None else f"{ms:.{places}f} {_part(row.slowness)}",
     ]
 
 
@@ -83,6 +84,8 @@ def _part(ratio: float) -> str:
 
 def _mark(share: float, curve: dict[float, float], tolerance: float) -> str:
     drop = steepest(curve)
+    if not share and not has_knee(curve):
+        return "no mAP"
     if share and share == knee(curve, tolerance):
         return "knee"
     return "cliff" if drop is not None and share == drop.after else ""
@@ -91,6 +94,10 @@ def _mark(share: float, curve: dict[float, float], tolerance: float) -> str:
 def _findings(ladder: Ladder, score: str, tolerance: float) -> Iterable[str]:
     curve = ladder.curve(score)
     share, last = knee(curve, tolerance), max(curve)
+    if not has_knee(curve):
+        fact = f"no knee: the unpruned network has mAP {percent(curve[0.0])}"
+        yield f"{fact}, so no share can be told good; train it first"
+        return
     if not share:
         yield f"no rung keeps mAP within {100 * tolerance:g} points: train with -sr first"
     elif share == last:

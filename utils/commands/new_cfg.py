@@ -19,7 +19,7 @@ from utils.commands.arguments import (
 from utils.commands.doctor_checks import Anchors, check_anchors
 from utils.commands.project import DEMO_DATA
 from utils.commands.results import quoted
-from utils.commands.tables import show
+from utils.commands.tables import multiply_adds, show
 from utils.darknet.anchors import slots, with_anchors
 from utils.darknet.costs import section_costs
 from utils.darknet.edit import with_classes
@@ -145,7 +145,7 @@ def _differences(before: Network, after: Network) -> Iterator[Row]:
     rows.append(("filters in all", *(f"{count:,}" for count in filters)))
     costs = [section_costs(network) for network in (before, after)]
     rows.append(("parameters", *(f"{sum(c.parameters for c in found):,}" for found in costs)))
-    rows.append(("MACs", *(f"{sum(c.macs for c in found) / 1e9:.3f} G" for found in costs)))
+    rows.append(("MACs", *(multiply_adds(sum(c.macs for c in found)) for found in costs)))
     for row in rows:
         if row[1] != row[2]:
             yield row

@@ -38,6 +38,11 @@ TAYLOR_IMAGES = 64
 TAYLOR_BATCH = 2
 COSTS = ("max_ms", "max_macs", "max_params", "max_mb")
 LIMITS = (*COSTS, "min_map")
+# what --what-if heeds, and what only says where and on what a command runs
+_WHAT_IF = {
+    "what-if", "cfg", "img-size", "align", "min-channels", "keep-sections",
+    "weights", "data", "seed", "device", "workers", "threads",
+}  # fmt: skip
 _UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
 
 
@@ -83,8 +88,7 @@ def prune_parser(manual: str | None) -> Parser:
 def _add_choice(group: Options) -> None:
     text = f"importance of a channel: {SCORES} (default: gamma; for a budget taylor, with --data)"
     group.add_argument("--score", help=text)
-    text = "multiples of so many channels; auto: as a latency table says (default: 1, for --max-ms auto)"
-    group.add_argument("--align", type=_align, metavar="N", help=text)
+    add_align(group, note=" (default: 1, for --max-ms auto)")
     add_floors(group)
     group.add_argument("--classic", action="store_true", help="exactly the published rules of 2019-20")
     question = group.add_mutually_exclusive_group()
@@ -92,6 +96,12 @@ def _add_choice(group: Options) -> None:
     question.add_argument("--explain", type=non_negative_int, metavar="SECTION", help=text)
     text = "print what is left if this share of every layer goes, from the cfg alone, and write nothing"
     question.add_argument("--what-if", type=fraction_below_one, metavar="SHARE", help=text)
+
+
+def add_align(group: Options, default: int | None = None, note: str = "") -> None:
+    """Add --align; `note` tells the default where it is None."""
+    text = f"multiples of so many channels; auto: as a latency table says{note}"
+    group.add_argument("--align", type=_align, default=default, metavar="N", help=text)
 
 
 def add_floors(group: Options) -> None:
@@ -121,7 +131,7 @@ def _add_afterwards(group: Options) -> None:
 def add_merge(parser: Parser) -> None:
     """Add --merge."""
     text = "what decides over channels that a shortcut adds: any of their writers (union), the first one "
-    text += "(leader), or the mean, max or norm of their scores"
+    text += "(leader), or the mean, max or norm of their scores; in a budget union means max"
     parser.add_argument("--merge", choices=MERGES, default="union", help=text)
 
 
@@ -189,6 +199,9 @@ def refuse_idle(args: argparse.Namespace) -> None:
         _refuse_unpublished(args)
     if getattr(args, "iterative", 1) > 1 and args.explain is not None:
         raise ToolkitError("--explain: explains one pruning, --iterative does several; leave one of them out")
+    if has_budget(args) and args.merge == "leader":
+        fact = "a budget weighs channels against what they cost, no layer leads"
+        raise ToolkitError(f"--merge leader: {fact}; use union, mean, max or norm")
     if has_budget(args) and given(args, "global_percent"):
         raise ToolkitError("--global_percent: a budget decides how much goes; leave one of them out")
     if hasattr(args, "tune_epochs") and args.iterative == 1 and given(args, "tune_epochs"):
@@ -200,10 +213,31 @@ def refuse_idle(args: argparse.Namespace) -> None:
         raise ToolkitError(f"--{option}: serves --max-ms and --align auto; add one of them")
 
 
+def refuse_beside_what_if(args: argparse.Namespace) -> None:
+    """Refuse what --what-if does not heed: it cuts the same share of every layer, whatever the strategy.
+
+    Raises:
+        ToolkitError: with the options, or for a strategy that removes blocks.
+    """
+    if hasattr(args, "shortcuts"):
+        fact = "speaks of channels, and this strategy removes whole blocks"
+        raise ToolkitError(f"--what-if: {fact}; use slim_prune.py --what-if {args.what_if:g}")
+    idle = [name for name in _typed(args) if name not in _WHAT_IF]
+    if idle:
+        options = ", ".join(f"--{name}" for name in dict.fromkeys(idle))
+        fact = "takes the same share of every layer, from the cfg alone, and has no"
+        raise ToolkitError(f"--what-if: {fact} {options}; leave one of them out")
+
+
 def given(args: argparse.Namespace, name: str) -> bool:
     """Whether an option was typed."""
-    words = (word.partition("=")[0].replace("_", "-") for word in shlex.split(args.command))
-    return f"--{name.replace('_', '-')}" in words
+    return name.replace("_", "-") in _typed(args)
+
+
+def _typed(args: argparse.Namespace) -> list[str]:
+    """The options that were typed, spelled with - and without what is before their name."""
+    words = (word.partition("=")[0] for word in shlex.split(args.command))
+    return [word[2:].replace("_", "-") for word in words if word.startswith("--")]
 
 
 def _refuse_unpublished(args: argparse.Namespace) -> None:

@@ -124,6 +124,11 @@ def notes(result: Result) -> tuple[str, ...]:
     if result.unfolded:
         fact = "the constants of removed channels could not be folded"
         found.append(f"{fact} at sections {_list(result.unfolded)}")
+    if result.bordered:
+        layers = result.folded.graph.layers
+        grouped = {name: " (grouped)" * (layers[name].groups > 1) for name in result.bordered}
+        where = ", ".join(f"{section_index(name)}{how}" for name, how in grouped.items())
+        found.append(f"at image borders not exact at sections {where}: no channel there can carry constants")
     if result.carried.any():
         fact = "dead channels stay to carry the constants of all others to image borders"
         found.append(f"{int(result.carried.sum())} {fact}")

@@ -20,6 +20,7 @@ from utils.commands.arguments import (
     provenance,
     write_json,
 )
+from utils.commands.pruning_options import add_align
 from utils.commands.rows import read_rows, write_rows
 from utils.commands.tables import percent, show
 from utils.commands.trials import Trials, add_scores, identity, options, outputs, settings, trial_parser
@@ -32,7 +33,8 @@ from utils.pruning.subject import ChannelPlan, LayerScores, Policy, Subject
 from utils.reporting.curves import plot_sensitivity
 
 _RATIOS = (0.2, 0.4, 0.6, 0.8)
-_KEYS = ("score", "recalibrate", "eval_images", "img_size", "batch_size", "seed")
+_KEYS = ("score", "align", "recalibrate", "eval_images", "img_size", "batch_size", "seed")
+_AT_ONCE = 7  # columns of figures that fit into 80 characters beside the sections
 _NAMED = 4  # one group in so many is named for --keep-sections, unless --most says how many
 
 
@@ -74,6 +76,7 @@ def sensitivity_parser(manual: str | None) -> Parser:
         "--ratios", nargs="+", type=_ratio, default=_RATIOS, metavar="SHARE", help=f"shares {text}"
     )
     add_scores(group, several=False)
+    add_align(group, default=1)
     text = "name at most N groups for --keep-sections (default: a quarter of them)"
     group.add_argument("--most", type=positive_int, metavar="N", help=text)
     return parser
@@ -100,7 +103,9 @@ def run_sensitivity(args: argparse.Namespace) -> "Sensitivity":
     drops = found.drops(ratios)
     size = trials.job.image_size
     title = f"{trials.job.project.needed('weights').name} at {size[1]}x{size[0]}, {trials.images} images"
-    show(f"mAP@0.5 lost, points, most robust group first: {title}", _table(found, drops, ratios))
+    heading = f"mAP@0.5 lost, points, most robust group first: {title}"
+    for number, part in enumerate(_tables(found, drops, ratios)):
+        show("the same groups, continued:" if number else heading, part)
     print(f"unpruned{', recalibrated' * bool(args.recalibrate)}: mAP@0.5 {percent(found.unpruned.map50)}")
     labels = [f"{_short(name)} ({row.channels})" for name, row in found.widest(ratios)]
     plot_sensitivity(drops, labels, ratios, picture, title=f"{title}, score {args.score}")
@@ -109,6 +114,7 @@ def run_sensitivity(args: argparse.Namespace) -> "Sensitivity":
     write_json(data, provenance(args) | {"arguments": arguments(args)} | results)
     print(f"written: {table}, {picture}, {data}")
     given = {"score": None if args.score == "gamma" else args.score, "keep_sections": kept}
+    given["align"] = None if args.align == 1 else args.align
     next_command("python ladder.py", trials.job.project.options(), options(given))
     return found
 
@@ -204,18 +210,23 @@ def alone(group: Group, ratio: float) -> Policy:
     return policy
 
 
-def _table(found: Sensitivity, drops: NDArray[np.float64], ratios: Sequence[float]) -> Table:
-    """A line for each group; the MACs are those that the largest ratio saves."""
-    table = Table()
-    heads = ("sections", "channels", *(f"{ratio:g}" for ratio in ratios), "mean", "MACs saved")
-    for head in heads:
-        table.add_column(head, justify="left" if head == "sections" else "right", overflow="fold")
-    rows = found.widest(ratios)
-    for index in np.argsort(drops.mean(axis=1), kind="stable"):
-        name, cut = rows[index]
-        points = [f"{value:z.1f}" for value in (*100 * drops[index], 100 * drops[index].mean())]
-        table.add_row(name, str(cut.channels), *points, percent(1 - cut.macs / found.unpruned.macs))
-    return table
+def _tables(found: Sensitivity, drops: NDArray[np.float64], ratios: Sequence[float]) -> list[Table]:
+    """A line for each group; the MACs are those that the largest ratio saves. Many ratios take several."""
+    heads = (*(f"{ratio:g}" for ratio in ratios), "mean", "MACs\nsaved")
+    rows, order = found.widest(ratios), np.argsort(drops.mean(axis=1), kind="stable")
+    tables = []
+    for columns in np.array_split(np.arange(len(heads)), -(-len(heads) // _AT_ONCE)):
+        table = Table()
+        table.add_column("sections", overflow="fold")
+        for head in ("channels", *(heads[column] for column in columns)):
+            table.add_column(head, justify="right", no_wrap=True)
+        for index in order:
+            name, cut = rows[index]
+            cells = [f"{value:z.1f}" for value in (*100 * drops[index], 100 * drops[index].mean())]
+            cells.append(percent(1 - cut.macs / found.unpruned.macs))
+            table.add_row(name, str(cut.channels), *(cells[column] for column in columns))
+        tables.append(table)
+    return tables
 
 
 def _sensitive(found: Sensitivity, drops: NDArray[np.float64], args: argparse.Namespace) -> list[int]:

@@ -1,5 +1,7 @@
 """The tables that commands end with."""
 
+import math
+
 from rich.console import Console
 from rich.table import Table
 
@@ -15,13 +17,21 @@ def percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.2f} %"
 
 
-def multiply_adds(value: float) -> str:
-    """With their unit.
+def multiply_adds(value: float, whole: float | None = None) -> str:
+    """Any large count, with its unit.
 
-    >>> multiply_adds(2.7e9)
-    '2.700 G'
+    Args:
+        value: the count.
+        whole: what gives unit and places to all numbers of a column; None for `value` itself.
+
+    >>> multiply_adds(2.7e9), multiply_adds(12_345), multiply_adds(992e6, whole=2.7e9), multiply_adds(512)
+    ('2.700 G', '12.35 K', '0.992 G', '512')
     """
-    return f"{value / 1e9:.3f} G" if value >= 1e9 else f"{value / 1e6:.1f} M"
+    most = value if whole is None else whole
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
+        if most >= size:
+            return f"{value / size:.{decimals(most / size, 4)}f} {unit}"
+    return f"{value:.0f}"
 
 
 def mebibytes(value: float) -> str:
@@ -30,5 +40,18 @@ def mebibytes(value: float) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """With their unit."""
-    return f"{value:.2f} ms"
+    """With their unit.
+
+    >>> milliseconds(24.1), milliseconds(0.0412)
+    ('24.10 ms', '0.0412 ms')
+    """
+    return f"{value:.{max(2, decimals(value, 3))}f} ms"
+
+
+def decimals(value: float, digits: int) -> int:
+    """Places behind the point that give a positive number so many digits, or as many as stand before it.
+
+    >>> decimals(24.1, 3), decimals(0.0412, 3), decimals(1234.5, 3)
+    (1, 4, 0)
+    """
+    return max(0, digits - 1 - math.floor(math.log10(value))) if value > 0 else digits - 1

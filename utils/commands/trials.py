@@ -28,7 +28,7 @@ from utils.commands.arguments import (
     resolve,
 )
 from utils.commands.pruning_job import Job, open_job
-from utils.commands.pruning_options import SCORES, add_floors, named_score
+from utils.commands.pruning_options import SCORES, add_align, add_floors, named_score
 from utils.data.listing import SPLITS, DataFile
 from utils.frontends.darknet import DarknetSubject
 from utils.pruning.report import Figures
@@ -60,9 +60,7 @@ def trial_parser(manual: str | None) -> Parser:
     )
     add_common(parser)
     # what a pruning run can be asked for, and these commands cannot
-    parser.set_defaults(
-        classic=False, no_eval=False, fold="interior", align=1, min_channels=1, keep_sections=()
-    )
+    parser.set_defaults(classic=False, no_eval=False, fold="interior", min_channels=1, keep_sections=())
     return parser
 
 
@@ -77,8 +75,7 @@ def add_scores(group: Options, several: bool) -> None:
 
 def add_widths(group: Options) -> None:
     """Add --align, --min-channels and --keep-sections as the pruning scripts have them."""
-    text = "keep multiples of so many channels"
-    group.add_argument("--align", type=positive_int, default=1, metavar="N", help=text)
+    add_align(group, default=1)
     add_floors(group)
 
 
@@ -113,6 +110,7 @@ class Trials:
         """
         resolve(args)  # the data set is needed here
         job = open_job(args, device, "")
+        args.align = job.align  # of `auto` the number: it is what a trial is known by
         if args.recalibrate:
             job.images("train", args.recalibrate)
         return cls(job)
@@ -152,6 +150,7 @@ class Trials:
             folding=args.fold,
             align=args.align,
             least=args.min_channels,
+            may_keep_all=True,  # another rung removes more
         )
 
     def measured(self, subject: DarknetSubject, *, as_cut: bool = True) -> Measured:

@@ -97,8 +97,9 @@ def residual_blocks(network: Network) -> tuple[ResidualBlock, ...]:
     A block is an unweighted two-input shortcut over a branch that fills the whole gap between identity and
     shortcut, reads nothing but the identity and is read by nobody else; identity and shortcut have equally
     many channels. Branches may hold any sections (dropout, depthwise convolutions, ...) but not one whose
-    weights others share. With the branch at zero a shortcut passes act(identity) on, so an activation of its
-    own outlives the block.
+    weights others share. The identity may reach the shortcut past the branch's weights only by the shortcut
+    itself: a branch that adds it too does not vanish with its weights. With the branch at zero a shortcut
+    passes act(identity) on, so an activation of its own outlives the block.
     """
     lenders = {s.shared_with for s in network.sections if isinstance(s, Convolutional)}
     blocks = (_block_at(network, index, lenders) for index in range(len(network)))
@@ -122,7 +123,19 @@ def _block_at(network: Network, index: int, lenders: Container[int | None]) -> R
             return None
         if not all(reader <= index for reader in network.readers(member)) or not network.readers(member):
             return None
+    if _reaches_past_weights(network, identity, branch):
+        return None
     return ResidualBlock(identity, branch, index, section.activation)
+
+
+def _reaches_past_weights(network: Network, identity: int, branch: tuple[int, ...]) -> bool:
+    """Whether some way from the identity to the branch's end meets no convolution."""
+    carrying = {identity}
+    for member in branch:
+        weighted = isinstance(network[member], Convolutional | Connected)
+        if not weighted and not carrying.isdisjoint(network.sources(member)):
+            carrying.add(member)
+    return branch[-1] in carrying
 
 
 def without_blocks(network: Network, blocks: Iterable[ResidualBlock]) -> tuple[Network, dict[int, int]]:

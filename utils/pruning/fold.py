@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +45,19 @@ class Constant:
     values: Tensor
     carried: Tensor
     is_uniform: bool
+
+
+class Folded(NamedTuple):
+    """What `fold` could not move as it is.
+
+    Attributes:
+        dropped: names of layers whose constant is lost.
+        bordered: names of zero-padded layers whose constant is in a bias or mean, and so at borders too,
+            where the padding had none.
+    """
+
+    dropped: tuple[str, ...]
+    bordered: tuple[str, ...]
 
 
 def constants(
@@ -90,7 +104,7 @@ def fold(
     graph: ChannelGraph,
     found: Mapping[str, Constant],
     carried: UnitMask,
-) -> tuple[str, ...]:
+) -> Folded:
     """Move the constants to their readers, in place: biases, running means and, with carriers, weights.
 
     Args:
@@ -100,9 +114,11 @@ def fold(
         carried: (units,) of `carriers`; all False to fold into biases and means alone.
 
     Returns:
-        Names of layers whose constant was dropped.
+        What of them is lost, and where.
     """
-    dropped, places, carrying = [], _places(model, graph), _carrying(model, graph, found)
+    dropped: list[str] = []
+    bordered: list[str] = []
+    places, carrying = _places(model, graph), _carrying(model, graph, found)
     with torch.no_grad():
         for name, constant in found.items():
             layer, place = graph.layers[name], places[name]
@@ -119,7 +135,8 @@ def fold(
                 dropped.append(name)
             else:
                 place.tensor.add_((place.sign * shift).to(place.tensor))
-    return tuple(dropped)
+                bordered += [name] if _pads_with_zeros(model.get_submodule(name)) else []
+    return Folded(tuple(dropped), tuple(bordered))
 
 
 def written_tensors(model: nn.Module, graph: ChannelGraph, carried: UnitMask) -> list[Tensor]:
@@ -153,7 +170,7 @@ def _places(model: nn.Module, graph: ChannelGraph) -> dict[str, _Place | None]:
 def _constant(value: Tensor, live: Tensor) -> Constant:
     maps = value.flatten(2) if value.ndim > 2 else value[..., None]  # (2, channels, cells)
     rows = maps[:, :, 0]
-    without, with_blocks = rows.double().cpu()
+    without, with_blocks = rows.cpu().double()  # some devices have no float64
     values = torch.where(live, with_blocks - without, with_blocks)
     return Constant(
         values, without.masked_fill(live, 0), torch.allclose(maps, rows[..., None], rtol=1e-5, atol=1e-6)
@@ -186,14 +203,13 @@ def _carrying(model: nn.Module, graph: ChannelGraph, found: Mapping[str, Constan
 
     def can(name: str, constant: Constant) -> bool:
         module = model.get_submodule(name)
-        pads = (
-            isinstance(module, nn.Conv2d) and module.padding_mode == "zeros" and _any_padding(module.padding)
-        )
         dense = graph.layers[name].groups == 1
-        return pads and dense and constant.is_uniform and uses[id(module.weight)] == 1
+        return _pads_with_zeros(module) and dense and constant.is_uniform and uses[id(module.weight)] == 1
 
     return tuple(name for name, constant in found.items() if can(name, constant))
 
 
-def _any_padding(padding: str | Sequence[int]) -> bool:
-    return padding == "same" if isinstance(padding, str) else any(padding)
+def _pads_with_zeros(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Conv2d) or module.padding_mode != "zeros":
+        return False
+    return module.padding == "same" if isinstance(module.padding, str) else any(module.padding)

@@ -11,6 +11,7 @@ Invariant: refining ends, with the largest good share and the first bad one abov
 and the steepest interval at most one step wide.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,12 +29,19 @@ class Drop:
     lost: float
 
 
+def has_knee(curve: Curve) -> bool:
+    """Whether anything can be lost: the mAP of the unpruned network is a number above 0."""
+    return math.isfinite(curve[0.0]) and curve[0.0] > 0
+
+
 def knee(curve: Curve, tolerance: float) -> float:
     """The largest share with at most `tolerance` less mAP than the unpruned network; 0 where there is none.
 
     >>> knee({0.0: 0.62, 0.5: 0.60, 0.7: 0.615, 0.9: 0.14}, tolerance=0.01)
     0.7
     """
+    if not has_knee(curve):
+        return 0.0
     least = curve[0.0] - tolerance - _ROUNDING
     return max(share for share, value in curve.items() if value >= least)
 
@@ -60,6 +68,8 @@ def next_share(curve: Curve, tolerance: float, step: float) -> float | None:
     Returns:
         A share that the curve has not; None where nothing is left to look at.
     """
+    if not has_knee(curve):
+        return None
     middle = None
     if (drop := steepest(curve)) is not None:
         middle = _middle(drop.before, drop.after, step)

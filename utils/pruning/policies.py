@@ -62,10 +62,12 @@ class GlobalThreshold:
 
     def _threshold(self, pool: NDArray[np.float32]) -> np.float32:
         if not len(pool):
-            raise PruningError("nothing to prune: no channel of this network is a candidate of this strategy")
+            fact = "nothing to prune: no channel of this network is a candidate of this strategy"
+            raise PruningError(f"{fact}; use slim_prune.py, or name fewer sections with --keep-sections")
         index = int(len(pool) * self.percent)
         if index >= len(pool):
-            largest = np.floor((len(pool) - 1) / len(pool) * 1e4) / 1e4
+            # So many nines that all channels but one are below the threshold.
+            largest = "0." + "9" * max(4, len(str(len(pool))))
             raise PruningError(
                 f"percent {self.percent}: removes all {len(pool)} candidate channels; "
                 f"the largest value is {largest}"

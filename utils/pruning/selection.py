@@ -97,17 +97,17 @@ class Selection(Generic[S]):
         """
         pairs = list(zip(costs, self.limits, strict=True))
         if all(cost <= limit.most for cost, limit in pairs):
-            found = [f"{amount(cost)} of {limit.name} {amount(limit.most)}" for cost, limit in pairs]
+            found = [f"{shown(cost)} of {limit.name} {shown(limit.most)}" for cost, limit in pairs]
             raise PruningError(f"the network is within the budget as it is, {', '.join(found)}; ask for less")
 
     def _require_enough(self, smallest: UnitMask) -> None:
         for limit in self.limits:
             if limit.cost(smallest) > limit.most:
-                fact = f"the smallest network that the widths allow takes {amount(limit.cost(smallest))}"
+                fact = f"the smallest network that the widths allow takes {shown(limit.cost(smallest))}"
                 remedy = (
                     "allow more, or ask less of --align, --min-channels, --layer_keep and --keep-sections"
                 )
-                raise PruningError(f"{limit.name}: {amount(limit.most)} asked for, but {fact}; {remedy}")
+                raise PruningError(f"{limit.name}: {shown(limit.most)} asked for, but {fact}; {remedy}")
 
     def _descend(self, keep: UnitMask, stages: int) -> None:
         """Plan anew in equal steps (as factors) from what `keep` costs down to the limits."""
@@ -183,10 +183,10 @@ class Selection(Generic[S]):
         return unit_scores(graph, self.score(subject), self.merge)
 
 
-def amount(value: float) -> str:
+def shown(value: float) -> str:
     """A cost as text, in whatever unit it has.
 
-    >>> amount(12.345), amount(2.5e6)
+    >>> shown(12.345), shown(2.5e6)
     ('12.35', '2,500,000')
     """
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

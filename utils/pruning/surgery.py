@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
-from torch import nn
 
+from utils.errors import PruningError
 from utils.profiling import torch_threads
-from utils.pruning.channels import ChannelGraph, UnitMask
+from utils.pruning.channels import ChannelGraph, UnitMask, UnitScores
 from utils.pruning.fold import Constant, carriers, constants, fold, written_tensors
 from utils.pruning.masking import mask_gammas, masked_tensors, zero_removed
 from utils.pruning.scores import gamma_scores, unit_scores
@@ -41,6 +41,8 @@ class PruningResult(Generic[S]):
         carried: (units,) dead channels that are kept to carry the others' constants.
         restored: names of layers that a plan would have emptied or left unequal.
         unfolded: names of layers and blocks whose constant could not be folded.
+        bordered: names of layers that a carrier was wanted for and has not reached: their constant is folded,
+            but missing where zero padding meets it.
     """
 
     masked: S
@@ -52,6 +54,7 @@ class PruningResult(Generic[S]):
     carried: UnitMask
     restored: tuple[str, ...] = ()
     unfolded: tuple[str, ...] = ()
+    bordered: tuple[str, ...] = ()
 
     @property
     def removed_blocks(self) -> tuple[Block, ...]:
@@ -68,6 +71,7 @@ def prune(
     rescore: bool = False,
     align: int = 1,
     least: int = 1,
+    may_keep_all: bool = False,
 ) -> PruningResult[S]:
     """Apply `policies` to `subject`, channels before blocks.
 
@@ -82,13 +86,16 @@ def prune(
             on the full one.
         align: keep multiples of so many channels.
         least: keep at least so many channels of every tensor.
+        may_keep_all: whether `align` and `least` may leave nothing to remove, as on the way of a search.
 
     Raises:
-        PruningError: from a policy that cannot be fulfilled.
+        PruningError: from a policy that cannot be fulfilled, or whose whole plan `align` and `least` undo.
         ValueError: on policies in the wrong order.
     """
     scores = score(subject)
     cut = _planned(subject, policies, score, scores, rescore, _Widths(align, least))
+    if not may_keep_all:
+        _require_removal(subject.graph, cut, unit_scores(subject.graph, scores), _Widths(align, least))
     # Hundreds of small steps: threads that wait for one another cost more than they save.
     with torch_threads(1):
         return _cut_out(subject, cut, scores, folding, _Widths(align, least))
@@ -101,7 +108,8 @@ def _cut_out(
     graph = subject.graph
     masked, found, carried, keep = _emptied(subject, cut, scores, folding, widths)
     full = shared_copy(masked.model, written_tensors(masked.model, graph, carried))
-    unfolded = () if folding == "off" else _fold(full, graph, found, carried, cut.blocks)
+    dropped, bordered = ((), ()) if folding == "off" else fold(full, graph, found, carried)
+    stuck = tuple(block.name for block in cut.blocks if not block.travels and folding != "off")
     narrowed = subject.with_model(full).narrowed(keep)
     # A removed block is named by its module, and narrowing keeps the names.
     gone = {block.name for block in cut.blocks}
@@ -114,7 +122,8 @@ def _cut_out(
         keep=keep,
         carried=carried,
         restored=_restored(graph, cut.wish | graph.pinned | carried, keep),
-        unfolded=unfolded,
+        unfolded=(*stuck, *dropped),
+        bordered=bordered if folding == "borders" else (),
     )
 
 
@@ -138,16 +147,6 @@ def _masked(subject: S, cut: "_Cut", alive: UnitMask) -> tuple[S, Mapping[str, C
     tensors = [tensor for tensor, _ in masked_tensors(subject.model, subject.graph, alive, cut.blocks)]
     model = mask_gammas(shared_copy(subject.model, tensors), subject.graph, alive, cut.blocks)
     return subject.with_model(model), constants(model, subject.graph, alive, cut.blocks, subject.example)
-
-
-def _fold(
-    model: nn.Module,
-    graph: ChannelGraph,
-    found: Mapping[str, Constant],
-    carried: UnitMask,
-    blocks: Sequence[Block],
-) -> tuple[str, ...]:
-    return (*(block.name for block in blocks if not block.travels), *fold(model, graph, found, carried))
 
 
 @dataclass(frozen=True)
@@ -194,6 +193,16 @@ def _planned(
             wish = plan.keep
             keep = subject.graph.legal(wish, unit_scores(subject.graph, scores), widths.align, widths.least)
     return _Cut(tuple(plans), wish, keep, blocks)
+
+
+def _require_removal(graph: ChannelGraph, cut: _Cut, values: UnitScores, widths: _Widths) -> None:
+    """Refuse widths that bring every channel back; a plan that removes none by itself is fine."""
+    if cut.blocks or not cut.keep.all() or graph.legal(cut.wish, values).all():
+        return
+    given = {"--align": widths.align, "--min-channels": widths.least}
+    options = " ".join(f"{name} {value}" for name, value in given.items() if value > 1)
+    fact = f"brings all {int((~cut.wish).sum())} channels back that were to go, so nothing is removed"
+    raise PruningError(f"{options}: {fact}; ask for less of it, or remove a larger share")
 
 
 def _restored(graph: ChannelGraph, wish: UnitMask, keep: UnitMask) -> tuple[str, ...]:

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which can be told apart with any kind of sight
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _INK, _FAINT = "#333333", "#8a8a8a"
+# white letters have more contrast than _INK on colours of less luminance than this
+_DARK = 0.245
+_FEW = 8  # columns of a heat map that may be wide
+_LEAST_HEIGHT = 3.4  # inches, for what is written along its sides
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,11 @@ def plot_ladders(
         if point.share == knees[score]
     ]
     far = min(kept, default=unpruned.parameters) < unpruned.parameters / 4
+    (size, many), (unit, most) = _unit(unpruned.parameters), _unit(unpruned.macs)
     panels = [
         _Panel("share of the channels to remove", lambda point: point.share),
-        _Panel("parameters, millions", lambda point: point.parameters / 1e6, logarithmic=far),
-        _Panel("multiply-adds, billions", lambda point: point.macs / 1e9),
+        _Panel(f"parameters, {many}", lambda point: point.parameters / size, logarithmic=far),
+        _Panel(f"multiply-adds, {most}", lambda point: point.macs / unit),
     ]
     if unpruned.milliseconds is not None:
         panels.append(_Panel(f"latency, ms, {runtime}", lambda point: point.milliseconds or np.nan))
@@ -97,6 +102,16 @@ def plot_ladders(
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(9, len(labels)), frameon=False)
     _save(figure, path)
+
+
+def _unit(count: int) -> tuple[float, str]:
+    """What to count in, so that numbers up to `count` are short.
+
+    >>> _unit(8_674_496)
+    (1000000.0, 'millions')
+    """
+    units = ((1e9, "billions"), (1e6, "millions"), (1e3, "thousands"))
+    return next((unit for unit in units if count >= unit[0]), (1.0, "all"))
 
 
 def _draw_panel(
@@ -164,13 +179,16 @@ def plot_sensitivity(
     # white at nothing lost; gains are noise of the sample, and get a hue of their own
     places = [0.0, 0.5, 0.56, 0.66, 0.83, 1.0]
     colour_map = LinearSegmentedColormap.from_list("drops", list(zip(places, colours, strict=True)))
-    figure = _figure(2.6 + 1.15 * len(ratios) + 0.075 * max(map(len, labels)), 1.6 + 0.34 * len(labels))
+    cell = 1.15 if len(ratios) <= _FEW else 0.65  # inches
+    width = 2.6 + cell * len(ratios) + 0.075 * max(map(len, labels))
+    height = max(_LEAST_HEIGHT, 1.6 + 0.34 * len(labels))
+    figure = _figure(max(width, 0.5 + 0.08 * len(title)), height)
     axis = figure.subplots()
     norm = TwoSlopeNorm(0, -worst / 2, worst)
     picture = axis.pcolormesh(points, cmap=colour_map, norm=norm, edgecolors="#ececec", linewidth=1)
     for (row, column), value in np.ndenumerate(points):
         if value == value:
-            ink = "white" if value > 0.6 * worst else _INK
+            ink = "white" if _luminance(colour_map(norm(value))) < _DARK else _INK
             axis.text(
                 column + 0.5, row + 0.5, f"{value:z.1f}", ha="center", va="center", color=ink, fontsize=8.5
             )
@@ -182,12 +200,18 @@ def plot_sensitivity(
     axis.set(xlabel="share of the group removed", ylabel="sections of the group (channels)")
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    bar = figure.colorbar(picture, ax=axis, label="points of mAP@0.5 lost", aspect=30)
+    bar = figure.colorbar(picture, ax=axis, label="points of mAP@0.5 lost", aspect=height / 0.2)
     bar.ax.set_ylim(min(0.0, float(np.nanmin(points, initial=0.0))), worst)
     bar.ax.set_yscale("linear")
     bar.outline.set_visible(False)
     figure.suptitle(title, color=_INK, fontsize=10)
     _save(figure, path)
+
+
+def _luminance(colour: Sequence[float]) -> float:
+    """Relative luminance of red, green and blue in 0..1, as WCAG 2 defines it."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 
 
 def _plain(axis: "Axes") -> None:
