@@ -209,7 +209,7 @@ def test_small_networks_are_shown_in_units_that_tell(evaluations, capsys) -> Non
 def test_auto_takes_the_latency_tables_stairs(evaluations, monkeypatch) -> None:
     asked = []
 
-    def table(_convolutions, runtime):
+    def table(_convolutions, runtime, _path):
         asked.append(runtime.name)
         return SimpleNamespace(align=4)
 
