@@ -24,7 +24,7 @@ A residual block of two layers, traced by hand:
 Invariant of `legal`: it only adds, is idempotent, keeps what is pinned, and leaves no tensor empty.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -246,9 +246,13 @@ class ChannelTracer:
         if len(ids) % count:
             raise ValueError(f"cannot cut {len(ids)} channels into {count} equal parts")
         parts = [np.ascontiguousarray(part) for part in np.split(ids, count)]
-        if count > 1:
-            self._sections.append(tuple(parts))
+        self.equal(parts)
         return parts
+
+    def equal(self, parts: Sequence[ChannelIds]) -> None:
+        """Parts of a tensor that must keep equally many channels."""
+        if len(parts) > 1:
+            self._sections.append(tuple(parts))
 
     def follow(self, name: str, ids: ChannelIds, axis: int = 0) -> None:
         """Parameters called `name` have one entry for each channel of `ids` along `axis`."""
@@ -259,11 +263,14 @@ class ChannelTracer:
         for item in ids.tolist():
             self._pins.setdefault(item, reason)
 
+    def units(self) -> ChannelIds:
+        """(ids,) the unit of each id, numbered in the order in which they were first seen."""
+        return np.unique(self._units.roots(), return_inverse=True)[1].astype(np.intp)
+
     def finish(self) -> ChannelGraph:
-        """The graph over units, numbered in the order in which they were first seen."""
-        roots = self._units.roots()
-        names, units = np.unique(roots, return_inverse=True)
-        units = units.astype(np.intp)
+        """The graph over units."""
+        units = self.units()
+        count = int(units.max(initial=-1)) + 1
         chains = self._chains.roots()
         written = np.concatenate([chains[:0], *(chains[layer.outputs] for layer in self._layers.values())])
         chain_names = np.unique(written)
@@ -281,10 +288,10 @@ class ChannelTracer:
                 for name, layer in self._layers.items()
             },
             followers={name: Follower(units[f.channels], f.axis) for name, f in self._followers.items()},
-            pinned=_marked(len(names), np.fromiter(reasons, dtype=np.intp)),
+            pinned=_marked(count, np.fromiter(reasons, dtype=np.intp)),
             pin_reasons=reasons,
             equal_sections=tuple(tuple(units[ids] for ids in parts) for parts in self._sections),
-            coupled=_marked(len(names), *(units[ids] for ids in self._coupled)),
+            coupled=_marked(count, *(units[ids] for ids in self._coupled)),
             chain_units=units[chain_names],
             gates=np.isin(chain_names, [chains[item] for ids in self._gates for item in ids.tolist()]),
         )

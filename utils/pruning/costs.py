@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from utils.pruning.channels import ChannelGraph, Layer, UnitMask
+from utils.pruning.layers import filters
 from utils.pruning.shapes import layer_cells
 
 Cost = Callable[[UnitMask], float]
@@ -102,8 +103,7 @@ def costs_of(model: nn.Module, graph: ChannelGraph, image: Tensor) -> Costs:
 
     work, followers = {}, {}
     for name in graph.layers:
-        weight, bias = modules[name].weight, modules[name].bias
-        assert isinstance(weight, Tensor)
+        weight, bias = filters(modules[name]), modules[name].bias
         shared = not new(modules[name].parameters(recurse=False))
         work[name] = Work(weight[0, 0].numel(), cells[name], bias is not None, shared)
     for name, follower in graph.followers.items():

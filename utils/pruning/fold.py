@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.pruning.channels import ChannelGraph, Layer, UnitMask
+from utils.pruning.layers import BATCH_NORMS, TRANSPOSED, channel_axis, filters
 from utils.pruning.masking import only_row_one
 from utils.pruning.shapes import answering, bias_alone
 from utils.pruning.subject import Block
@@ -75,7 +76,8 @@ def constants(
     found: dict[str, Constant] = {}
 
     def answer(name: str, module: nn.Module, value: Tensor) -> Tensor:
-        constant = _constant(value, torch.from_numpy(alive[graph.layers[name].inputs]))
+        channels = value.movedim(channel_axis(module, value), 1)
+        constant = _constant(channels, torch.from_numpy(alive[graph.layers[name].inputs]))
         if bool(constant.values.any()):
             found[name] = constant
         return bias_alone(module, value)
@@ -122,8 +124,8 @@ def fold(
     with torch.no_grad():
         for name, constant in found.items():
             layer, place = graph.layers[name], places[name]
-            weight = model.get_submodule(name).weight
-            assert isinstance(weight, Tensor)
+            module = model.get_submodule(name)
+            weight = filters(module)
             own = constant.carried * torch.from_numpy(carried[layer.inputs])  # stays where it is
             moved, carrier = constant.values - own, int(own.abs().argmax())
             shift = _response(weight, layer, moved)
@@ -131,11 +133,11 @@ def fold(
                 continue
             if name in carrying and own[carrier].abs() >= _LEAST_CARRIED:
                 _load(weight, moved / own[carrier], carrier)
-            elif place is None or not constant.is_uniform:
+            elif place is None or not constant.is_uniform or isinstance(module, TRANSPOSED):
                 dropped.append(name)
             else:
                 place.tensor.add_((place.sign * shift).to(place.tensor))
-                bordered += [name] if _pads_with_zeros(model.get_submodule(name)) else []
+                bordered += [name] if _pads_with_zeros(module) else []
     return Folded(tuple(dropped), tuple(bordered))
 
 
@@ -161,7 +163,7 @@ def _places(model: nn.Module, graph: ChannelGraph) -> dict[str, _Place | None]:
         norm = model.get_submodule(layer.norm) if layer.norm is not None else None
         bias = model.get_submodule(name).bias
         places[name] = _Place(bias, 1) if isinstance(bias, Tensor) else None
-        if isinstance(norm, nn.BatchNorm2d | nn.BatchNorm1d) and norm.running_mean is not None:
+        if isinstance(norm, BATCH_NORMS) and norm.running_mean is not None:
             places[name] = _Place(norm.running_mean, -1)
     uses = Counter(id(place.tensor) for place in places.values() if place)
     return {name: place if place and uses[id(place.tensor)] == 1 else None for name, place in places.items()}
@@ -210,6 +212,6 @@ def _carrying(model: nn.Module, graph: ChannelGraph, found: Mapping[str, Constan
 
 
 def _pads_with_zeros(module: nn.Module) -> bool:
-    if not isinstance(module, nn.Conv2d) or module.padding_mode != "zeros":
+    if not isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) or module.padding_mode != "zeros":
         return False
     return module.padding == "same" if isinstance(module.padding, str) else any(module.padding)

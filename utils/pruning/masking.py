@@ -6,21 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from utils.pruning.channels import ChannelGraph, UnitMask
+from utils.pruning.layers import channel_axis, output_axis
 from utils.pruning.subject import Block
 
 
 def masked_tensors(
     model: nn.Module, graph: ChannelGraph, keep: UnitMask, blocks: Sequence[Block] = ()
-) -> list[tuple[Tensor, Tensor]]:
-    """What `mask_gammas` writes to (gammas, or weights of a layer without norm), and (out,) where it does."""
+) -> list[tuple[Tensor, Tensor, int]]:
+    """What `mask_gammas` writes to: gammas, or weights of a layer without norm; (out,) where; the axis."""
     gone = {name for block in blocks for name in block.layers}
     found = []
     for name, layer in graph.layers.items():
         dead = torch.from_numpy(~keep[layer.outputs]) | (name in gone)
-        gamma = model.get_submodule(layer.norm or name).weight
-        assert isinstance(gamma, Tensor)
+        module = model.get_submodule(layer.norm or name)
+        assert isinstance(module.weight, Tensor)
         if bool(dead.any()):
-            found.append((gamma, dead))
+            found.append((module.weight, dead, output_axis(module)))
     return found
 
 
@@ -32,8 +33,8 @@ def mask_gammas(
     All channels of a removed block's layers count as removed.
     """
     with torch.no_grad():
-        for gamma, dead in masked_tensors(model, graph, keep, blocks):
-            gamma[dead.to(gamma.device)] = 0
+        for gamma, dead, axis in masked_tensors(model, graph, keep, blocks):
+            gamma.index_fill_(axis, dead.nonzero().flatten().to(gamma.device), 0)
     return model
 
 
@@ -69,8 +70,9 @@ def _times_zero(_module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> T
 
 
 def _masking(mask: Tensor) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
-    def hook(_module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    def hook(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         (value,) = inputs
-        return (value * mask.to(value).view(1, -1, *[1] * (value.ndim - 2)),)
+        behind = value.ndim - 1 - channel_axis(module, value)
+        return (value * mask.to(value).view(-1, *[1] * behind),)
 
     return hook

@@ -6,9 +6,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from utils.pruning.channels import ChannelGraph, Layer, UnitMask
+from utils.pruning.layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, filters, output_axis
 from utils.pruning.sharing import shared_copy
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm2d)
 
 
 def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:
@@ -38,16 +37,16 @@ def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:
 
 def _cut_layer(module: nn.Module, layer: Layer, keep: UnitMask) -> None:
     inputs, outputs = keep[layer.inputs], keep[layer.outputs]
-    weight = module.weight
+    weight, rows = module.weight, np.flatnonzero(outputs)
     assert isinstance(weight, Tensor)
-    rows = np.flatnonzero(outputs)
-    module.weight = _parameter(weight, narrow_weight(weight.detach(), inputs, rows, layer))
+    cut = narrow_weight(filters(module).detach(), inputs, rows, layer)
+    module.weight = _parameter(weight, cut.movedim(0, output_axis(module)).contiguous())
     if isinstance(module.bias, Tensor):
         module.bias = _parameter(module.bias, module.bias.detach()[torch.from_numpy(rows)])
     if isinstance(module, nn.Linear):
         module.in_features, module.out_features = int(inputs.sum()), len(rows)
         return
-    assert isinstance(module, nn.Conv2d)
+    assert isinstance(module, CONVOLUTIONS)
     module.in_channels, module.out_channels = int(inputs.sum()), len(rows)
     if layer.depthwise:
         module.groups = module.in_channels
@@ -82,7 +81,7 @@ def _cut_follower(model: nn.Module, name: str, mask: NDArray[np.bool_], axis: in
     for key, buffer in list(found.named_buffers(recurse=False)):
         if buffer.ndim:
             setattr(found, key, cut(buffer))
-    if isinstance(found, _NORMS):
+    if isinstance(found, (*BATCH_NORMS, *INSTANCE_NORMS)):
         found.num_features = len(rows)
     elif isinstance(found, nn.PReLU):
         found.num_parameters = len(rows)

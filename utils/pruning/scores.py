@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from utils.errors import PruningError
 from utils.pruning.channels import ChannelGraph, UnitScores
+from utils.pruning.layers import filters
 from utils.pruning.subject import LayerScores, Merge, Subject
 
 Scorer = Callable[[Subject], LayerScores]
@@ -35,12 +36,12 @@ def gamma_scores(subject: Subject) -> LayerScores:
 
 def l1_scores(subject: Subject) -> LayerScores:
     """Sum of the absolute weights of each filter (Li et al. 2017), relative to the layer's mean."""
-    return _relative(subject, lambda filters: filters.abs().sum(1))
+    return _relative(subject, lambda rows: rows.abs().sum(1))
 
 
 def l2_scores(subject: Subject) -> LayerScores:
     """Euclidean norm of each filter, relative to the layer's mean."""
-    return _relative(subject, lambda filters: filters.square().sum(1).sqrt())
+    return _relative(subject, lambda rows: rows.square().sum(1).sqrt())
 
 
 def fpgm_scores(subject: Subject) -> LayerScores:
@@ -190,8 +191,7 @@ def _relative(subject: Subject, measure: Callable[[Tensor], Tensor]) -> LayerSco
     """A measure of each layer's filters (out, weights of one) over its mean in the layer."""
     scores = {}
     for name in subject.graph.layers:
-        weight = subject.model.get_submodule(name).weight
-        assert isinstance(weight, Tensor)
+        weight = filters(subject.model.get_submodule(name))
         values = measure(weight.detach().float().flatten(1))
         scores[name] = _floats(values / values.mean().clamp(min=torch.finfo(torch.float32).tiny))
     return scores

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.profiling import evaluating
 from utils.pruning.channels import ChannelGraph
+from utils.pruning.layers import channel_axis, filters, map_size
 
 Answer = Callable[[str, nn.Module, Tensor], Tensor]  # layer name, the layer, its input -> its output
 
@@ -35,14 +35,11 @@ def answering(model: nn.Module, graph: ChannelGraph, answer: Answer) -> Iterator
 
 def bias_alone(module: nn.Module, value: Tensor) -> Tensor:
     """What a layer puts out for zeros, shaped as its answer to `value` (B, in, ...)."""
-    weight, bias = module.weight, module.bias
-    assert isinstance(weight, Tensor)
-    size = torch.Size()
-    if isinstance(module, nn.Conv2d):  # one channel through it tells the size
-        one = (value[:1, :1], weight[:1, :1])
-        size = F.conv2d(*one, None, module.stride, module.padding, module.dilation).shape[2:]
-    out = torch.zeros(len(value), len(weight), *size, dtype=value.dtype, device=value.device)
-    return out + bias.view(1, -1, *[1] * len(size)) if isinstance(bias, Tensor) else out
+    bias, axis, outputs = module.bias, channel_axis(module, value), len(filters(module))
+    size = value.shape[1:-1] if isinstance(module, nn.Linear) else map_size(module, value)
+    shape = (len(value), *size, outputs) if axis > 1 else (len(value), outputs, *size)
+    out = torch.zeros(shape, dtype=value.dtype, device=value.device)
+    return out + bias.view(-1, *[1] * (out.ndim - 1 - axis)) if isinstance(bias, Tensor) else out
 
 
 def layer_cells(model: nn.Module, graph: ChannelGraph, image: Tensor) -> dict[str, int]:
@@ -57,7 +54,7 @@ def layer_cells(model: nn.Module, graph: ChannelGraph, image: Tensor) -> dict[st
 
     def answer(name: str, module: nn.Module, value: Tensor) -> Tensor:
         output = bias_alone(module, value)
-        cells[name] = output[0, 0].numel()
+        cells[name] = output[0].numel() // len(graph.layers[name].outputs)
         return output
 
     with answering(model, graph, answer):

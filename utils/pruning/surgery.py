@@ -144,7 +144,7 @@ def _emptied(
 
 def _masked(subject: S, cut: "_Cut", alive: UnitMask) -> tuple[S, Mapping[str, Constant]]:
     """The network with the gammas of all but `alive` masked, and the constants that are left in it."""
-    tensors = [tensor for tensor, _ in masked_tensors(subject.model, subject.graph, alive, cut.blocks)]
+    tensors = [tensor for tensor, *_ in masked_tensors(subject.model, subject.graph, alive, cut.blocks)]
     model = mask_gammas(shared_copy(subject.model, tensors), subject.graph, alive, cut.blocks)
     return subject.with_model(model), constants(model, subject.graph, alive, cut.blocks, subject.example)
 

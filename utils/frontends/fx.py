@@ -1,0 +1,231 @@
+"""Any `nn.Module` as a subject of the engine, by way of torch.fx.
+
+The traced graph is run once on an example, and each operation's rule says what it does to the channels
+(`fx_rules`). What no rule knows pins the channels that it reads and is listed, so a result is never wrong.
+
+Invariant: `narrowed` computes what the network does with the removed channels at zero; where the code itself
+holds numbers of channels (slices, views), these are changed with them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import Target
+from torch.utils import _pytree as pytree
+
+from utils.errors import PruningError
+from utils.frontends.fx_rules import RULES, Call, Size, Trace
+from utils.frontends.fx_values import Value, pin_labels
+from utils.profiling import evaluating
+from utils.pruning.channels import ChannelGraph, UnitMask
+from utils.pruning.narrow import narrow
+from utils.pruning.subject import Block
+
+
+@dataclass(frozen=True)
+class FxSubject:
+    """A module to prune; see `utils.pruning.subject.Subject`.
+
+    Attributes:
+        model: the traced module; its parts are those of the module that was given.
+        graph: its channels.
+        example: an input.
+        sizes: numbers in its code that count channels.
+        not_followed: operations that pinned what they read, a text each.
+        pinned: names of layers that stay as wide as they are.
+    """
+
+    model: fx.GraphModule
+    graph: ChannelGraph
+    example: Tensor
+    sizes: tuple[Size, ...] = ()
+    not_followed: tuple[str, ...] = ()
+    pinned: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        example: Tensor,
+        values: Mapping[str, Any] | None = None,
+        pinned: Iterable[str] = (),
+    ) -> Self:
+        """Trace `model`.
+
+        Args:
+            model: takes a tensor.
+            example: (1, ...) an input; the smaller, the quicker.
+            values: other arguments of its `forward`, which are fixed from here on.
+            pinned: names of layers to leave as they are.
+
+        Raises:
+            PruningError: torch.fx cannot trace it, or it does not run on the example.
+        """
+        traced = model if isinstance(model, fx.GraphModule) else _traced(model, values or {})
+        run = _Run(traced)
+        with evaluating(traced), torch.no_grad():
+            run.run(example)
+        graph = run.trace.tracer.finish().pinning(pinned, "excluded")
+        units = run.trace.tracer.units()
+        sizes = tuple(replace(size, ids=units[size.ids]) for size in run.trace.sizes)
+        notes = tuple(dict.fromkeys(run.trace.not_followed))
+        return cls(traced, graph, example, sizes, notes, frozenset(pinned))
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """None: removing whole blocks would change the code."""
+        return ()
+
+    def with_model(self, model: nn.Module) -> Self:
+        """The same structure with other numbers."""
+        return replace(self, model=cast(fx.GraphModule, model))
+
+    def narrowed(self, keep: UnitMask) -> Self:
+        """A compact copy with the kept channels, traced anew."""
+        model = cast(fx.GraphModule, narrow(self.model, self.graph, keep))
+        nodes = {node.name: node for node in model.graph.nodes}
+        for size in self.sizes:
+            _set_size(nodes[size.node], size.path, int(keep[size.ids].sum()))
+        model.recompile()
+        compact = type(self).of(model, self.example, pinned=self.pinned)
+        _require_same_wiring(self.graph, keep, compact.graph)
+        return compact
+
+    def shortened(self, blocks: Iterable[Block]) -> Self:
+        """Itself: there are no blocks."""
+        del blocks
+        return self
+
+
+def _require_same_wiring(graph: ChannelGraph, keep: UnitMask, traced: ChannelGraph) -> None:
+    """Refuse a network in which a layer reads or writes other channels than those that were kept, in order.
+
+    Raises:
+        PruningError: the code does something with channels that the rules take for something else.
+    """
+    pairs = []
+    for name, layer in graph.layers.items():
+        found = traced.layers[name]
+        for old, new in ((layer.inputs, found.inputs), (layer.outputs, found.outputs)):
+            kept = old[keep[old]]
+            if len(kept) != len(new):
+                raise PruningError(f"{name}: has {len(new)} channels instead of {len(kept)}; exclude it")
+            pairs.append(np.stack((kept, new)))
+    both = np.unique(np.concatenate(pairs, axis=1), axis=1)
+    if any(len(np.unique(row)) != both.shape[1] for row in both):
+        fact = "what is left of the channels would be read in another order"
+        raise PruningError(f"{fact}; exclude the layers around shuffles and slices, and report the network")
+
+
+class _Tracer(fx.Tracer):
+    """Calls of torch's own modules are left as calls; all others are looked into."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m) in RULES or super().is_leaf_module(m, module_qualified_name)
+
+
+def _traced(model: nn.Module, values: Mapping[str, Any]) -> fx.GraphModule:
+    try:
+        graph = _Tracer().trace(model, concrete_args=dict(values))
+    except Exception as error:  # whatever the user's own code raises on a stand-in for a tensor
+        fact = f"torch.fx cannot trace it ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        remedy = "keep decisions about tensors out of forward, or fix its other arguments with values={...}"
+        raise PruningError(f"{type(model).__name__}: {fact}; {remedy}") from error
+    for node in reversed(graph.nodes):  # fixed arguments are asserted; they are none any more
+        fixed = node.op == "placeholder" and any(node.name.startswith(name) for name in values)
+        if node.target is torch._assert or (not node.users and (fixed or node.op != "output")):
+            graph.erase_node(node)
+    return fx.GraphModule(model, graph, type(model).__name__)
+
+
+class _Run(fx.Interpreter):
+    """The example run: numbers as they are, and beside them what they belong to."""
+
+    def __init__(self, model: fx.GraphModule) -> None:
+        super().__init__(model)
+        self.trace = Trace()
+        self._node: fx.Node | None = None
+
+    def run_node(self, n: fx.Node) -> Any:
+        self._node = n
+        return super().run_node(n)
+
+    def placeholder(self, target: Target, args: Any, kwargs: Any) -> Any:
+        found = super().placeholder(target, args, kwargs)
+        return Value(found) if isinstance(found, Tensor) else found
+
+    def get_attr(self, target: Target, args: Any, kwargs: Any) -> Any:
+        found = super().get_attr(target, args, kwargs)
+        return Value(found, name=str(target)) if isinstance(found, Tensor) else found
+
+    def call_module(self, target: Target, args: Any, kwargs: Any) -> Any:
+        module = self.fetch_attr(str(target))
+        run = super().call_module
+        return self._call(RULES.get(type(module)), target, args, kwargs, run, str(target), module)
+
+    def call_function(self, target: Target, args: Any, kwargs: Any) -> Any:
+        return self._call(RULES.get(target), target, args, kwargs, super().call_function)
+
+    def call_method(self, target: Target, args: Any, kwargs: Any) -> Any:
+        return self._call(RULES.get(target), target, args, kwargs, super().call_method)
+
+    def output(self, target: Target, args: Any, kwargs: Any) -> Any:
+        for value in pytree.tree_leaves(args):
+            if isinstance(value, Value):
+                pin_labels(self.trace.tracer, value, "an output of the network")
+        return super().output(target, args, kwargs)
+
+    def _call(
+        self,
+        rule: Callable[[Call], Any] | None,
+        target: Target,
+        args: Any,
+        kwargs: Any,
+        run: Callable[[Target, Any, Any], Any],
+        name: str = "",
+        module: nn.Module | None = None,
+    ) -> Any:
+        def on(pick: Callable[[Value], Tensor]) -> Any:
+            given = pytree.tree_map(
+                lambda leaf: pick(leaf) if isinstance(leaf, Value) else leaf, (args, kwargs)
+            )
+            return run(target, *given)
+
+        result = on(lambda value: value.tensor)
+        tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+        if not tensors:  # a size, say
+            return result
+        assert self._node is not None
+        call = Call(self.trace, self._node, args, kwargs, on, result, name, module)
+        labels = rule(call) if rule else call.refuse()
+        if isinstance(result, Tensor):
+            return Value(result, labels)
+        found = [None] * len(result) if labels is None else labels
+        return type(result)(
+            Value(*pair) if isinstance(pair[0], Tensor) else pair[0]
+            for pair in zip(result, found, strict=True)
+        )
+
+
+def _set_size(node: fx.Node, path: tuple[int | str, ...], value: int) -> None:
+    """Change one number among a node's arguments."""
+
+    def changed(found: Any, rest: tuple[int | str, ...]) -> Any:
+        if not rest:
+            return value
+        step, *others = rest
+        if isinstance(found, slice):
+            bounds = {name: getattr(found, name) for name in ("start", "stop", "step")}
+            return slice(*(bounds | {str(step): changed(bounds[str(step)], tuple(others))}).values())
+        items = list(found)
+        items[cast(int, step)] = changed(items[cast(int, step)], tuple(others))
+        return tuple(items) if isinstance(found, tuple) else items
+
+    if isinstance(path[0], str):
+        node.kwargs = {**node.kwargs, path[0]: changed(node.kwargs[path[0]], path[1:])}
+    else:
+        node.args = changed(node.args, path)

@@ -1,0 +1,44 @@
+"""What kinds of layers have in common: outputs by inputs by kernel, however torch stores them.
+
+A transposed convolution keeps its weights inputs first; a linear layer has its channels along the last axis.
+"""
+
+import torch.nn.functional as F
+from torch import Size, Tensor, nn
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_DIMENSIONS = (F.conv1d, F.conv2d, F.conv3d)
+
+
+def filters(module: nn.Module) -> Tensor:
+    """(out, in / groups, ...) its weights, or a view of them: writing to it writes to them."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight.transpose(0, 1) if isinstance(module, TRANSPOSED) else weight
+
+
+def output_axis(module: nn.Module) -> int:
+    """Axis of its weight tensor along which its outputs lie."""
+    return 1 if isinstance(module, TRANSPOSED) else 0
+
+
+def channel_axis(module: nn.Module, value: Tensor) -> int:
+    """Axis along which the channels of a layer's input (B, ...) lie."""
+    return value.ndim - 1 if isinstance(module, nn.Linear) else 1
+
+
+def map_size(module: nn.Module, value: Tensor) -> Size:
+    """What a convolution makes of the size of the map (B, in, ...): one channel through it tells."""
+    assert isinstance(module, CONVOLUTIONS)
+    if isinstance(module, TRANSPOSED):
+        given, kernel = value.shape[2:], module.kernel_size
+        parts = zip(
+            given, kernel, module.stride, module.padding, module.dilation, module.output_padding, strict=True
+        )
+        return Size((n - 1) * s - 2 * int(p) + d * (k - 1) + o + 1 for n, k, s, p, d, o in parts)
+    convolve = _DIMENSIONS[value.ndim - 3]
+    one = (value[:1, :1], module.weight[:1, :1])
+    return convolve(*one, None, module.stride, module.padding, module.dilation).shape[2:]
