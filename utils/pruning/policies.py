@@ -4,6 +4,7 @@ The threshold is taken over channels of layers (chains, to be exact), the vote o
 several layers write counts several times in the pool and goes only if none of them needs it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 
 from utils.errors import PruningError
 from utils.pruning.channels import ChannelGraph, ChannelIds, UnitMask
-from utils.pruning.scores import chain_scores, merged_scores, silent_chains
+from utils.pruning.groups import groups, keep_best
+from utils.pruning.scores import chain_scores, merged_scores, silent_chains, unit_scores
 from utils.pruning.subject import BlockPlan, Candidates, ChannelPlan, LayerScores, Merge, Policy, Subject
 
 __all__ = [
-    "Candidates", "GlobalThreshold", "Policy", "WeakestBlocks", "candidate_channels", "candidate_units",
-    "normal", "shortcut", "slim",
+    "Candidates", "GlobalThreshold", "GroupShares", "Policy", "WeakestBlocks", "candidate_channels",
+    "candidate_units", "normal", "shortcut", "slim",
 ]  # fmt: skip
 
 
@@ -103,6 +105,29 @@ class WeakestBlocks:
             tuple(found[i] for i in sorted(weakest)),
             tuple((block.name, mean) for block, mean in zip(found, means, strict=True)),
         )
+
+
+@dataclass(frozen=True)
+class GroupShares:
+    """Of each group of layers with one width its own share, by score: what structured pruners call local.
+
+    Attributes:
+        shares: layer name -> share of its channels that goes, 0 <= share < 1; a group loses the smallest of
+            its layers', one without an entry has no say. A group of none stays whole.
+    """
+
+    shares: Mapping[str, float]
+
+    def __call__(self, subject: Subject, scores: LayerScores) -> ChannelPlan:
+        """Plan for `subject`."""
+        graph = subject.graph
+        values = unit_scores(graph, scores)
+        keep = np.ones(graph.unit_count, dtype=np.bool_)
+        for group in groups(graph):
+            asked = [self.shares[name] for name in group.layers if name in self.shares]
+            if asked:
+                keep &= keep_best(graph, [group], min(asked), values)
+        return ChannelPlan(keep)
 
 
 def normal(percent: float) -> GlobalThreshold:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from utils.profiling import evaluating
 from utils.pruning.channels import ChannelGraph
-from utils.pruning.layers import channel_axis, filters, map_size
+from utils.pruning.layers import TRANSPOSED, channel_axis, filters, map_size
 
 Answer = Callable[[str, nn.Module, Tensor], Tensor]  # layer name, the layer, its input -> its output
 
@@ -43,7 +43,7 @@ def bias_alone(module: nn.Module, value: Tensor) -> Tensor:
 
 
 def layer_cells(model: nn.Module, graph: ChannelGraph, image: Tensor) -> dict[str, int]:
-    """Layer name -> number of cells of its output map; 1 for a linear layer.
+    """Layer name -> how often its kernel is used: cells of its output map, or of a transposed one's input.
 
     Args:
         model: the network that `graph` describes.
@@ -54,7 +54,8 @@ def layer_cells(model: nn.Module, graph: ChannelGraph, image: Tensor) -> dict[st
 
     def answer(name: str, module: nn.Module, value: Tensor) -> Tensor:
         output = bias_alone(module, value)
-        cells[name] = output[0].numel() // len(graph.layers[name].outputs)
+        counted = value if isinstance(module, TRANSPOSED) else output  # where kernels are set down
+        cells[name] = counted[0].numel() // counted.shape[channel_axis(module, counted)]
         return output
 
     with answering(model, graph, answer):
