@@ -1,0 +1,87 @@
+"""Networks of any code: pruned they are their zeroed selves, and what was not followed is named."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.frontends.networks import MIDDLES, Network, network
+from utils.errors import PruningError
+from utils.frontends import fx_rules
+from utils.frontends.fx import FxSubject
+from utils.pruning.equality import outputs_in_float64, relative_difference
+from utils.pruning.policies import slim
+from utils.pruning.scores import named_scorer, random_scores
+from utils.pruning.surgery import prune
+
+EXAMPLE = torch.zeros(1, 3, 16, 16)
+IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+# what a norm over channels pins, it has to say
+NOT_FOLLOWED = {"channel mlp": "LayerNorm middle.norm", "group norm": "GroupNorm middle"}
+
+
+@pytest.mark.parametrize("score", ["l1", "random"])
+@pytest.mark.parametrize("folding", ["interior", "borders", "off"])
+@pytest.mark.parametrize("middle", MIDDLES)
+def test_compact_equals_zeroed(middle, score, folding):
+    subject = FxSubject.of(network(middle), EXAMPLE)
+    scorer = named_scorer(score, {"random": random_scores(3)})
+    result = prune(subject, [slim(0.5, 0.1)], scorer, folding=folding)
+    assert not result.keep.all()
+    outputs = [outputs_in_float64(each.model, IMAGES) for each in (result.compact, result.folded)]
+    assert relative_difference(*outputs) <= 1e-12
+
+
+@pytest.mark.parametrize("middle", MIDDLES)
+def test_what_is_not_followed_is_named(middle):
+    found = FxSubject.of(network(middle), EXAMPLE).not_followed
+    assert [NOT_FOLLOWED[middle] in text for text in found] == [True] * (middle in NOT_FOLLOWED)
+
+
+@pytest.mark.parametrize("middle", ["inverted residuals", "squeeze and excitation", "split sizes"])
+def test_the_network_that_was_traced_is_left_as_it_is(middle):
+    model = network(middle)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        expected = model(IMAGES)
+    prune(FxSubject.of(model, EXAMPLE), [slim(0.5, 0.1)], named_scorer("l1", {}))
+    with torch.no_grad():
+        assert torch.equal(model(IMAGES), expected)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+class Unknown(nn.Module):
+    """Sorts the channels: nothing that a rule could follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sort(dim=1).values
+
+
+def test_an_unknown_operation_pins_what_it_reads_and_nothing_else():
+    subject = FxSubject.of(Network(Unknown()).eval(), EXAMPLE)
+    layers = subject.graph.layers
+    assert subject.graph.pinned[layers["stem.0"].outputs].all()
+    assert not subject.graph.pinned[layers["behind"].outputs].any()
+    assert any("sort" in text for text in subject.not_followed)
+
+
+class Decides(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_code_that_cannot_be_traced_is_refused_with_what_to_do():
+    with pytest.raises(PruningError, match=r"torch\.fx cannot trace it .*keep decisions about tensors out"):
+        FxSubject.of(Network(Decides()), EXAMPLE)
+
+
+def test_a_network_that_would_read_in_another_order_is_refused(monkeypatch):
+    """A shuffle whose rows are pruned each for itself: channels would change places."""
+    monkeypatch.setattr(fx_rules, "_split", lambda _call, labels, _axes, _paths: labels)
+    subject = FxSubject.of(network("shuffles"), EXAMPLE)
+    with pytest.raises(PruningError, match="read in another order"):
+        prune(subject, [slim(0.5, 0.1)], named_scorer("l1", {}))
+
+
+def test_layers_called_twice_have_one_width_throughout():
+    graph = FxSubject.of(network("called twice"), EXAMPLE).graph
+    assert graph.layers["middle.conv"].inputs.tolist() == graph.layers["middle.conv"].outputs.tolist()

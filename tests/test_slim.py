@@ -1,0 +1,145 @@
+"""slim.py: one call, a plan that narrows a fresh network, and errors that say what to do."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from slim import Plan, apply_plan, gamma_penalty, load, slim
+from tests.frontends.networks import MIDDLES, SqueezeExcitation, network
+from utils.errors import PruningError
+
+EXAMPLE = torch.zeros(1, 3, 16, 16)
+IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def widths(result) -> dict[str, int]:
+    return {layer.name: layer.after for layer in result.report.layers}
+
+
+@pytest.mark.parametrize("scheme", ["uniform", "global"])
+@pytest.mark.parametrize("middle", MIDDLES)
+def test_a_fresh_network_narrowed_by_the_plan_takes_the_pruned_state(middle, scheme):
+    result = slim(network(middle), EXAMPLE, 0.5, scheme=scheme, align=1)
+    plan = Plan.from_json(json.loads(json.dumps(result.plan.to_json())))
+    again = apply_plan(network(middle, seed=9), plan)
+    load(again, {f"module.{name}": tensor for name, tensor in result.model.state_dict().items()})
+    with torch.no_grad():
+        assert torch.equal(again.eval()(IMAGES), result.model(IMAGES))
+    count = sum(parameter.numel() for parameter in again.parameters())
+    assert count == result.report.parameters[1] < result.report.parameters[0]
+
+
+def test_the_class_is_kept_where_the_code_counts_no_channels():
+    for middle, kept in (("inverted residuals", True), ("half instance norm", False)):
+        model = network(middle)
+        assert (type(slim(model, EXAMPLE).model) is type(model)) == kept
+
+
+@pytest.mark.parametrize("align", [1, 4, 8])
+def test_widths_are_multiples(align):
+    result = slim(network("inverted residuals"), EXAMPLE, 0.6, align=align)
+    assert all(layer.after % align == 0 or layer.after == layer.before for layer in result.report.layers)
+    assert widths(result)["behind"] == {1: 7, 4: 8, 8: 8}[align]
+
+
+def test_each_group_loses_its_share():
+    model = network("inverted residuals")
+    found = widths(slim(model, EXAMPLE, 0.25, align=1))
+    assert found == {
+        "stem.0": 12,
+        "middle.0.branch.0": 24,
+        "middle.0.branch.3": 24,
+        "middle.0.branch.6": 12,
+        "middle.1.branch.0": 24,
+        "middle.1.branch.3": 24,
+        "middle.1.branch.6": 12,
+        "behind": 12,
+        "head": 10,
+    }
+
+
+def test_a_part_is_pruned_and_the_rest_follows_or_keeps_what_it_reads():
+    followed = widths(slim(network("nothing"), EXAMPLE, 0.5, scope="stem", align=1))
+    assert followed == {"stem.0": 8, "behind": 16, "head": 10}
+    kept = widths(slim(network("nothing"), EXAMPLE, 0.5, scope=["stem"], align=1, interface="keep"))
+    assert kept == {"stem.0": 16, "behind": 16, "head": 10}
+    inside = widths(
+        slim(network("inverted residuals"), EXAMPLE, 0.5, scope="middle", align=1, interface="keep")
+    )
+    assert inside["middle.0.branch.0"] == 16
+    assert inside["stem.0"] == inside["middle.1.branch.6"] == 16
+
+
+@pytest.mark.parametrize("exclude", ["stem.0", "stem", torch.nn.Conv2d])
+def test_what_is_excluded_stays(exclude):
+    assert widths(slim(network("nothing"), EXAMPLE, 0.5, exclude=[exclude], align=1))["stem.0"] == 16
+
+
+def test_config_lists():
+    config = [
+        {"sparsity": 0.5, "op_types": ["Conv2d"]},
+        {"sparsity": 0.25, "op_names": ["behind"]},
+        {"exclude": True, "op_names": ["stem.0"]},
+    ]
+    assert widths(slim(network("nothing"), EXAMPLE, config=config, align=1)) == {
+        "stem.0": 16,
+        "behind": 12,
+        "head": 10,
+    }
+    by_type = [{"sparsity": 0.5, "op_types": [SqueezeExcitation]}]
+    found = widths(slim(network("squeeze and excitation"), EXAMPLE, config=by_type, align=1))
+    assert found["middle.squeeze"] == 2
+    assert found["behind"] == 16
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        ({"ratio": 1.0}, "ratio 1.0: give a share from 0 to below 1"),
+        ({"scope": "back"}, "'back': is or holds no layer; the layers are stem.0, behind, head"),
+        ({"exclude": ["nix"]}, "'nix': is or holds no layer"),
+        ({"score": "gama"}, "'gama' is no score"),
+        ({"config": [{"sparsity": 2, "op_types": ["Conv2d"]}]}, "give a sparsity from 0 to below 1"),
+        ({"config": [{"sparsty": 0.5}]}, "sparsty is not known"),
+    ],
+)
+def test_options_that_name_nothing_are_refused(options, fact):
+    with pytest.raises(PruningError) as caught:
+        slim(network("nothing"), EXAMPLE, **options)
+    assert fact in str(caught.value)
+
+
+def test_a_plan_of_another_network_is_refused():
+    plan = slim(network("inverted residuals"), EXAMPLE).plan
+    with pytest.raises(PruningError, match=r"middle\.0\.branch\.0 has no such layer"):
+        apply_plan(network("nothing"), plan)
+    with pytest.raises(PruningError, match="plan: is none"):
+        Plan.from_json({"kept": 1})
+    with pytest.raises(PruningError, match="narrow a fresh network with its plan first"):
+        load(network("nothing"), slim(network("nothing"), EXAMPLE).model.state_dict())
+
+
+def test_sparse_training_meets_the_gammas_that_pruning_judges():
+    model = network("inverted residuals").train()
+    penalty = gamma_penalty(model, EXAMPLE, s=0.01)
+    model(IMAGES).sum().backward()
+    before = {name: norm.weight.grad.clone() for name, norm in penalty.norms.items()}
+    penalty.add_to_gradients()
+    assert set(penalty.norms) == {"stem.0", *(f"middle.{i}.branch.{j}" for i in (0, 1) for j in (0, 3, 6))}
+    for name, norm in penalty.norms.items():
+        assert torch.allclose(norm.weight.grad - before[name], 0.01 * norm.weight.sign())
+
+
+def test_the_given_network_is_left_as_it_is():
+    model = network("half instance norm")
+    before = copy.deepcopy(model.state_dict())
+    slim(model, EXAMPLE)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_the_report_says_what_happened():
+    text = str(slim(network("group norm"), EXAMPLE, align=1).report)
+    assert "behind     16 -> 8     Conv2d" in text
+    assert "not followed: middle (GroupNorm middle) takes its statistics over several channels" in text
