@@ -8,6 +8,7 @@ from tests.frontends.networks import MIDDLES, Network, network
 from utils.errors import PruningError
 from utils.frontends import fx_rules
 from utils.frontends.fx import FxSubject
+from utils.frontends.fx_values import Value, channels
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.policies import slim
 from utils.pruning.scores import named_scorer, random_scores
@@ -64,6 +65,11 @@ def test_an_unknown_operation_pins_what_it_reads_and_nothing_else():
     assert any("sort" in text for text in subject.not_followed)
 
 
+def test_an_example_that_does_not_fit_is_refused():
+    with pytest.raises(PruningError, match="Network: does not run on the example of shape 1x5x16x16"):
+        FxSubject.of(network("nothing"), torch.zeros(1, 5, 16, 16))
+
+
 class Decides(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x if x.sum() > 0 else -x
@@ -76,7 +82,16 @@ def test_code_that_cannot_be_traced_is_refused_with_what_to_do():
 
 def test_a_network_that_would_read_in_another_order_is_refused(monkeypatch):
     """A shuffle whose rows are pruned each for itself: channels would change places."""
-    monkeypatch.setattr(fx_rules, "_split", lambda _call, labels, _axes, _paths: labels)
+
+    def each_row_for_itself(call, labels, axes, _paths):
+        rows = [
+            channels(call.trace.tracer, Value(row, row), axes[1] - 1, "")
+            for row in labels.movedim(axes[0], 0)
+        ]
+        call.trace.tracer.equal(rows)
+        return labels
+
+    monkeypatch.setattr(fx_rules, "_split", each_row_for_itself)
     subject = FxSubject.of(network("shuffles"), EXAMPLE)
     with pytest.raises(PruningError, match="read in another order"):
         prune(subject, [slim(0.5, 0.1)], named_scorer("l1", {}))

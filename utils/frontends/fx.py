@@ -67,8 +67,15 @@ class FxSubject:
         """
         traced = model if isinstance(model, fx.GraphModule) else _traced(model, values or {})
         run = _Run(traced)
-        with evaluating(traced), torch.no_grad():
-            run.run(example)
+        try:
+            with evaluating(traced), torch.no_grad():
+                run.run(example)
+        except RuntimeError as error:
+            shape = "x".join(map(str, example.shape))
+            fact = f"{type(model).__name__}: does not run on the example of shape {shape}"
+            raise PruningError(
+                f"{fact} ({str(error).splitlines()[0]}); give an input that it takes"
+            ) from error
         graph = run.trace.tracer.finish().pinning(pinned, "excluded")
         units = run.trace.tracer.units()
         sizes = tuple(replace(size, ids=units[size.ids]) for size in run.trace.sizes)
