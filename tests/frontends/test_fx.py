@@ -94,7 +94,7 @@ def test_a_network_that_would_read_in_another_order_is_refused(monkeypatch):
     monkeypatch.setattr(fx_rules, "_split", each_row_for_itself)
     subject = FxSubject.of(network("shuffles"), EXAMPLE)
     with pytest.raises(PruningError, match="read in another order"):
-        prune(subject, [slim(0.5, 0.1)], named_scorer("l1", {}))
+        prune(subject, [slim(0.5, 0.1)], random_scores(1))
 
 
 def test_layers_called_twice_have_one_width_throughout():
