@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from utils.darknet.build import build
 from utils.darknet.edit import residual_blocks
@@ -81,7 +81,7 @@ class Darknet(nn.Module):
         Raises:
             ToolkitError: the images have another number of channels, or a size at which maps do not fit.
         """
-        if not (torch.jit.is_tracing() or torch.compiler.is_compiling()):
+        if not (torch.jit.is_tracing() or torch.compiler.is_compiling() or _is_traced(images)):
             self._check_images(images)
         outputs = {-1: images}
         heads = []
@@ -151,6 +151,11 @@ class Darknet(nn.Module):
         columns[:, section.box_values] = _logit(OBJECTNESS_PRIOR)
         if not isinstance(section, Region):  # its softmax is even at zero
             columns[:, section.box_values + 1 :] = _logit(min(0.5, 1 / section.classes))
+
+
+def _is_traced(images: object) -> bool:
+    """Whether torch.fx asks what the code does, with a stand-in for the images."""
+    return isinstance(images, fx.Proxy)
 
 
 def _logit(probability: float) -> float:

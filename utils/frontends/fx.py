@@ -18,6 +18,7 @@ from torch.fx.node import Target
 from torch.utils import _pytree as pytree
 
 from utils.errors import PruningError
+from utils.frontends.fx_darknet import DARKNET_RULES
 from utils.frontends.fx_rules import RULES, Call, Size, Trace
 from utils.frontends.fx_values import Value, pin_labels
 from utils.profiling import evaluating
@@ -128,11 +129,14 @@ def _require_same_wiring(graph: ChannelGraph, keep: UnitMask, traced: ChannelGra
         raise PruningError(f"{fact}; exclude the layers around shuffles and slices, and report the network")
 
 
+_RULES = {**RULES, **DARKNET_RULES}
+
+
 class _Tracer(fx.Tracer):
     """Calls of torch's own modules are left as calls; all others are looked into."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) in RULES or super().is_leaf_module(m, module_qualified_name)
+        return type(m) in _RULES or super().is_leaf_module(m, module_qualified_name)
 
 
 def _traced(model: nn.Module, values: Mapping[str, Any]) -> fx.GraphModule:
@@ -172,13 +176,13 @@ class _Run(fx.Interpreter):
     def call_module(self, target: Target, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(str(target))
         run = super().call_module
-        return self._call(RULES.get(type(module)), target, args, kwargs, run, str(target), module)
+        return self._call(_RULES.get(type(module)), target, args, kwargs, run, str(target), module)
 
     def call_function(self, target: Target, args: Any, kwargs: Any) -> Any:
-        return self._call(RULES.get(target), target, args, kwargs, super().call_function)
+        return self._call(_RULES.get(target), target, args, kwargs, super().call_function)
 
     def call_method(self, target: Target, args: Any, kwargs: Any) -> Any:
-        return self._call(RULES.get(target), target, args, kwargs, super().call_method)
+        return self._call(_RULES.get(target), target, args, kwargs, super().call_method)
 
     def output(self, target: Target, args: Any, kwargs: Any) -> Any:
         for value in pytree.tree_leaves(args):

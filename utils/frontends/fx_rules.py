@@ -212,22 +212,32 @@ def _joint(call: Call) -> Labels | None:
 
 
 def _binary(call: Call, kind: Any) -> Labels | None:
-    """Two tensors, broadcast: what meets lives and dies together."""
+    """Tensors, broadcast: what meets lives and dies together."""
     values = call.values
     labelled = [value for value in values if value.labels is not None]
     if len(labelled) < 2:
         return _beside_constant(call, labelled[0], values) if labelled else None
-    first, second = labelled
+    first, *others = labelled
     if kind == "gate":
-        first, second = sorted((first, second), key=lambda value: -_size(value.tensor))
+        first, second = sorted(labelled, key=lambda value: -_size(value.tensor))
         gates = [node for node, value in zip(call.node.args, call.args, strict=True) if value is second]
         alone = all(isinstance(node, fx.Node) and len(node.users) == 1 for node in gates)
         kind = "gate" if alone and _size(second.tensor) < _size(first.tensor) else "joint"
+        others = [second]
     assert first.labels is not None
-    assert second.labels is not None
     labels = first.labels.expand(call.result.shape)
-    tie_labels(call.trace.tracer, labels, second.labels.expand(call.result.shape), kind)
+    varying = Value(call.result, labels).axes
+    for other in others:
+        assert other.labels is not None
+        shape = (*[1] * (call.result.ndim - other.tensor.ndim), *other.tensor.shape)
+        if varying and all(shape[axis] == 1 for axis in varying):  # one channel beside all
+            continue
+        tie_labels(call.trace.tracer, labels, other.labels.expand(call.result.shape), kind)
     return labels
+
+
+def _nothing(_call: Call) -> None:
+    """What comes out holds no channels: ones, say."""
 
 
 def _size(tensor: Tensor) -> int:
@@ -411,34 +421,38 @@ def _item(call: Call) -> Any:
     if source.labels is None:
         return None
     indices = index if isinstance(index, tuple) else (index,)
-    if any(isinstance(leaf, Value) for leaf in pytree.tree_leaves(indices)) or None in indices:
+    if any(isinstance(leaf, Value) for leaf in pytree.tree_leaves(indices)):
         return call.refuse("picks by a tensor")
-    if Ellipsis in indices:
-        at = indices.index(Ellipsis)
-        if any(axis >= at for axis in source.axes):
-            return call.refuse("picks channels behind an ellipsis")
-    for axis, part in enumerate(indices):
-        if part is Ellipsis:
-            break
-        if axis in source.axes and not _bounds(call, source, axis, part, isinstance(index, tuple)):
+    for position, axis in _indexed_axes(indices, source.tensor.ndim):
+        path = (1, position) if isinstance(index, tuple) else (1,)
+        if axis in source.axes and not _bounds(call, source, axis, indices[position], path):
             return call.refuse("picks channels by a number that is computed, or one by one")
     return source.labels[index]
 
 
-def _bounds(call: Call, source: Value, axis: int, part: Any, nested: bool) -> bool:
-    """Note the bounds of a slice of channels; whether they can be followed."""
+def _indexed_axes(indices: tuple[Any, ...], count: int) -> Iterator[tuple[int, int]]:
+    """Position of each index -> the axis that it picks from."""
+    picking = [position for position, part in enumerate(indices) if part is not None and part is not Ellipsis]
+    for number, position in enumerate(picking):
+        behind = Ellipsis in indices and position > indices.index(Ellipsis)
+        yield position, count - len(picking) + number if behind else number
+
+
+def _bounds(call: Call, source: Value, axis: int, part: Any, path: tuple[int, ...]) -> bool:
+    """Note the bounds of a slice of channels, whose place is `path`; whether they can be followed."""
     if not isinstance(part, slice) or part.step not in (None, 1):
         return False
     ids = channels(call.trace.tracer, source, axis, INPUT)
-    written = call.node.args[1][axis] if nested else call.node.args[1]  # type: ignore[index]
+    written: Any = call.node.args
+    for step in path:
+        written = written[step]
     for name in ("start", "stop"):
         bound = getattr(written, name)
         if bound is None or bound == 0:
             continue
         if not isinstance(bound, int):
             return False
-        path = (1, axis, name) if nested else (1, name)
-        call.counts(ids[: slice(None, bound).indices(len(ids))[1]], *path)
+        call.counts(ids[: slice(None, bound).indices(len(ids))[1]], *path, name)
     return True
 
 
@@ -498,6 +512,8 @@ RULES: Mapping[Any, Rule] = MappingProxyType(
     | dict.fromkeys(("add", "add_", "sub", "sub_"), _sum)
     | dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), _product)
     | dict.fromkeys((operator.truediv, torch.div, torch.maximum, torch.minimum, "div", "div_"), _joint)
+    | dict.fromkeys((torch.where, operator.gt, operator.lt, operator.ge, operator.le), _joint)
+    | dict.fromkeys((torch.ones_like, torch.zeros_like), _nothing)
     | dict.fromkeys((torch.mean, torch.sum, torch.amax, torch.amin, "mean", "sum", "amax", "amin"), _reduced)
     | dict.fromkeys((nn.Softmax, nn.LogSoftmax, F.softmax, F.log_softmax, torch.softmax, "softmax"), _softmax)
     | dict.fromkeys((F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d), _channelwise)

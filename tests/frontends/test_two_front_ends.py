@@ -1,0 +1,39 @@
+"""The cfg says which channels belong together, and the code that runs it does, too: they must agree."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from utils.darknet.model import Darknet
+from utils.darknet.network import Network
+from utils.errors import UnsupportedSectionError
+from utils.frontends.darknet import DarknetSubject
+from utils.frontends.fx import FxSubject
+from utils.pruning.channels import ChannelGraph
+
+ROOT = Path(__file__).resolve().parents[2]
+CFGS = sorted([*ROOT.glob("cfg/*.cfg"), *ROOT.glob("tests/cfgs/*.cfg")])
+ZOO = sorted(ROOT.parent.glob("shared/zoo/*.cfg"))
+
+
+def ids(graph: ChannelGraph, names: list[str]) -> np.ndarray:
+    return np.concatenate([np.concatenate((graph.layers[n].inputs, graph.layers[n].outputs)) for n in names])
+
+
+@pytest.mark.parametrize("path", [*CFGS, *ZOO], ids=lambda path: path.stem)
+def test_units_of_the_cfg_are_units_of_the_code(path):
+    try:
+        model = Darknet(Network.from_cfg(path), initialise=False).eval()
+    except UnsupportedSectionError:
+        pytest.skip("a section that is refused")
+    cfg = DarknetSubject.of(model)
+    code = FxSubject.of(model, torch.zeros_like(cfg.example)).graph
+    assert set(cfg.graph.layers) == set(code.layers)
+    names = list(cfg.graph.layers)
+    one, other = ids(cfg.graph, names), ids(code, names)
+    pairs = np.unique(np.stack((one, other)), axis=1)
+    assert len(np.unique(one)) == len(np.unique(other)) == pairs.shape[1]
+    assert np.array_equal(cfg.graph.pinned[pairs[0]], code.pinned[pairs[1]])
+    assert np.array_equal(cfg.graph.coupled[pairs[0]], code.coupled[pairs[1]])
