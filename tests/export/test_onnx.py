@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.export.networks import CLASSES, SPECS, TwoHeads
 from utils.detection.decode import HeadSpec
 from utils.errors import ExportError
 from utils.export.endings import BoxesAndScores
@@ -19,37 +20,6 @@ from utils.export.onnx import export_onnx, verify_onnx
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
-
-CLASSES = 2
-SPECS = (
-    HeadSpec(((10.0, 14.0), (20.0, 9.0)), CLASSES, stride=8),
-    HeadSpec(((30.0, 40.0),), CLASSES, stride=16),
-)
-
-
-class TwoHeads(nn.Module):
-    """A detector with batch norms that have moved from their start, and heads at stride 8 and 16."""
-
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 6, 8, stride=8, bias=False), nn.BatchNorm2d(6), nn.LeakyReLU(0.1)
-        )
-        self.down = nn.Sequential(nn.Conv2d(6, 8, 2, stride=2, bias=False), nn.BatchNorm2d(8), nn.Mish())
-        self.fine, self.coarse = nn.Conv2d(6, 14, 1), nn.Conv2d(8, 7, 1)
-        for norm in (self.stem[1], self.down[1]):
-            nn.init.uniform_(norm.running_mean, -0.2, 0.2)
-            nn.init.uniform_(norm.running_var, 0.5, 2)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        fine = self.stem(images)
-        heads = self.fine(fine), self.coarse(self.down(fine))
-        return [self.split(head) for head in heads]
-
-    def split(self, head: Tensor) -> Tensor:
-        batch, channels, height, width = head.shape
-        return head.view(batch, channels // 7, 7, height, width).permute(0, 1, 3, 4, 2)
 
 
 def export(
@@ -230,6 +200,42 @@ def test_a_missing_package_is_named_with_its_pip_line(
     with pytest.raises(ExportError, match=f"pip install {package}$"):
         export(TwoHeads(), SPECS, tmp_path / "net.onnx", (32, 32))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "shapes"),
+    [
+        (True, False, [(1, 3, 32, 48), (3, 3, 32, 48)]),
+        (False, True, [(1, 3, 32, 48), (1, 3, 16, 64)]),
+    ],
+    ids=["batch", "size"],
+)
+def test_only_what_is_asked_for_stays_open(
+    batch: bool, size: bool, shapes: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    job = exporting(TwoHeads(), SPECS, (32, 48), dynamic_batch=batch, dynamic_size=size)
+    exported = export_onnx(job, tmp_path / "net.onnx")
+    assert [parity.shape for parity in exported.parities] == shapes
+    dims = onnx.load(exported.paths[0]).graph.input[0].type.tensor_type.shape.dim
+    assert [bool(dim.dim_param) for dim in dims] == [batch, False, size, size]
+
+
+def test_raw_heads_are_the_models_own(tmp_path: Path) -> None:
+    model = TwoHeads()
+    job = exporting(model, SPECS, (32, 48), raw_heads=True, dynamic_batch=True, dynamic_size=True)
+    path = export_onnx(job, tmp_path / "net.onnx").paths[0]
+    images = torch.rand(2, 3, 48, 32)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    heads = session.run(["head_0", "head_1"], {"images": images.numpy()})
+    for actual, wanted in zip(heads, model.eval()(images), strict=True):
+        np.testing.assert_allclose(actual, wanted.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_left_that_does_nothing(tmp_path: Path) -> None:
+    """A fixed size leaves no shapes to compute, and constants lie in initializers."""
+    exported = export(TwoHeads(), SPECS, tmp_path / "net.onnx", (32, 48))
+    kinds = {node.op_type for node in onnx.load(exported.paths[0]).graph.node}
+    assert not kinds & {"Shape", "Constant", "Identity", "Gather", "Range"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

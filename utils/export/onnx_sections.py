@@ -80,7 +80,8 @@ def _activations(
     run = proto_infer(watched, inner)
     for batch in batches:
         for image in batch:
-            values = dict(zip(inner, run(image[None]), strict=True))
+            # onnxruntime takes no name for all names
+            values = dict(zip(inner, run(image[None]), strict=True)) if inner else {}
             yield values | ({"images": image} if "images" in sources else {})
 
 
@@ -105,11 +106,9 @@ def _automatic(network: _Network, sections: list[int], job: Exporting) -> Quanti
     count, accuracy = _fewest(network, worst, job.accuracy)
     skip = sorted(worst[:count])
     listed = ",".join(map(str, skip))
-    note = (
-        f"sections {listed} stay in float (--int8-skip {listed})"
-        if skip
-        else "no section has to stay in float"
-    )
+    note = f"{len(skip)} of {len(sections)} convolutions stay in float: --int8-skip {listed}"
+    if not skip:
+        note = "no convolution has to stay in float"
     return Quantised(network.without(skip), accuracy, note)
 
 
