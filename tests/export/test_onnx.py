@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.export.networks import CLASSES, SPECS, TwoHeads
+from tests.export.networks import CLASSES, SPECS, TwoHeads, export_small
 from utils.detection.decode import HeadSpec
 from utils.errors import ExportError
 from utils.export.endings import BoxesAndScores
@@ -218,6 +218,20 @@ def test_only_what_is_asked_for_stays_open(
     assert [parity.shape for parity in exported.parities] == shapes
     dims = onnx.load(exported.paths[0]).graph.input[0].type.tensor_type.shape.dim
     assert [bool(dim.dim_param) for dim in dims] == [batch, False, size, size]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("opset", [13, 20])
+def test_the_opset_is_the_one_asked_for(precision: str, opset: int, tmp_path: Path) -> None:
+    exported = export_small(tmp_path, precision=precision, opset=opset, dynamic_batch=True, dynamic_size=True)
+    assert [entry.version for entry in onnx.load(exported.paths[0]).opset_import] == [opset]
+
+
+@pytest.mark.parametrize(("precision", "opset"), [("fp32", 10), ("fp16", 21), ("int8", 12)])
+def test_an_opset_that_cannot_be_written_is_refused(precision: str, opset: int, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=rf"--opset {opset}: {precision} can be written in .*; use 17"):
+        export_small(tmp_path, precision=precision, opset=opset)
+    assert not list(tmp_path.iterdir())
 
 
 def test_raw_heads_are_the_models_own(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.export.networks import CLASSES, TwoHeads, export_small
+from tests.export.networks import CLASSES, export_small
 from utils.detection.decode import HeadSpec
 from utils.errors import ExportError
 from utils.export.job import exporting
@@ -154,8 +154,3 @@ def test_int8_without_images_is_refused(tmp_path: Path) -> None:
     specs = [HeadSpec(((5.0, 3.0),), CLASSES, stride=1)]
     with pytest.raises(ExportError, match="no images to find the ranges on; add --data"):
         export_onnx(exporting(OneHead(), specs, (4, 4), precision="int8"), tmp_path / "net.onnx")
-
-
-def test_an_opset_without_scales_by_channel_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"--opset 12: .*use 17"):
-        export_small(tmp_path, TwoHeads(), precision="int8", opset=12)

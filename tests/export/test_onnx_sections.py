@@ -101,7 +101,20 @@ def test_every_section_is_ranked_under_the_bar(tmp_path: Path) -> None:
         seen.extend(items)
         return items
 
-    job = replace(automatic(TwoHeads(), lambda infer: BEFORE), progress=progress)
-    export_onnx(job, tmp_path / "net.onnx")
+    measured = iter([BEFORE - 0.02, BEFORE])  # all in int8, then without the worst
+    job = replace(automatic(TwoHeads(), lambda infer: next(measured)), progress=progress)
+    assert export_onnx(job, tmp_path / "net.onnx").note.startswith("1 of 4 convolutions stay in float")
     assert seen == [0, 1, 2, 3]
-    assert job.image_size == SIZE
+
+
+def test_no_more_sections_stay_in_float_than_must(tmp_path: Path) -> None:
+    """Enough from 3 on: 1 and 2 are tried on the way, and nothing twice."""
+    counts = []
+
+    def measure(infer: Infer) -> float:
+        counts.append(len(counts))
+        return BEFORE - (0.005 if len(counts) == 4 else 0.02)
+
+    exported = export_onnx(automatic(TwoHeads(), measure), tmp_path / "net.onnx")
+    assert exported.note.startswith("3 of 4 convolutions stay in float")
+    assert len(counts) == 4

@@ -33,6 +33,7 @@ from utils.data.listing import read_data_file
 from utils.errors import ExportError
 from utils.export.job import PRECISIONS, Accuracy, Exported, Exporting
 from utils.export.onnx import OnnxFiles, export_onnx
+from utils.files import require_writable
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,9 @@ def run_export(args: argparse.Namespace) -> None:
     weights = project.needed("weights")
     model = open_network(project)
     data = read_data_file(project.data) if project.data else None
-    _require_possible(args)
+    folder = args.output or weights.parent
+    _require_possible(args, project)
+    require_writable(folder, "choose another folder with --output DIR")
     job = make_job(
         model,
         data,
@@ -147,17 +150,17 @@ def run_export(args: argparse.Namespace) -> None:
         targets=args.target,
     )
     stem = weights.stem if job.precision == "fp32" else f"{weights.stem}_{job.precision}"
-    exports = _export(job, args.format, (args.output or weights.parent) / stem)
+    exports = _export(job, args.format, folder / stem)
     _report(exports, job, model)
     _next(project, exports[0], decoded=not (args.raw_heads or args.nms))
 
 
-def _require_possible(args: argparse.Namespace) -> None:
+def _require_possible(args: argparse.Namespace, project: Project) -> None:
     others = [name for name in args.format if name != "onnx"]
     if args.nms and others:
         fact = f"the suppression is an operator of ONNX, which {', '.join(others)} cannot take over"
         raise ExportError(f"--nms: {fact}; leave it out, or give --format onnx")
-    if args.precision == "int8" and not args.data:
+    if args.precision == "int8" and not project.data:
         fact = "int8 needs images to find the ranges of activations"
         raise ExportError(f"--precision int8: {fact}; add --data FILE, its training list is used")
     if args.int8_skip and args.precision != "int8":

@@ -35,7 +35,9 @@ HALF_TOLERANCE = 2e-2
 # int8 is to be judged by its mAP; this only finds a graph that is wrong
 INT8_TOLERANCE = 1.0
 _SMALLEST_INEXACT = 0.1
-_INT8_OPSET = 13
+_LEAST_OPSET = 11  # the first with torch's Resize
+_INT8_OPSET = 13  # the first with scales by channel
+_MOST_OPSET = 20  # of torch's older exporter
 _PLACE = "ONNX export"
 
 
@@ -60,8 +62,9 @@ def export_onnx(job: Exporting, path: Path) -> Exported:
 def _require_possible(job: Exporting) -> None:
     if job.suppress and tuple(job.module.outputs) != ("boxes", "scores"):
         raise ExportError("--nms: raw heads hold no boxes to suppress; leave --raw-heads out")
-    if job.precision == "int8" and job.opset < _INT8_OPSET:
-        fact = f"scales by channel came with opset {_INT8_OPSET}, not {job.opset}"
+    least, most = (_INT8_OPSET if job.precision == "int8" else _LEAST_OPSET), _MOST_OPSET
+    if not least <= job.opset <= most:
+        fact = f"{job.precision} can be written in opset {least} to {most}"
         raise ExportError(f"--opset {job.opset}: {fact}; use {Exporting.opset}")
 
 
