@@ -33,6 +33,8 @@ from utils.data.listing import read_data_file
 from utils.errors import ExportError
 from utils.export.job import PRECISIONS, Accuracy, Exported, Exporting
 from utils.export.onnx import OnnxFiles, export_onnx
+from utils.export.openvino import export_openvino
+from utils.export.torchscript import export_torchscript
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Format:
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "onnx": Format(".onnx", export_onnx),
+        "openvino": Format(".xml", export_openvino),
+        "torchscript": Format(".torchscript", export_torchscript),
     }
 )
 
