@@ -24,9 +24,10 @@ import torch
 from utils.commands.project import Need, Project, resolve
 from utils.commands.results import arguments, next_command, provenance, write_json
 from utils.errors import ToolkitError
+from utils.runtimes.choice import ALL_NAMES
 
 __all__ = [  # of project.py and results.py too: one import serves a command
-    "Need", "Parser", "Project", "add_common", "add_data", "add_image_size", "add_network",
+    "Need", "Parser", "Project", "add_common", "add_data", "add_image_size", "add_network", "add_runtime",
     "arguments", "fraction", "fraction_below_one", "next_command", "non_negative_float",
     "non_negative_int", "positive_float", "positive_int", "prepare", "provenance", "resolve",
     "run_main", "write_json",
@@ -163,6 +164,12 @@ def add_network(parser: Options) -> None:
     """Add --cfg and --weights."""
     parser.add_argument("--cfg", type=Path, help="Darknet cfg of the network")
     parser.add_argument("--weights", type=Path, help="its .weights file or .pt checkpoint")
+
+
+def add_runtime(parser: Options) -> None:
+    """Add --runtime for exported files."""
+    text = "what computes an exported file, where several can (default: onnxruntime for .onnx)"
+    parser.add_argument("--runtime", choices=ALL_NAMES, help=text)
 
 
 def add_data(parser: Options) -> None:
