@@ -32,8 +32,10 @@ from utils.darknet.model import Darknet
 from utils.data.listing import read_data_file
 from utils.errors import ExportError
 from utils.export.job import PRECISIONS, Accuracy, Exported, Exporting
+from utils.export.ncnn import export_ncnn
 from utils.export.onnx import OnnxFiles, export_onnx
 from utils.export.openvino import export_openvino
+from utils.export.tensorrt import export_tensorrt
 from utils.export.torchscript import export_torchscript
 
 
@@ -49,6 +51,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "onnx": Format(".onnx", export_onnx),
         "openvino": Format(".xml", export_openvino),
+        "tensorrt": Format(".engine", export_tensorrt),
+        "ncnn": Format(".ncnn.param", export_ncnn),
         "torchscript": Format(".torchscript", export_torchscript),
     }
 )

@@ -68,7 +68,7 @@ def export_openvino(job: Exporting, path: Path) -> Exported:
             place, tolerance = f"OpenVINO {job.precision}", TOLERANCES[job.precision]
             parities = compare(job.module, infer, job.shapes, place, tolerance)
     note = NOTES.get(job.precision, "")
-    return Exported(paths, "openvino", job.precision, parities, OpenVino().load(path).infer, note=note)
+    return Exported(paths, "openvino", job.precision, parities, infer, note=note)
 
 
 def _samples(job: Exporting) -> list[Images]:

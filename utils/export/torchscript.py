@@ -17,7 +17,7 @@ from utils.export.limits import Limits
 from utils.export.parity import compare
 from utils.files import atomic_path
 from utils.pruning.sharing import shared_copy
-from utils.runtimes.runtime import Images, Outputs
+from utils.runtimes.torch import Torch
 
 LIMITS = Limits(
     "TorchScript",
@@ -65,10 +65,10 @@ def export_torchscript(job: Exporting, path: Path) -> Exported:
     module = job.module if job.precision == "fp32" else half_inside(job.module)
     with atomic_path(path) as temporary:
         traced(module, torch.zeros(job.shapes[0])).save(str(temporary), _extra_files=dict(job.metadata))
-        place = f"TorchScript {job.precision}"
-        tolerance = TOLERANCES[job.precision]
-        parities = compare(job.module, _load(temporary), job.shapes, place, tolerance)
-    return Exported((path,), "torchscript", job.precision, parities, _load(path))
+        infer = Torch().load(temporary).infer
+        place, tolerance = f"TorchScript {job.precision}", TOLERANCES[job.precision]
+        parities = compare(job.module, infer, job.shapes, place, tolerance)
+    return Exported((path,), "torchscript", job.precision, parities, infer)
 
 
 def traced(module: nn.Module, example: Tensor) -> Any:
@@ -89,15 +89,3 @@ def traced(module: nn.Module, example: Tensor) -> Any:
             return torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))
         except RuntimeError as error:
             raise ExportError(f"torch.jit.trace: {error}; nothing was written") from error
-
-
-def _load(path: Path) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        module = torch.jit.load(str(path), map_location="cpu")
-
-    def infer(images: Images) -> Outputs:
-        with torch.no_grad():
-            return [output.numpy() for output in module(torch.from_numpy(images))]
-
-    return infer
