@@ -188,19 +188,19 @@ def _export(job: Exporting, names: Sequence[str], stem: Path) -> list[Exported]:
 
 def _report(exports: Sequence[Exported], job: Exporting, model: Darknet) -> None:
     table = Table("format", "precision", "file")
-    figures = ["MB", *(f"{name} off by" for name in job.module.outputs)]
+    figures = ["MB", *job.module.outputs]
     for title in figures + (["mAP before", "mAP after"] if job.accuracy else []):
         table.add_column(title, justify="right")
     for export in exports:
         table.add_row(
             export.format,
             export.precision,
-            Text(export.paths[0].as_posix(), overflow="fold"),
+            Text(export.paths[0].name, overflow="fold"),
             f"{sum(path.stat().st_size for path in export.paths) / 1e6:.1f}",
             *(_largest(export, name) for name in job.module.outputs),
             *(_before_and_after(export, job.accuracy) if job.accuracy else ()),
         )
-    show(f"exported from {model.network.source}", table)
+    show(f"{model.network.source} exported to {exports[0].paths[0].parent}", table)
     console = Console()
     for export in exports:
         for line in filter(None, (_compared(export), export.note)):
@@ -225,7 +225,7 @@ def _compared(export: Exported) -> str:
         return ""
     shapes = (parity.shape for parity in export.parities)
     compared = " and ".join(f"batch {batch}, {height}x{width}" for batch, _, height, width in shapes)
-    return f"compared with torch on {compared}; off by: largest difference / largest value"
+    return f"compared with torch on {compared}: largest difference / largest value"
 
 
 def _next(project: Project, export: Exported, raw_heads: bool) -> None:

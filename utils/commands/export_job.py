@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -56,6 +56,7 @@ def make_job(
         size_step=network.size_step,
         metadata=metadata(model, data.names if data else (), image_size),
         raw_heads=raw_heads,
+        progress=progress,
         **options,
     )
     if data is None:
@@ -67,6 +68,11 @@ def make_job(
     measure = partial(measured, model=model, data=data, image_size=image_size, workers=workers)
     before = measure(module_infer(job.module))
     return replace(job, accuracy=Accuracy(before, partial(measure, batch=None if job.dynamic_batch else 1)))
+
+
+def progress(items: Sequence[int], label: str) -> Iterable[int]:
+    """The items, under a bar."""
+    return tqdm(items, desc=label, unit="section", leave=False, disable=None)
 
 
 def metadata(model: Darknet, names: Iterable[str], image_size: tuple[int, int]) -> dict[str, str]:

@@ -22,6 +22,10 @@ def _no_onnx(precision: Precision) -> Path:
     raise ExportError(f"ONNX {precision}: no file was made for this export; set Exporting.onnx")
 
 
+def _silent(items: Sequence[int], label: str) -> Iterable[int]:  # noqa: ARG001 - a bar shows it
+    return items
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """How good a network is on a data set.
@@ -57,6 +61,7 @@ class Exporting:
         suppress: whether an ONNX file suppresses overlapping boxes itself.
         confidence: least score, and
         overlap: largest overlap of two boxes of a class, with `suppress`.
+        progress: wraps what takes long, under a label, to show how far it is.
         targets: GPUs, such as "SM86", to build for; empty for the format's own choice.
     """
 
@@ -78,6 +83,7 @@ class Exporting:
     confidence: float = 0.25
     overlap: float = 0.45
     targets: tuple[str, ...] = ()
+    progress: Callable[[Sequence[int], str], Iterable[int]] = _silent
 
     @property
     def shapes(self) -> tuple[Shape, ...]:

@@ -4,24 +4,38 @@ Invariant: a file exists under the given name only if onnx.checker accepts it an
 within the tolerance of its precision of torch's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from utils.errors import ExportError
 from utils.export.endings import Ending
 from utils.export.job import Exported, Exporting, Precision
+from utils.export.onnx_running import onnx_infer
 from utils.export.packages import package
-from utils.export.parity import Infer, Parity, Shape, compare
+from utils.export.parity import SMALLEST_SCALE, Parity, Shape, compare, random_images
 from utils.export.tracing import trace_onnx
 from utils.files import atomic_path
-from utils.runtimes.onnxruntime import inference_session
-from utils.runtimes.runtime import Images, Outputs
+from utils.runtimes.runtime import Images
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from utils.export.onnx_sections import Quantised
 
 TOLERANCE = 1e-4  # largest difference / largest value; float32 rounding stays near 1e-6
+# float16 has 11 bits; seen were 2e-3 for boxes, and scores 4e-4 off whatever their size
+HALF_TOLERANCE = 2e-2
+# int8 is to be judged by its mAP; this only finds a graph that is wrong
+INT8_TOLERANCE = 1.0
+_SMALLEST_INEXACT = 0.1
+_INT8_OPSET = 13
 _PLACE = "ONNX export"
 
 
@@ -32,11 +46,89 @@ def export_onnx(job: Exporting, path: Path) -> Exported:
         ExportError: a package is missing, or the file would not compute what the network does.
     """
     onnx = package(_PLACE, "onnx")
+    _require_possible(job)
     with atomic_path(path) as temporary:
-        write_graph(job, temporary)
+        graph = _graph(onnx, job, temporary)
+        _save(onnx, graph.proto, job.metadata, temporary)
         _check(onnx, temporary, path)
-        parities = verify_onnx(job.module, temporary, job.shapes)
-    return Exported((path,), "onnx", job.precision, parities, onnx_infer(path))
+        parities = _verify(job, temporary)
+        if job.suppress:
+            return _with_suppression(onnx, job, graph, temporary, path, parities)
+    return Exported((path,), "onnx", job.precision, parities, onnx_infer(path), graph.accuracy, graph.note)
+
+
+def _require_possible(job: Exporting) -> None:
+    if job.suppress and tuple(job.module.outputs) != ("boxes", "scores"):
+        raise ExportError("--nms: raw heads hold no boxes to suppress; leave --raw-heads out")
+    if job.precision == "int8" and job.opset < _INT8_OPSET:
+        fact = f"scales by channel came with opset {_INT8_OPSET}, not {job.opset}"
+        raise ExportError(f"--opset {job.opset}: {fact}; use {Exporting.opset}")
+
+
+def _graph(onnx: ModuleType, job: Exporting, scratch: Path) -> "Quantised":
+    """The graph in the job's precision; `scratch` is a file to write to on the way."""
+    # imported here, since they import onnx, which may be missing
+    from utils.export.onnx_half import to_half
+    from utils.export.onnx_sections import Quantised, quantise
+
+    trace(job, scratch)
+    proto = onnx.load(scratch)
+    if job.precision == "fp16":
+        to_half(proto)
+    proto = _slim(proto)
+    return quantise(proto, job) if job.precision == "int8" else Quantised(proto)
+
+
+def _slim(proto: "ModelProto") -> "ModelProto":
+    """Simplify a graph: fold constants, remove what does nothing."""
+    onnxslim = package(_PLACE, "onnxslim")
+    try:
+        return onnxslim.slim(proto)
+    except Exception as error:  # whatever a rewriting rule of it meets
+        raise ExportError(f"onnxslim cannot simplify the graph; nothing was written: {error}") from error
+
+
+def _verify(job: Exporting, file: Path) -> tuple[Parity, ...]:
+    match job.precision:
+        case "fp32":
+            return verify_onnx(job.module, file, job.shapes)
+        case "fp16":
+            return verify_onnx(job.module, file, job.shapes, HALF_TOLERANCE, _SMALLEST_INEXACT)
+        case "int8":
+            images = partial(_real_images, job)
+            return verify_onnx(job.module, file, job.shapes, INT8_TOLERANCE, _SMALLEST_INEXACT, images)
+
+
+def _real_images(job: Exporting, shape: Shape) -> Images:
+    """Images to calibrate on, brought to a shape; noise is nothing that the ranges of int8 are made for."""
+    batch = next(iter(job.calibration() if job.calibration else ()))
+    chosen = torch.from_numpy(batch[np.arange(shape[0]) % len(batch)])
+    return torch.nn.functional.interpolate(chosen, size=shape[2:], mode="bilinear").numpy()
+
+
+def _with_suppression(
+    onnx: ModuleType,
+    job: Exporting,
+    graph: "Quantised",
+    temporary: Path,
+    path: Path,
+    parities: tuple[Parity, ...],
+) -> Exported:
+    """Give the verified graph in `temporary` its suppression."""
+    from utils.export.onnx_suppression import suppressed, verify_suppression
+
+    accuracy = graph.accuracy
+    if accuracy is None and job.accuracy is not None:
+        accuracy = job.accuracy.measure(onnx_infer(temporary))
+    proto = onnx.load(temporary)
+    verify_suppression(proto, job)
+    _save(onnx, suppressed(proto, job.confidence, job.overlap), job.metadata, temporary)
+    _check(onnx, temporary, path)
+    kind = job.specs[-1].nms_kind
+    other = "" if kind == "default" else f"suppresses by plain IoU, not by the cfg's nms_kind={kind}"
+    return Exported(
+        (path,), "onnx", job.precision, parities, None, accuracy, "; ".join(filter(None, (graph.note, other)))
+    )
 
 
 class OnnxFiles:
@@ -67,20 +159,18 @@ class OnnxFiles:
         return self._made[precision]
 
 
-def write_graph(job: Exporting, file: Path) -> None:
-    """Trace a network to an ONNX file in float32, unverified, with the job's metadata.
+def trace(job: Exporting, file: Path) -> None:
+    """Trace a network to an ONNX file in float32, neither simplified nor verified.
 
     Raises:
-        ExportError: a package is missing, or an operator has no ONNX form.
+        ExportError: an operator has no ONNX form.
     """
-    onnx = package(_PLACE, "onnx")
     example = torch.zeros(job.shapes[0])
     with torch.no_grad():
         job.module(example)  # a size that does not fit is the model's own error; traced, models do not check
     # Whether a size became a constant, comparing on a second size finds.
     axes = _dynamic_axes(job) or None
     trace_onnx(job.module, example, file, job.opset, output_names=list(job.module.outputs), dynamic_axes=axes)
-    _add_metadata(onnx, file, job.metadata)
 
 
 def _dynamic_axes(job: Exporting) -> dict[str, dict[int, str]]:
@@ -95,8 +185,7 @@ def _dynamic_axes(job: Exporting) -> dict[str, dict[int, str]]:
     return {name: kept(axes) for name, axes in named.items() if kept(axes)}
 
 
-def _add_metadata(onnx: ModuleType, file: Path, metadata: Mapping[str, str]) -> None:
-    proto = onnx.load(file)
+def _save(onnx: ModuleType, proto: "ModelProto", metadata: Mapping[str, str], file: Path) -> None:
     onnx.helper.set_model_props(proto, dict(metadata))
     onnx.save(proto, file)
 
@@ -109,29 +198,16 @@ def _check(onnx: ModuleType, file: Path, path: Path) -> None:
 
 
 def verify_onnx(
-    ending: Ending, file: Path, shapes: Sequence[Shape], tolerance: float = TOLERANCE
+    ending: Ending,
+    file: Path,
+    shapes: Sequence[Shape],
+    tolerance: float = TOLERANCE,
+    smallest: float = SMALLEST_SCALE,
+    images: Callable[[Shape], Images] = random_images,
 ) -> tuple[Parity, ...]:
-    """Compare an ONNX file under onnxruntime with the module it came from, on random images.
+    """Compare an ONNX file under onnxruntime with the module it came from; arguments as for `compare`.
 
     Raises:
         ExportError: onnxruntime cannot run the file, or a difference is above `tolerance`.
     """
-    return compare(ending, onnx_infer(file), shapes, "onnxruntime", tolerance)
-
-
-def onnx_infer(file: Path) -> Infer:
-    """A callable that runs an ONNX file under onnxruntime.
-
-    Raises:
-        ExportError: the package is missing, or it cannot load the file.
-    """
-    onnxruntime = package(_PLACE, "onnxruntime")
-    try:
-        session = inference_session(onnxruntime, file)
-    except Exception as error:  # its own types have no other public base
-        raise ExportError(f"onnxruntime cannot load the graph; nothing was written: {error}") from error
-
-    def infer(images: Images) -> Outputs:
-        return list(session.run(None, {"images": images}))
-
-    return infer
+    return compare(ending, onnx_infer(file), shapes, "onnxruntime", tolerance, smallest, images)

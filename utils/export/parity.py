@@ -46,10 +46,21 @@ def module_infer(ending: Ending) -> Infer:
     return infer
 
 
+def random_images(shape: Shape) -> Images:
+    """Noise in 0..1, always the same."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).numpy()
+
+
 def compare(
-    ending: Ending, infer: Infer, shapes: Sequence[Shape], place: str, tolerance: float
+    ending: Ending,
+    infer: Infer,
+    shapes: Sequence[Shape],
+    place: str,
+    tolerance: float,
+    smallest: float = SMALLEST_SCALE,
+    images: Callable[[Shape], Images] = random_images,
 ) -> tuple[Parity, ...]:
-    """Compare an exported file with the module it came from, on random images.
+    """Compare an exported file with the module it came from.
 
     Args:
         ending: the module, in evaluation mode, on the CPU, in float32.
@@ -57,6 +68,8 @@ def compare(
         shapes: of the images of each comparison.
         place: what runs the file, for messages.
         tolerance: largest difference / largest value that passes.
+        smallest: what counts as the largest value where all are smaller.
+        images: those of a shape.
 
     Returns:
         A Parity for each shape.
@@ -65,13 +78,25 @@ def compare(
         ExportError: `infer` fails, the module's own outputs are not finite, or a difference is above
             `tolerance`.
     """
-    return tuple(_compare(ending, infer, shape, place, tolerance) for shape in shapes)
+    found = []
+    for shape in shapes:
+        where = f"{place} at batch {shape[0]}, {shape[2]}x{shape[3]}"
+        found.append(Parity(shape, _differences(ending, infer, images(shape), where, smallest)))
+        for name, value in found[-1].differences.items():
+            if not value <= tolerance:
+                fact = (
+                    f"{name} differ from torch by {value:.1e} of the largest value, more than {tolerance:.0e}"
+                )
+                if value == float("inf"):
+                    fact = f"{name} have another shape than torch's"
+                raise ExportError(f"{where}: {fact}; nothing was written")
+    return tuple(found)
 
 
-def _compare(ending: Ending, infer: Infer, shape: Shape, place: str, tolerance: float) -> Parity:
-    images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).numpy()
+def _differences(
+    ending: Ending, infer: Infer, images: Images, place: str, smallest: float
+) -> dict[str, float]:
     expected = module_infer(ending)(images)
-    place = f"{place} at batch {shape[0]}, {shape[2]}x{shape[3]}"
     if not all(np.isfinite(output).all() for output in expected):
         raise ExportError(f"{place}: torch's own outputs are not finite; the weights are broken or foreign")
     try:
@@ -79,17 +104,14 @@ def _compare(ending: Ending, infer: Infer, shape: Shape, place: str, tolerance: 
     except Exception as error:  # each runtime has types of its own, without another public base
         raise ExportError(f"{place} cannot run the graph; nothing was written: {error}") from error
     pairs = zip(ending.outputs, actual, expected, strict=True)
-    differences = {name: difference(found, wanted) for name, found, wanted in pairs}
-    for name, value in differences.items():
-        if not value <= tolerance:
-            fact = f"{name} differ from torch by {value:.1e} of the largest value"
-            raise ExportError(f"{place}: {fact}, more than {tolerance:.0e}; nothing was written")
-    return Parity(shape, differences)
+    return {name: difference(found, wanted, smallest) for name, found, wanted in pairs}
 
 
-def difference(actual: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """Largest difference / largest value (at least `SMALLEST_SCALE`); infinite between different shapes."""
+def difference(
+    actual: NDArray[np.float32], expected: NDArray[np.float32], smallest: float = SMALLEST_SCALE
+) -> float:
+    """Largest difference / largest value (at least `smallest`); infinite between different shapes."""
     if actual.shape != expected.shape:
         return float("inf")
-    scale = max(float(np.abs(expected).max(initial=0.0)), SMALLEST_SCALE)
+    scale = max(float(np.abs(expected).max(initial=0.0)), smallest)
     return float(np.abs(actual - expected).max(initial=0.0)) / scale
