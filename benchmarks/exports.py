@@ -95,7 +95,10 @@ def _files(name: str, version: str, cases: Sequence[File], bar: tqdm) -> Iterato
         job = _job(model)
         files = OnnxFiles(job, Path(folder))
         for format_, precision in cases:
-            yield _exported(Row(name, version, format_, precision, ""), job, files, Path(folder) / "net")
+            path = Path(folder) / f"net_{precision}{FORMATS[format_].suffix}"
+            yield _exported(
+                Row(name, version, format_, precision, ""), replace(job, precision=precision), files, path
+            )
             bar.update()
 
 
@@ -127,14 +130,13 @@ def _images() -> Iterator[Images]:
         yield resize_exactly(read_image(path), (SIZE, SIZE)).div_(255)[None].numpy()
 
 
-def _exported(row: Row, job: Exporting, files: OnnxFiles, stem: Path) -> Row:
-    path = stem.with_name(f"{stem.name}_{row.precision}{FORMATS[row.format].suffix}")
+def _exported(row: Row, job: Exporting, files: OnnxFiles, path: Path) -> Row:
     start = time.perf_counter()
     try:
         if row.format == "onnx":
-            exported = files.export(row.precision, path)
+            exported = files.export(job.precision, path)
         else:
-            exported = FORMATS[row.format].export(replace(job, precision=row.precision, onnx=files), path)
+            exported = FORMATS[row.format].export(replace(job, onnx=files), path)
     except ToolkitError as error:
         return replace(row, verdict=f"refused: {error}", seconds=_since(start))
     differences = [parity.differences for parity in exported.parities]

@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
-from utils.export.job import Precision
-
 INTRODUCTION = """# Every format and precision, for every stock network and its pruned versions
 
 Made by `python benchmarks/exports.py --page docs/exports.md`; the figures are in `benchmarks/exports.csv`. At
@@ -50,7 +48,7 @@ class Row:
     network: str
     version: str
     format: str
-    precision: Precision
+    precision: str
     verdict: str
     boxes: float | None = None
     scores: float | None = None
