@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.export.detectors import SPECS, TwoHeads
+from tests.export.networks import SPECS, TwoHeads
 from utils.darknet.model import Darknet
 from utils.detection.decode import HeadSpec
 from utils.errors import ExportError

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from utils.export.onnx_sections import Quantised
 
 TOLERANCE = BOUNDS["fp32"].tolerance
-_INT8_OPSET = 13
+_LEAST_OPSET = 11  # the first with torch's Resize
+_INT8_OPSET = 13  # the first with scales by channel
+_MOST_OPSET = 20  # of torch's older exporter
 _PLACE = "ONNX export"
 
 
@@ -52,8 +54,9 @@ def export_onnx(job: Exporting, path: Path) -> Exported:
 def _require_possible(job: Exporting) -> None:
     if job.suppress and tuple(job.module.outputs) != ("boxes", "scores"):
         raise ExportError("--nms: raw heads hold no boxes to suppress; leave --raw-heads out")
-    if job.precision == "int8" and job.opset < _INT8_OPSET:
-        fact = f"scales by channel came with opset {_INT8_OPSET}, not {job.opset}"
+    least, most = (_INT8_OPSET if job.precision == "int8" else _LEAST_OPSET), _MOST_OPSET
+    if not least <= job.opset <= most:
+        fact = f"{job.precision} can be written in opset {least} to {most}"
         raise ExportError(f"--opset {job.opset}: {fact}; use {Exporting.opset}")
 
 
