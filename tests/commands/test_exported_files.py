@@ -27,6 +27,7 @@ from utils.data.images import read_image
 from utils.data.listing import read_data_file
 from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
+from utils.export.job import exporting
 from utils.export.onnx import export_onnx
 from utils.runtimes.choice import readers
 from utils.runtimes.detecting import of_file
@@ -156,7 +157,7 @@ def test_real_images_real_weights(shared: Path, tmp_path: Path) -> None:
     size = (model.network.height, model.network.width)
     path = tmp_path / "net.onnx"
     facts = json.loads(TEXTS["darknet"]) | {"image_size": size, "nms_kind": model.head_specs[-1].nms_kind}
-    export_onnx(model, model.head_specs, path, size, metadata={"darknet": json.dumps(facts)})
+    export_onnx(exporting(model, model.head_specs, size, metadata={"darknet": json.dumps(facts)}), path)
     networks = [of_file(path, OnnxRuntime()), of_file(path, OpenVino())]
     data = read_data_file(next((shared / "data/coco_mini").glob("*.data")))
     loader = open_split(data, "valid", model, size, limit=12)

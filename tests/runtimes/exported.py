@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from utils.darknet.model import Darknet
-from utils.export.onnx import BoxesAndScores
+from utils.export.endings import BoxesAndScores
 from utils.export.tracing import trace_onnx
 from utils.runtimes.runtime import texts_path
 

@@ -1,6 +1,7 @@
 """TensorRT on an NVIDIA GPU: engine files, and engines built from ONNX files, on torch's tensors."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from utils.errors import ToolkitError
-from utils.runtimes.runtime import Images, Outputs, Session, Sizes, package, read_texts
+from utils.runtimes.runtime import Images, Outputs, Session, Sizes, package, read_texts, texts_path
 
 PRECISIONS = ("f32", "f16")
+PACKAGES = ("tensorrt", "tensorrt_rtx")  # have one interface; each reads only its own engines
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,12 @@ class TensorRt:
     @property
     def version(self) -> str:
         """Of the package."""
-        return str(self._package().__version__)
+        return str(_package(PACKAGES).__version__)
 
     @property
     def device(self) -> str:
         """Model of the GPU."""
-        self._package()
+        _package(PACKAGES)
         return torch.cuda.get_device_name()
 
     def load(self, path: Path) -> Session:
@@ -43,7 +45,7 @@ class TensorRt:
         Raises:
             ToolkitError: it was built for another GPU or version, or cannot be built.
         """
-        trt = self._package()
+        trt = _package(_builders(path))
         logger = trt.Logger(trt.Logger.ERROR)
         plan = path.read_bytes() if path.suffix == ".engine" else self._plan(trt, logger, path)
         engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
@@ -71,20 +73,29 @@ class TensorRt:
             raise ToolkitError(f"{path}: TensorRT cannot build an engine of it; its log says why")
         return plan
 
-    def _package(self) -> Any:
-        trt = _either()
-        if not torch.cuda.is_available():
-            fact = "torch finds no NVIDIA GPU with its driver here"
-            raise ToolkitError(f"runtime tensorrt: {fact}; use torch, onnxruntime or openvino")
-        return trt
+
+def _builders(path: Path) -> Sequence[str]:
+    """Packages that may read a file: of an engine the one that built it, which the JSON beside it names."""
+    file = texts_path(path)
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    builder = found.get("tensorrt", {}).get("package")
+    return [name for name in PACKAGES if name == builder] or PACKAGES
 
 
-def _either() -> Any:
-    """TensorRT-RTX where it is installed, else TensorRT; they have one interface."""
-    try:
-        return package("tensorrt", "tensorrt_rtx")
-    except ToolkitError:
-        return package("tensorrt", "tensorrt")
+def _package(names: Sequence[str]) -> Any:
+    """The first that is installed, on a machine with a GPU."""
+    missing = []
+    for name in names:
+        try:
+            trt = package("tensorrt", name)
+        except ToolkitError as error:
+            missing.append(error)
+            continue
+        if torch.cuda.is_available():
+            return trt
+        fact = "torch finds no NVIDIA GPU with its driver here"
+        raise ToolkitError(f"runtime tensorrt: {fact}; use torch, onnxruntime or openvino")
+    raise missing[0]
 
 
 @dataclass(frozen=True)
