@@ -13,7 +13,7 @@ from utils.darknet.checkpoint import is_checkpoint
 from utils.darknet.fuse import fused
 from utils.darknet.model import Darknet
 from utils.errors import ToolkitError
-from utils.export.onnx import BoxesAndScores
+from utils.export.endings import BoxesAndScores
 from utils.export.session import session
 from utils.profiling import count_macs, count_parameters
 from utils.runtimes.choice import is_exported, readers, runtime_of
