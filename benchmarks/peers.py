@@ -5,7 +5,7 @@
 torch, onnxruntime and OpenVINO, each as `benchmark.py` runs them, and OpenCV's Darknet importer, Winograd
 and all, take turns on the same random images, --rounds times; every way ends with boxes and scores. For each
 batch and number of threads the CSV file has the median milliseconds of each, the ratio OpenCV / each of the
-same rounds, and the ratio to the fastest way that is not OpenCV's, all with 95 % intervals (order statistics).
+same rounds, and the ratio to the fastest way but OpenCV's, all with 95 % intervals (order statistics).
 
 Ends with exit code 1 if that fastest way is slower than OpenCV: the whole interval of the ratio is below 1.
 """

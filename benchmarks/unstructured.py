@@ -9,10 +9,10 @@ At each --share, of the trained network, nothing fine-tuned:
     global_unstructured  the smallest weights of all layers together
     slim                 slim_prune.py --global_percent: channels by their gammas, cut out
 the first three on the convolutions' weights alone and on the batch norms' gammas alone (which have no second
-dimension, so ln_structured cannot be asked). What was masked is zero for good. mAP@0.5 on the validation images
-in Darknet's style; latency of all networks in turns, batch 1, batch norms folded, boxes and scores as the
-output, and how many times as fast as the unpruned network each is, with the 95 % interval of the median of the
-paired ratios (order statistics). The page is made from the CSV file.
+dimension, so ln_structured cannot be asked). What was masked is zero for good. mAP@0.5 on the validation
+images in Darknet's style; latency of all networks in turns, batch 1, batch norms folded, boxes and scores as
+the output, and how many times as fast as the unpruned network each is, with the 95 % interval of the median
+of the paired ratios (order statistics). The page is made from the CSV file.
 """
 
 import argparse
@@ -49,9 +49,9 @@ LAYERS: Mapping[str, type[nn.Module]] = {"convolutions": nn.Conv2d, "batch norms
 INTRODUCTION = """# Masks alone give no speed
 
 Made by `python benchmarks/unstructured.py --page docs/unstructured.md`; its docstring says what is compared
-with what, the figures are in `benchmarks/unstructured.csv`. *zeros*: share of the learnable values that are 0;
-*faster*: the unpruned network's time over this one's, with its 95 % interval. Nothing is fine-tuned, and this
-network was not trained sparsely: mAP is what the cut alone leaves.
+with what, the figures are in `benchmarks/unstructured.csv`. *zeros*: share of the learnable values that are
+0; *faster*: the unpruned network's time over this one's, with its 95 % interval. Nothing is fine-tuned: mAP
+is what the cut alone leaves, and networks that were not trained sparsely lose most of it to any cut.
 
 Runtimes multiply zeros as they do any other number. Only what is cut out of the network is not computed.
 
