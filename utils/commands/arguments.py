@@ -167,8 +167,8 @@ def add_network(parser: Options) -> None:
 
 
 def add_runtime(parser: Options) -> None:
-    """Add --runtime for exported files."""
-    text = "what computes an exported file, where several can (default: onnxruntime for .onnx)"
+    """Add --runtime for exported files, and for OpenCV."""
+    text = "what computes: onnxruntime, openvino or tensorrt for .onnx; torch or opencv for cfg and weights"
     parser.add_argument("--runtime", choices=ALL_NAMES, help=text)
 
 
