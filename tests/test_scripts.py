@@ -22,7 +22,7 @@ from utils.profiling import count_macs, count_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "models")
-NOT_COMPUTING = {"doctor", "new_cfg"}  # no network runs in them
+OWN_OPTIONS = {"doctor", "new_cfg", "benchmark"}  # compute nothing, or take several networks at once
 
 CONVOLUTION = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize={}\nstride={}\npad=1\nactivation=leaky\n"
 HEAD = (
@@ -111,7 +111,7 @@ def test_help_is_the_scripts_manual(script: str, capsys: pytest.CaptureFixture[s
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert (module.__doc__ or "").strip() in text
-    if script not in NOT_COMPUTING:
+    if script not in OWN_OPTIONS:
         for option in ("--cfg", "--weights", "--seed", "--device", "--threads"):
             assert option in text
 

@@ -134,6 +134,15 @@ def test_a_cfg_fills_in_what_a_file_lacks(project: Path) -> None:
     assert [one["category_id"] for one in found] == [one["category_id"] for one in expected]
 
 
+def test_opencv_finds_the_same_boxes_with_cfg_and_weights(project: Path) -> None:
+    files = cfg_and_weights(project)
+    for size in ([], ["--img_size", "64", "96"]):
+        expected = detections(project, *files, *size)
+        found = detections(project, *files, *size, "--runtime", "opencv")
+        assert [one["category_id"] for one in found] == [one["category_id"] for one in expected]
+        assert [one["score"] for one in found] == pytest.approx([one["score"] for one in expected], abs=1e-4)
+
+
 def test_a_runtime_is_for_exported_files_alone(project: Path) -> None:
     with pytest.raises(
         ToolkitError, match=r"--runtime openvino: runs exported files, .*net\.weights is none"

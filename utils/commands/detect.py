@@ -63,7 +63,7 @@ def run_detection(args: argparse.Namespace) -> None:
     device = prepare(args)
     project = resolve(args, needs=("cfg", "weights"))
     source = args.source or _demo_source(project)
-    network = open_detecting(project, device, args.runtime)
+    network = open_detecting(project, device, args.runtime, args.img_size)
     names = _names(args.names, project, network)
     require_writable(args.output, "choose another folder with --output DIR")
     size = args.img_size or network.image_size

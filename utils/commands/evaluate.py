@@ -76,7 +76,7 @@ def run_evaluation(args: argparse.Namespace) -> None:
     device = prepare(args)
     project = resolve(args)
     data = read_data_file(project.needed("data"))
-    network = open_detecting(project, device, args.runtime)
+    network = open_detecting(project, device, args.runtime, args.img_size)
     size = args.img_size or network.image_size
     loader = open_split(
         data,

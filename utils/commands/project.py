@@ -21,7 +21,8 @@ from utils.data.shapes import ensure_shapes
 from utils.errors import CfgError, ToolkitError
 from utils.files import same_file
 from utils.runtimes.choice import is_exported, runtime_of
-from utils.runtimes.detecting import DetectingNetwork, detecting, of_file
+from utils.runtimes.detecting import DetectingNetwork, as_predict, detecting, facts_of, of_file
+from utils.runtimes.opencv import OpenCv
 
 DEMO_CFG = Path("cfg/yolov3-shapes.cfg")
 DEMO_DATA = Path("data/shapes.data")
@@ -105,13 +106,19 @@ def open_network(project: Project) -> Darknet:
     return model
 
 
-def open_detecting(project: Project, device: torch.device, runtime: str | None = None) -> DetectingNetwork:
+def open_detecting(
+    project: Project,
+    device: torch.device,
+    runtime: str | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> DetectingNetwork:
     """The project's network ready to detect: an exported file on its runtime, anything else in torch.
 
     Args:
         project: its weights are an exported file, or weights beside a cfg, or a checkpoint.
         device: of torch.
-        runtime: for an exported file that several read.
+        runtime: one of several that read an exported file; "opencv" for a cfg with its weights.
+        image_size: (height, width) that OpenCV is made ready for; None for the cfg's own.
 
     Raises:
         ToolkitError: a file is missing or cannot be used, or the network detects nothing.
@@ -122,10 +129,15 @@ def open_detecting(project: Project, device: torch.device, runtime: str | None =
             raise ToolkitError(f"--weights {weights}: not found")
         cfg = None if project.cfg is None else project.network()
         return of_file(weights, runtime_of(weights, runtime), cfg)
-    if runtime not in (None, "torch"):
+    if runtime not in (None, "torch", "opencv"):
         fact = f"--runtime {runtime}: runs exported files, and {weights} is none"
         raise ToolkitError(f"{fact}; export it first, or leave --runtime out")
-    return detecting(open_network(project).to(device))
+    model = open_network(project)
+    if runtime != "opencv":
+        return detecting(model.to(device))
+    size = image_size or (model.network.height, model.network.width)
+    predict = as_predict(OpenCv().wrap(model, size), model.network.source)
+    return DetectingNetwork(**vars(facts_of(model)), predict=predict)
 
 
 def open_files(cfg: Path | None, weights: Path) -> Darknet:
