@@ -157,6 +157,30 @@ def test_an_int8_export_is_measured_and_says_what_to_type_next(project: Path) ->
     assert "evaluate.py --weights small_int8.onnx --data data/shapes.data" in text
 
 
+def test_every_format_lies_beside_the_weights(project: Path) -> None:
+    for name in ("openvino", "tensorrt_rtx", "ncnn", "pnnx"):
+        pytest.importorskip(name)
+    text = succeed(project, "export.py", *FILES, "--format", "ncnn,openvino,onnx,tensorrt,torchscript")
+    made = [
+        "bin",
+        "engine",
+        "engine.json",
+        "ncnn.bin",
+        "ncnn.param",
+        "ncnn.param.json",
+        "onnx",
+        "torchscript",
+    ]
+    present = {path.name for path in project.glob("small.*")} - {"small.cfg", "small.weights"}
+    assert present == {f"small.{suffix}" for suffix in (*made, "xml")}
+    for line in (
+        "tensorrt: built and not run",
+        "openvino: compared with torch on batch 1",
+        "ncnn: takes one",
+    ):
+        assert line in text
+
+
 def test_raw_heads_and_suppression_are_written_in_half(project: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     for option, outputs in (("--raw-heads", ["head_0", "head_1"]), ("--nms", ["detections"])):
@@ -178,6 +202,16 @@ def test_raw_heads_and_suppression_are_written_in_half(project: Path) -> None:
             "--int8-skip 4: is no convolution to quantise; choose",
         ),
         (("--opset", "99"), "--opset 99: fp32 can be written in opset 11 to 20; use 17"),
+        (("--format", "onnx,ncnn", "--dynamic", "batch"), "ncnn: a file takes one image of one size; leave"),
+        (
+            ("--format", "onnx,ncnn", "--precision", "int8", *DATA),
+            "ncnn int8: its quantiser is a C++ program",
+        ),
+        (("--format", "onnx,torchscript", "--precision", "int8", *DATA), "TorchScript int8: "),
+        (
+            ("--format", "onnx,tensorrt", "--nms"),
+            "--nms: the suppression is an operator of ONNX, which tensorrt",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(

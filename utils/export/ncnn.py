@@ -41,7 +41,7 @@ def export_ncnn(job: Exporting, path: Path) -> Exported:
         ExportError: a package is missing, int8 or an open size is asked for, ncnn lacks a layer, or the files
             would compute something else.
     """
-    LIMITS.check(job)
+    LIMITS.check(job.precision, job.dynamic_batch or job.dynamic_size)
     for name in ("ncnn", "pnnx"):
         package(PLACE, name)
     paths = (path, path.with_suffix(".bin"), texts_path(path))

@@ -59,7 +59,7 @@ def export_torchscript(job: Exporting, path: Path) -> Exported:
     Raises:
         ExportError: int8 is asked for, the network cannot be traced, or the file computes something else.
     """
-    LIMITS.check(job)
+    LIMITS.check(job.precision, job.dynamic_batch or job.dynamic_size)
     module = job.module if job.precision == "fp32" else half_inside(job.module)
     with atomic_path(path) as temporary:
         traced(module, torch.zeros(job.shapes[0])).save(str(temporary), _extra_files=dict(job.metadata))
