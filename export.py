@@ -10,6 +10,9 @@ Outputs: boxes   (B, N, 4)          left, top, right, bottom in pixels of the in
 The files lie beside the weights, their stem ending in _fp16 or _int8 with these precisions. Overlapping boxes
 are left for their user to suppress.
 
+--format       onnx; openvino (.xml, .bin); tensorrt (.engine); ncnn (.ncnn.param, .ncnn.bin; fixed size, no
+               int8); torchscript (no int8). Several, with commas between; docs/export.md has what each needs
+--target       GPUs of a TensorRT engine, such as SM75,SM86; without, all from SM80 on
 --dynamic      what stays open: batch, size or both; otherwise one image of --img_size
 --precision    fp16: the network up to its raw heads in float16. int8: its convolutions in int8, with ranges
                from 128 images of the training list. With --data, mAP before and after is measured on the

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import ToolkitError
-from utils.files import atomic_path, protect_inputs, require_writable, set_aside
+from utils.files import atomic_path, atomic_paths, protect_inputs, require_writable, set_aside
 
 
 @pytest.mark.skipif(os.name == "nt", reason="processes are not asked there")
@@ -23,6 +23,32 @@ def test_parts_of_ended_processes_are_removed_and_no_others(tmp_path):
         assert not stale.exists()
         temporary.write_bytes(b"whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "last.pt"])
+
+
+def test_files_that_belong_together_are_all_there_when_the_first_is(tmp_path, monkeypatch):
+    renamed = []
+    replace = os.replace
+    monkeypatch.setattr(
+        "utils.files.os.replace", lambda *names: (renamed.append(names[1].name), replace(*names))
+    )
+    with atomic_paths(tmp_path / "net.xml", tmp_path / "net.bin") as temporaries:
+        for temporary in temporaries:
+            temporary.write_bytes(b"whole")
+    assert renamed == ["net.bin", "net.xml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.bin", "net.xml"]
+
+
+def test_of_files_that_belong_together_none_is_written_where_one_fails(tmp_path):
+    def write_half():
+        with atomic_paths(tmp_path / "net.xml", tmp_path / "net.bin") as (_, last):
+            last.write_bytes(b"half")
+            raise ZeroDivisionError
+
+    (tmp_path / "net.bin").write_bytes(b"before")
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert [path.name for path in tmp_path.iterdir()] == ["net.bin"]
+    assert (tmp_path / "net.bin").read_bytes() == b"before"
 
 
 def test_what_is_set_aside_keeps_its_content_under_a_new_name(tmp_path):

@@ -22,7 +22,7 @@ from utils.profiling import count_macs, count_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "models")
-NOT_COMPUTING = {"doctor", "new_cfg"}  # no network runs in them
+OWN_OPTIONS = {"doctor", "new_cfg", "benchmark"}  # compute nothing, or take several networks at once
 
 CONVOLUTION = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize={}\nstride={}\npad=1\nactivation=leaky\n"
 HEAD = (
@@ -111,7 +111,7 @@ def test_help_is_the_scripts_manual(script: str, capsys: pytest.CaptureFixture[s
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert (module.__doc__ or "").strip() in text
-    if script not in NOT_COMPUTING:
+    if script not in OWN_OPTIONS:
         for option in ("--cfg", "--weights", "--seed", "--device", "--threads"):
             assert option in text
 
@@ -157,6 +157,22 @@ def test_an_int8_export_is_measured_and_says_what_to_type_next(project: Path) ->
     assert "evaluate.py --weights small_int8.onnx --data data/shapes.data" in text
 
 
+def test_every_format_lies_beside_the_weights(project: Path) -> None:
+    for name in ("openvino", "tensorrt_rtx", "ncnn", "pnnx"):
+        pytest.importorskip(name)
+    text = succeed(project, "export.py", *FILES, "--format", "ncnn,openvino,onnx,tensorrt,torchscript")
+    made = ["onnx", "xml", "bin", "engine", "engine.json", "torchscript"]
+    made += ["ncnn.param", "ncnn.bin", "ncnn.param.json"]
+    present = {path.name for path in project.glob("small.*")} - {"small.cfg", "small.weights"}
+    assert present == {f"small.{suffix}" for suffix in made}
+    for line in (
+        "tensorrt: built and not run",
+        "openvino: compared with torch on batch 1",
+        "ncnn: takes one",
+    ):
+        assert line in text
+
+
 def test_raw_heads_and_suppression_are_written_in_half(project: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     for option, outputs in (("--raw-heads", ["head_0", "head_1"]), ("--nms", ["detections"])):
@@ -178,6 +194,16 @@ def test_raw_heads_and_suppression_are_written_in_half(project: Path) -> None:
             "--int8-skip 4: is no convolution to quantise; choose",
         ),
         (("--opset", "99"), "--opset 99: fp32 can be written in opset 11 to 20; use 17"),
+        (("--format", "onnx,ncnn", "--dynamic", "batch"), "ncnn: a file takes one image of one size; leave"),
+        (
+            ("--format", "onnx,ncnn", "--precision", "int8", *DATA),
+            "ncnn int8: its quantiser is a C++ program",
+        ),
+        (("--format", "onnx,torchscript", "--precision", "int8", *DATA), "TorchScript int8: "),
+        (
+            ("--format", "onnx,tensorrt", "--nms"),
+            "--nms: the suppression is an operator of ONNX, which tensorrt",
+        ),
     ],
 )
 def test_what_cannot_be_exported_is_refused_and_leaves_nothing(

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from utils.errors import ToolkitError
@@ -36,6 +36,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_paths(*paths: Path) -> Iterator[tuple[Path, ...]]:
+    """`atomic_path` for files that belong together: the first gets its name last, lacking no other."""
+    with ExitStack() as stack:
+        yield tuple(stack.enter_context(atomic_path(path)) for path in paths)
 
 
 @contextmanager

@@ -16,7 +16,9 @@ from utils.detection.decode import HeadSpec
 from utils.errors import ExportError
 from utils.export.endings import BoxesAndScores
 from utils.export.job import Exported, exporting
-from utils.export.onnx import export_onnx, verify_onnx
+from utils.export.onnx import export_onnx
+from utils.export.onnx_running import onnx_infer
+from utils.export.verification import verify
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -110,7 +112,7 @@ def test_another_networks_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ExportError, match=r"batch 1, 32x32: (boxes|scores) differ from torch by .* of the largest"
     ):
-        verify_onnx(BoxesAndScores(TwoHeads(seed=2), SPECS).eval(), path, [(1, 3, 32, 32)])
+        verify(exporting(TwoHeads(seed=2), SPECS, (32, 32)), onnx_infer(path), "onnxruntime")
 
 
 def test_a_small_change_of_one_weight_is_noticed(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_a_small_change_of_one_weight_is_noticed(tmp_path: Path) -> None:
     with torch.no_grad():
         model.coarse.bias[2] += 1e-3
     with pytest.raises(ExportError, match="boxes differ"):
-        verify_onnx(BoxesAndScores(model, SPECS).eval(), path, [(1, 3, 32, 32)])
+        verify(exporting(model, SPECS, (32, 32)), onnx_infer(path), "onnxruntime")
 
 
 class SizeFrozen(TwoHeads):

@@ -12,7 +12,8 @@ from utils.detection.decode import HeadSpec
 from utils.errors import ExportError
 from utils.export.endings import BoxesAndScores
 from utils.export.job import exporting
-from utils.export.onnx import HALF_TOLERANCE, export_onnx
+from utils.export.onnx import export_onnx
+from utils.export.verification import BOUNDS
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -54,7 +55,9 @@ def test_outputs_stay_close_to_torch(tmp_path: Path) -> None:
         wanted = BoxesAndScores(TwoHeads(), SPECS).eval()(images)
     for found, expected in zip(actual, wanted, strict=True):
         error = np.abs(found - expected.numpy()).max()
-        assert 0 < error < HALF_TOLERANCE * expected.abs().max()  # 0 would mean that nothing is in half
+        assert (
+            0 < error < BOUNDS["fp16"].tolerance * expected.abs().max()
+        )  # 0 would mean that nothing is in half
 
 
 def test_positions_far_from_the_corner_are_exact(tmp_path: Path) -> None:

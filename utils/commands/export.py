@@ -31,22 +31,33 @@ from utils.commands.tables import percent, show
 from utils.darknet.model import Darknet
 from utils.data.listing import read_data_file
 from utils.errors import ExportError
+from utils.export import ncnn, torchscript
 from utils.export.job import PRECISIONS, Accuracy, Exported, Exporting
+from utils.export.limits import Limits
+from utils.export.ncnn import export_ncnn
 from utils.export.onnx import OnnxFiles, export_onnx
+from utils.export.openvino import export_openvino
+from utils.export.tensorrt import export_tensorrt
+from utils.export.torchscript import export_torchscript
 from utils.files import require_writable
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: its suffix, and what writes it to a path."""
+    """A kind of file: its suffix, what writes it to a path, and what it cannot do."""
 
     suffix: str
     export: Callable[[Exporting, Path], Exported]
+    limits: Limits | None = None
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
         "onnx": Format(".onnx", export_onnx),
+        "openvino": Format(".xml", export_openvino),
+        "tensorrt": Format(".engine", export_tensorrt),
+        "ncnn": Format(".ncnn.param", export_ncnn, ncnn.LIMITS),
+        "torchscript": Format(".torchscript", export_torchscript, torchscript.LIMITS),
     }
 )
 
@@ -156,6 +167,8 @@ def run_export(args: argparse.Namespace) -> None:
 
 
 def _require_possible(args: argparse.Namespace, project: Project) -> None:
+    for limits in filter(None, (FORMATS[name].limits for name in args.format)):
+        limits.check(args.precision, args.dynamic is not None)
     others = [name for name in args.format if name != "onnx"]
     if args.nms and others:
         fact = f"the suppression is an operator of ONNX, which {', '.join(others)} cannot take over"

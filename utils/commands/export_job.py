@@ -17,6 +17,7 @@ from utils.detection.evaluator import evaluate
 from utils.export.accuracy import predictor
 from utils.export.job import Accuracy, Exporting, exporting
 from utils.export.parity import Infer, module_infer
+from utils.runtimes.detecting import facts_of
 from utils.runtimes.runtime import Images
 
 CALIBRATION_IMAGES = 128
@@ -60,7 +61,7 @@ def make_job(
     )
     if data is None:
         return job
-    require_same_classes(data, model)
+    require_same_classes(data, facts_of(model))
     job = replace(job, calibration=calibration(model, data, image_size, workers))
     if job.precision == "fp32" or raw_heads:
         return job
