@@ -52,8 +52,8 @@ def test_no_other_format_takes_the_suppression(tmp_path: Path) -> None:
     cfg, weights = CFGS / "residual.cfg", tmp_path / "net.weights"
     save_weights(Darknet.from_cfg(cfg), weights)
     args = parsed("--cfg", str(cfg), "--weights", str(weights), "--nms")
-    args.format = ("onnx", "other")
-    with pytest.raises(ExportError, match=r"--nms: .*which other cannot take over"):
+    args.format = ("onnx", "openvino")
+    with pytest.raises(ExportError, match=r"--nms: .*which openvino cannot take over"):
         run_export(args)
     assert [path.name for path in tmp_path.iterdir()] == ["net.weights"]
 
