@@ -4,6 +4,10 @@
     python detect.py --weights weights/best.pt --data data/my.data --source "shots/*.jpg" --save-txt --json
     python detect.py --weights weights/best.pt --source street.mp4 --conf 0.4
     python detect.py --weights weights/best.pt --source 0 --show
+    python detect.py --weights weights/best.onnx --runtime openvino --source shots/
+
+--weights takes exported files too: .onnx, .xml (OpenVINO), .engine (TensorRT), .ncnn.param, .torchscript.
+They carry names, image size and the way of suppression; for one that does not, add --cfg and --names.
 
 Sources:
     an image; a folder of images; a pattern in quotes; a .txt list of images; a video; the number of a camera

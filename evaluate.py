@@ -2,6 +2,9 @@
 
     python evaluate.py --cfg cfg/yolov3-tiny.cfg --weights weights/yolov3-tiny.weights --data data/coco.data
     python evaluate.py --weights weights/best.pt --data data/my.data --split test --style coco --json out.json
+    python evaluate.py --weights weights/best_int8.onnx --data data/my.data
+
+--weights takes exported files too: .onnx, .xml (OpenVINO), .engine (TensorRT), .ncnn.param, .torchscript.
 
 Styles:
     darknet  as `darknet detector map`: area under the curve at IoU 0.5; classes that do not occur count 0

@@ -24,7 +24,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -44,7 +44,7 @@ from utils.darknet.model import Darknet
 from utils.data.listing import DataFile, read_data_file
 from utils.errors import UnsupportedSectionError
 from utils.frontends.darknet import DarknetSubject, usable_size
-from utils.profiling import count_parameters
+from utils.profiling import count_parameters, median_interval
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.policies import slim
 from utils.pruning.recalibrate import recalibrate
@@ -66,17 +66,6 @@ def with_random_gammas(model: Darknet) -> Darknet:
             elif isinstance(module, nn.Conv2d) and module.bias is not None:
                 module.weight.normal_(0, 1, generator=generator)  # so that heads show a fault before them
     return model.eval()
-
-
-def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, and the order statistics that hold it with 95 % (the extremes where there are too few)."""
-    ordered, count = sorted(values), len(values)
-    below, outside = 0.0, 0
-    while below + math.comb(count, outside) / 2**count <= 0.025:
-        below += math.comb(count, outside) / 2**count
-        outside += 1
-    first = max(outside - 1, 0)
-    return float(np.median(ordered)), ordered[first], ordered[count - 1 - first]
 
 
 def measure_speed(args: argparse.Namespace, rows: Rows) -> None:

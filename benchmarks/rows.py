@@ -43,6 +43,10 @@ class Rows:
         known = {(row.task, row.case, row.method) for row in self._rows}
         return all((task, case, method) in known for method in methods)
 
+    def get(self, task: str, case: str, method: str) -> Row:
+        """A figure that is there."""
+        return next(row for row in self._rows if (row.task, row.case, row.method) == (task, case, method))
+
     def add(self, row: Row) -> None:
         """Append and print; nothing where it is there already."""
         if self.has(row.task, row.case, row.method):

@@ -42,6 +42,32 @@ def test_files_that_belong_together_get_their_names_together(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.cfg", "net.json"]
 
 
+def test_files_that_belong_together_are_all_there_when_the_first_is(tmp_path, monkeypatch):
+    renamed = []
+    replace = os.replace
+    monkeypatch.setattr(
+        "utils.files.os.replace", lambda *names: (renamed.append(names[1].name), replace(*names))
+    )
+    with atomic_paths(tmp_path / "net.xml", tmp_path / "net.bin") as temporaries:
+        for temporary in temporaries:
+            temporary.write_bytes(b"whole")
+    assert renamed == ["net.bin", "net.xml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["net.bin", "net.xml"]
+
+
+def test_of_files_that_belong_together_none_is_written_where_one_fails(tmp_path):
+    def write_half():
+        with atomic_paths(tmp_path / "net.xml", tmp_path / "net.bin") as (_, last):
+            last.write_bytes(b"half")
+            raise ZeroDivisionError
+
+    (tmp_path / "net.bin").write_bytes(b"before")
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert [path.name for path in tmp_path.iterdir()] == ["net.bin"]
+    assert (tmp_path / "net.bin").read_bytes() == b"before"
+
+
 def test_what_is_set_aside_keeps_its_content_under_a_new_name(tmp_path):
     path = tmp_path / "last.pt"
     kept = []

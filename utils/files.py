@@ -31,9 +31,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
     """Yield a temporary sibling of each path (same suffix) to write to; all are renamed on success.
 
-    Files that belong together get their names together: none is renamed before all are on the disk. On an
-    exception the temporary files are removed and `paths` stay as they were. Missing folders are made, and
-    temporary files of killed processes removed.
+    Files that belong together get their names together: none is renamed before all are on the disk, and the
+    first one, which users name, comes last. On an exception the temporary files are removed and `paths` stay
+    as they were. Missing folders are made, and temporary files of killed processes removed.
     """
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
                 _flush(temporary)
                 if path.is_dir():
                     raise IsADirectoryError(errno.EISDIR, "is a folder", str(path))
-        for temporary, path in pairs:
+        for temporary, path in reversed(pairs):
             os.replace(temporary, path)
     finally:
         for temporary in temporaries:

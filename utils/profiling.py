@@ -114,15 +114,66 @@ def measure_latency(
     Raises:
         ValueError: `rounds` is not positive.
     """
+    return {name: latency_of(values) for name, values in take_turns(runs, rounds, warmup).items()}
+
+
+def latency_of(milliseconds: Sequence[float]) -> Latency:
+    """What half and 95 % of the calls took at most, on as many threads as torch has now."""
+    p50, p95 = np.percentile(milliseconds, [50, 95])
+    return Latency(float(p50), float(p95), torch.get_num_threads(), len(milliseconds))
+
+
+def take_turns(
+    runs: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int = 5,
+    *,
+    seconds: float = math.inf,
+    least: int = 1,
+) -> dict[str, list[float]]:
+    """Milliseconds of every timed call; arguments and error as for `measure_latency`.
+
+    Entry i of all lists is of the same round, so that ratios of two runs pair what the machine did to both.
+
+    Args:
+        runs: what to time, by name.
+        rounds: timed calls of each, at most.
+        warmup: calls of each before the first timed one.
+        seconds: no further round once so much time was spent in timed calls ...
+        least: ... and so many rounds are done.
+    """
     if rounds < 1:
         raise ValueError(f"rounds={rounds}: at least one is needed")
     milliseconds: dict[str, list[float]] = {name: [] for name in runs}
+    spent = 0.0
     for turn in range(-warmup, rounds):
+        if turn >= least and spent >= seconds:
+            break
         for name, run in runs.items():
             elapsed = _time(run)
             if turn >= 0:
                 milliseconds[name].append(1000 * elapsed)
-    return {name: _latency(values) for name, values in milliseconds.items()}
+                spent += elapsed
+    return milliseconds
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Median, and the two of the values between which the true median lies with 95 %.
+
+    The interval that belongs to the sign test: its ends are order statistics, whatever the distribution
+    (Conover, Practical Nonparametric Statistics, 3rd edition, 3.2). It takes six values; the extremes of
+    fewer hold it less often.
+
+    >>> median_interval([5, 1, 4, 2, 3, 6])
+    (3.5, 1, 6)
+    """
+    ordered, count = sorted(values), len(values)
+    below, outside = 0.0, 0
+    while below + math.comb(count, outside) / 2**count <= 0.025:
+        below += math.comb(count, outside) / 2**count
+        outside += 1
+    first = max(outside - 1, 0)
+    return float(np.median(ordered)), ordered[first], ordered[count - 1 - first]
 
 
 def fastest(
@@ -230,8 +281,3 @@ def _time(run: Callable[[], object]) -> float:
 def _synchronize() -> None:
     if torch.cuda.is_available():  # a kernel launch returns before the kernel has run
         torch.cuda.synchronize()
-
-
-def _latency(milliseconds: list[float]) -> Latency:
-    p50, p95 = np.percentile(milliseconds, [50, 95])
-    return Latency(float(p50), float(p95), torch.get_num_threads(), len(milliseconds))

@@ -8,6 +8,7 @@ import torch
 
 from utils.darknet.checkpoint import load_weights
 from utils.darknet.model import Darknet
+from utils.export.job import exporting
 from utils.export.onnx import TOLERANCE, export_onnx
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -36,10 +37,11 @@ def test_every_section_survives_export_at_any_size(path: Path, tmp_path: Path) -
     channels = model.network.channels(-1)
     fixed = any(section.kind == "connected" for section in model.network.sections)
     step = model.network.size_step
-    options = {"channels": channels, "dynamic": not fixed, "size_step": step}
-    export = export_onnx(model, model.head_specs, tmp_path / "net.onnx", size, **options)
+    options = {"channels": channels, "dynamic_batch": not fixed, "dynamic_size": not fixed}
+    job = exporting(model, model.head_specs, size, size_step=step, **options)
+    export = export_onnx(job, tmp_path / "net.onnx")
     assert [parity.shape[0] for parity in export.parities] == ([1] if fixed else [1, 3])
-    assert all(max(parity.boxes, parity.scores) <= TOLERANCE for parity in export.parities)
+    assert all(parity.largest <= TOLERANCE for parity in export.parities)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_exported_scores_and_centres_are_the_c_programs(
 ) -> None:
     model = Darknet.from_cfg(shared / "weights" / folder / f"{cfg}.cfg")
     load_weights(model, shared / "weights" / folder / f"{cfg}.weights")
-    path = export_onnx(model, model.head_specs, tmp_path / "net.onnx", (size, size)).path
+    path = export_onnx(exporting(model, model.head_specs, (size, size)), tmp_path / "net.onnx").paths[0]
     image = np.random.default_rng(0).uniform(size=(1, 3, size, size)).astype("f4")
     boxes, scores = onnxruntime.InferenceSession(str(path)).run(["boxes", "scores"], {"images": image})
     leaving = np.load(shared / "golden" / f"{golden}.npz")

@@ -24,9 +24,10 @@ import torch
 from utils.commands.project import Need, Project, resolve
 from utils.commands.results import arguments, next_command, provenance, write_json
 from utils.errors import ToolkitError
+from utils.runtimes.choice import ALL_NAMES
 
 __all__ = [  # of project.py and results.py too: one import serves a command
-    "Need", "Parser", "Project", "add_common", "add_data", "add_image_size", "add_network",
+    "Need", "Parser", "Project", "add_common", "add_data", "add_image_size", "add_network", "add_runtime",
     "arguments", "fraction", "fraction_below_one", "next_command", "non_negative_float",
     "non_negative_int", "positive_float", "positive_int", "prepare", "provenance", "resolve",
     "run_main", "write_json",
@@ -165,19 +166,32 @@ def add_network(parser: Options) -> None:
     parser.add_argument("--weights", type=Path, help="its .weights file or .pt checkpoint")
 
 
+def add_runtime(parser: Options) -> None:
+    """Add --runtime for exported files, and for OpenCV."""
+    text = "what computes: onnxruntime, openvino or tensorrt for .onnx; torch or opencv for cfg and weights"
+    parser.add_argument("--runtime", choices=ALL_NAMES, help=text)
+
+
 def add_data(parser: Options) -> None:
     """Add --data."""
     parser.add_argument("--data", type=Path, help=".data file of the data set")
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """Add --seed, --device, --workers and --threads."""
+def add_common(parser: argparse.ArgumentParser, *, several_threads: bool = False) -> None:
+    """Add --seed, --device, --workers and --threads; of several, they are the list `thread_counts`."""
     group = parser.add_argument_group("machine")
     group.add_argument("--seed", type=non_negative_int, default=0, help="of every random choice")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     workers = min(4, os.cpu_count() or 1)
     group.add_argument("--workers", type=non_negative_int, default=workers, help="processes that load images")
-    group.add_argument("--threads", type=positive_int, help="of torch (default: torch's own choice)")
+    text = "of torch (default: torch's own choice)"
+    if several_threads:
+        group.add_argument(
+            "--threads", type=positive_int, nargs="+", dest="thread_counts", metavar="N", help=text
+        )
+        parser.set_defaults(threads=None)
+    else:
+        group.add_argument("--threads", type=positive_int, help=text)
 
 
 def prepare(args: argparse.Namespace) -> torch.device:

@@ -40,12 +40,13 @@ from utils.data.dataset import Sample
 from utils.data.images import read_image
 from utils.data.listing import read_data_file
 from utils.data.shapes import ensure_shapes
-from utils.detection.boxes import xyxy_to_xywh
 from utils.detection.draw import draw_detections
-from utils.detection.evaluator import Predict, evaluate
+from utils.detection.evaluator import evaluate
 from utils.detection.nms import suppress
 from utils.errors import ToolkitError
 from utils.profiling import count_macs, count_parameters, measure_latency
+from utils.runtimes.detecting import as_predict
+from utils.runtimes.onnxruntime import OnnxRuntime
 
 BASELINE_EPOCHS, SPARSE_EPOCHS, FINE_TUNING_EPOCHS = 20, 12, 12
 S, GLOBAL_PERCENT, LAYER_KEEP, SHORTCUTS = 0.001, 0.7, 0.05, 8
@@ -155,7 +156,7 @@ def _measure(stages: Sequence[Stage], onnx: Path, data: Path) -> list[Row]:
     listed = read_data_file(data)
     loader = open_split(listed, "valid", models["baseline"], size)
     maps = {name: evaluate_network(m, loader, listed.names, label=name).map50 for name, m in models.items()}
-    detect, image = _onnx_detector(onnx), torch.rand(1, 3, *size)
+    detect, image = as_predict(OnnxRuntime().load(onnx), str(onnx)), torch.rand(1, 3, *size)
     specs = models["fine-tuned"].head_specs
     onnx_map = evaluate(detect, loader, listed.names, specs=specs).map50
     runs = {name: deployed_run(model, size) for name, model in models.items()}
@@ -171,28 +172,6 @@ def _measure(stages: Sequence[Stage], onnx: Path, data: Path) -> list[Row]:
     onnx_row = Row("ONNX (onnxruntime)", onnx_map, last.parameters, last.macs, onnx.stat().st_size,
                    latencies["ONNX"].p50)  # fmt: skip
     return [*rows, onnx_row]
-
-
-def _onnx_detector(path: Path) -> Predict:
-    """Images (B, 3, H, W) -> boxes as `decode_heads` gives them, by onnxruntime, one image at a time.
-
-    The file's scores are objectness times class already, so objectness is 1 here.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def detect(images: Tensor) -> Tensor:
-        found = []
-        for image in images.numpy():
-            boxes, scores = map(torch.from_numpy, session.run(None, {name: image[None]}))
-            found.append(torch.cat((xyxy_to_xywh(boxes), torch.ones_like(scores[..., :1]), scores), dim=-1))
-        return torch.cat(found)
-
-    return detect
 
 
 def _print(rows: Sequence[Row]) -> None:

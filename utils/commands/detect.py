@@ -4,7 +4,6 @@ import argparse
 from itertools import chain
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from utils.commands.arguments import (
@@ -14,6 +13,7 @@ from utils.commands.arguments import (
     add_data,
     add_image_size,
     add_network,
+    add_runtime,
     fraction,
     next_command,
     prepare,
@@ -21,13 +21,13 @@ from utils.commands.arguments import (
 )
 from utils.commands.detections import Picture, Recorder, Window
 from utils.commands.detector import Detector, Thresholds
-from utils.commands.project import open_network
-from utils.darknet.model import Darknet
+from utils.commands.project import open_detecting
 from utils.data.images import read_image
 from utils.data.listing import read_data_file, read_names
 from utils.data.sources import find_images, is_video, open_video, write_video
 from utils.errors import DatasetError, ToolkitError
 from utils.files import atomic_path, require_writable
+from utils.runtimes.detecting import Facts
 
 OUTPUT = Path("runs/detect")
 
@@ -36,6 +36,7 @@ def detect_parser(manual: str | None) -> Parser:
     """The command line of detect.py; `manual` is its help text."""
     parser = Parser(manual)
     add_network(parser)
+    add_runtime(parser)
     add_data(parser)
     parser.add_argument("--names", type=Path, metavar="FILE", help="class names (default: those of --data)")
     parser.add_argument("--source", help="image, folder, pattern, .txt list, video, or number of a camera")
@@ -62,13 +63,13 @@ def run_detection(args: argparse.Namespace) -> None:
     device = prepare(args)
     project = resolve(args, needs=("cfg", "weights"))
     source = args.source or _demo_source(project)
-    model = open_network(project)
-    names = _names(args.names, project, model)
+    network = open_detecting(project, device, args.runtime, args.img_size)
+    names = _names(args.names, project, network)
     require_writable(args.output, "choose another folder with --output DIR")
-    size = args.img_size or (model.network.height, model.network.width)
-    model(torch.zeros(1, model.network.channels(-1), *size))  # a size that does not fit is told at once
-    letterbox = args.letterbox or model.network.letterbox
-    detector = Detector(model.to(device), size, Thresholds(args.conf, args.nms), letterbox)
+    size = args.img_size or network.image_size
+    network.try_size(size)
+    letterbox = args.letterbox or network.letterbox
+    detector = Detector(network, size, Thresholds(args.conf, args.nms), letterbox)
     window = Window() if args.show else None
     recorder = Recorder(names, args.output, save_txt=args.save_txt, window=window)
     detect = _detect_video if is_video(source) else _detect_images
@@ -86,15 +87,15 @@ def _demo_source(project: Project) -> str:
     return str(read_data_file(project.data).valid)
 
 
-def _names(path: Path | None, project: Project, model: Darknet) -> tuple[str, ...]:
-    """Class names; numbers where none are given."""
-    classes = model.head_specs[0].classes
+def _names(path: Path | None, project: Project, network: Facts) -> tuple[str, ...]:
+    """Class names: those given, or the file's own, or numbers."""
+    classes = network.classes
     place = path or project.data
     if place is None:
-        return tuple(f"class {number}" for number in range(classes))
+        return network.names or tuple(f"class {number}" for number in range(classes))
     names = read_names(path) if path else read_data_file(place).names
     if len(names) != classes:
-        fact = f"{len(names)} class names, but the network ({model.network.source}) has {classes} classes"
+        fact = f"{len(names)} class names, but the network ({network.source}) has {classes} classes"
         raise ToolkitError(f"{place}: {fact}; give the names that belong to it")
     return names
 

@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from utils.darknet.fuse import fused
-from utils.darknet.model import Darknet
 from utils.data.images import place, resize_exactly
-from utils.detection.decode import decode_heads
 from utils.detection.evaluator import as_fractions
 from utils.detection.nms import suppress
+from utils.runtimes.detecting import Detecting, detecting
 
 Floats = NDArray[np.float64]
 
@@ -32,7 +30,7 @@ class Thresholds:
 
 
 class Times(NamedTuple):
-    """Seconds that one image took: made ready, run through the network, decoded and suppressed."""
+    """Seconds that one image took: made ready, run through the network and decoded, suppressed."""
 
     prepare: float
     network: float
@@ -43,20 +41,22 @@ class Detector:
     """A network with all that stands between an image and boxes on it, as `detector test` has it."""
 
     def __init__(
-        self, model: Darknet, image_size: tuple[int, int], thresholds: Thresholds, letterbox: bool
+        self,
+        network: Detecting,
+        image_size: tuple[int, int],
+        thresholds: Thresholds,
+        letterbox: bool,
     ) -> None:
-        """Make a deployed copy of the network, where it is.
+        """Of a Darknet, make a deployed copy, where it is.
 
         Args:
-            model: the network.
+            network: what detects.
             image_size: (height, width) that images are brought to.
             thresholds: what counts.
             letterbox: keep the aspect of images instead of stretching them.
         """
-        self.specs = model.head_specs
         self.image_size, self.thresholds, self.letterbox = image_size, thresholds, letterbox
-        self._network = fused(model)
-        self._device = next(model.parameters()).device
+        self._network = detecting(network)
 
     def __call__(self, image: NDArray[np.uint8]) -> tuple[Floats, Times]:
         """Detect on one RGB image (h, w, 3).
@@ -66,22 +66,21 @@ class Detector:
         """
         height, width = image.shape[:2]
         start = time.perf_counter()
-        pixels = resize_exactly(image, self.image_size, self.letterbox).div_(255)[None].to(self._device)
+        pixels = resize_exactly(image, self.image_size, self.letterbox).div_(255)[None]
         ready = time.perf_counter()
         with torch.inference_mode():
-            heads = self._network(pixels.contiguous(memory_format=torch.channels_last))
-            if self._device.type == "cuda":
+            predictions = self._network.predict(pixels)[0]
+            if predictions.is_cuda:
                 torch.cuda.synchronize()
             run = time.perf_counter()
-            predictions = decode_heads([head.float() for head in heads], self.specs)[0]
             placement = place(height, width, self.image_size, self.letterbox)
             boxes = as_fractions(predictions[:, :4], placement, (height, width))
             found = suppress(
                 torch.cat((boxes, predictions[:, 4:]), dim=1),
                 self.thresholds.confidence,
                 self.thresholds.overlap,
-                self.specs[-1].nms_kind,  # the last head says it, as in the C program
-                self.specs[-1].beta_nms,
+                self._network.nms_kind,
+                self._network.beta_nms,
             )
         rows = found.cpu().numpy().astype(np.float64)
         rows[:, :4] *= (width, height, width, height)

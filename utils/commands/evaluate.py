@@ -18,6 +18,7 @@ from utils.commands.arguments import (
     add_data,
     add_image_size,
     add_network,
+    add_runtime,
     arguments,
     fraction,
     next_command,
@@ -27,9 +28,9 @@ from utils.commands.arguments import (
     resolve,
     write_json,
 )
-from utils.commands.project import open_network
+from utils.commands.project import open_detecting
+from utils.commands.results import quoted
 from utils.commands.tables import show
-from utils.darknet.fuse import fused
 from utils.darknet.model import Darknet
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import SPLITS, DataFile, read_data_file
@@ -38,6 +39,8 @@ from utils.detection.decode import decode_heads
 from utils.detection.evaluator import STYLES, Evaluation, Predict, evaluate
 from utils.errors import ToolkitError
 from utils.profiling import torch_threads
+from utils.runtimes.choice import is_exported
+from utils.runtimes.detecting import Detecting, Facts, detecting, facts_of
 
 # pixels that rectangular inputs are cut in
 _CELL = 32
@@ -47,6 +50,7 @@ def evaluate_parser(manual: str | None) -> Parser:
     """The command line of evaluate.py; `manual` is its help text."""
     parser = Parser(manual)
     add_network(parser)
+    add_runtime(parser)
     add_data(parser)
     add_image_size(parser)
     parser.add_argument("--split", choices=SPLITS, default="valid", help="which list of the .data file")
@@ -72,19 +76,19 @@ def run_evaluation(args: argparse.Namespace) -> None:
     device = prepare(args)
     project = resolve(args)
     data = read_data_file(project.needed("data"))
-    model = open_network(project)
-    size = args.img_size or (model.network.height, model.network.width)
+    network = open_detecting(project, device, args.runtime, args.img_size)
+    size = args.img_size or network.image_size
     loader = open_split(
         data,
         args.split,
-        model,
+        network,
         size,
         letterbox=args.letterbox,
         rect=args.rect,
         batch_size=args.batch_size,
         workers=args.workers,
     )
-    result = evaluate_network(model.to(device), loader, data.names, style=args.style, confidence=args.conf)
+    result = evaluate_network(network, loader, data.names, style=args.style, confidence=args.conf)
     print_evaluation(result, loader, f"{project.weights} on {args.split} of {project.data}")
     if args.json:
         used = {
@@ -97,19 +101,22 @@ def run_evaluation(args: argparse.Namespace) -> None:
             "rect": args.rect,
         }
         write_json(args.json, result.to_json() | used | {"arguments": arguments(args)} | provenance(args))
-    next_command("python slim_prune.py", project.options(), "--global_percent 0.8 --layer_keep 0.01")
+    weights = project.needed("weights")
+    if is_exported(weights):
+        next_command(f"python benchmark.py --models {quoted(weights)}", project.options("data"))
+    else:
+        next_command("python slim_prune.py", project.options(), "--global_percent 0.8 --layer_keep 0.01")
 
 
-def require_same_classes(data: DataFile, model: Darknet) -> None:
+def require_same_classes(data: DataFile, network: Facts) -> None:
     """Refuse a network with other classes than the data set.
 
     Raises:
         ToolkitError: with both numbers.
     """
-    classes = next((spec.classes for spec in model.head_specs if spec.classes != data.classes), data.classes)
-    if classes != data.classes:
+    if network.classes != data.classes:
         raise ToolkitError(
-            f"{data.path}: has {data.classes} classes, the network ({model.network.source}) has {classes}; "
+            f"{data.path}: has {data.classes} classes, the network ({network.source}) has {network.classes}; "
             "give the cfg and the data that belong together"
         )
 
@@ -117,7 +124,7 @@ def require_same_classes(data: DataFile, model: Darknet) -> None:
 def open_split(
     data: DataFile,
     split: str,
-    model: Darknet,
+    network: Detecting,
     image_size: tuple[int, int],
     *,
     letterbox: bool = False,
@@ -132,7 +139,7 @@ def open_split(
     Args:
         data: the data set.
         split: "train", "valid" or "test".
-        model: the network.
+        network: what detects.
         image_size: height and width to evaluate at.
         letterbox: keep the aspect although the cfg does not ask for it.
         rect: give each image an input of its own shape: its aspect, padded to cells of 32 pixels, or of the
@@ -146,9 +153,10 @@ def open_split(
         ToolkitError: the network has other classes than the data set.
         DatasetError: the split cannot be used.
     """
-    require_same_classes(data, model)
-    cell = math.lcm(_CELL, model.network.size_step) if rect else None
-    wanted = not rect and (letterbox or model.network.letterbox)
+    facts = facts_of(network)
+    require_same_classes(data, facts)
+    cell = math.lcm(_CELL, facts.size_step) if rect else None
+    wanted = not rect and (letterbox or facts.letterbox)
     dataset = DetectionDataset.from_split(
         data, split, image_size, letterbox=wanted, rectangles=cell, limit=limit
     )
@@ -156,7 +164,7 @@ def open_split(
 
 
 def evaluate_network(
-    model: Darknet,
+    network: Detecting,
     loader: Loader,
     names: Sequence[str],
     *,
@@ -166,19 +174,19 @@ def evaluate_network(
 ) -> Evaluation:
     """Evaluate a network with a progress bar; arguments and errors as for `evaluator.evaluate`.
 
-    A copy is evaluated, with batch norms merged as it would be deployed, where the weights are. On the CPU
-    each of torch's threads takes a part of every batch.
+    Of a Darknet a copy is evaluated, with batch norms merged as it would be deployed, where the weights are.
+    On the CPU each of torch's threads takes a part of every batch.
     """
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    parts = min(torch.get_num_threads(), loader.batch_size) if on_cpu else 1
+    network = detecting(network)
+    parts = min(torch.get_num_threads(), loader.batch_size) if network.is_parallel else 1
     bar = tqdm(total=len(loader.dataset), desc=label, unit="image", leave=False, disable=None)
     with bar, torch_threads(torch.get_num_threads() // parts):
         return evaluate(
-            predictor(fused(model)),
+            network.predict,
             loader,
             names,
             style=style,
-            specs=model.head_specs,
+            specs=[network],
             confidence=confidence,
             progress=bar.update,
             parts=parts,

@@ -1,25 +1,65 @@
 """The export command: which network goes where, and what is told about it."""
 
 import argparse
-import hashlib
-import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from utils.commands.arguments import (
     Parser,
+    Project,
     add_common,
     add_data,
     add_image_size,
     add_network,
+    fraction,
     next_command,
+    positive_int,
     prepare,
     resolve,
 )
+from utils.commands.export_job import make_job
 from utils.commands.project import open_network
+from utils.commands.results import quoted
+from utils.commands.tables import percent, show
 from utils.darknet.model import Darknet
 from utils.data.listing import read_data_file
-from utils.export.onnx import OnnxExport, export_onnx
+from utils.errors import ExportError
+from utils.export import ncnn, torchscript
+from utils.export.job import PRECISIONS, Accuracy, Exported, Exporting
+from utils.export.limits import Limits
+from utils.export.ncnn import export_ncnn
+from utils.export.onnx import OnnxFiles, export_onnx
+from utils.export.openvino import export_openvino
+from utils.export.tensorrt import export_tensorrt
+from utils.export.torchscript import export_torchscript
+from utils.files import require_writable
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file: its suffix, what writes it to a path, and what it cannot do."""
+
+    suffix: str
+    export: Callable[[Exporting, Path], Exported]
+    limits: Limits | None = None
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "onnx": Format(".onnx", export_onnx),
+        "openvino": Format(".xml", export_openvino),
+        "tensorrt": Format(".engine", export_tensorrt),
+        "ncnn": Format(".ncnn.param", export_ncnn, ncnn.LIMITS),
+        "torchscript": Format(".torchscript", export_torchscript, torchscript.LIMITS),
+    }
+)
 
 
 def export_parser(manual: str | None) -> Parser:
@@ -27,58 +67,178 @@ def export_parser(manual: str | None) -> Parser:
     parser = Parser(manual)
     add_network(parser)
     add_data(parser)
-    parser.add_argument("--format", choices=["onnx"], default="onnx", help="of the file")
-    add_image_size(parser)
-    parser.add_argument("--dynamic", action="store_true", help="leave batch, height and width open")
+    names = ",".join(FORMATS)
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder for the file (default: the weights')"
+        "--format", type=_formats, default=("onnx",), metavar="LIST", help=f"of {names} (default: onnx)"
+    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of weights and arithmetic")
+    add_image_size(parser)
+    parser.add_argument(
+        "--dynamic",
+        nargs="?",
+        choices=("batch", "size", "both"),
+        const="both",
+        help="leave open (without a word: both)",
+    )
+    ending = parser.add_mutually_exclusive_group()
+    ending.add_argument("--raw-heads", action="store_true", help="end before decoding")
+    ending.add_argument("--nms", action="store_true", help="suppress overlapping boxes in the ONNX file")
+    parser.add_argument("--conf", type=fraction, default=Exporting.confidence, help="least score, with --nms")
+    parser.add_argument(
+        "--nms-overlap", type=fraction, default=Exporting.overlap, help="largest in a class, with --nms"
+    )
+    parser.add_argument("--opset", type=positive_int, default=Exporting.opset, help="of the ONNX operators")
+    parser.add_argument(
+        "--int8-skip",
+        type=_sections,
+        default=(),
+        metavar="auto|LIST",
+        help="sections that stay in float, as 3,15",
+    )
+    parser.add_argument(
+        "--target", type=_words, default=(), metavar="LIST", help="GPUs of a TensorRT engine, as SM86"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for the files (default: the weights')"
     )
     add_common(parser)
     return parser
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    names = _words(text)
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or not names:
+        raise argparse.ArgumentTypeError(
+            f"{', '.join(unknown) or text!r} is not known; use some of {','.join(FORMATS)}"
+        )
+    return names
+
+
+def _sections(text: str) -> tuple[int, ...] | str:
+    if text == "auto":
+        return text
+    try:
+        return tuple(int(word) for word in _words(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither auto nor section numbers such as 3,15"
+        ) from None
 
 
 def run_export(args: argparse.Namespace) -> None:
     """Export as the command line says, and print what was compared.
 
     Raises:
-        ToolkitError: a file cannot be used, or the exported one would not compute the same.
+        ToolkitError: a file cannot be used, or an exported one would not compute the same.
     """
     prepare(args)
     project = resolve(args, needs=("cfg", "weights"))
     weights = project.needed("weights")
     model = open_network(project)
-    names = read_data_file(project.data).names if project.data else ()
-    size = args.img_size or (model.network.height, model.network.width)
-    path = (args.output or weights.parent) / f"{weights.stem}.onnx"
-    export = export_onnx(
+    data = read_data_file(project.data) if project.data else None
+    folder = args.output or weights.parent
+    _require_possible(args, project)
+    require_writable(folder, "choose another folder with --output DIR")
+    job = make_job(
         model,
-        model.head_specs,
-        path,
-        size,
-        channels=model.network.channels(-1),
-        dynamic=args.dynamic,
-        size_step=model.network.size_step,
-        metadata=_metadata(model, names),
+        data,
+        args.img_size or (model.network.height, model.network.width),
+        args.workers,
+        raw_heads=args.raw_heads,
+        dynamic_batch=args.dynamic in ("batch", "both"),
+        dynamic_size=args.dynamic in ("size", "both"),
+        opset=args.opset,
+        precision=args.precision,
+        int8_skip=args.int8_skip,
+        suppress=args.nms,
+        confidence=args.conf,
+        overlap=args.nms_overlap,
+        targets=args.target,
     )
-    _report(export)
-    load = f"import onnxruntime; print(onnxruntime.InferenceSession({path.as_posix()!r}).get_outputs())"
-    next_command(f'python -c "{load}"')
+    stem = weights.stem if job.precision == "fp32" else f"{weights.stem}_{job.precision}"
+    exports = _export(job, args.format, folder / stem)
+    _report(exports, job, model)
+    _next(project, exports[0], decoded=not (args.raw_heads or args.nms))
 
 
-def _metadata(model: Darknet, names: Sequence[str]) -> dict[str, str]:
-    """What a program needs to make sense of the outputs, as texts."""
-    specs = model.head_specs
-    texts = {
-        "anchors": json.dumps([spec.anchors for spec in specs]),
-        "strides": json.dumps([spec.stride for spec in specs]),
-        "cfg_sha256": hashlib.sha256(model.network.to_cfg().encode()).hexdigest(),
-    }
-    return texts | ({"names": json.dumps(list(names))} if names else {})
+def _require_possible(args: argparse.Namespace, project: Project) -> None:
+    for limits in filter(None, (FORMATS[name].limits for name in args.format)):
+        limits.check(args.precision, args.dynamic is not None)
+    others = [name for name in args.format if name != "onnx"]
+    if args.nms and others:
+        fact = f"the suppression is an operator of ONNX, which {', '.join(others)} cannot take over"
+        raise ExportError(f"--nms: {fact}; leave it out, or give --format onnx")
+    if args.precision == "int8" and not project.data:
+        fact = "int8 needs images to find the ranges of activations"
+        raise ExportError(f"--precision int8: {fact}; add --data FILE, its training list is used")
+    if args.int8_skip and args.precision != "int8":
+        raise ExportError(f"--int8-skip: is about --precision int8, not {args.precision}; leave it out")
 
 
-def _report(export: OnnxExport) -> None:
-    print(f"{export.path}: {export.path.stat().st_size / 1e6:.1f} MB")
-    print("onnxruntime against torch, largest difference / largest value:")
-    for parity in export.parities:
-        batch, _, height, width = parity.shape
-        print(f"  batch {batch}, {height}x{width}: boxes {parity.boxes:.1e}, scores {parity.scores:.1e}")
+def _export(job: Exporting, names: Sequence[str], stem: Path) -> list[Exported]:
+    exports = []
+    with tempfile.TemporaryDirectory() as scratch:
+        files = OnnxFiles(job, Path(scratch))
+        # ONNX first: others are made from that file
+        for name in sorted(names, key=list(FORMATS).index):
+            path = stem.with_name(stem.name + FORMATS[name].suffix)
+            if name == "onnx":
+                exports.append(files.export(job.precision, path))
+            else:
+                exports.append(FORMATS[name].export(replace(job, onnx=files), path))
+    return exports
+
+
+def _report(exports: Sequence[Exported], job: Exporting, model: Darknet) -> None:
+    table = Table("file", "MB")
+    for title in (*job.module.outputs, *(("mAP\nbefore", "mAP\nafter") if job.accuracy else ())):
+        table.add_column(title, justify="right")
+    for export in exports:
+        table.add_row(
+            Text(export.paths[0].name, overflow="fold"),
+            f"{sum(path.stat().st_size for path in export.paths) / 1e6:.1f}",
+            *(_largest(export, name) for name in job.module.outputs),
+            *(_before_and_after(export, job.accuracy) if job.accuracy else ()),
+        )
+    show(f"{model.network.source} in {job.precision}, in {exports[0].paths[0].parent}", table)
+    console = Console()
+    for export in exports:
+        for line in filter(None, (_compared(export), export.note)):
+            console.print(f"{export.format}: {line}", highlight=False, soft_wrap=True, markup=False)
+
+
+def _before_and_after(export: Exported, accuracy: Accuracy) -> tuple[str, str]:
+    after = export.accuracy
+    if after is None and export.infer is not None:
+        after = accuracy.measure(export.infer)
+    return percent(accuracy.before), percent(after)
+
+
+def _largest(export: Exported, output: str) -> str:
+    values = [parity.differences[output] for parity in export.parities]
+    return f"{max(values):.1e}" if values else "-"
+
+
+def _compared(export: Exported) -> str:
+    """On what the file was compared with torch."""
+    if not export.parities:
+        return ""
+    shapes = (parity.shape for parity in export.parities)
+    compared = " and ".join(f"batch {batch}, {height}x{width}" for batch, _, height, width in shapes)
+    return f"compared with torch on {compared}: largest difference / largest value"
+
+
+def _next(project: Project, export: Exported, decoded: bool) -> None:
+    file = quoted(export.paths[0])
+    if decoded and project.data:
+        next_command("python evaluate.py", f"--weights {file} --data {quoted(project.data)}")
+    elif decoded:
+        next_command("python detect.py", f"--weights {file} --source IMAGE")
+    elif export.format == "onnx":
+        load = f"import onnxruntime; print(onnxruntime.InferenceSession({file!r}).get_outputs())"
+        next_command(f'python -c "{load}"')

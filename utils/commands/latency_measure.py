@@ -76,7 +76,7 @@ class Branches(nn.Module):
 
 def fingerprint(runtime: Runtime) -> Fingerprint:
     """This machine, with torch's present number of threads."""
-    cpu, threads = runtime.device or _processor(), torch.get_num_threads()
+    cpu, threads = runtime.device or processor(), torch.get_num_threads()
     return Fingerprint(runtime.name, runtime.version, cpu, os.cpu_count() or 1, threads, runtime.precision)
 
 
@@ -210,7 +210,7 @@ def _output_size(conv: ConvClass) -> tuple[int, int]:
     return height, width
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's model; a cloud's machines give their name alone, so family and model go with it."""
     file = Path("/proc/cpuinfo")
     if not file.exists():

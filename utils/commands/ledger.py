@@ -17,7 +17,9 @@ from torch import Tensor
 
 from utils.darknet.model import Darknet
 from utils.errors import ExportError, PruningError
-from utils.export.onnx import TOLERANCE, BoxesAndScores, export_onnx
+from utils.export.endings import BoxesAndScores
+from utils.export.job import exporting
+from utils.export.onnx import TOLERANCE, export_onnx
 from utils.frontends.darknet import DarknetSubject, usable_size
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.report import Check
@@ -162,12 +164,10 @@ def _onnx(model: Darknet, image: Tensor) -> Check:
         return Check(name, None, None, "boxes overflow, as they do when too much is gone: nothing to compare")
     with tempfile.TemporaryDirectory() as folder:
         try:
-            export = export_onnx(
-                model, model.head_specs, Path(folder) / "net.onnx", size, channels=model.network.channels(-1)
-            )
+            job = exporting(model, model.head_specs, size, channels=model.network.channels(-1))
+            export = export_onnx(job, Path(folder) / "net.onnx")
         except ExportError as error:
             if isinstance(error.__cause__, ImportError):
                 return Check(name, None, None, str(error))
             return Check(name, float("inf"), TOLERANCE, str(error))
-    parity = export.parities[0]
-    return Check(name, max(parity.boxes, parity.scores), TOLERANCE, "onnxruntime, decoded, float32")
+    return Check(name, export.parities[0].largest, TOLERANCE, "onnxruntime, decoded, float32")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from utils.commands.results import quoted
 from utils.darknet.checkpoint import is_checkpoint, load_weights, read_checkpoint
 from utils.darknet.model import Darknet
@@ -18,6 +20,9 @@ from utils.darknet.network import Network
 from utils.data.shapes import ensure_shapes
 from utils.errors import CfgError, ToolkitError
 from utils.files import same_file
+from utils.runtimes.choice import is_exported, runtime_of
+from utils.runtimes.detecting import DetectingNetwork, as_predict, detecting, facts_of, of_file
+from utils.runtimes.opencv import OpenCv
 
 DEMO_CFG = Path("cfg/yolov3-shapes.cfg")
 DEMO_DATA = Path("data/shapes.data")
@@ -101,6 +106,40 @@ def open_network(project: Project) -> Darknet:
     return model
 
 
+def open_detecting(
+    project: Project,
+    device: torch.device,
+    runtime: str | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> DetectingNetwork:
+    """The project's network ready to detect: an exported file on its runtime, anything else in torch.
+
+    Args:
+        project: its weights are an exported file, or weights beside a cfg, or a checkpoint.
+        device: of torch.
+        runtime: one of several that read an exported file; "opencv" for a cfg with its weights.
+        image_size: (height, width) that OpenCV is made ready for; None for the cfg's own.
+
+    Raises:
+        ToolkitError: a file is missing or cannot be used, or the network detects nothing.
+    """
+    weights = project.needed("weights")
+    if is_exported(weights):
+        if not weights.is_file():
+            raise ToolkitError(f"--weights {weights}: not found")
+        cfg = None if project.cfg is None else project.network()
+        return of_file(weights, runtime_of(weights, runtime), cfg)
+    if runtime not in (None, "torch", "opencv"):
+        fact = f"--runtime {runtime}: runs exported files, and {weights} is none"
+        raise ToolkitError(f"{fact}; export it first, or leave --runtime out")
+    model = open_network(project)
+    if runtime != "opencv":
+        return detecting(model.to(device))
+    size = image_size or (model.network.height, model.network.width)
+    predict = as_predict(OpenCv().wrap(model, size), model.network.source)
+    return DetectingNetwork(**vars(facts_of(model)), predict=predict)
+
+
 def open_files(cfg: Path | None, weights: Path) -> Darknet:
     """A network that is not the project's, such as a teacher; cfg None for the one in a checkpoint.
 
@@ -136,7 +175,7 @@ def resolve(args: argparse.Namespace, needs: Collection[Need] = NEEDS) -> Projec
         _check_demo(cfg, weights)
     given: dict[Need, Path | None] = {"cfg": cfg, "data": data, "weights": weights}
     if cfg is None and weights is not None:
-        if not is_checkpoint(weights):
+        if not (is_checkpoint(weights) or is_exported(weights)):
             fact = f"--weights {weights}: a .weights file says nothing of its network"
             raise ToolkitError(f"{fact}; add --cfg")
         needs = set(needs) - {"cfg"}

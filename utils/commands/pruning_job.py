@@ -24,6 +24,7 @@ from utils.pruning.conv_classes import Convolution
 from utils.pruning.latency import LatencyTable
 from utils.pruning.scores import Scorer
 from utils.runtimes.choice import find_runtime
+from utils.runtimes.detecting import facts_of
 from utils.runtimes.runtime import Runtime
 
 
@@ -152,7 +153,7 @@ def open_job(args: argparse.Namespace, device: torch.device, tag: str) -> Job:
     model = open_network(project).to(device).eval()
     data = read_data_file(project.data) if project.data else None
     if data is not None:
-        require_same_classes(data, model)
+        require_same_classes(data, facts_of(model))
     subject = DarknetSubject.of(model, keep_sections=args.keep_sections)
     size = args.img_size or (model.network.height, model.network.width)
     job = Job(args, project, device, size, subject, data, outputs)

@@ -22,6 +22,7 @@ from utils.pruning.policies import normal, slim
 from utils.pruning.scores import gamma_scores
 from utils.pruning.sparsity import GammaPenalty
 from utils.pruning.strength import AutoStrength
+from utils.runtimes.detecting import facts_of
 from utils.training.distillation import Teacher
 from utils.training.features import FeatureMatch, pairs_from_report
 from utils.training.head_rules import head_rules
@@ -89,7 +90,7 @@ def open_loaders(
 
 def _require_fit(data: DataFile, model: Darknet, options: TrainingOptions) -> None:
     """Classes must be the same, and several sizes need cells that keep theirs."""
-    require_same_classes(data, model)
+    require_same_classes(data, facts_of(model))
     if options.multi_scale and any(spec.cell for spec in model.head_specs):
         fact = f"--multi-scale: {model.network.source}'s maps do not divide its input into whole cells"
         raise ToolkitError(f"{fact}; add --no-multi-scale or make [net] width and height fit")

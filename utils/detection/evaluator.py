@@ -23,9 +23,8 @@ from utils.data.images import Placement
 from utils.data.loader import Batch, Loader
 from utils.detection.boxes import xywh_to_xyxy
 from utils.detection.coco import CocoFigures, coco_figures
-from utils.detection.decode import HeadSpec
 from utils.detection.metrics import COCO_THRESHOLDS, Floats, ImageMatches, match_image, merge
-from utils.detection.nms import suppress
+from utils.detection.nms import Suppression, suppress
 from utils.errors import DatasetError, ToolkitError
 
 logger = logging.getLogger(__name__)
@@ -98,7 +97,7 @@ def evaluate(
     names: Sequence[str],
     *,
     style: str = "darknet",
-    specs: Sequence[HeadSpec] = (),
+    specs: Sequence[Suppression] = (),
     confidence: float | None = None,
     overlap: float = 0.45,
     progress: Callable[[int], object] | None = None,
@@ -142,7 +141,7 @@ def evaluate(
 
 
 def _detection(
-    predict: Predict, specs: Sequence[HeadSpec], confidence: float, overlap: float
+    predict: Predict, specs: Sequence[Suppression], confidence: float, overlap: float
 ) -> Callable[[Batch], dict[int, ImageResult]]:
     """From a batch to the results of its images, by their numbers in the dataset."""
     kind, beta = (specs[-1].nms_kind, specs[-1].beta_nms) if specs else ("default", 0.6)

@@ -4,10 +4,25 @@ Invariant: `suppress` keeps exactly what the plain loop keeps: going down the sc
 stays unless a box that stayed before overlaps it too far.
 """
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 from utils.detection.boxes import center_distance, elementwise_iou, xywh_to_xyxy
+
+
+class Suppression(Protocol):
+    """What says how boxes are suppressed, such as a head, see `suppress`."""
+
+    @property
+    def nms_kind(self) -> str:
+        """One of NMS_KINDS."""
+
+    @property
+    def beta_nms(self) -> float:
+        """Exponent of the distance for "diounms"."""
+
 
 NMS_KINDS = ("default", "greedynms", "diounms")
 # exponent of the distance term of greedynms, fixed in box_diou (box.c)

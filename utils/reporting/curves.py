@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which can be told apart with any kind of sight
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _INK, _FAINT = "#333333", "#8a8a8a"
 # white letters have more contrast than _INK on colours of less luminance than this
 _DARK = 0.245
@@ -124,7 +124,7 @@ def _draw_panel(
 ) -> None:
     top = 100 * unpruned.as_cut
     axis.axhspan(top - 100 * tolerance, top, color="#000000", alpha=0.07, linewidth=0)
-    for (score, points), colour in zip(curves.items(), _COLOURS * len(curves), strict=False):
+    for (score, points), colour in zip(curves.items(), COLOURS * len(curves), strict=False):
         whole = (unpruned, *points)
         x = [panel.value(point) for point in whole]
         measured = any(point.recalibrated is not None for point in whole)

@@ -1,20 +1,35 @@
-"""Which runtimes there are."""
+"""Which runtimes there are, and which of them reads a file."""
+
+from collections.abc import Mapping
+from pathlib import Path
 
 from utils.errors import ToolkitError
+from utils.runtimes.ncnn import Ncnn
 from utils.runtimes.onnxruntime import OnnxRuntime
+from utils.runtimes.opencv import OpenCv
 from utils.runtimes.openvino import OpenVino
 from utils.runtimes.runtime import Runtime
 from utils.runtimes.tensorrt import TensorRt
 from utils.runtimes.torch import Torch
 
-NAMES = ("torch", "onnxruntime", "openvino", "tensorrt")
+NAMES = ("torch", "onnxruntime", "openvino", "tensorrt")  # run any module, by way of ONNX where need be
+ALL_NAMES = (*NAMES, "opencv", "ncnn")
+
+# Who reads files of a suffix; the first unless another is asked for.
+READERS: Mapping[str, tuple[str, ...]] = {
+    ".onnx": ("onnxruntime", "openvino", "tensorrt"),
+    ".xml": ("openvino",),
+    ".engine": ("tensorrt",),
+    ".ncnn.param": ("ncnn",),
+    ".torchscript": ("torch",),
+}
 
 
 def find_runtime(name: str, precision: str = "f32") -> Runtime:
     """The runtime of that name.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `ALL_NAMES`.
         precision: f32; OpenVINO also takes bf16, f16 and dynamic, TensorRT f16.
 
     Raises:
@@ -25,10 +40,47 @@ def find_runtime(name: str, precision: str = "f32") -> Runtime:
             return OpenVino(precision)
         case "tensorrt":
             return TensorRt(precision)
-        case "torch" | "onnxruntime":
-            if precision != "f32":
-                raise ToolkitError(
-                    f"{name}: computes in f32 here, not in {precision}; leave the precision out"
-                )
-            return Torch() if name == "torch" else OnnxRuntime()
-    raise ToolkitError(f"runtime {name!r}: is not known; use one of {', '.join(NAMES)}")
+    plain: Mapping[str, type[Runtime]] = {
+        "torch": Torch,
+        "onnxruntime": OnnxRuntime,
+        "opencv": OpenCv,
+        "ncnn": Ncnn,
+    }
+    if name not in plain:
+        raise ToolkitError(f"runtime {name!r}: is not known; use one of {', '.join(ALL_NAMES)}")
+    if precision != "f32":
+        raise ToolkitError(f"{name}: computes in f32 here, not in {precision}; leave the precision out")
+    return plain[name]()
+
+
+def is_exported(path: Path) -> bool:
+    """Whether the suffix is one of `READERS`: a file that runs without its cfg.
+
+    >>> is_exported(Path("best.ncnn.param")), is_exported(Path("best.weights"))
+    (True, False)
+    """
+    return path.name.lower().endswith(tuple(READERS))
+
+
+def readers(path: Path) -> tuple[str, ...]:
+    """Names of the runtimes that read an exported file, the usual one first; none for another file."""
+    return next((names for suffix, names in READERS.items() if path.name.lower().endswith(suffix)), ())
+
+
+def runtime_of(path: Path, name: str | None = None) -> Runtime:
+    """The runtime that reads an exported file.
+
+    Args:
+        path: of the file; its suffix decides.
+        name: another one than the usual.
+
+    Raises:
+        ToolkitError: none reads it, or not that one.
+    """
+    names = readers(path)
+    if not names:
+        fact = "no runtime reads files of this kind"
+        raise ToolkitError(f"{path}: {fact}; give one of {', '.join(READERS)}")
+    if name is not None and name not in names:
+        raise ToolkitError(f"{path}: {name} does not read this; use {' or '.join(names)}")
+    return find_runtime(name or names[0])

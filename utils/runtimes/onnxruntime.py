@@ -1,6 +1,6 @@
 """onnxruntime on the processor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from utils.errors import ToolkitError
-from utils.runtimes.runtime import Images, Outputs, Session, package
+from utils.runtimes.runtime import Images, Outputs, Session, Sizes, known_texts, package
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,9 @@ class OnnxRuntime:
             session = inference_session(onnxruntime, path)
         except Exception as error:  # its own types have no other public base
             raise ToolkitError(f"{path}: onnxruntime cannot load it: {error}") from error
-        return _Session(session, session.get_inputs()[0].name)
+        given = session.get_inputs()[0]
+        sizes = tuple(size if isinstance(size, int) else None for size in given.shape)
+        return _Session(session, given.name, sizes, known_texts(session.get_modelmeta().custom_metadata_map))
 
 
 def inference_session(onnxruntime: ModuleType, path: Path) -> Any:
@@ -48,6 +50,8 @@ def inference_session(onnxruntime: ModuleType, path: Path) -> Any:
 class _Session:
     session: Any
     input: str
+    sizes: Sizes
+    texts: Mapping[str, str]
 
     def infer(self, images: Images) -> Outputs:
         return list(self.session.run(None, {self.input: images}))

@@ -1,10 +1,13 @@
 """OpenCV's Darknet importer: the one program besides Darknet that reads a cfg and its weights as they are."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,10 +16,84 @@ from utils.darknet.model import Darknet
 from utils.darknet.modules import BATCH_NORM_EPS, ConvBlock
 from utils.darknet.network import Network
 from utils.darknet.weights import write_weights
+from utils.detection.boxes import xywh_to_xyxy
+from utils.detection.decode import decode_heads
+from utils.errors import ToolkitError
 from utils.files import write_text
+from utils.runtimes.runtime import OPEN, Images, Outputs, Session, Sizes
 
 # Inside the root, where Darknet has `BATCH_NORM_EPS`: the variances are shifted by the difference.
 OPENCV_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class OpenCv:
+    """Runs Darknet networks, not files: `wrap` stands in for `load`.
+
+    Attributes:
+        winograd: let 3x3 convolutions be computed Winograd's way, as OpenCV does by itself: faster, and off
+            by 1e-3 where everything else is off by 1e-6.
+    """
+
+    winograd: bool = True
+    name: str = "opencv"
+    precision: str = "f32"
+    device: None = None
+
+    @property
+    def version(self) -> str:
+        """Of OpenCV."""
+        return str(cv2.__version__)
+
+    def load(self, path: Path) -> Session:
+        """Refuse: what OpenCV reads here are a cfg and its weights."""
+        raise ToolkitError(f"{path}: opencv runs a cfg with its .weights here; give these")
+
+    def wrap(self, model: Darknet, image_size: tuple[int, int]) -> Session:
+        """A network with its batch norms, on the CPU, for images of one size (height, width).
+
+        Its outputs are boxes (B, N, 4) xyxy in pixels and scores (B, N, classes); what is timed are OpenCV's
+        own layers to the end, which decode too.
+
+        Raises:
+            ToolkitError: OpenCV refuses the cfg or reads it wrongly.
+        """
+        if objection := opencv_objection(model.network):
+            raise ToolkitError(f"{model.network.source}: {objection}; use another runtime")
+        cv2.setNumThreads(torch.get_num_threads())
+        try:
+            net = _read(model, image_size, self.winograd)
+        except cv2.error as error:
+            fact = f"OpenCV cannot read it: {' '.join(str(error).split())}"
+            raise ToolkitError(f"{model.network.source}: {fact}; use another runtime") from error
+        return _Session(net, model, (None, model.network.channels(-1), *image_size))
+
+
+@dataclass(frozen=True)
+class _Session:
+    net: Any
+    model: Darknet
+    sizes: Sizes = OPEN
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    def infer(self, images: Images) -> Outputs:
+        network, specs = self.model.network, self.model.head_specs
+        maps = _maps(self.net, network, images)
+        heads = [
+            one.unflatten(1, (len(spec.anchors), -1)).permute(0, 1, 3, 4, 2)
+            for one, spec in zip(maps, specs, strict=True)
+        ]
+        decoded = decode_heads(heads, specs)
+        return [xywh_to_xyxy(decoded[..., :4]).numpy(), (decoded[..., 4:5] * decoded[..., 5:]).numpy()]
+
+    def bound(self, images: Images) -> Callable[[], object]:
+        names = self.net.getUnconnectedOutLayersNames()
+
+        def run() -> object:
+            self.net.setInput(images)
+            return self.net.forward(names)
+
+        return run
 
 
 def opencv_objection(network: Network) -> str | None:
@@ -38,20 +115,30 @@ def opencv_maps(model: Darknet, images: Tensor) -> list[Tensor]:
     Returns:
         For each head (B, filters, h, w).
     """
-    with tempfile.TemporaryDirectory() as name:
-        cfg, weights = Path(name) / "net.cfg", Path(name) / "net.weights"
-        _write(model, cfg, weights, (images.shape[2], images.shape[3]))
-        net = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
-    net.enableWinograd(False)  # it alone is off by 1e-3
-    net.setInput(images.numpy())
-    # Its own layer in front of every head, whatever that reads; channels last.
-    maps = net.forward([f"permute_{head}" for head in model.network.heads])
-    return [torch.from_numpy(values).permute(0, 3, 1, 2) for values in maps]
+    net = _read(model, (images.shape[2], images.shape[3]), winograd=False)
+    return _maps(net, model.network, images.numpy())
 
 
 def raw_maps(heads: Sequence[Tensor]) -> list[Tensor]:
     """The heads of `Darknet`, (B, A, h, w, width) each, as the maps (B, A * width, h, w) that enter them."""
     return [head.permute(0, 1, 4, 2, 3).flatten(1, 2) for head in heads]
+
+
+def _read(model: Darknet, size: tuple[int, int], winograd: bool) -> Any:
+    with tempfile.TemporaryDirectory() as name:
+        cfg, weights = Path(name) / "net.cfg", Path(name) / "net.weights"
+        _write(model, cfg, weights, size)
+        net = cv2.dnn.readNetFromDarknet(str(cfg), str(weights))
+    net.enableWinograd(winograd)
+    return net
+
+
+def _maps(net: Any, network: Network, images: Images) -> list[Tensor]:
+    """For each head (B, filters, h, w)."""
+    net.setInput(images)
+    # Its own layer in front of every head, whatever that reads; channels last.
+    maps = net.forward([f"permute_{head}" for head in network.heads])
+    return [torch.from_numpy(np.array(values)).permute(0, 3, 1, 2) for values in maps]
 
 
 def _write(model: Darknet, cfg: Path, weights: Path, size: tuple[int, int]) -> None:

@@ -1,6 +1,6 @@
 """OpenVINO on the processor."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from utils.errors import ToolkitError
-from utils.runtimes.runtime import Images, Outputs, Session, package
+from utils.runtimes.runtime import Images, Outputs, Session, Sizes, known_texts, package
 
 PRECISIONS = ("f32", "bf16", "f16", "dynamic")
 
@@ -38,7 +38,7 @@ class OpenVino:
         return str(package(self.name, "openvino").__version__).split("-")[0]
 
     def load(self, path: Path) -> Session:
-        """An ONNX file, ready to run."""
+        """An ONNX file or an OpenVINO IR (.xml, with its .bin beside it), ready to run."""
         openvino = package(self.name, "openvino")
         options = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
@@ -47,15 +47,29 @@ class OpenVino:
             "NUM_STREAMS": 1,
         }
         try:
-            compiled = openvino.Core().compile_model(str(path), "CPU", options)
+            core = openvino.Core()
+            model = core.read_model(str(path))
+            compiled = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
             raise ToolkitError(f"{path}: OpenVINO cannot load it: {error}") from error
-        return _Session(compiled.create_infer_request())
+        shape = model.input(0).partial_shape
+        sizes = tuple(None if size.is_dynamic else size.get_length() for size in shape)
+        return _Session(compiled.create_infer_request(), sizes, known_texts(_texts(model)))
+
+
+def _texts(model: Any) -> dict[str, object]:
+    """Of an IR they are at the top; those of an ONNX file OpenVINO puts under "framework"."""
+    found = {name: value if isinstance(value, dict) else value.value for name, value in model.rt_info.items()}
+    framework = found.get("framework")
+    inner = framework if isinstance(framework, dict) else {}
+    return {name: getattr(value, "value", value) for name, value in inner.items()} | found
 
 
 @dataclass(frozen=True)
 class _Session:
     request: Any
+    sizes: Sizes
+    texts: Mapping[str, str]
 
     def infer(self, images: Images) -> Outputs:
         results = self.request.infer({0: images}, share_inputs=True)

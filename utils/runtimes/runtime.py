@@ -4,7 +4,8 @@ Invariant: all of them compute the same function of the same file, up to the rou
 number of threads is torch's own (`torch.set_num_threads`), so that figures of several runtimes compare.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,10 +18,23 @@ from utils.errors import ToolkitError
 
 Images = NDArray[np.float32]  # (B, C, H, W)
 Outputs = list[NDArray[np.float32]]
+Sizes = tuple[int | None, ...]  # batch, channels, height, width; None for one that is open
+OPEN: Sizes = (None, None, None, None)
+
+# What an exported file says of its network, each a text with JSON inside.
+TEXTS = ("names", "strides", "anchors", "cfg_sha256", "darknet")
 
 
 class Session(Protocol):
     """A network that is ready to run."""
+
+    @property
+    def sizes(self) -> Sizes:
+        """What the images must be; a file that does not say it is taken for open."""
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """What the file says of its network, of `TEXTS`; empty for a module."""
 
     def infer(self, images: Images) -> Outputs:
         """(B, C, H, W) -> the network's outputs, in their order."""
@@ -49,11 +63,51 @@ class Runtime(Protocol):
         """Model of the device that it runs on; None for the machine's processor."""
 
     def load(self, path: Path) -> Session:
-        """An ONNX file, ready to run.
+        """A file in one of the runtime's formats, ready to run.
 
         Raises:
             ToolkitError: the runtime cannot load it.
         """
+
+
+def warm_up(session: Session, shape: tuple[int, ...]) -> Outputs:
+    """Run on black images of `shape`, which takes what only the first run takes; its outputs."""
+    return session.infer(np.zeros(shape, np.float32))
+
+
+def texts_path(path: Path) -> Path:
+    """The JSON file beside a format that carries no texts itself.
+
+    >>> texts_path(Path("best.engine")).name
+    'best.engine.json'
+    """
+    return path.with_name(f"{path.name}.json")
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """The texts beside the file `path`, see `texts_path`; none where there is no such file.
+
+    Raises:
+        ToolkitError: it is not JSON.
+    """
+    file = texts_path(path)
+    if not file.exists():
+        return {}
+    try:
+        return known_texts(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, AttributeError) as error:
+        raise ToolkitError(
+            f"{file}: is not what an export writes ({error}); export the network anew"
+        ) from error
+
+
+def known_texts(found: Mapping[str, object]) -> dict[str, str]:
+    """Those of `TEXTS` in what a file carries; others are its runtime's business."""
+    return {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in found.items()
+        if name in TEXTS
+    }
 
 
 def package(runtime: str, name: str) -> ModuleType:

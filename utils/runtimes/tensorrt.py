@@ -1,6 +1,7 @@
-"""TensorRT on an NVIDIA GPU: builds an engine from the ONNX file and runs it on torch's tensors."""
+"""TensorRT on an NVIDIA GPU: engine files, and engines built from ONNX files, on torch's tensors."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from utils.errors import ToolkitError
-from utils.runtimes.runtime import Images, Outputs, Session, package
+from utils.runtimes.runtime import Images, Outputs, Session, Sizes, package, read_texts, texts_path
 
 PRECISIONS = ("f32", "f16")
+PACKAGES = ("tensorrt", "tensorrt_rtx")  # have one interface; each reads only its own engines
 
 
 @dataclass(frozen=True)
@@ -29,18 +31,30 @@ class TensorRt:
     @property
     def version(self) -> str:
         """Of the package."""
-        return str(self._package().__version__)
+        return str(_package(PACKAGES).__version__)
 
     @property
     def device(self) -> str:
         """Model of the GPU."""
-        self._package()
+        _package(PACKAGES)
         return torch.cuda.get_device_name()
 
     def load(self, path: Path) -> Session:
-        """An ONNX file with fixed sizes, as an engine."""
-        trt = self._package()
+        """An .engine file, or an ONNX file with fixed sizes, ready to run.
+
+        Raises:
+            ToolkitError: it was built for another GPU or version, or cannot be built.
+        """
+        trt = _package(_builders(path))
         logger = trt.Logger(trt.Logger.ERROR)
+        plan = path.read_bytes() if path.suffix == ".engine" else self._plan(trt, logger, path)
+        engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+        if engine is None:
+            fact = "was built for another GPU or another version of TensorRT"
+            raise ToolkitError(f"{path}: {fact}; export the network anew for this machine")
+        return _Session(trt, engine, engine.create_execution_context(), read_texts(path))
+
+    def _plan(self, trt: Any, logger: Any, path: Path) -> Any:
         builder = trt.Builder(logger)
         network = builder.create_network(0)
         parser = trt.OnnxParser(network, logger)
@@ -49,19 +63,39 @@ class TensorRt:
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)  # 10 bits of mantissa would not be f32
         if self.precision == "f16":
+            if not hasattr(trt.BuilderFlag, "FP16"):  # strongly typed: the ONNX file says the precision
+                raise ToolkitError(
+                    f"{path}: this TensorRT takes f16 from the file; export it with --precision fp16"
+                )
             config.set_flag(trt.BuilderFlag.FP16)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
             raise ToolkitError(f"{path}: TensorRT cannot build an engine of it; its log says why")
-        engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
-        return _Session(trt, engine, engine.create_execution_context())
+        return plan
 
-    def _package(self) -> Any:
-        trt = package(self.name, "tensorrt")
-        if not torch.cuda.is_available():
-            fact = "torch finds no NVIDIA GPU with its driver here"
-            raise ToolkitError(f"runtime tensorrt: {fact}; use torch, onnxruntime or openvino")
-        return trt
+
+def _builders(path: Path) -> Sequence[str]:
+    """Packages that may read a file: of an engine the one that built it, which the JSON beside it names."""
+    file = texts_path(path)
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    builder = found.get("tensorrt", {}).get("package")
+    return [name for name in PACKAGES if name == builder] or PACKAGES
+
+
+def _package(names: Sequence[str]) -> Any:
+    """The first that is installed, on a machine with a GPU."""
+    missing = []
+    for name in names:
+        try:
+            trt = package("tensorrt", name)
+        except ToolkitError as error:
+            missing.append(error)
+            continue
+        if torch.cuda.is_available():
+            return trt
+        fact = "torch finds no NVIDIA GPU with its driver here"
+        raise ToolkitError(f"runtime tensorrt: {fact}; use torch, onnxruntime or openvino")
+    raise missing[0]
 
 
 @dataclass(frozen=True)
@@ -69,6 +103,12 @@ class _Session:
     trt: Any
     engine: Any
     context: Any
+    texts: Mapping[str, str]
+
+    @property
+    def sizes(self) -> Sizes:
+        (name,) = self._names(self.trt.TensorIOMode.INPUT)
+        return tuple(size if size > 0 else None for size in self.engine.get_tensor_shape(name))
 
     def infer(self, images: Images) -> Outputs:
         outputs, run = self._prepared(images)
@@ -79,14 +119,15 @@ class _Session:
         return self._prepared(images)[1]
 
     def _prepared(self, images: Images) -> tuple[list[Tensor], Callable[[], object]]:
-        names = [self.engine.get_tensor_name(number) for number in range(self.engine.num_io_tensors)]
+        (name,) = self._names(self.trt.TensorIOMode.INPUT)
         given = torch.from_numpy(images).to("cuda")
+        if not self.context.set_input_shape(name, tuple(given.shape)):
+            fact = f"takes no images of {tuple(given.shape)}"
+            raise ToolkitError(f"TensorRT engine: {fact}; keep within the shapes that it was built for")
+        self.context.set_tensor_address(name, given.data_ptr())
         outputs = []
-        for name in names:
-            if self.engine.get_tensor_mode(name) == self.trt.TensorIOMode.INPUT:
-                self.context.set_tensor_address(name, given.data_ptr())
-                continue
-            outputs.append(torch.empty(tuple(self.engine.get_tensor_shape(name)), device="cuda"))
+        for name in self._names(self.trt.TensorIOMode.OUTPUT):
+            outputs.append(torch.empty(tuple(self.context.get_tensor_shape(name)), device="cuda"))
             self.context.set_tensor_address(name, outputs[-1].data_ptr())
         stream = torch.cuda.Stream()
 
@@ -96,3 +137,7 @@ class _Session:
             return given  # kept as long as the run that reads it
 
         return outputs, run
+
+    def _names(self, mode: Any) -> list[str]:
+        names = [self.engine.get_tensor_name(number) for number in range(self.engine.num_io_tensors)]
+        return [name for name in names if self.engine.get_tensor_mode(name) == mode]

@@ -1,8 +1,8 @@
-"""torch itself, on the processor: modules as they are, channels last."""
+"""torch itself: modules as they are and TorchScript files, channels last."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import ToolkitError
-from utils.runtimes.runtime import Images, Outputs, Session
+from utils.runtimes.runtime import OPEN, TEXTS, Images, Outputs, Session, Sizes
 
 
 @dataclass(frozen=True)
 class Torch:
-    """Runs modules, not files: `wrap` stands in for `load`. Batch norms should be folded already."""
+    """Runs modules too: `wrap` stands in for `load`. Batch norms should be folded already.
 
+    Attributes:
+        place: torch's name of the device to run on; with a GPU, figures are without the copy of the image.
+    """
+
+    place: str = "cpu"
     name: str = "torch"
     precision: str = "f32"
-    device: None = None
+
+    @property
+    def device(self) -> str | None:
+        """Model of the GPU; None for the machine's processor."""
+        return None if self.place == "cpu" else torch.cuda.get_device_name(self.place)
 
     @property
     def version(self) -> str:
@@ -27,27 +36,48 @@ class Torch:
         return str(torch.__version__)
 
     def load(self, path: Path) -> Session:
-        """Refuse: torch reads no ONNX."""
-        raise ToolkitError(f"{path}: torch runs modules, not ONNX files; use onnxruntime or openvino")
+        """A TorchScript file, ready to run.
+
+        Raises:
+            ToolkitError: it is none.
+        """
+        if path.suffix != ".torchscript":
+            fact = "torch runs modules and .torchscript files, not this"
+            raise ToolkitError(f"{path}: {fact}; use onnxruntime or openvino")
+        texts = dict.fromkeys(TEXTS, "")
+        try:
+            module = torch.jit.load(str(path), self.place, _extra_files=texts)
+        except (RuntimeError, ValueError) as error:
+            raise ToolkitError(f"{path}: torch cannot load it: {_last_line(error)}") from error
+        found = {name: text for name, text in _decoded(texts) if text}
+        return _Session(module.eval(), self.place, texts=found)
 
     def wrap(self, module: nn.Module) -> Session:
         """A module whose output is a tensor or a sequence of them."""
-        copy = deepcopy(module).cpu().float().eval()
-        return _Session(copy.to(memory_format=torch.channels_last))  # type: ignore[call-overload]  # not in stub
+        copy = deepcopy(module).to(self.place).float().eval()
+        copy = copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in stub
+        return _Session(copy, self.place)
 
 
 @dataclass(frozen=True)
 class _Session:
     module: nn.Module
+    place: str
+    sizes: Sizes = OPEN
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     def infer(self, images: Images) -> Outputs:
-        with torch.inference_mode():
-            outputs = self.module(_channels_last(images))
+        try:
+            with torch.inference_mode():
+                outputs = self.module(self._given(images))
+        except torch.jit.Error as error:
+            fact = f"cannot run images {images.shape}: {_last_line(error)}"
+            raise ToolkitError(f"TorchScript file: {fact}; give the size it was made for") from error
         tensors = [outputs] if isinstance(outputs, Tensor) else list(outputs)
-        return [np.ascontiguousarray(tensor.numpy()) for tensor in tensors]
+        return [np.ascontiguousarray(tensor.cpu().numpy()) for tensor in tensors]
 
     def bound(self, images: Images) -> Callable[[], object]:
-        tensor = _channels_last(images)
+        tensor = self._given(images)
 
         def run() -> object:
             with torch.inference_mode():
@@ -55,6 +85,15 @@ class _Session:
 
         return run
 
+    def _given(self, images: Images) -> Tensor:
+        return torch.from_numpy(images).to(self.place, memory_format=torch.channels_last)
 
-def _channels_last(images: Images) -> Tensor:
-    return torch.from_numpy(images).to(memory_format=torch.channels_last)
+
+def _decoded(texts: Mapping[str, str | bytes]) -> Iterator[tuple[str, str]]:
+    for name, text in texts.items():  # torch fills them in as bytes
+        yield name, text.decode() if isinstance(text, bytes) else text
+
+
+def _last_line(error: Exception) -> str:
+    """What was wrong stands at the end, below torch's own trace."""
+    return (str(error).strip().splitlines() or [""])[-1]

@@ -1,0 +1,206 @@
+"""benchmark.py: what it measures, keeps, says and refuses."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import benchmark as script
+from tests.runtimes.exported import tiny_detector, write_onnx
+from utils.commands import benchmark_measure
+from utils.commands.benchmark_measure import Benchmark, Cell, Effort, Timing, cells_of
+from utils.commands.benchmark_models import Model, open_models
+from utils.commands.benchmark_tables import ModelRow, markdown
+from utils.commands.project import open_files
+from utils.commands.rows import read_rows
+from utils.darknet.checkpoint import save_weights
+from utils.data.shapes import make_shapes
+from utils.errors import ToolkitError
+from utils.profiling import count_macs, count_parameters
+
+ROW = Timing("a", "1", "0", "image", "cpu", "1.0", "torch", 1, "square", 64, 2, 64, 64)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Two networks of one cfg, the second one as an ONNX file with open sizes too, and a few shapes."""
+    model = tiny_detector(tmp_path)
+    for name in ("one", "two"):
+        save_weights(model, tmp_path / f"{name}.weights")
+    write_onnx(model, tmp_path / "fixed.onnx")
+    write_onnx(model, tmp_path / "open.onnx", is_open=True)
+    make_shapes(tmp_path, sizes={"train": 1, "valid": 3})
+    return tmp_path
+
+
+def pair(project: Path, name: str) -> str:
+    return f"{project / 'net.cfg'}:{project / name}.weights"
+
+
+def run(project: Path, models: list[str], *more: str) -> list[Timing]:
+    out = project / "out"
+    fast = ["--rounds", "6", "--workers", "0", "--threads", "1", "--output", str(out)]
+    script.main(["--models", *models, *fast, *more])
+    return read_rows(out / "benchmark.csv", Timing)
+
+
+def test_rows_are_all_combinations_with_the_inputs_that_users_know(project: Path) -> None:
+    """The stand-in is 4:3, so the short side of 128 is 96; square inputs are square."""
+    pytest.importorskip("openvino")
+    models = [pair(project, "one"), str(project / "open.onnx")]
+    sizes = ["--img_size", "64", "128", "--batch", "1", "2", "--runtime", "onnxruntime", "openvino"]
+    rows = run(project, models, *sizes)
+    assert len(rows) == 2 * 2 * 2 * 2 * 2
+    assert {(row.shape, row.width, row.height) for row in rows} == {
+        ("square", 64, 64), ("square", 128, 128), ("rect", 64, 64), ("rect", 128, 96),
+    }  # fmt: skip
+    for row in rows:
+        assert row.rounds == 6
+        assert row.p50 <= row.p95
+        assert row.low <= row.faster <= row.high
+        assert row.prepare > 0
+        assert row.suppress > 0
+    assert all(row.faster == 1 for row in rows if row.model == "one")
+
+
+@pytest.mark.parametrize("runtime", ["torch", "opencv"])
+def test_a_cfg_runs_as_it_is(runtime: str, project: Path) -> None:
+    rows = run(project, [pair(project, "one"), pair(project, "two")], "--img_size", "64", "--batch", "2",
+               "--shape", "square", "--runtime", runtime)  # fmt: skip
+    assert [(row.runtime, row.rounds, row.note) for row in rows] == [(runtime, 6, "")] * 2
+
+
+def test_what_cannot_be_served_has_its_reason_and_stops_nothing(project: Path, capsys) -> None:
+    models = [pair(project, "one"), str(project / "fixed.onnx")]
+    rows = run(project, models, "--img_size", "64", "--batch", "1", "--shape", "square",
+               "--runtime", "onnxruntime", "ncnn", "torch")  # fmt: skip
+    notes = {(row.model, row.runtime): row.note for row in rows}
+    assert notes["fixed.onnx", "onnxruntime"] == "the file takes 1x3x96x64 alone"
+    assert notes["fixed.onnx", "torch"] == "torch does not read .onnx"
+    assert "ncnn" in notes["one", "ncnn"]  # its package is missing, or it runs files alone
+    assert notes["one", "onnxruntime"] == notes["one", "torch"] == ""
+    told = capsys.readouterr().out
+    assert "fixed.onnx on onnxruntime: the file takes 1x3x96x64 alone" in told
+    assert "n/a" in told
+
+
+def test_a_runtime_that_is_not_there_is_one_reason(project: Path, monkeypatch, capsys) -> None:
+    def missing(name: str) -> object:
+        raise ToolkitError(f"runtime {name}: the package is missing; python -m pip install {name}")
+
+    monkeypatch.setattr(benchmark_measure, "find_runtime", missing)
+    run(project, [pair(project, "one")], "--img_size", "64", "--batch", "1", "2")
+    assert capsys.readouterr().out.count("pip install onnxruntime") == 1
+
+
+def test_nothing_is_measured_twice(project: Path, monkeypatch) -> None:
+    models = [pair(project, "one"), pair(project, "two")]
+    inputs = ["--img_size", "64", "--shape", "square", "--runtime", "torch"]
+    first = run(project, models, *inputs, "--batch", "1")
+    measured = []
+    original = Benchmark._measured
+    monkeypatch.setattr(
+        Benchmark, "_measured", lambda self, cell, *rest: measured.append(cell) or original(self, cell, *rest)
+    )
+    assert run(project, models, *inputs, "--batch", "1", "2")[:2] == first
+    assert measured == [Cell("torch", 1, "square", 64, 2)]
+    save_weights(tiny_detector(project), project / "two.weights")  # the same network, so the same digest
+    run(project, models, *inputs, "--batch", "1")
+    assert len(measured) == 1
+    (project / "net.cfg").write_text((project / "net.cfg").read_text() + "\n# another file\n")
+    run(project, models, *inputs, "--batch", "1")
+    assert len(measured) == 2
+
+
+def test_an_interruption_keeps_the_rows(project: Path, monkeypatch) -> None:
+    calls = iter(range(9))
+    original = Benchmark._measured
+
+    def until_the_second(self: Benchmark, *args: object) -> list[Timing]:
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    monkeypatch.setattr(Benchmark, "_measured", until_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        run(project, [pair(project, "one")], "--img_size", "64", "--runtime", "torch", "--shape", "square")
+    assert [row.batch for row in read_rows(project / "out/benchmark.csv", Timing)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "rounds", "verdict"),
+    [
+        (1.01, 1.2, 21, "faster"),
+        (0.8, 0.99, 21, "slower"),
+        (0.99, 1.2, 21, ""),
+        (1.0, 1.2, 21, ""),  # 1 is in the interval
+        (1.01, 1.2, 5, ""),  # so few rounds do not give 95 %
+    ],
+)
+def test_faster_is_said_where_the_interval_leaves_out_one(low, high, rounds, verdict) -> None:
+    row = replace(ROW, low=low, high=high, rounds=rounds, p50=1.0, p95=1.0, faster=1.1)
+    assert row.verdict == verdict
+    models = [ModelRow(name, digest, "", None, 1, 1, 1) for name, digest in (("r", "0"), ("a", "1"))]
+    reference = replace(ROW, model="r", digest="0", p50=2.0, p95=2.0)
+    page = markdown(models, [reference, row])
+    assert [word for word in ("faster", "slower") if word in page] == ([verdict] if verdict else [])
+
+
+def test_ratios_pair_the_rounds(project: Path, monkeypatch) -> None:
+    """Played times: in every round the second takes half of what the first takes, whatever that is."""
+    first = [10.0, 30.0, 20.0, 50.0, 40.0, 60.0]
+    times = {"one": first, "two": [value / 2 for value in first]}
+    monkeypatch.setattr(benchmark_measure, "take_turns", lambda *args, **options: times)
+    models = open_models([pair(project, "one"), pair(project, "two")])
+    image = benchmark_measure.np.zeros((48, 64, 3), benchmark_measure.np.uint8)
+    rows = Benchmark(models, image, "x", project / "x.csv", Effort()).run(
+        cells_of(["torch"], [1], ["square"], [64], [1])
+    )
+    assert (rows[1].faster, rows[1].low, rows[1].high) == (2, 2, 2)
+    assert (rows[0].p50, rows[1].p50) == (35, 17.5)
+
+
+def test_models_are_described_and_evaluated_once(project: Path, monkeypatch) -> None:
+    models = [pair(project, "one"), str(project / "fixed.onnx")]
+    inputs = ["--img_size", "64", "--shape", "square", "--batch", "1", "--runtime", "torch"]
+    data = ["--data", str(project / "shapes.data")]
+    run(project, models, *inputs, *data)
+    rows = read_rows(project / "out/benchmark_models.csv", ModelRow)
+    network = open_files(project / "net.cfg", project / "one.weights")
+    assert (rows[0].parameters, rows[0].macs) == (count_parameters(network), count_macs(network, (96, 64)))
+    assert rows[0].size == (project / "one.weights").stat().st_size
+    assert (rows[1].parameters, rows[1].size) == (None, (project / "fixed.onnx").stat().st_size)
+    assert rows[0].map50 == pytest.approx(rows[1].map50, abs=1e-3)
+    monkeypatch.setattr("utils.commands.benchmark.evaluate_network", None)
+    run(project, models, *inputs, *data)  # would fail if it evaluated again
+    assert (project / "out/benchmark.png").read_bytes().startswith(b"\x89PNG")
+    assert (project / "out/benchmark.md").read_text().startswith("# Benchmark\n\n## Models\n\n|  | model |")
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["x.weights"], r"--models x\.weights: is neither cfg:weights nor an exported file; write a\.cfg"),
+        (["x.cfg:x.weights"], r"--models x\.cfg: not found"),
+        (["a/x.onnx", "b/x.onnx"], r"--models: two are called x\.onnx; rename one"),
+    ],
+)
+def test_models_that_are_none_are_told(texts: list[str], message: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.onnx").touch()
+    with pytest.raises(ToolkitError, match=message):
+        open_models(texts)
+
+
+def test_formats_of_two_files_count_both(tmp_path: Path) -> None:
+    (tmp_path / "x.ncnn.param").write_bytes(b"12")
+    (tmp_path / "x.ncnn.bin").write_bytes(b"345")
+    assert sum(path.stat().st_size for path in Model(None, tmp_path / "x.ncnn.param").files) == 5
+
+
+def test_too_few_rounds_are_refused(project: Path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        script.main(["--models", pair(project, "one"), "--rounds", "5"])
+    assert "fewer than 6 rounds give no interval" in capsys.readouterr().err

@@ -1,0 +1,105 @@
+"""A tiny detector in every format, written without the exporters, and the texts that go with it."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from utils.darknet.model import Darknet
+from utils.export.endings import BoxesAndScores
+from utils.export.tracing import trace_onnx
+from utils.runtimes.runtime import texts_path
+
+CFG = """[net]
+width=64
+height=96
+channels=3
+
+[convolutional]
+filters=18
+size=5
+stride=16
+pad=1
+activation=linear
+
+[yolo]
+mask=0,1
+anchors=10,14, 23,27
+classes=4
+num=2
+nms_kind=greedynms
+"""
+NAMES = ("one", "two", "three", "four")
+SIZE = (96, 64)
+TEXTS = {
+    "names": json.dumps(NAMES),
+    "strides": "[16]",
+    "darknet": json.dumps(
+        {"letterbox": False, "nms_kind": "greedynms", "beta_nms": 0.6, "image_size": SIZE, "channels": 3}
+    ),
+}
+OPEN = {"dynamic_axes": {"images": {0: "b", 2: "h", 3: "w"}, "boxes": {0: "b"}, "scores": {0: "b"}}}
+
+
+def tiny_detector(folder: Path) -> Darknet:
+    """Random weights that find much; its cfg is `folder`/net.cfg."""
+    (folder / "net.cfg").write_text(CFG)
+    torch.manual_seed(0)
+    model = Darknet.from_cfg(folder / "net.cfg").eval()
+    nn.init.normal_(model.layers[0].conv.weight, std=0.3)
+    nn.init.zeros_(model.layers[0].conv.bias)
+    return model
+
+
+def write_onnx(
+    model: Darknet, path: Path, *, batch: int = 1, is_open: bool = False, texts: bool = True
+) -> Path:
+    """An ONNX file at SIZE, or with open batch and size."""
+    import onnx
+
+    example = torch.zeros(batch, 3, *SIZE)
+    module = BoxesAndScores(model, model.head_specs).eval()
+    trace_onnx(module, example, path, 17, output_names=["boxes", "scores"], **(OPEN if is_open else {}))
+    if texts:
+        proto = onnx.load(path)
+        onnx.helper.set_model_props(proto, TEXTS)
+        onnx.save(proto, path)
+    return path
+
+
+def write_openvino(model: Darknet, folder: Path) -> Path:
+    """An OpenVINO IR."""
+    import openvino
+
+    network = openvino.Core().read_model(write_onnx(model, folder / "source.onnx", texts=False))
+    for name, text in TEXTS.items():
+        network.set_rt_info(text, name)
+    openvino.save_model(network, folder / "net.xml", compress_to_fp16=False)
+    return folder / "net.xml"
+
+
+def write_torchscript(model: Darknet, folder: Path) -> Path:
+    """A TorchScript file."""
+    module = torch.jit.trace(BoxesAndScores(model, model.head_specs).eval(), torch.zeros(1, 3, *SIZE))
+    torch.jit.save(module, folder / "net.torchscript", _extra_files=TEXTS)
+    return folder / "net.torchscript"
+
+
+def write_ncnn(model: Darknet, folder: Path) -> Path:
+    """An ncnn pair and the texts beside it."""
+    import pnnx
+
+    module = BoxesAndScores(model, model.head_specs).eval()
+    before = Path.cwd()
+    os.chdir(folder)  # where it leaves its files
+    try:
+        pnnx.export(
+            module, str(folder / "net.pt"), (torch.zeros(1, 3, *SIZE),), check_trace=False, fp16=False
+        )
+    finally:
+        os.chdir(before)
+    path = folder / "net.ncnn.param"
+    texts_path(path).write_text(json.dumps(TEXTS))
+    return path

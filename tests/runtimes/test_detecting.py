@@ -1,0 +1,254 @@
+"""Exported files on their runtimes: the same boxes as the network, and what the files say of themselves."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.runtimes.exported import (
+    NAMES,
+    SIZE,
+    TEXTS,
+    tiny_detector,
+    write_ncnn,
+    write_onnx,
+    write_openvino,
+    write_torchscript,
+)
+from utils.darknet.model import Darknet
+from utils.darknet.network import Network
+from utils.detection.decode import decode_heads
+from utils.errors import CfgError, ToolkitError
+from utils.runtimes.choice import runtime_of
+from utils.runtimes.detecting import as_predict, detecting, facts_of, of_file
+from utils.runtimes.opencv import OpenCv
+from utils.runtimes.runtime import texts_path
+
+WRITERS: dict[str, tuple[str, Callable[[Darknet, Path], Path]]] = {
+    "onnxruntime": ("onnx", lambda model, folder: write_onnx(model, folder / "net.onnx")),
+    "openvino": ("openvino", write_openvino),
+    "torch": ("torch", write_torchscript),
+    "ncnn": ("pnnx", write_ncnn),
+}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Darknet:
+    return tiny_detector(tmp_path)
+
+
+def images(count: int, size: tuple[int, int] = SIZE) -> Tensor:
+    return torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(0))
+
+
+def assert_equal(found: Tensor, model: Darknet, given: Tensor) -> None:
+    """Boxes to 1e-3 pixels; scores, which are objectness times class in a file, to 1e-5."""
+    with torch.no_grad():
+        expected = decode_heads(model(given), model.head_specs)
+    assert found.shape == expected.shape
+    assert (found[..., :4] - expected[..., :4]).abs().max() < 1e-3
+    scores = [each[..., 4:5] * each[..., 5:] for each in (found, expected)]
+    assert (scores[0] - scores[1]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_detects_as_its_network_does_and_says_what_it_is(name: str, model: Darknet, tmp_path) -> None:
+    package, write = WRITERS[name]
+    pytest.importorskip(package)
+    pytest.importorskip(name)
+    path = write(model, tmp_path)
+    runtime = runtime_of(path)
+    assert runtime.name == name
+    network = of_file(path, runtime)
+    assert_equal(network.predict(images(3)), model, images(3))  # some take one image at a time
+    assert (network.names, network.image_size, network.classes) == (NAMES, SIZE, 4)
+    assert (network.nms_kind, network.letterbox, network.size_step) == ("greedynms", False, 16)
+
+
+def test_openvino_finds_the_texts_of_an_onnx_file(model: Darknet, tmp_path) -> None:
+    pytest.importorskip("openvino")
+    path = write_onnx(model, tmp_path / "net.onnx")
+    assert runtime_of(path, "openvino").load(path).texts == TEXTS
+
+
+def test_opencv_detects_as_its_network_does(model: Darknet) -> None:
+    """In float32 without Winograd, at another size than the cfg's, for several images."""
+    given = images(2, (64, 96))
+    predict = as_predict(OpenCv(winograd=False).wrap(model, (64, 96)), "opencv")
+    assert_equal(predict(given), model, given)
+
+
+def test_what_opencv_runs_in_one_go_holds_the_same_scores(model: Darknet) -> None:
+    """What is timed is the whole network: OpenCV's own decoding gives the best score of `infer`."""
+    torch.nn.init.ones_(model.layers[0].conv.bias)  # its own decoding drops scores below 0.2
+    given = images(1).numpy()
+    session = OpenCv(winograd=False).wrap(model, SIZE)
+    (rows,) = session.bound(given)()
+    assert rows[..., 5:].max() == pytest.approx(session.infer(given)[1].max(), abs=1e-5)
+
+
+def test_opencv_is_not_asked_about_what_it_reads_wrongly(tmp_path) -> None:
+    tiny_detector(tmp_path)
+    text = (tmp_path / "net.cfg").read_text().replace("pad=1", "pad=1\ndilation=2")
+    model = Darknet(Network.from_text(text, "wide.cfg"))
+    with pytest.raises(ToolkitError, match=r"wide\.cfg: OpenCV reads wrongly .*; use another runtime"):
+        OpenCv().wrap(model, SIZE)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_fixed_number_of_images_is_served_in_pieces(batch: int, model: Darknet, tmp_path) -> None:
+    path = write_onnx(model, tmp_path / "net.onnx", batch=batch)
+    assert_equal(of_file(path, runtime_of(path)).predict(images(5)), model, images(5))
+
+
+def test_open_sizes_take_any_image(model: Darknet, tmp_path) -> None:
+    path = write_onnx(model, tmp_path / "net.onnx", is_open=True)
+    network = of_file(path, runtime_of(path))
+    for size in (SIZE, (64, 160)):
+        network.try_size(size)
+        assert_equal(network.predict(images(2, size)), model, images(2, size))
+
+
+def test_another_size_than_the_files_is_refused(model: Darknet, tmp_path) -> None:
+    path = write_onnx(model, tmp_path / "net.onnx")
+    with pytest.raises(
+        ToolkitError, match=r"net\.onnx: takes images of 3x96x64 .* not 3x64x64; give that size"
+    ):
+        of_file(path, runtime_of(path)).try_size((64, 64))
+
+
+def test_a_cfg_stands_in_for_missing_texts(model: Darknet, tmp_path) -> None:
+    path = write_onnx(model, tmp_path / "net.onnx", is_open=True, texts=False)
+    with pytest.raises(ToolkitError, match=r"net\.onnx: does not say .*; add --cfg"):
+        of_file(path, runtime_of(path))
+    network = of_file(path, runtime_of(path), model.network)
+    assert (network.image_size, network.nms_kind, network.names) == (SIZE, "greedynms", ())
+
+
+def test_a_file_that_is_no_detector_is_refused(tmp_path) -> None:
+    module = torch.jit.trace(torch.nn.Conv2d(3, 4, 1).eval(), torch.zeros(1, 3, 8, 8))
+    torch.jit.save(module, tmp_path / "net.torchscript", _extra_files=TEXTS)
+    path = tmp_path / "net.torchscript"
+    with pytest.raises(ToolkitError, match=r"net\.torchscript: its outputs .* are not boxes"):
+        of_file(path, runtime_of(path))
+
+
+def test_a_darknet_and_its_deployed_copy_agree(model: Darknet) -> None:
+    network = detecting(model)
+    assert_equal(network.predict(images(2)), model, images(2))
+    assert detecting(network) is network
+    assert facts_of(model).image_size == network.image_size == SIZE
+
+
+def test_heads_of_different_classes_are_refused(model: Darknet, tmp_path) -> None:
+    text = (tmp_path / "net.cfg").read_text()
+    other = "\n[route]\nlayers=0\n\n[convolutional]\nfilters=16\n\n[yolo]\nmask=0,1\nanchors=1,1,2,2\n"
+    mixed = Darknet(Network.from_text(f"{text}{other}classes=3\nnum=2\n", "mixed.cfg"))
+    with pytest.raises(CfgError, match=r"mixed\.cfg: its heads have 4, 3 classes"):
+        facts_of(mixed)
+
+
+@pytest.mark.parametrize(
+    ("name", "reader", "message"),
+    [
+        ("net.bin", None, r"net\.bin: no runtime reads .*give one of \.onnx, \.xml"),
+        ("net.xml", "onnxruntime", r"net\.xml: onnxruntime does not read this; use openvino"),
+    ],
+)
+def test_who_reads_what_is_told(name: str, reader: str | None, message: str) -> None:
+    with pytest.raises(ToolkitError, match=message):
+        runtime_of(Path(name), reader)
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.xml", "net.torchscript"])
+def test_a_broken_file_is_named(name: str, tmp_path) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"not a network")
+    runtime = runtime_of(path)
+    pytest.importorskip(runtime.name)
+    with pytest.raises(ToolkitError, match=f"{name}: .* cannot load it"):
+        runtime.load(path)
+
+
+def test_ncnn_needs_both_of_its_files(tmp_path) -> None:
+    pytest.importorskip("ncnn")
+    (tmp_path / "net.ncnn.param").write_text("7767517\n0 0\n")
+    with pytest.raises(ToolkitError, match=r"net\.ncnn\.bin: not found"):
+        runtime_of(tmp_path / "net.ncnn.param").load(tmp_path / "net.ncnn.param")
+
+
+def test_texts_beside_a_file_that_are_none_are_named(tmp_path) -> None:
+    pytest.importorskip("ncnn")
+    path = tmp_path / "net.ncnn.param"
+    path.write_text("7767517\n1 1\nInput in0 0 1 in0\n")
+    path.with_suffix(".bin").write_bytes(b"")
+    texts_path(path).write_text("[]")
+    with pytest.raises(ToolkitError, match=r"net\.ncnn\.param\.json: is not what an export writes"):
+        runtime_of(path).load(path)
+
+
+class _Engine:
+    """What a driver would give: an engine with one input of a profile of at most two images."""
+
+    num_io_tensors = 3
+    names = ("images", "boxes", "scores")
+
+    def get_tensor_name(self, number: int) -> str:
+        return self.names[number]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "in" if name == "images" else "out"
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return (-1, 3, *SIZE)
+
+
+def test_an_engine_says_which_sizes_are_open(tmp_path, monkeypatch) -> None:
+    """Without a GPU: the package's answers are played, the reading of them is ours."""
+    path = tmp_path / "net.engine"
+    path.write_bytes(b"plan")
+    texts_path(path).write_text(json.dumps(TEXTS))
+    engine = _Engine()
+    monkeypatch.setattr(engine, "create_execution_context", lambda: None, raising=False)
+
+    class Package:
+        Logger = type("Logger", (), {"ERROR": 0, "__init__": lambda self, level: None})
+        TensorIOMode = type("Mode", (), {"INPUT": "in", "OUTPUT": "out"})
+        Runtime = type(
+            "Runtime",
+            (),
+            {"__init__": lambda self, log: None, "deserialize_cuda_engine": lambda self, plan: engine},
+        )
+
+    monkeypatch.setattr("utils.runtimes.runtime.import_module", lambda name: Package)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    session = runtime_of(path).load(path)
+    assert session.sizes == (None, 3, *SIZE)
+    assert session.texts == TEXTS
+    monkeypatch.setattr(Package.Runtime, "deserialize_cuda_engine", lambda self, plan: None)
+    with pytest.raises(ToolkitError, match=r"net\.engine: was built for another GPU"):
+        runtime_of(path).load(path)
+
+
+def test_black_images_fill_up_a_batch_and_are_cut_off_again() -> None:
+    """Three images to a session that takes two: what it was given, and what comes back."""
+    seen = []
+
+    class Session:
+        sizes = (2, 3, None, None)
+        texts: ClassVar[dict[str, str]] = {}
+
+        def infer(self, given: np.ndarray) -> list[np.ndarray]:
+            seen.append(given)
+            return [np.zeros((2, 1, 4), np.float32), given[:, :1, :1, 0]]
+
+    given = torch.rand(3, 3, 8, 8)
+    found = as_predict(Session(), "x")(given)
+    assert [len(each) for each in seen] == [2, 2]
+    assert not seen[1][1].any()
+    assert torch.equal(found[:, 0, 5], given[:, 0, 0, 0])

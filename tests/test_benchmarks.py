@@ -1,0 +1,92 @@
+"""What benchmarks/unstructured.py and benchmarks/peers.py compare, on tiny networks."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import peers, unstructured
+from benchmarks.rows import Row, Rows
+from benchmarks.unstructured import variants, zeros
+from utils.commands.benchmark_models import Model
+from utils.darknet.checkpoint import save_weights
+from utils.darknet.model import Darknet
+from utils.profiling import count_parameters
+
+CFG = Path(__file__).parent / "cfgs/upsample.cfg"
+
+
+@pytest.fixture
+def model() -> Darknet:
+    """Random weights and gammas, none of them 0."""
+    torch.manual_seed(0)
+    model = Darknet.from_cfg(CFG).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.1, 1)
+    return model
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_masks_zero_their_share_and_keep_every_size(model: Darknet, share: float) -> None:
+    found = dict(variants(model, share))
+    assert set(found) == {
+        ("l1_unstructured", "convolutions"), ("ln_structured", "convolutions"),
+        ("global_unstructured", "convolutions"), ("l1_unstructured", "batch norms"),
+        ("global_unstructured", "batch norms"), ("slim", "channels"),
+    }  # fmt: skip
+    kinds = {"convolutions": nn.Conv2d, "batch norms": nn.BatchNorm2d}
+    for (method, layers), network in found.items():
+        if method == "slim":
+            assert count_parameters(network) < count_parameters(model)
+            continue
+        assert count_parameters(network) == count_parameters(model)
+        weights = [module.weight for module in network.modules() if isinstance(module, kinds[layers])]
+        values = torch.cat([weight.flatten() for weight in weights])
+        assert (values == 0).float().mean() == pytest.approx(share, abs=0.05)
+        assert not any(name.endswith("_mask") for name, _ in network.named_buffers())  # for good
+
+
+def test_structured_masks_take_whole_filters(model: Darknet) -> None:
+    network = dict(variants(model, 0.5))["ln_structured", "convolutions"]
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            empty = (module.weight == 0).flatten(1).float().mean(1)
+            assert set(empty.tolist()) <= {0.0, 1.0}
+
+
+def test_zeros_are_counted_over_all_parameters() -> None:
+    layer = nn.Linear(3, 1)
+    nn.init.ones_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    assert zeros(layer) == 1 / 4
+
+
+def test_the_page_is_made_from_the_rows() -> None:
+    same = ("net", "unpruned", "-", 0.0, 1000, 2 * 10**9, 0.0, 0.5, "torch", 1, 20.0, 1.0, 1.0, 1.0)
+    half = ("net", "slim", "channels", 0.5, 400, 10**9, 0.0, 0.25, "torch", 1, 10.0, 2.0, 1.9, 2.1)
+    text = unstructured.page([unstructured.Row(*same), unstructured.Row(*half)])
+    assert "## net, torch, threads 1\n" in text
+    assert "| slim | channels | 50% | 0% | 400 | 1.00 G | 25.0% | 10.0 | 2.00 (1.90 to 2.10) |\n" in text
+    assert text.count("\n| unpruned |") == 1
+
+
+@pytest.mark.parametrize(("high", "slower"), [(0.9, True), (1.1, False)])
+def test_peers_fails_only_where_all_of_the_interval_is_below_one(high, slower, tmp_path, capsys) -> None:
+    rows = Rows(tmp_path / "x.csv")
+    rows.add(Row("ratio", "case", "OpenCV / the fastest", 1, 0.8, 0.7, high))
+    model = Model(CFG, tmp_path / "unread.weights")
+    assert peers.measure(model, (1, 3, 32, 32), 6, "case", rows) is slower
+
+
+def test_peers_measures_all_in_the_same_rounds(tmp_path) -> None:
+    pytest.importorskip("openvino")
+    save_weights(Darknet.from_cfg(CFG), tmp_path / "net.weights")
+    table = tmp_path / "x.csv"
+    words = ["--cfg", str(CFG), "--weights", str(tmp_path / "net.weights"), "--csv", str(table)]
+    with suppress(SystemExit):  # on so small a network anyone may win
+        peers.main([*words, "--batch", "1", "2", "--threads", "1", "--rounds", "6"])
+    lines = table.read_text().splitlines()
+    assert len(lines) == 1 + 2 * (4 + 3 + 1)

@@ -1,0 +1,142 @@
+"""The benchmark command: which networks are compared where, and what is left behind."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils.commands.arguments import (
+    Parser,
+    add_common,
+    add_data,
+    next_command,
+    positive_float,
+    positive_int,
+    prepare,
+)
+from utils.commands.benchmark_measure import LEAST_ROUNDS, Benchmark, Effort, Image, cells_of
+from utils.commands.benchmark_models import Model, open_models
+from utils.commands.benchmark_tables import ModelRow, markdown, panels, show_benchmark
+from utils.commands.evaluate import evaluate_network, open_split
+from utils.commands.results import quoted
+from utils.commands.rows import read_rows, write_rows
+from utils.data.images import read_image
+from utils.data.listing import read_data_file
+from utils.data.sources import find_images
+from utils.errors import ToolkitError
+from utils.files import require_writable, write_text
+from utils.reporting.speeds import plot_speeds
+from utils.runtimes.choice import ALL_NAMES
+
+OUTPUT = Path("runs/benchmark")
+_PIXELS = (480, 640)  # of the image that stands in, height and width
+
+
+def benchmark_parser(manual: str | None) -> Parser:
+    """The command line of benchmark.py; `manual` is its help text."""
+    parser = Parser(manual)
+    parser.add_argument("--models", nargs="+", required=True, metavar="MODEL", help="cfg:weights or a file")
+    inputs = parser.add_argument_group("inputs")
+    text = "pixels of the long side"
+    inputs.add_argument(
+        "--img_size", nargs="+", type=positive_int, default=[320, 416, 608], metavar="N", help=text
+    )
+    shapes = ["square", "rect"]
+    inputs.add_argument("--shape", nargs="+", choices=shapes, default=shapes, help="of the input")
+    text = "images at a time"
+    inputs.add_argument(
+        "--batch", nargs="+", type=positive_int, default=[1, 4, 8, 16], metavar="N", help=text
+    )
+    inputs.add_argument("--source", help="image to put in (default: the first of --data, or random pixels)")
+    add_data(inputs)
+    group = parser.add_argument_group("measuring")
+    text = "where networks run"
+    group.add_argument("--runtime", nargs="+", choices=ALL_NAMES, default=["onnxruntime"], help=text)
+    text = f"of each input, at least {LEAST_ROUNDS}"
+    group.add_argument("--rounds", type=_rounds, default=Effort.rounds, help=text)
+    text = "of each input, after which no further round begins"
+    group.add_argument("--seconds", type=positive_float, default=Effort.seconds, help=text)
+    group.add_argument("--eval-images", type=positive_int, metavar="N", help="of --data (default: all)")
+    group.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="folder of the results")
+    add_common(parser, several_threads=True)
+    return parser
+
+
+def _rounds(text: str) -> int:
+    count = positive_int(text)
+    if count < LEAST_ROUNDS:
+        raise argparse.ArgumentTypeError(f"{text!r}: fewer than {LEAST_ROUNDS} rounds give no interval")
+    return count
+
+
+def run_benchmark(args: argparse.Namespace) -> None:
+    """Measure as the command line says; print the tables, write CSV, Markdown and PNG.
+
+    Raises:
+        ToolkitError: something given cannot be used.
+    """
+    device = prepare(args)
+    models = open_models(args.models)
+    require_writable(args.output, "choose another folder with --output DIR")
+    image, source = _image(args.source, args.data)
+    threads = args.thread_counts or [torch.get_num_threads()]
+    cells = cells_of(args.runtime, threads, args.shape, args.img_size, args.batch)
+    paths = [args.output / f"benchmark{ending}" for ending in (".csv", "_models.csv", ".md", ".png")]
+    benchmark = Benchmark(models, image, source, paths[0], Effort(args.rounds, args.seconds), device)
+    timings = benchmark.run(cells)
+    rows = _model_rows(models, paths[1], args, device)
+    show_benchmark(rows, timings)
+    write_text(paths[2], markdown(rows, timings))
+    plot_speeds(panels(timings), [model.name for model in models], paths[3])
+    print(f"written: {', '.join(map(str, paths))}")
+    next_command(f"python detect.py --weights {quoted(models[-1].path)}", _cfg(models[-1]), "--source shots/")
+
+
+def _cfg(model: Model) -> str:
+    return "" if model.cfg is None else f"--cfg {quoted(model.cfg)}"
+
+
+def _image(source: str | None, data: Path | None) -> tuple[Image, str]:
+    """What is put in, and what rows call it."""
+    if source is None and data is not None:
+        source = str(read_data_file(data).image_list("valid").images[0])
+    if source is None:
+        pixels = np.random.default_rng(0).integers(0, 256, (*_PIXELS, 3), np.uint8)
+        return pixels, f"random {_PIXELS[1]}x{_PIXELS[0]}"
+    path = find_images(source)[0]
+    return read_image(path), path.name
+
+
+def _model_rows(
+    models: Sequence[Model], path: Path, args: argparse.Namespace, device: torch.device
+) -> list[ModelRow]:
+    """What each model is and how well it detects; mAP that the file has is not computed again."""
+    rows = {row.key: row for row in read_rows(path, ModelRow)}
+    found = []
+    for model in models:
+        size = sum(file.stat().st_size for file in model.files)
+        blank = ModelRow(
+            model.name, model.digest, str(args.data or ""), args.eval_images, *model.costs(), size
+        )
+        if blank.key not in rows:
+            score, note = _map50(model, args, device) if args.data else (None, "")
+            rows[blank.key] = replace(blank, map50=score, note=note)
+            write_rows(path, list(rows.values()))
+        found.append(rows[blank.key])
+    return found
+
+
+def _map50(model: Model, args: argparse.Namespace, device: torch.device) -> tuple[float | None, str]:
+    """mAP@0.5 at the model's own size as evaluate.py finds it, or why there is none."""
+    listed = read_data_file(args.data)
+    try:
+        network = model.network(device)
+        loader = open_split(
+            listed, "valid", network, network.image_size, workers=args.workers, limit=args.eval_images
+        )
+        return evaluate_network(network, loader, listed.names, label=model.name).map50, ""
+    except ToolkitError as error:
+        return None, str(error)

@@ -1,0 +1,213 @@
+"""What detects, whatever computes it: a Darknet in torch, or an exported file on its runtime.
+
+Invariant: `predict` gives decoded boxes as `decode_heads` does, so detecting and evaluating need not know
+which of the two it is. A file's scores are objectness times class; its predictions have an objectness of 1.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.darknet.fuse import fused
+from utils.darknet.heads import Head
+from utils.darknet.model import Darknet
+from utils.darknet.network import Network
+from utils.detection.boxes import xyxy_to_xywh
+from utils.detection.decode import decode_heads
+from utils.detection.evaluator import Predict
+from utils.errors import CfgError, ToolkitError
+from utils.runtimes.runtime import Images, Outputs, Runtime, Session, Sizes, warm_up
+
+_STEP = 32  # pixels; strides of a file that says nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What one must know of a network to give it images and to use its boxes.
+
+    Attributes:
+        source: what messages call it.
+        image_size: (height, width) that it is meant for.
+        channels: of an image.
+        classes: how many.
+        names: of the classes; empty where they are not known.
+        letterbox: whether images keep their aspect in the input.
+        nms_kind, beta_nms: how boxes are suppressed, see `nms.suppress`.
+        size_step: pixels by which sizes may differ.
+    """
+
+    source: str
+    image_size: tuple[int, int]
+    channels: int
+    classes: int
+    names: tuple[str, ...] = ()
+    letterbox: bool
+    nms_kind: str
+    beta_nms: float
+    size_step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectingNetwork(Facts):
+    """A network as those see it who only want boxes.
+
+    Attributes:
+        predict: images (B, C, H, W) in 0..1, wherever they are -> (B, N, 5 + classes): xywh in pixels of the
+            images, objectness, class probabilities.
+        is_parallel: whether `predict` may be called by several threads at once, each with its share of the
+            processor; else it has all of it by itself.
+    """
+
+    predict: Predict
+    is_parallel: bool = False
+
+    def try_size(self, image_size: tuple[int, int]) -> None:
+        """Detect on a black image of (height, width), so that a size that does not fit is told at once.
+
+        Raises:
+            ToolkitError: it does not.
+        """
+        with torch.inference_mode():
+            self.predict(torch.zeros(1, self.channels, *image_size))
+
+
+Detecting = Darknet | DetectingNetwork
+
+
+def facts_of(network: Detecting) -> Facts:
+    """What is known of a network, without making it ready to run.
+
+    Raises:
+        CfgError: its heads have different numbers of classes.
+    """
+    return network if isinstance(network, DetectingNetwork) else Facts(**_facts_of_darknet(network.network))
+
+
+def detecting(network: Detecting) -> DetectingNetwork:
+    """`network` ready to detect; of a Darknet a deployed copy, where it is, see `fused`."""
+    if isinstance(network, DetectingNetwork):
+        return network
+    deployed, specs, device = fused(network), network.head_specs, next(network.parameters()).device
+
+    def predict(images: Tensor) -> Tensor:
+        images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+        return decode_heads([head.float() for head in deployed(images)], specs)
+
+    facts = _facts_of_darknet(network.network)
+    return DetectingNetwork(**facts, predict=predict, is_parallel=device.type == "cpu")
+
+
+def _facts_of_darknet(network: Network) -> dict[str, Any]:
+    heads = [section for section in network.sections if isinstance(section, Head)]
+    if len({head.classes for head in heads}) != 1:
+        counts = ", ".join(str(head.classes) for head in heads)
+        raise CfgError(f"{network.source}: its heads have {counts or 'no'} classes; give all the same number")
+    return {
+        "source": network.source,
+        "image_size": (network.height, network.width),
+        "channels": network.channels(-1),
+        "classes": heads[0].classes,
+        "letterbox": network.letterbox,
+        "nms_kind": heads[-1].nms_kind,  # the last head says it, as in the C program
+        "beta_nms": heads[-1].beta_nms,
+        "size_step": network.size_step,
+    }
+
+
+def of_file(path: Path, runtime: Runtime, cfg: Network | None = None) -> DetectingNetwork:
+    """An exported file on its runtime, with what its texts say of it.
+
+    Args:
+        path: of a file with the outputs boxes (B, N, 4), xyxy in pixels, and scores (B, N, classes).
+        runtime: that reads it.
+        cfg: stands in for a file that does not say what it is.
+
+    Raises:
+        ToolkitError: it cannot be loaded, or is no detector of this kind, or says too little without `cfg`.
+    """
+    session = runtime.load(path)
+    facts = _facts_of_file(session.texts, path, cfg)
+    known = (1, facts["channels"], *facts["image_size"])
+    shape = tuple(own or said for own, said in zip(session.sizes, known, strict=True))
+    outputs = warm_up(session, shape)
+    own = {
+        "source": str(path),
+        "image_size": shape[2:],
+        "channels": shape[1],
+        "classes": _classes(outputs, path),
+        "names": tuple(json.loads(session.texts.get("names", "[]"))),
+    }
+    return DetectingNetwork(**facts | own, predict=as_predict(session, str(path)))
+
+
+def _facts_of_file(texts: Mapping[str, str], path: Path, cfg: Network | None) -> dict[str, Any]:
+    """Those of the texts, or of a cfg where there are none."""
+    if "darknet" in texts:
+        wanted = ("letterbox", "nms_kind", "beta_nms", "image_size", "channels")
+        said = json.loads(texts["darknet"])
+        strides = json.loads(texts.get("strides", "[]"))
+        return {name: said[name] for name in wanted} | {"size_step": max(strides, default=_STEP)}
+    if cfg is None:
+        fact = "does not say its image size and how its boxes are suppressed"
+        raise ToolkitError(f"{path}: {fact}; add --cfg, or export the network anew")
+    return _facts_of_darknet(cfg)
+
+
+def _classes(outputs: Outputs, path: Path) -> int:
+    """How many; refuses what is not boxes and scores."""
+    shapes = [output.shape for output in outputs]
+    fits = (
+        len(shapes) == 2 and all(len(shape) == 3 for shape in shapes) and shapes[0][1:] == (shapes[1][1], 4)
+    )
+    if not fits:
+        fact = f"its outputs {shapes} are not boxes (B, N, 4) and scores (B, N, classes)"
+        raise ToolkitError(f"{path}: {fact}; export the network without --nms and --raw-heads")
+    return int(shapes[1][2])
+
+
+def as_predict(session: Session, source: str) -> Predict:
+    """A session with the outputs boxes and scores as what the evaluator calls.
+
+    Args:
+        session: images (B, C, H, W) -> boxes (B, N, 4) xyxy in pixels, scores (B, N, classes). Where it
+            takes a fixed number of images, batches are cut to that, the last filled up with black.
+        source: what messages call it.
+
+    Returns:
+        images (B, C, H, W) in 0..1 -> (B, N, 5 + classes): xywh in pixels, objectness 1, scores; on the CPU.
+        Raises ToolkitError for images of a size that the session does not take.
+    """
+    count, *_ = session.sizes
+
+    def predict(images: Tensor) -> Tensor:
+        _require(session.sizes, tuple(images.shape), source)
+        given = np.ascontiguousarray(images.float().cpu().numpy())
+        step = count or len(given)
+        parts = [
+            session.infer(_filled(given[start : start + step], step)) for start in range(0, len(given), step)
+        ]
+        boxes, scores = (
+            torch.from_numpy(np.concatenate(part))[: len(given)] for part in zip(*parts, strict=True)
+        )
+        return torch.cat((xyxy_to_xywh(boxes), torch.ones_like(boxes[..., :1]), scores), dim=-1)
+
+    return predict
+
+
+def _filled(images: Images, count: int) -> Images:
+    missing = count - len(images)
+    return np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
+
+
+def _require(sizes: Sizes, shape: tuple[int, ...], source: str) -> None:
+    """Refuse images that a file does not take; how many there are is no matter."""
+    if any(own not in (None, given) for own, given in zip(sizes[1:], shape[1:], strict=True)):
+        own, given = ("x".join("any" if n is None else str(n) for n in each[1:]) for each in (sizes, shape))
+        fact = f"takes images of {own} (channels, height, width) alone, not {given}"
+        raise ToolkitError(f"{source}: {fact}; give that size, or export it with --dynamic")

@@ -1,0 +1,83 @@
+"""ncnn on the processor."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils.errors import ToolkitError
+from utils.runtimes.runtime import Images, Outputs, Session, Sizes, package, read_texts
+
+
+@dataclass(frozen=True)
+class Ncnn:
+    """With as many threads as torch has, one image at a time; computes in f32."""
+
+    name: str = "ncnn"
+    precision: str = "f32"
+    device: None = None
+
+    @property
+    def version(self) -> str:
+        """Of the package."""
+        return str(package(self.name, "ncnn").__version__)
+
+    def load(self, path: Path) -> Session:
+        """A .ncnn.param file with its .ncnn.bin beside it, ready to run."""
+        ncnn = package(self.name, "ncnn")
+        binary = path.with_suffix(".bin")
+        for file in (path, binary):
+            if not file.is_file():
+                raise ToolkitError(f"{file}: not found; ncnn needs both {path.name} and {binary.name}")
+        net = ncnn.Net()
+        net.opt.num_threads = torch.get_num_threads()
+        net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+        net.opt.use_bf16_storage = False
+        if net.load_param(str(path)) or net.load_model(str(binary)):
+            raise ToolkitError(f"{path}: ncnn cannot load it; export the network anew")
+        texts = read_texts(path)
+        return _Session(ncnn, net, _sizes(texts), texts)
+
+
+def _sizes(texts: Mapping[str, str]) -> Sizes:
+    """Of one image; the file itself does not say of which size."""
+    facts = json.loads(texts.get("darknet", "{}"))
+    height, width = facts.get("image_size", (None, None))
+    return 1, facts.get("channels"), height, width
+
+
+@dataclass(frozen=True)
+class _Session:
+    ncnn: Any
+    net: Any
+    sizes: Sizes
+    texts: Mapping[str, str]
+
+    def infer(self, images: Images) -> Outputs:
+        return [np.array(output)[None] for output in self._run(self._given(images))]  # ncnn knows no batch
+
+    def bound(self, images: Images) -> Callable[[], object]:
+        given = self._given(images)
+        return lambda: self._run(given)
+
+    def _given(self, images: Images) -> Any:
+        if len(images) != 1:
+            raise ToolkitError(f"ncnn: takes one image at a time, not {len(images)}; give them one by one")
+        return self.ncnn.Mat(np.ascontiguousarray(images[0])).clone()
+
+    def _run(self, given: Any) -> list[Any]:
+        with self.net.create_extractor() as extractor:
+            extractor.input(self.net.input_names()[0], given)
+            return [self._extracted(extractor, name) for name in self.net.output_names()]
+
+    def _extracted(self, extractor: Any, name: str) -> Any:
+        status, output = extractor.extract(name)
+        if status:
+            raise ToolkitError(
+                f"ncnn: cannot compute {name} (status {status}); is the image of the file's size?"
+            )
+        return output
