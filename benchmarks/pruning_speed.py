@@ -6,7 +6,6 @@
 Weights are random, with gammas uniform in 0..1; half of the channels go. Every figure is of a process of its
 own, all kinds in turns each round, with 1 and 2 threads:
     quick, full   slim_prune.py --no-eval --verify ..., from the start of Python to its end
-    report        quick, and --report
     memory        trace + plan + fold + narrow in memory, the second time in the process
     trace         the slowest cfg of --zoo to trace
 Memory is the process's peak (resident set), Python and torch included, and that less the weights file's size;
@@ -143,7 +142,6 @@ def _kinds(cfg: Path, weights: Path, zoo: Sequence[Path]) -> Mapping[str, list[s
         "import": [sys.executable, "-c", _IMPORT],
         "quick": [*whole, "--verify", "quick"],
         "full": [*whole, "--verify", "full"],
-        "report": [*whole, "--verify", "quick", "--report"],
         "memory": [sys.executable, "-c", _IN_MEMORY, str(cfg), str(weights)],
     }
     return kinds | ({"trace": [sys.executable, "-c", _TRACE, *map(str, zoo)]} if zoo else {})

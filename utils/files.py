@@ -43,6 +43,8 @@ def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
     try:
         yield temporaries
         for temporary, path in pairs:
+            if not temporary.exists():
+                raise FileNotFoundError(errno.ENOENT, "was not written", str(path))
             if temporary.is_file():
                 _flush(temporary)
                 if path.is_dir():

@@ -145,11 +145,12 @@ def take_turns(
     if rounds < 1:
         raise ValueError(f"rounds={rounds}: at least one is needed")
     milliseconds: dict[str, list[float]] = {name: [] for name in runs}
-    spent = 0.0
+    there, spent = list(runs.items()), 0.0
     for turn in range(-warmup, rounds):
         if turn >= least and spent >= seconds:
             break
-        for name, run in runs.items():
+        # There and back, so that a rhythm of the machine does not always meet the same one.
+        for name, run in there if turn % 2 else there[::-1]:
             elapsed = _time(run)
             if turn >= 0:
                 milliseconds[name].append(1000 * elapsed)

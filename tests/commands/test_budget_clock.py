@@ -42,5 +42,5 @@ def test_what_is_left_over_is_told():
 
 @pytest.mark.parametrize("change", [{"taken": 12.1}, {"taken": 11.5, "within": False}])
 def test_what_does_not_fit_is_not_taken(change):
-    with pytest.raises(PruningError, match=r"--max-ms: 12\.00 not reached"):
+    with pytest.raises(PruningError, match=r"--max-ms: 12\.00 ms not reached"):
         Aims(12.0).best([replace(START, **change)])

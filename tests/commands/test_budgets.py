@@ -119,8 +119,32 @@ def test_milliseconds_are_measured_and_corrected(folder, monkeypatch):
     assert f"{taken:.2f} ms of {limit:.2f} asked for" in " ".join(report["notes"])
     assert len(asked) > 2  # the first guess was wrong, and the last one is measured twice
     assert report["timed_on"].startswith("torch")
+    assert report["after"]["latency_ms"]["rounds"] == budget_clock.LONG
     assert report["after"]["latency_ms"]["p50"] == pytest.approx(taken)
     assert report["before"]["latency_ms"]["p50"] == pytest.approx(whole)
+
+
+def test_the_whole_network_is_no_result_however_fast_it_is_measured(folder, monkeypatch, fail: Fail):
+    """A machine whose load goes away: from then on, all is within the limit."""
+
+    def latencies(models, runtime, size, rounds):
+        return {name: Latency(1.0, 1.0, 1, rounds) for name in models}
+
+    monkeypatch.setattr(pruning_stages, "network_latencies", latencies)
+    monkeypatch.setattr(
+        pruning_job, "find_or_measure", lambda *_: LatencyTable(Fingerprint("torch", "1", "cpu", 1, 1, "f32"))
+    )
+    monkeypatch.setattr(
+        budget_clock, "calibrate", lambda *_: (lambda total: total, Latency(10.0, 10.0, 1, 1))
+    )
+    monkeypatch.setattr(
+        LatencyTable, "milliseconds", lambda _table, _conv, inputs, outputs: inputs * outputs / 8000
+    )
+    slim_prune(*FILES, "--max-ms", "9", "--runtime", "torch", "--align", "1", *QUICK)
+    (cfg,) = folder.glob("prune_*.cfg")
+    _, report = written(folder, cfg.stem.removesuffix("_small"))
+    assert report["after"]["parameters"] < report["before"]["parameters"]
+    assert "inf" not in " ".join(report["notes"])
 
 
 @pytest.mark.parametrize(
@@ -134,6 +158,10 @@ def test_milliseconds_are_measured_and_corrected(folder, monkeypatch):
         (("--min-map", "0.5"), "--min-map: mAP has to be measured; add --data"),
         (("--max-macs", "50%", "--classic"), "--classic: has no --max-macs"),
         (("--max-macs", "50%", "--iterative", "2"), "--iterative: fine-tunes between the rounds; add --data"),
+        (
+            ("--max-ms", "5", "--latency-table", "no.json"),
+            "--latency-table no.json: no such file; make it with",
+        ),
     ],
 )
 def test_what_cannot_be_met_is_said_and_nothing_is_written(folder, fail: Fail, words, fact):
@@ -155,7 +183,7 @@ def test_multiples_from_the_table_give_way_where_they_leave_nothing_to_remove(fo
     assert count_macs(model, (64, 64)) <= 0.5 * report["before"]["macs"]
     (note,) = [note for note in report["notes"] if note.startswith("widths are multiples of ")]
     align = int(note.split()[4].strip(","))
-    assert note.endswith("16 left nothing to remove")
+    assert note.endswith("16 would not come down to the limits")
     widths = [int(decode_mask(section["kept"]).sum()) for section in report["sections"]]
     whole = [section["filters_before"] for section in report["sections"]]
     assert align < 16

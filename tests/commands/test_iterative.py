@@ -3,6 +3,7 @@
 import importlib
 import json
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from tests.commands.test_budgets import folder
 from tests.test_scripts import DATA, FILES, Fail, fail, project
 from utils.commands import iterative
+from utils.commands.iterative import Round
+from utils.commands.pruning_options import Amount
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
 from utils.errors import ToolkitError
@@ -93,7 +96,7 @@ def test_rounds_go_down_to_the_limit_and_are_not_done_twice(folder, monkeypatch,
     load_weights(model, folder / "prune_40pct_macs_small.weights")
     whole = count_macs(Darknet.from_cfg("small.cfg"), (64, 64))
     assert count_macs(model, (64, 64)) <= 0.4 * whole
-    (path,) = folder.glob("prune_40pct_macs_small_rounds/*/1/pruned.json")
+    (path,) = folder.glob("small_rounds/*/1/pruned.json")
     first = json.loads(path.read_text())["after"]
     assert 0.4**0.5 * 0.85 * whole < first["macs"] <= 0.4**0.5 * whole
     monkeypatch.setattr(
@@ -105,6 +108,48 @@ def test_rounds_go_down_to_the_limit_and_are_not_done_twice(folder, monkeypatch,
         slim_prune(*WORDS, "--iterative", "3")
 
 
+@pytest.fixture(scope="module")
+def report() -> dict:
+    timing = {"before": {"latency_ms": {"p50": 10.0}}, "after": {"latency_ms": {"p50": 7.0}, "map50": 0.6}}
+    return timing | {"ledger": [], "sections": []}
+
+
+def test_a_share_of_the_milliseconds_stays_one_of_what_a_round_sets_out_from(monkeypatch, report, tmp_path):
+    """Of a quarter, half after one of two rounds; it took .7 of that, so 5/7 of what is left may stay."""
+    job = SimpleNamespace(args=SimpleNamespace(max_ms=Amount(0.25, True)))
+    monkeypatch.setattr(
+        iterative, "shares_asked", lambda _: {"max_ms": (20.0, 0.25), "max_macs": (8e6, 0.25)}
+    )
+    (tmp_path / "pruned.json").write_text(json.dumps(report))
+    first = iterative._limits(job, 0.5, [])
+    assert first == {"max_ms": Amount(0.5, True), "max_macs": Amount(4e6, False)}
+    second = iterative._limits(job, 1.0, [Round(1, tmp_path)])
+    assert second["max_ms"].value == pytest.approx(0.25 / 0.7)
+    assert second["max_ms"].is_share
+
+
+@pytest.mark.parametrize(
+    ("tuned", "taken"), [(0.7, "tuned/best.pt"), (0.5, "pruned.weights"), (None, "tuned/best.pt")]
+)
+def test_a_fine_tuning_that_does_harm_is_passed_over(tmp_path, report, tuned, taken):
+    (tmp_path / "pruned.json").write_text(json.dumps(report))
+    assert Round(1, tmp_path, tuned).weights == tmp_path / taken
+
+
+def test_a_damaged_round_is_named(tmp_path):
+    (tmp_path / "pruned.json").write_text('{"after":')
+    with pytest.raises(ToolkitError, match=r"pruned\.json: is damaged .* remove the folder"):
+        _ = Round(1, tmp_path).report
+
+
+def test_another_least_map_takes_the_rounds_that_are_there(folder, monkeypatch, fail: Fail):
+    slim_prune(*WORDS)
+    monkeypatch.setattr(iterative, "run_training", lambda *_, **__: pytest.fail("trained again"))
+    message = fail("slim_prune.py", *WORDS, "--min-map", "0.99")
+    assert "--min-map 0.99: mAP@0.5 after the last round is " in message
+    assert "; the rounds lie in small_rounds" in message
+
+
 def test_a_least_map_is_asked_of_the_last_round_alone(folder, fail: Fail):
     words = ("--max-macs", "50%", "--min-map", "0.99", "--iterative", "2", "--tune-epochs", "1")
     message = fail("slim_prune.py", *FILES, *DATA, *words, "--score", "gamma")
@@ -113,7 +158,17 @@ def test_a_least_map_is_asked_of_the_last_round_alone(folder, fail: Fail):
     assert len(list(folder.glob("*_rounds/*/*/round.json"))) == 2
 
 
-@pytest.mark.parametrize("change", [("--score", "l1"), ("--seed", "1"), ("--iterative", "3"), ("--weights",)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("--score", "l1"),
+        ("--seed", "1"),
+        ("--iterative", "3"),
+        ("--recalibrate", "0"),
+        ("--no-eval",),
+        ("--weights",),
+    ],
+)
 def test_rounds_of_a_run_with_other_options_or_weights_are_not_taken(folder, monkeypatch, change):
     words = list(WORDS)
     slim_prune(*words)

@@ -127,8 +127,8 @@ class Aims:
         found = list(tries)
         fitting = [each for each in found if self.fits(each)]
         if not fitting:
-            fastest = min(each.taken for each in found)
-            fact = f"{self.asked:.2f} not reached, the fastest network took {fastest:.2f}"
+            times = [each.taken for each in found if each.within] or [each.taken for each in found]
+            fact = f"{self.asked:.2f} ms not reached, the fastest network took {min(times):.2f} ms"
             raise PruningError(f"--max-ms: {fact}; ask for more")
         return max(fitting, key=lambda each: each.taken)
 
@@ -140,5 +140,5 @@ class Aims:
         told = f"{best.taken:.2f} ms of {self.asked:.2f} asked for, measured on {where}"
         if best.taken >= _LEAST * self.asked:
             return told
-        slower = min((each.taken for each in tries if not self.fits(each)), default=math.inf)
-        return f"{told}; the next larger network found takes {slower:.2f} ms"
+        slower = [each.taken for each in tries if not self.fits(each)]
+        return f"{told}; the next larger network found takes {min(slower):.2f} ms" if slower else told

@@ -149,9 +149,15 @@ class _Search:
         assert self.clock is not None
         *others, limit = self.selection.limits
         aims = Aims(limit.most)
-        tried: dict[bytes, Try] = {}
+        # That takes more than asked for, whatever is predicted, and is no result however it is measured.
+        whole = np.ones_like(keep)
+        tried = {
+            whole.tobytes(): Try(
+                whole, self.clock.predicted(whole), self.clock.full, Timing(""), within=False
+            )
+        }
         for _ in range(_TRIES):
-            found = tried.get(keep.tobytes()) or self._try(keep, counted)
+            found = tried.get(keep.tobytes()) or self._try(keep, aims.asked, counted)
             tried[keep.tobytes()] = found
             if aims.reached(found):
                 break
@@ -160,15 +166,15 @@ class _Search:
         best = aims.best(tried.values())
         return Budget(best.keep, (aims.told(best, tried.values()),), best.timing)
 
-    def _try(self, keep: UnitMask, counted: Sequence[Limit]) -> Try:
+    def _try(self, keep: UnitMask, asked: float, counted: Sequence[Limit]) -> Try:
         """What fits is measured a second time, longer, and that is what counts and is told."""
         assert self.clock is not None
-        limit, result = self.selection.limits[-1], self._pruned(keep)
+        result = self._pruned(keep)
         taken, timing = self.clock.measure(result.compact.model, ROUNDS)
-        if taken <= limit.most:
+        if taken <= asked:
             taken, timing = self.clock.measure(result.compact.model, LONG)
         within = all(cost.cost(result.keep) <= cost.most for cost in counted)
-        return Try(keep, limit.cost(keep), taken, timing, within)
+        return Try(keep, self.clock.predicted(keep), taken, timing, within)
 
     def smallest(self, least: float) -> Budget:
         """The mask of the fewest multiply-adds with which mAP is at least `least`."""

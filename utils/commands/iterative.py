@@ -5,24 +5,30 @@ it may. A round that is done is not done again, and one that is broken off goes 
 other files or options lie in another folder.
 """
 
+import argparse
 import hashlib
 import json
+import math
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from utils.commands.budget_clock import LONG
 from utils.commands.budgets import shares_asked, within_budget
+from utils.commands.latency_measure import fingerprint
 from utils.commands.ledger import Ledger
 from utils.commands.project import open_files
 from utils.commands.pruning_files import write_outcome
 from utils.commands.pruning_job import Job, Outputs, open_job
 from utils.commands.pruning_options import COSTS, Amount, given
 from utils.commands.pruning_outcome import Outcome, outcome_of, pruned
-from utils.commands.pruning_stages import evaluations, recalibration_notes
+from utils.commands.pruning_stages import Timing, evaluations, recalibration_notes, timing
 from utils.commands.results import write_json
 from utils.commands.tables import percent
 from utils.commands.train import run_training, train_parser
@@ -37,10 +43,10 @@ from utils.training.loop import BEST, LAST
 DONE = "round.json"
 # training images for batch-norm statistics, where --recalibrate does not say how many
 RECALIBRATED = 64
-# options that change what a round leaves; the limits are hashed with them
+# options that change what a round leaves, beside the limits; --min-map is asked of the end alone
 _KEYS = (
     "iterative", "tune_epochs", "score", "merge", "layer_keep", "align", "min_channels", "keep_sections",
-    "fold", "recalibrate", "runtime", "img_size", "seed",
+    "fold", "img_size", "seed", "no_eval",
 )  # fmt: skip
 
 
@@ -51,7 +57,7 @@ class Round:
     Attributes:
         number: from 1 on.
         folder: of its files.
-        tuned: mAP@0.5 after fine-tuning.
+        tuned: mAP@0.5 after fine-tuning; None where it was not measured.
     """
 
     number: int
@@ -64,15 +70,26 @@ class Round:
         paths = (self.folder / f"pruned{suffix}" for suffix in (".cfg", ".weights", ".json", ".html"))
         return Outputs(*paths)
 
-    @property
-    def best(self) -> Path:
-        """The checkpoint, fine-tuned."""
-        return self.folder / "tuned" / BEST
-
-    @property
+    @cached_property
     def report(self) -> dict[str, Any]:
         """The JSON of its pruning."""
-        return json.loads(self.files.report.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        return _read(self.files.report)
+
+    @property
+    def pruned(self) -> float | None:
+        """mAP@0.5 before fine-tuning."""
+        found: float | None = self.report["after"]["map50"]
+        return found
+
+    @property
+    def is_worse_tuned(self) -> bool:
+        """Whether so short a fine-tuning did harm, so that the network as pruned is taken."""
+        return None not in (self.tuned, self.pruned) and self.tuned < self.pruned  # type: ignore[operator]
+
+    @property
+    def weights(self) -> Path:
+        """Of the better network: fine-tuned or as pruned."""
+        return self.files.weights if self.is_worse_tuned else self.folder / "tuned" / BEST
 
 
 def run_rounds(job: Job) -> Outcome:
@@ -87,34 +104,46 @@ def run_rounds(job: Job) -> Outcome:
     args = job.args
     if job.data is None:
         raise ToolkitError("--iterative: fine-tunes between the rounds; add --data")
-    shares = shares_asked(job)
-    if not shares:
+    if not any(getattr(args, name) is not None for name in COSTS):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in COSTS)
         raise ToolkitError(f"--iterative: goes down to a limit; add one of {options}")
-    mark = hashlib.sha256(f"{identity(job)} {settings(args, _KEYS)}".encode()).hexdigest()[:8]
-    folder = job.outputs.weights.parent / f"{job.outputs.weights.stem}_rounds" / mark
+    weights = job.project.needed("weights")
+    folder = job.outputs.weights.parent / f"{weights.stem}_rounds" / _mark(job)
     rounds: list[Round] = []
     for number in range(1, args.iterative + 1):
-        limits = {
-            name: Amount(whole * share ** (number / args.iterative), False)
-            for name, (whole, share) in shares.items()
-        }
-        rounds.append(_round(job, limits, Round(number, folder / str(number)), rounds))
+        rounds.append(_round(job, Round(number, folder / str(number)), rounds))
     last = rounds[-1]
-    if args.min_map is not None and (last.tuned is None or last.tuned < args.min_map):
-        found = "was not measured" if last.tuned is None else f"is {last.tuned:.4f}"
-        remedy = "tune longer (--tune-epochs), allow it to cost more, or accept less"
+    reached = last.pruned if last.is_worse_tuned else last.tuned
+    if args.min_map is not None and (reached is None or reached < args.min_map):
+        found = "was not measured" if reached is None else f"is {reached:.4f}"
+        remedy = (
+            f"tune longer (--tune-epochs), allow it to cost more, or accept less; the rounds lie in {folder}"
+        )
         raise ToolkitError(f"--min-map {args.min_map}: mAP@0.5 after the last round {found}; {remedy}")
     return _outcome(job, rounds)
 
 
-def _round(job: Job, limits: dict[str, Amount], this: Round, before: list[Round]) -> Round:
+def _mark(job: Job) -> str:
+    """A few digits for all that decides what the rounds leave."""
+    limits = {name: getattr(job.args, name) for name in COSTS}
+    facts = [identity(job), settings(job.args, _KEYS), limits, _recalibrated(job.args)]
+    if job.args.max_ms is not None:
+        facts += [fingerprint(job.runtime), job.args.latency_table]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
+
+
+def _recalibrated(args: argparse.Namespace) -> int:
+    """Training images for the batch-norm statistics of each round."""
+    return int(args.recalibrate) if given(args, "recalibrate") else RECALIBRATED
+
+
+def _round(job: Job, this: Round, before: list[Round]) -> Round:
     if (this.folder / DONE).exists():
-        return replace(this, tuned=json.loads((this.folder / DONE).read_text(encoding="utf-8"))["tuned"])
+        return replace(this, tuned=_read(this.folder / DONE)["tuned"])
     place = f"round {this.number} of {job.args.iterative}"
     if not this.files.report.exists():
         print(f"{place}: pruning")
-        _prune(job, limits, this, before)
+        _prune(job, this, before)
     print(f"{place}: fine-tuning")
     try:
         with torch_threads(torch.get_num_threads()):  # which training chooses for itself
@@ -122,28 +151,47 @@ def _round(job: Job, limits: dict[str, Amount], this: Round, before: list[Round]
     except InterruptedTrainingError as error:
         fact = f"interrupted in {place}; saved, so the same command goes on from there"
         raise InterruptedTrainingError(fact, error.exit_code - 128) from error
-    model = open_files(this.files.cfg, this.best).to(job.device)
+    model = open_files(this.files.cfg, this.folder / "tuned" / BEST).to(job.device)
     found = evaluations(job, {place: model})[place]
     done = replace(this, tuned=None if found is None else found.map50)
     write_json(this.folder / DONE, {"tuned": done.tuned})
     return done
 
 
-def _prune(job: Job, limits: dict[str, Amount], this: Round, before: list[Round]) -> None:
+def _prune(job: Job, this: Round, before: list[Round]) -> None:
     """One pruning with a ledger and a JSON of its own; the page is of the whole run."""
     args = copy(job.args)
     args.iterative, args.report, args.verify = 1, False, "quick"
     args.min_map = None  # asked of what comes out in the end, fine-tuned
     del args.tune_epochs  # nothing is fine-tuned in it
-    args.recalibrate = args.recalibrate if given(args, "recalibrate") else RECALIBRATED
+    args.recalibrate = _recalibrated(args)
     args.cfg, args.weights = job.project.cfg, job.project.weights
     if before:
-        args.cfg, args.weights = before[-1].files.cfg, before[-1].best
+        args.cfg, args.weights = before[-1].files.cfg, before[-1].weights
     args.data = job.project.data
-    vars(args).update({name: limits.get(name) for name in COSTS})
+    vars(args).update(_limits(job, this.number / job.args.iterative, before))
     own = replace(open_job(args, job.device, ""), outputs=this.files)
     budget = within_budget(own)
     write_outcome(own, outcome_of(own, pruned(own, (), budget), budget))
+
+
+def _limits(job: Job, progress: float, before: list[Round]) -> dict[str, Amount]:
+    """The limits at a share of the way.
+
+    A share of the milliseconds stays one, of what the round sets out from: measured in turns with it.
+    """
+    limits = {}
+    for name, (whole, share) in shares_asked(job).items():
+        limits[name] = Amount(whole * share**progress, False)
+        if name == "max_ms" and job.args.max_ms.is_share:
+            limits[name] = Amount(share**progress / _left(before), True)
+    return limits
+
+
+def _left(rounds: list[Round]) -> float:
+    """Share of the milliseconds that rounds have left, each measured in turns with what it set out from."""
+    reports = [each.report for each in rounds]
+    return math.prod(r["after"]["latency_ms"]["p50"] / r["before"]["latency_ms"]["p50"] for r in reports)
 
 
 def _training(job: Job, this: Round) -> list[str]:
@@ -163,29 +211,51 @@ def _training(job: Job, this: Round) -> list[str]:
 
 def _outcome(job: Job, rounds: list[Round]) -> Outcome:
     """The last round's network beside the one that all set out from."""
-    reports = [each.report for each in rounds]
     last = rounds[-1]
-    tuned = DarknetSubject.of(open_files(last.files.cfg, last.best).to(job.device).eval())
+    tuned = DarknetSubject.of(open_files(last.files.cfg, last.weights).to(job.device).eval())
     pruned_last = open_files(last.files.cfg, last.files.weights).to(job.device).eval()
     checks = [
         replace(_check(line), name=f"round {each.number}, {line['name']}")
-        for each, report in zip(rounds, reports, strict=True)
-        for line in report["ledger"]
+        for each in rounds
+        for line in each.report["ledger"]
     ]
-    told = [
-        f"round {each.number}: {report['after']['parameters']:,} parameters, mAP@0.5 pruned "
-        f"{percent(report['after']['map50'])}, fine-tuned {percent(each.tuned)}"
-        for each, report in zip(rounds, reports, strict=True)
-    ]
+    measured = timing(job, job.model, tuned.model, LONG) if job.args.max_ms is not None else None
     return Outcome(
         saved=tuned,
         ledger=Ledger.of(tuned.model, checks),
         networks={"before": job.model, "last_pruned": pruned_last},
         written="fine_tuned",
-        sections=_sections([report["sections"] for report in reports]),
+        sections=_sections([each.report["sections"] for each in rounds]),
         scores=job.scorer(job.subject),
-        notes=(*told, f"every round lies in {last.folder.parent}", *recalibration_notes(job)),
+        timing=measured,
+        notes=tuple(_notes(job, rounds, measured)),
     )
+
+
+def _notes(job: Job, rounds: list[Round], measured: Timing | None) -> Iterator[str]:
+    for each in rounds:
+        size = f"round {each.number}: {each.report['after']['parameters']:,} parameters"
+        worse = ", which did harm, so it goes on as pruned" if each.is_worse_tuned else ""
+        yield f"{size}, mAP@0.5 pruned {percent(each.pruned)}, fine-tuned {percent(each.tuned)}{worse}"
+    if measured is not None and measured.before is not None and measured.after is not None:
+        asked = job.args.max_ms.of(measured.before.p50)
+        slower = ", more than asked for: other work on the machine?" if measured.after.p50 > asked else ""
+        yield f"{measured.after.p50:.2f} ms of {asked:.2f} asked for, measured on {measured.runtime}{slower}"
+    yield f"every round lies in {rounds[-1].folder.parent}"
+    yield from recalibration_notes(job)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A round's JSON.
+
+    Raises:
+        ToolkitError: it is damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ToolkitError(f"{path}: is damaged ({error}); remove the folder {path.parent}") from error
+    return found
 
 
 def _check(line: dict[str, Any]) -> Check:

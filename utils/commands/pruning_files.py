@@ -46,6 +46,8 @@ def write_outcome(job: Job, outcome: Outcome) -> tuple[PruningReport, str]:
         if page:
             write_page(page[0], _with_samples(job, shown, reloaded, found))
         moved = protect_inputs([job.outputs.cfg, job.outputs.weights], job.inputs)
+    if not args.report:  # the page of a run before would show other figures than these files
+        job.outputs.page.unlink(missing_ok=True)
     return report, _next(job, moved)
 
 
@@ -105,7 +107,7 @@ def _page(
         page,
         facts=[("command", job.args.command), ("image size", size), ("written", written)],
         score=job.score,
-        merge=getattr(job.args, "merge", "union"),
+        merge=outcome.merge,
         cards=cards(report.before, report.after, report.timed_on),
         stages=list(report.map50.items()),
         checks=[CheckRow(c.name, c.difference, c.tolerance, c.note) for c in report.ledger],

@@ -150,6 +150,14 @@ def open_job(args: argparse.Namespace, device: torch.device, tag: str) -> Job:
     if args.recalibrate and project.data is None:
         raise ToolkitError("--recalibrate: statistics come from training images; add --data")
     outputs = _outputs(project.cfg or weights, weights, args.output, tag)
+    for path in outputs.written(True):
+        if path.is_dir():
+            raise ToolkitError(
+                f"{path}: is a folder, and a result would have its name; choose another --output DIR"
+            )
+    table = getattr(args, "latency_table", None)
+    if table is not None and not table.is_file():
+        raise ToolkitError(f"--latency-table {table}: no such file; make it with latency.py --output {table}")
     model = open_network(project).to(device).eval()
     data = read_data_file(project.data) if project.data else None
     if data is not None:

@@ -161,10 +161,22 @@ def budget_tag(args: argparse.Namespace) -> str:
     """What the names of the results begin with."""
     given = [(name[4:], getattr(args, name)) for name in COSTS if getattr(args, name) is not None]
     parts = [
-        f"{100 * found.value:g}pct_{name}" if found.is_share else f"{found.value:g}{name}"
+        f"{100 * found.value:g}pct_{name}" if found.is_share else f"{_short(found.value)}{name}"
         for name, found in given
     ]
     return "_".join(["prune", *parts, *([f"map{args.min_map:g}"] if args.min_map is not None else [])])
+
+
+def _short(value: float) -> str:
+    """A number as one would type it.
+
+    >>> _short(2e6), _short(1234567), _short(12.5)
+    ('2M', '1234567', '12.5')
+    """
+    for unit, size in reversed(_UNITS.items()):
+        if value >= size and value % (size / 10) == 0:
+            return f"{value / size:g}{unit}"
+    return f"{value:.0f}" if value >= 1000 else f"{value:g}"
 
 
 def _align(text: str) -> int | str:
@@ -197,6 +209,10 @@ def refuse_idle(args: argparse.Namespace) -> None:
     """
     if args.classic:
         _refuse_unpublished(args)
+    if getattr(args, "iterative", 1) > 1 and args.no_eval and args.min_map is not None:
+        raise ToolkitError("--min-map: mAP has to be measured; leave --no-eval out")
+    if getattr(args, "iterative", 1) > 1 and args.classic:
+        raise ToolkitError("--classic: goes by a share, --iterative to a limit; leave one of them out")
     if getattr(args, "iterative", 1) > 1 and args.explain is not None:
         raise ToolkitError("--explain: explains one pruning, --iterative does several; leave one of them out")
     if has_budget(args) and args.merge == "leader":

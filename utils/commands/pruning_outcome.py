@@ -11,7 +11,7 @@ from utils.darknet.model import Darknet
 from utils.frontends.darknet import DarknetSubject, section_index
 from utils.pruning.policies import Candidates
 from utils.pruning.report import SectionChange
-from utils.pruning.subject import ChannelPlan, LayerScores, Policy
+from utils.pruning.subject import ChannelPlan, LayerScores, Merge, Policy
 from utils.pruning.surgery import PruningResult, prune
 
 Result = PruningResult[DarknetSubject]
@@ -31,6 +31,7 @@ class Outcome:
         removed_blocks: numbers of the shortcuts whose blocks are gone.
         threshold: the score below which channels went; None where there is no such one.
         candidates: what could go.
+        merge: how those that shortcuts tie decided together.
         timing: before and after, where they were measured on the way.
         notes: what the user should know, a sentence each.
     """
@@ -44,6 +45,7 @@ class Outcome:
     removed_blocks: tuple[int, ...] = ()
     threshold: float | None = None
     candidates: Candidates = "all"
+    merge: Merge = "union"
     timing: stages.Timing | None = None
     notes: tuple[str, ...] = ()
 
@@ -85,6 +87,7 @@ def outcome_of(job: Job, result: Result, budget: Budget | None = None) -> Outcom
         removed_blocks=tuple(section_index(block.name) for block in result.removed_blocks),
         threshold=next((plan.threshold for plan in plans), None),
         candidates=next((plan.candidates for plan in plans), "all"),
+        merge=next((plan.merge for plan in plans), "union"),
         timing=budget.timing if budget else None,
         notes=(*told, *stages.recalibration_notes(job), *stages.notes(result)),
     )

@@ -70,7 +70,7 @@ def timing(job: Job, before: Darknet, after: Darknet, rounds: int = _ROUNDS) -> 
         found = network_latencies(models, job.runtime, job.image_size, rounds)
         return Timing(f"{job.runtime.name} {job.runtime.version}", **found)
     if job.args.no_eval:
-        return Timing("torch")
+        return Timing("")
     runs = {
         name: deployed_run(model, job.image_size) for name, model in (("before", before), ("after", after))
     }
@@ -99,7 +99,7 @@ def alignment_notes(job: Job, align: int) -> tuple[str, ...]:
     if not job.aligns_itself:
         return ()
     where = f"{job.runtime.name}, threads {torch.get_num_threads()}"
-    less = f"; {job.align} left nothing to remove" if align < job.align else ""
+    less = f"; {job.align} would not come down to the limits" if align < job.align else ""
     return (f"widths are multiples of {align}, by the latency table of {where}{less}",)
 
 

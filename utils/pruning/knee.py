@@ -29,6 +29,9 @@ class Drop:
     lost: float
 
 
+_SEEN = 5e-4
+
+
 def has_knee(curve: Curve) -> bool:
     """Whether anything can be lost: the mAP of the unpruned network is a number above 0."""
     return math.isfinite(curve[0.0]) and curve[0.0] > 0
@@ -54,7 +57,8 @@ def steepest(curve: Curve) -> Drop | None:
     shares = sorted(curve)
     drops = [Drop(low, high, curve[low] - curve[high]) for low, high in pairwise(shares)]
     worst = max(drops, key=lambda drop: drop.lost / (drop.after - drop.before), default=None)
-    return worst if worst and worst.lost > 0 else None
+    # The fall of a fraction of a thousandth is no cliff, and no table shows it.
+    return worst if worst and worst.lost >= _SEEN else None
 
 
 def next_share(curve: Curve, tolerance: float, step: float) -> float | None:
