@@ -143,6 +143,85 @@ def test_export_lies_beside_the_weights_and_names_the_classes(project: Path) -> 
     assert json.loads(stored["anchors"])[0] == [[30.0, 30.0], [40.0, 40.0]]
 
 
+def test_an_int8_export_is_measured_and_says_what_to_type_next(project: Path) -> None:
+    text = succeed(project, "export.py", *FILES, *DATA, "--precision", "int8", "--int8-skip", "0,13")
+    assert "mAP" in text
+    assert "small_int8.onnx" in text
+    onnx = pytest.importorskip("onnx")
+    convolutions = [
+        node for node in onnx.load(project / "small_int8.onnx").graph.node if node.op_type == "Conv"
+    ]
+    in_float = {node.name.split("/")[2] for node in convolutions if "dequantised" not in node.input[1]}
+    assert in_float == {"layers.0", "layers.13"}
+    assert "next: python " in text
+    assert "evaluate.py --weights small_int8.onnx --data data/shapes.data" in text
+
+
+def test_every_format_lies_beside_the_weights(project: Path) -> None:
+    for name in ("openvino", "tensorrt_rtx", "ncnn", "pnnx"):
+        pytest.importorskip(name)
+    text = succeed(project, "export.py", *FILES, "--format", "ncnn,openvino,onnx,tensorrt,torchscript")
+    made = [
+        "bin",
+        "engine",
+        "engine.json",
+        "ncnn.bin",
+        "ncnn.param",
+        "ncnn.param.json",
+        "onnx",
+        "torchscript",
+    ]
+    present = {path.name for path in project.glob("small.*")} - {"small.cfg", "small.weights"}
+    assert present == {f"small.{suffix}" for suffix in (*made, "xml")}
+    for line in (
+        "tensorrt: built and not run",
+        "openvino: compared with torch on batch 1",
+        "ncnn: takes one",
+    ):
+        assert line in text
+
+
+def test_raw_heads_and_suppression_are_written_in_half(project: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    for option, outputs in (("--raw-heads", ["head_0", "head_1"]), ("--nms", ["detections"])):
+        succeed(project, "export.py", *FILES, "--precision", "fp16", option, "--output", "out")
+        session = onnxruntime.InferenceSession(str(project / "out/small_fp16.onnx"))
+        assert [output.name for output in session.get_outputs()] == outputs
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ("--precision", "int8"),
+            "--precision int8: int8 needs images to find the ranges of activations; add --data",
+        ),
+        (("--int8-skip", "auto"), "--int8-skip: is about --precision int8, not fp32; leave it out"),
+        (
+            ("--precision", "int8", *DATA, "--int8-skip", "4"),
+            "--int8-skip 4: is no convolution to quantise; choose",
+        ),
+        (("--opset", "99"), "--opset 99: fp32 can be written in opset 11 to 20; use 17"),
+        (("--format", "onnx,ncnn", "--dynamic", "batch"), "ncnn: a file takes one image of one size; leave"),
+        (
+            ("--format", "onnx,ncnn", "--precision", "int8", *DATA),
+            "ncnn int8: its quantiser is a C++ program",
+        ),
+        (("--format", "onnx,torchscript", "--precision", "int8", *DATA), "TorchScript int8: "),
+        (
+            ("--format", "onnx,tensorrt", "--nms"),
+            "--nms: the suppression is an operator of ONNX, which tensorrt",
+        ),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
+    words: tuple[str, ...], message: str, project: Path, fail: Fail
+) -> None:
+    pytest.importorskip("onnxruntime")
+    assert message in fail("export.py", *FILES, *words)
+    assert not list(project.glob("*.onnx"))
+
+
 def test_a_size_that_the_strides_do_not_allow_is_refused(project: Path, fail: Fail) -> None:
     assert "multiples of 16" in fail("export.py", *FILES, "--img_size", "64", "70")
     assert not list(project.glob("*.onnx"))

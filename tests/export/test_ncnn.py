@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.export.detectors import SPECS, TwoHeads
+from tests.export.networks import SPECS, TwoHeads
 from utils.errors import ExportError
 from utils.export.endings import BoxesAndScores
 from utils.export.job import Exported, exporting

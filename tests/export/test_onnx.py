@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.export.detectors import CLASSES, SPECS, TwoHeads
+from tests.export.networks import CLASSES, SPECS, TwoHeads, export_small
 from utils.detection.decode import HeadSpec
 from utils.errors import ExportError
 from utils.export.endings import BoxesAndScores
 from utils.export.job import Exported, exporting
-from utils.export.onnx import export_onnx, verify_onnx
+from utils.export.onnx import export_onnx
+from utils.export.onnx_running import onnx_infer
+from utils.export.verification import verify
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -110,7 +112,7 @@ def test_another_networks_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ExportError, match=r"batch 1, 32x32: (boxes|scores) differ from torch by .* of the largest"
     ):
-        verify_onnx(BoxesAndScores(TwoHeads(seed=2), SPECS).eval(), path, [(1, 3, 32, 32)])
+        verify(exporting(TwoHeads(seed=2), SPECS, (32, 32)), onnx_infer(path), "onnxruntime")
 
 
 def test_a_small_change_of_one_weight_is_noticed(tmp_path: Path) -> None:
@@ -120,7 +122,7 @@ def test_a_small_change_of_one_weight_is_noticed(tmp_path: Path) -> None:
     with torch.no_grad():
         model.coarse.bias[2] += 1e-3
     with pytest.raises(ExportError, match="boxes differ"):
-        verify_onnx(BoxesAndScores(model, SPECS).eval(), path, [(1, 3, 32, 32)])
+        verify(exporting(model, SPECS, (32, 32)), onnx_infer(path), "onnxruntime")
 
 
 class SizeFrozen(TwoHeads):
@@ -200,6 +202,56 @@ def test_a_missing_package_is_named_with_its_pip_line(
     with pytest.raises(ExportError, match=f"pip install {package}$"):
         export(TwoHeads(), SPECS, tmp_path / "net.onnx", (32, 32))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("batch", "size", "shapes"),
+    [
+        (True, False, [(1, 3, 32, 48), (3, 3, 32, 48)]),
+        (False, True, [(1, 3, 32, 48), (1, 3, 16, 64)]),
+    ],
+    ids=["batch", "size"],
+)
+def test_only_what_is_asked_for_stays_open(
+    batch: bool, size: bool, shapes: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    job = exporting(TwoHeads(), SPECS, (32, 48), dynamic_batch=batch, dynamic_size=size)
+    exported = export_onnx(job, tmp_path / "net.onnx")
+    assert [parity.shape for parity in exported.parities] == shapes
+    dims = onnx.load(exported.paths[0]).graph.input[0].type.tensor_type.shape.dim
+    assert [bool(dim.dim_param) for dim in dims] == [batch, False, size, size]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("opset", [13, 20])
+def test_the_opset_is_the_one_asked_for(precision: str, opset: int, tmp_path: Path) -> None:
+    exported = export_small(tmp_path, precision=precision, opset=opset, dynamic_batch=True, dynamic_size=True)
+    assert [entry.version for entry in onnx.load(exported.paths[0]).opset_import] == [opset]
+
+
+@pytest.mark.parametrize(("precision", "opset"), [("fp32", 10), ("fp16", 21), ("int8", 12)])
+def test_an_opset_that_cannot_be_written_is_refused(precision: str, opset: int, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=rf"--opset {opset}: {precision} can be written in .*; use 17"):
+        export_small(tmp_path, precision=precision, opset=opset)
+    assert not list(tmp_path.iterdir())
+
+
+def test_raw_heads_are_the_models_own(tmp_path: Path) -> None:
+    model = TwoHeads()
+    job = exporting(model, SPECS, (32, 48), raw_heads=True, dynamic_batch=True, dynamic_size=True)
+    path = export_onnx(job, tmp_path / "net.onnx").paths[0]
+    images = torch.rand(2, 3, 48, 32)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    heads = session.run(["head_0", "head_1"], {"images": images.numpy()})
+    for actual, wanted in zip(heads, model.eval()(images), strict=True):
+        np.testing.assert_allclose(actual, wanted.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_left_that_does_nothing(tmp_path: Path) -> None:
+    """A fixed size leaves no shapes to compute, and constants lie in initializers."""
+    exported = export(TwoHeads(), SPECS, tmp_path / "net.onnx", (32, 48))
+    kinds = {node.op_type for node in onnx.load(exported.paths[0]).graph.node}
+    assert not kinds & {"Shape", "Constant", "Identity", "Gather", "Range"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

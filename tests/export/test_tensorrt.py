@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from tests.export.detectors import SPECS, TwoHeads
+from tests.export.networks import SPECS, TwoHeads
 from utils.errors import ExportError
 from utils.export.job import Exported, Exporting, exporting
 from utils.export.onnx import OnnxFiles

@@ -31,20 +31,24 @@ from utils.commands.tables import percent, show
 from utils.darknet.model import Darknet
 from utils.data.listing import read_data_file
 from utils.errors import ExportError
+from utils.export import ncnn, torchscript
 from utils.export.job import PRECISIONS, Accuracy, Exported, Exporting
+from utils.export.limits import Limits
 from utils.export.ncnn import export_ncnn
 from utils.export.onnx import OnnxFiles, export_onnx
 from utils.export.openvino import export_openvino
 from utils.export.tensorrt import export_tensorrt
 from utils.export.torchscript import export_torchscript
+from utils.files import require_writable
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: its suffix, and what writes it to a path."""
+    """A kind of file: its suffix, what writes it to a path, and what it cannot do."""
 
     suffix: str
     export: Callable[[Exporting, Path], Exported]
+    limits: Limits | None = None
 
 
 FORMATS: Mapping[str, Format] = MappingProxyType(
@@ -52,8 +56,8 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "onnx": Format(".onnx", export_onnx),
         "openvino": Format(".xml", export_openvino),
         "tensorrt": Format(".engine", export_tensorrt),
-        "ncnn": Format(".ncnn.param", export_ncnn),
-        "torchscript": Format(".torchscript", export_torchscript),
+        "ncnn": Format(".ncnn.param", export_ncnn, ncnn.LIMITS),
+        "torchscript": Format(".torchscript", export_torchscript, torchscript.LIMITS),
     }
 )
 
@@ -79,9 +83,9 @@ def export_parser(manual: str | None) -> Parser:
     ending = parser.add_mutually_exclusive_group()
     ending.add_argument("--raw-heads", action="store_true", help="end before decoding")
     ending.add_argument("--nms", action="store_true", help="suppress overlapping boxes in the ONNX file")
-    parser.add_argument("--conf", type=fraction, default=Exporting.confidence, help="with --nms: least score")
+    parser.add_argument("--conf", type=fraction, default=Exporting.confidence, help="least score, with --nms")
     parser.add_argument(
-        "--nms-overlap", type=fraction, default=Exporting.overlap, help="with --nms: largest in a class"
+        "--nms-overlap", type=fraction, default=Exporting.overlap, help="largest in a class, with --nms"
     )
     parser.add_argument("--opset", type=positive_int, default=Exporting.opset, help="of the ONNX operators")
     parser.add_argument(
@@ -137,7 +141,9 @@ def run_export(args: argparse.Namespace) -> None:
     weights = project.needed("weights")
     model = open_network(project)
     data = read_data_file(project.data) if project.data else None
-    _require_possible(args)
+    folder = args.output or weights.parent
+    _require_possible(args, project)
+    require_writable(folder, "choose another folder with --output DIR")
     job = make_job(
         model,
         data,
@@ -155,17 +161,19 @@ def run_export(args: argparse.Namespace) -> None:
         targets=args.target,
     )
     stem = weights.stem if job.precision == "fp32" else f"{weights.stem}_{job.precision}"
-    exports = _export(job, args.format, (args.output or weights.parent) / stem)
+    exports = _export(job, args.format, folder / stem)
     _report(exports, job, model)
-    _next(project, exports[0], args.raw_heads)
+    _next(project, exports[0], decoded=not (args.raw_heads or args.nms))
 
 
-def _require_possible(args: argparse.Namespace) -> None:
+def _require_possible(args: argparse.Namespace, project: Project) -> None:
+    for limits in filter(None, (FORMATS[name].limits for name in args.format)):
+        limits.check(args.precision, args.dynamic is not None)
     others = [name for name in args.format if name != "onnx"]
     if args.nms and others:
         fact = f"the suppression is an operator of ONNX, which {', '.join(others)} cannot take over"
         raise ExportError(f"--nms: {fact}; leave it out, or give --format onnx")
-    if args.precision == "int8" and not args.data:
+    if args.precision == "int8" and not project.data:
         fact = "int8 needs images to find the ranges of activations"
         raise ExportError(f"--precision int8: {fact}; add --data FILE, its training list is used")
     if args.int8_skip and args.precision != "int8":
@@ -187,20 +195,17 @@ def _export(job: Exporting, names: Sequence[str], stem: Path) -> list[Exported]:
 
 
 def _report(exports: Sequence[Exported], job: Exporting, model: Darknet) -> None:
-    table = Table("format", "precision", "file")
-    figures = ["MB", *job.module.outputs]
-    for title in figures + (["mAP before", "mAP after"] if job.accuracy else []):
+    table = Table("file", "MB")
+    for title in (*job.module.outputs, *(("mAP before", "mAP after") if job.accuracy else ())):
         table.add_column(title, justify="right")
     for export in exports:
         table.add_row(
-            export.format,
-            export.precision,
             Text(export.paths[0].name, overflow="fold"),
             f"{sum(path.stat().st_size for path in export.paths) / 1e6:.1f}",
             *(_largest(export, name) for name in job.module.outputs),
             *(_before_and_after(export, job.accuracy) if job.accuracy else ()),
         )
-    show(f"{model.network.source} exported to {exports[0].paths[0].parent}", table)
+    show(f"{model.network.source} in {job.precision}, in {exports[0].paths[0].parent}", table)
     console = Console()
     for export in exports:
         for line in filter(None, (_compared(export), export.note)):
@@ -228,12 +233,12 @@ def _compared(export: Exported) -> str:
     return f"compared with torch on {compared}: largest difference / largest value"
 
 
-def _next(project: Project, export: Exported, raw_heads: bool) -> None:
+def _next(project: Project, export: Exported, decoded: bool) -> None:
     file = quoted(export.paths[0])
-    if raw_heads and export.format == "onnx":
+    if decoded and project.data:
+        next_command("python evaluate.py", f"--weights {file} --data {quoted(project.data)}")
+    elif decoded:
+        next_command("python detect.py", f"--weights {file} --source IMAGE")
+    elif export.format == "onnx":
         load = f"import onnxruntime; print(onnxruntime.InferenceSession({file!r}).get_outputs())"
         next_command(f'python -c "{load}"')
-    elif project.data and not raw_heads:
-        next_command("python evaluate.py", f"--weights {file} --data {quoted(project.data)}")
-    elif not raw_heads:
-        next_command("python detect.py", f"--weights {file} --source IMAGE")

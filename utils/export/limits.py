@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from utils.errors import ExportError
-from utils.export.job import Exporting, Precision
+from utils.export.job import Precision
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,17 @@ class Limits:
     refused: Mapping[Precision, str] = field(default_factory=dict)
     fixed: str = ""
 
-    def check(self, job: Exporting) -> None:
-        """Refuse a job that the format cannot do.
+    def check(self, precision: Precision, is_open: bool) -> None:
+        """Refuse what the format cannot do.
+
+        Args:
+            precision: of the file.
+            is_open: whether batch or size are left open.
 
         Raises:
             ExportError: with the reason and what to do instead.
         """
-        if job.precision in self.refused:
-            raise ExportError(f"{self.format} {job.precision}: {self.refused[job.precision]}")
-        if self.fixed and (job.dynamic_batch or job.dynamic_size):
+        if precision in self.refused:
+            raise ExportError(f"{self.format} {precision}: {self.refused[precision]}")
+        if self.fixed and is_open:
             raise ExportError(f"{self.format}: {self.fixed}")

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 
 from utils.errors import ExportError
-from utils.export.job import Exported, Exporting, Precision
+from utils.export.job import Exported, Exporting
 from utils.export.limits import Limits
 from utils.export.packages import package
-from utils.export.parity import compare
 from utils.export.torchscript import traced
+from utils.export.verification import verify
 from utils.files import atomic_paths
 from utils.runtimes.ncnn import Ncnn
 from utils.runtimes.runtime import texts_path
@@ -28,8 +28,6 @@ LIMITS = Limits(
     fixed="a file takes one image of one size; leave --dynamic out, or export another format",
 )
 NOTE = "takes one image of this size at a time"
-# Largest difference / largest value, in float32 arithmetic.
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-2}
 
 
 def export_ncnn(job: Exporting, path: Path) -> Exported:
@@ -43,16 +41,15 @@ def export_ncnn(job: Exporting, path: Path) -> Exported:
         ExportError: a package is missing, int8 or an open size is asked for, ncnn lacks a layer, or the files
             would compute something else.
     """
-    LIMITS.check(job)
+    LIMITS.check(job.precision, job.dynamic_batch or job.dynamic_size)
     for name in ("ncnn", "pnnx"):
         package(PLACE, name)
     paths = (path, path.with_suffix(".bin"), texts_path(path))
     with atomic_paths(*paths) as (param, binary, texts):
         _convert(job, param, binary)
         _require_layers(param)
-        tolerance = TOLERANCES[job.precision]
         infer = Ncnn().load(param).infer
-        parities = compare(job.module, infer, job.shapes, f"ncnn {job.precision}", tolerance)
+        parities = verify(job, infer, "ncnn")
         texts.write_text(json.dumps(dict(job.metadata)), encoding="utf-8")
     return Exported(paths, "ncnn", job.precision, parities, infer, note=NOTE)
 

@@ -4,38 +4,32 @@ Invariant: a file exists under the given name only if onnx.checker accepts it an
 within the tolerance of its precision of torch's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from utils.errors import ExportError
-from utils.export.endings import Ending
 from utils.export.job import Exported, Exporting, Precision
 from utils.export.onnx_running import onnx_infer
 from utils.export.packages import package
-from utils.export.parity import SMALLEST_SCALE, Parity, Shape, compare, random_images
+from utils.export.parity import Parity
 from utils.export.tracing import trace_onnx
+from utils.export.verification import BOUNDS, verify
 from utils.files import atomic_path
-from utils.runtimes.runtime import Images
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
     from utils.export.onnx_sections import Quantised
 
-TOLERANCE = 1e-4  # largest difference / largest value; float32 rounding stays near 1e-6
-# float16 has 11 bits; seen were 2e-3 for boxes, and scores 4e-4 off whatever their size
-HALF_TOLERANCE = 2e-2
-# int8 is to be judged by its mAP; this only finds a graph that is wrong
-INT8_TOLERANCE = 1.0
-_SMALLEST_INEXACT = 0.1
-_INT8_OPSET = 13
+TOLERANCE = BOUNDS["fp32"].tolerance
+_LEAST_OPSET = 11  # the first with torch's Resize
+_INT8_OPSET = 13  # the first with scales by channel
+_MOST_OPSET = 20  # of torch's older exporter
 _PLACE = "ONNX export"
 
 
@@ -51,7 +45,7 @@ def export_onnx(job: Exporting, path: Path) -> Exported:
         graph = _graph(onnx, job, temporary)
         _save(onnx, graph.proto, job.metadata, temporary)
         _check(onnx, temporary, path)
-        parities = _verify(job, temporary)
+        parities = verify(job, onnx_infer(temporary), "onnxruntime")
         if job.suppress:
             return _with_suppression(onnx, job, graph, temporary, path, parities)
     return Exported((path,), "onnx", job.precision, parities, onnx_infer(path), graph.accuracy, graph.note)
@@ -60,8 +54,9 @@ def export_onnx(job: Exporting, path: Path) -> Exported:
 def _require_possible(job: Exporting) -> None:
     if job.suppress and tuple(job.module.outputs) != ("boxes", "scores"):
         raise ExportError("--nms: raw heads hold no boxes to suppress; leave --raw-heads out")
-    if job.precision == "int8" and job.opset < _INT8_OPSET:
-        fact = f"scales by channel came with opset {_INT8_OPSET}, not {job.opset}"
+    least, most = (_INT8_OPSET if job.precision == "int8" else _LEAST_OPSET), _MOST_OPSET
+    if not least <= job.opset <= most:
+        fact = f"{job.precision} can be written in opset {least} to {most}"
         raise ExportError(f"--opset {job.opset}: {fact}; use {Exporting.opset}")
 
 
@@ -86,24 +81,6 @@ def _slim(proto: "ModelProto") -> "ModelProto":
         return onnxslim.slim(proto)
     except Exception as error:  # whatever a rewriting rule of it meets
         raise ExportError(f"onnxslim cannot simplify the graph; nothing was written: {error}") from error
-
-
-def _verify(job: Exporting, file: Path) -> tuple[Parity, ...]:
-    match job.precision:
-        case "fp32":
-            return verify_onnx(job.module, file, job.shapes)
-        case "fp16":
-            return verify_onnx(job.module, file, job.shapes, HALF_TOLERANCE, _SMALLEST_INEXACT)
-        case "int8":
-            images = partial(_real_images, job)
-            return verify_onnx(job.module, file, job.shapes, INT8_TOLERANCE, _SMALLEST_INEXACT, images)
-
-
-def _real_images(job: Exporting, shape: Shape) -> Images:
-    """Images to calibrate on, brought to a shape; noise is nothing that the ranges of int8 are made for."""
-    batch = next(iter(job.calibration() if job.calibration else ()))
-    chosen = torch.from_numpy(batch[np.arange(shape[0]) % len(batch)])
-    return torch.nn.functional.interpolate(chosen, size=shape[2:], mode="bilinear").numpy()
 
 
 def _with_suppression(
@@ -195,19 +172,3 @@ def _check(onnx: ModuleType, file: Path, path: Path) -> None:
         onnx.checker.check_model(str(file), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"{path}: onnx.checker refuses the graph; nothing was written: {error}") from error
-
-
-def verify_onnx(
-    ending: Ending,
-    file: Path,
-    shapes: Sequence[Shape],
-    tolerance: float = TOLERANCE,
-    smallest: float = SMALLEST_SCALE,
-    images: Callable[[Shape], Images] = random_images,
-) -> tuple[Parity, ...]:
-    """Compare an ONNX file under onnxruntime with the module it came from; arguments as for `compare`.
-
-    Raises:
-        ExportError: onnxruntime cannot run the file, or a difference is above `tolerance`.
-    """
-    return compare(ending, onnx_infer(file), shapes, "onnxruntime", tolerance, smallest, images)

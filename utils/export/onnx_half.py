@@ -55,7 +55,7 @@ def _float_tensors(proto: ModelProto) -> set[str]:
 
 def _half(tensor: TensorProto) -> TensorProto:
     values = numpy_helper.to_array(tensor)
-    largest = float(np.abs(values).max(initial=0.0))
+    largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))  # float16 has infinity too
     if largest > _LARGEST:
         fact = f"holds {largest:.3g}, float16 ends at {_LARGEST:.0f}"
         raise ExportError(f"ONNX fp16: {tensor.name} {fact}; export fp32")

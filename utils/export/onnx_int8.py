@@ -42,16 +42,23 @@ def convolutions(graph: GraphProto) -> dict[int, NodeProto]:
 
 
 def measured_tensors(graph: GraphProto) -> dict[str, str]:
-    """For each tensor that may be quantised, the one that its range is taken of."""
+    """For each tensor that may be quantised, the one that its range is taken of.
+
+    Both sides of a pooling have one range, so that quantising behind it again changes nothing: that of what
+    is pooled, which a convolution reads.
+    """
     links = _Links(graph)
-    sources: dict[str, str] = {}
-    for node in convolutions(graph).values():
-        sources[node.input[0]] = links.origin(node.input[0])
+    found = convolutions(graph).values()
+    sources = {node.input[0]: node.input[0] for node in found}
+    for node in found:
+        sources.setdefault(links.origin(node.input[0]), node.input[0])
+    for node in found:
         activation = links.activation(node)
         if activation is not None:
-            sources[node.output[0]] = sources[activation.output[0]] = activation.output[0]
+            sources.setdefault(activation.output[0], activation.output[0])
+            sources[node.output[0]] = sources[activation.output[0]]
         elif links.leads_to_convolution(node):
-            sources[node.output[0]] = node.output[0]
+            sources.setdefault(node.output[0], node.output[0])
     return sources
 
 
@@ -129,9 +136,10 @@ def _shared(graph: GraphProto, chosen: Collection[str], sources: Mapping[str, st
     for node in graph.node:
         if node.name in chosen:
             shared |= {node.output[0]} & sources.keys()
-            maker = links.makers.get(sources[node.input[0]])
-            if maker is not None and maker.op_type in _ACTIVATIONS and sources[node.input[0]] in sources:
-                shared.add(sources[node.input[0]])
+            origin = links.origin(node.input[0])
+            maker = links.makers.get(origin)
+            if maker is not None and maker.op_type in _ACTIVATIONS:
+                shared.add(origin)
     return shared
 
 
@@ -142,32 +150,31 @@ class _Writer:
         self._graph = graph
         self._limits = limits
         self._weights = {tensor.name: tensor for tensor in graph.initializer}
-        self._done: dict[str, str] = {}
+        self._quantised: set[str] = set()
 
     def activation(self, name: str) -> str:
         """Name of an activation behind its quantisation."""
-        if name not in self._done:
+        output = f"{name}_dequantised"
+        if name not in self._quantised:
+            self._quantised.add(name)
             scale = self._constant(f"{name}_scale", _scales(np.asarray(self._limits[name])))
             zero = self._constant(f"{name}_zero", np.zeros((), np.int8))
             self._node("QuantizeLinear", [name, scale, zero], f"{name}_int8")
-            self._node("DequantizeLinear", [f"{name}_int8", scale, zero], f"{name}_dequantised")
-            self._done[name] = f"{name}_dequantised"
-        return self._done[name]
+            self._node("DequantizeLinear", [f"{name}_int8", scale, zero], output)
+        return output
 
     def weight(self, name: str) -> str:
         """Name of a convolution's weight (O, I, h, w) behind its quantisation, by output channel."""
-        if name not in self._done:
-            values = numpy_helper.to_array(self._weights[name])
+        output = f"{name}_dequantised"
+        if name in self._weights:
+            values = numpy_helper.to_array(self._weights.pop(name))
             scales = _scales(np.abs(values).max(axis=(1, 2, 3)))
             levels = np.rint(values / scales[:, None, None, None]).clip(-LEVELS, LEVELS).astype(np.int8)
-            inputs = [
-                self._constant(f"{name}_int8", levels),
-                self._constant(f"{name}_scale", scales),
-                self._constant(f"{name}_zero", np.zeros(len(scales), np.int8)),
-            ]
-            self._node("DequantizeLinear", inputs, f"{name}_dequantised", axis=0)
-            self._done[name] = f"{name}_dequantised"
-        return self._done[name]
+            zeros = np.zeros(len(scales), np.int8)
+            parts: dict[str, NDArray[Any]] = {"int8": levels, "scale": scales, "zero": zeros}
+            inputs = [self._constant(f"{name}_{part}", array) for part, array in parts.items()]
+            self._node("DequantizeLinear", inputs, output, axis=0)
+        return output
 
     def drop_unread_weights(self) -> None:
         """Remove the float weights that nothing reads any more."""

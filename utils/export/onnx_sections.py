@@ -80,7 +80,8 @@ def _activations(
     run = proto_infer(watched, inner)
     for batch in batches:
         for image in batch:
-            values = dict(zip(inner, run(image[None]), strict=True))
+            # onnxruntime takes no name for all names
+            values = dict(zip(inner, run(image[None]), strict=True)) if inner else {}
             yield values | ({"images": image} if "images" in sources else {})
 
 
@@ -101,15 +102,14 @@ class _Network:
 def _automatic(network: _Network, sections: list[int], job: Exporting) -> Quantised:
     if job.accuracy is None or job.calibration is None:
         raise ExportError("--int8-skip auto: needs boxes and scores to measure; leave --raw-heads out")
+    accuracy = job.accuracy.measure(network.infer(()))
+    if job.accuracy.before - accuracy <= ALLOWED_LOSS:
+        return Quantised(network.without(()), accuracy, "no convolution has to stay in float")
     worst = _by_error(network, sections, job, next(iter(job.calibration())))
     count, accuracy = _fewest(network, worst, job.accuracy)
     skip = sorted(worst[:count])
     listed = ",".join(map(str, skip))
-    note = (
-        f"sections {listed} stay in float (--int8-skip {listed})"
-        if skip
-        else "no section has to stay in float"
-    )
+    note = f"{count} of {len(sections)} convolutions stay in float: --int8-skip {listed}"
     return Quantised(network.without(skip), accuracy, note)
 
 
@@ -130,21 +130,23 @@ def _by_error(network: _Network, sections: list[int], job: Exporting, images: Im
 
 
 def _fewest(network: _Network, worst: list[int], accuracy: Accuracy) -> tuple[int, float]:
-    """How many of the worst sections must stay in float, and the mAP then: doubled, then halved between."""
+    """How many of the worst sections must stay in float, and the mAP then: doubled, then halved between.
+
+    Without any it is known not to be enough.
+    """
     measured: dict[int, float] = {}
 
     def enough(count: int) -> bool:
-        if count not in measured:
-            measured[count] = accuracy.measure(network.infer(worst[:count]))
+        measured[count] = accuracy.measure(network.infer(worst[:count]))
         return accuracy.before - measured[count] <= ALLOWED_LOSS
 
-    low, high, most = -1, 0, len(worst) - 1
+    low, high, most = 0, min(1, len(worst) - 1), len(worst) - 1
     while not enough(high):
-        if high >= most:
+        if high == most:
             loss = 100 * (accuracy.before - measured[high])
             fact = f"{loss:.1f} points of mAP are lost with a single section in int8"
             raise ExportError(f"--int8-skip auto: {fact}; export fp16")
-        low, high = high, min(2 * high or 1, most)
+        low, high = high, min(2 * high, most)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)

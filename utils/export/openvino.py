@@ -13,25 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from utils.errors import ExportError
-from utils.export.endings import Ending
 from utils.export.job import Exported, Exporting, Precision
 from utils.export.packages import package
-from utils.export.parity import SMALLEST_SCALE, Infer, Parity, compare, difference, module_infer
+from utils.export.verification import verify
 from utils.files import atomic_paths
 from utils.runtimes.openvino import OpenVino
 from utils.runtimes.runtime import Images
 
 PLACE = "OpenVINO export"
-# Largest difference / largest value. Half has 10 bits of mantissa, 1e-3, and layers add up.
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-2}
-# In int8: root mean square of the differences / of the values. It finds what is broken; whether the rest
-# is good enough, only mAP can tell.
-NEAR = 0.75
-NEAR_IMAGES = 8
 NOTES: Mapping[Precision, str] = {
     "fp16": "its weights are stored in half precision; in what is computed, who loads it says",
     "int8": "compared on images of the training list",
@@ -53,20 +43,15 @@ def export_openvino(job: Exporting, path: Path) -> Exported:
     """
     openvino = package(PLACE, "openvino")
     model = openvino.Core().read_model(job.onnx("fp32"))
-    samples = _samples(job) if job.precision == "int8" else []
-    if samples:
-        model = _quantised(model, samples, job.int8_skip)
+    if job.precision == "int8":
+        model = _quantised(model, _samples(job), job.int8_skip)
     for name, text in job.metadata.items():
         model.set_rt_info(text, [name])
     paths = (path, path.with_suffix(".bin"))
     with atomic_paths(*paths) as (temporary, _):
         openvino.save_model(model, temporary, compress_to_fp16=job.precision == "fp16")
         infer = OpenVino().load(temporary).infer
-        if samples:
-            parities: tuple[Parity, ...] = (_near(job.module, infer, samples[:NEAR_IMAGES]),)
-        else:
-            place, tolerance = f"OpenVINO {job.precision}", TOLERANCES[job.precision]
-            parities = compare(job.module, infer, job.shapes, place, tolerance)
+        parities = verify(job, infer, "OpenVINO")
     note = NOTES.get(job.precision, "")
     return Exported(paths, "openvino", job.precision, parities, infer, note=note)
 
@@ -98,25 +83,6 @@ def _quantised(model: Any, samples: list[Images], skip: Sections) -> Any:
     ignored = nncf.IgnoredScope(names=[*others, *_of_sections(convolutions, skip)])
     with _quiet("nncf"):
         return nncf.quantize(model, nncf.Dataset(samples), subset_size=len(samples), ignored_scope=ignored)
-
-
-def _near(ending: Ending, infer: Infer, samples: Sequence[Images]) -> Parity:
-    """Compare on real images: what 8 bits do to a single box says little, hence the mean over all."""
-    actual = [np.concatenate(outputs) for outputs in zip(*map(infer, samples), strict=True)]
-    expected = [np.concatenate(outputs) for outputs in zip(*map(module_infer(ending), samples), strict=True)]
-    differences = {}
-    for name, found, wanted in zip(ending.outputs, actual, expected, strict=True):
-        away = _root_mean_square(found - wanted) / max(_root_mean_square(wanted), SMALLEST_SCALE**2)
-        if not away <= NEAR:
-            fact = f"{name} are {away:.0%} away from torch's in the mean, more than {NEAR:.0%}"
-            raise ExportError(f"OpenVINO int8: {fact}; leave sections in float with --int8-skip")
-        differences[name] = difference(found, wanted)
-    _, channels, height, width = samples[0].shape
-    return Parity((1, channels, height, width), differences)
-
-
-def _root_mean_square(values: NDArray[np.float32]) -> float:
-    return float(np.sqrt(np.square(values, dtype=np.float64).mean()))
 
 
 def _is_convolution(operator: Any) -> bool:

@@ -88,7 +88,7 @@ def compare(
                     f"{name} differ from torch by {value:.1e} of the largest value, more than {tolerance:.0e}"
                 )
                 if value == float("inf"):
-                    fact = f"{name} have another shape than torch's"
+                    fact = f"{name} have another shape than torch's, or are not finite"
                 raise ExportError(f"{where}: {fact}; nothing was written")
     return tuple(found)
 

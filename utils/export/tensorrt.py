@@ -2,8 +2,9 @@
 
 The network is strongly typed: the ONNX file of the precision decides what is computed in float32, float16 or
 int8, so there are no flags for that. TensorRT-RTX builds without a GPU, for those that are named or for all
-that it knows; classic TensorRT builds for the GPU of this machine and is taken where it is installed and no
-GPU is named. Either reads only engines of its own, and says so in the JSON beside the engine.
+of compute capability 8.0 and newer (Turing, SM75, has to be named). Classic TensorRT builds for the GPU of
+this machine, and is taken where it is installed and no GPU is named. Either reads only engines of its own;
+the JSON beside an engine says whose it is.
 """
 
 import dataclasses
@@ -21,9 +22,10 @@ import torch
 
 from utils.errors import ExportError
 from utils.export.endings import Ending
-from utils.export.job import Exported, Exporting, Precision
+from utils.export.job import Exported, Exporting
 from utils.export.packages import package
-from utils.export.parity import Shape, compare
+from utils.export.parity import Shape
+from utils.export.verification import verify
 from utils.files import atomic_paths
 from utils.runtimes.runtime import texts_path
 from utils.runtimes.tensorrt import TensorRt
@@ -31,8 +33,6 @@ from utils.runtimes.tensorrt import TensorRt
 PLACE = "TensorRT export"
 REQUIREMENT = "tensorrt-rtx-cu13"  # the package of TensorRT-RTX for CUDA 13
 LARGEST_BATCH = 8
-# Largest difference / largest value; int8 is for mAP to judge.
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "fp16": 5e-2}
 NOT_RUN = "built and not run: that needs an NVIDIA GPU with its driver, and torch with CUDA"
 
 
@@ -93,8 +93,7 @@ def export_tensorrt(job: Exporting, path: Path) -> Exported:
         }
         texts.write_text(json.dumps({**job.metadata, "tensorrt": facts}, indent=1), encoding="utf-8")
         infer = TensorRt().load(engine).infer if torch.cuda.is_available() and not job.targets else None
-        tolerance = TOLERANCES.get(job.precision)
-        parities = compare(job.module, infer, job.shapes, PLACE, tolerance) if infer and tolerance else ()
+        parities = verify(job, infer, "TensorRT") if infer else ()
     return Exported(paths, "tensorrt", job.precision, parities, infer, note="" if infer else NOT_RUN)
 
 
@@ -145,7 +144,7 @@ def _require_contract(trt: Any, network: Any, ending: Ending) -> None:
 
 
 def _set_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:
-    """Compute capabilities of the GPUs to build for; with none, TensorRT-RTX builds for all it knows."""
+    """Compute capabilities of the GPUs to build for; without, the engine is portable."""
     if not targets:
         return
     known = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]

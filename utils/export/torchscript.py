@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from utils.errors import ExportError
 from utils.export.endings import Ending
-from utils.export.job import Exported, Exporting, Precision
+from utils.export.job import Exported, Exporting
 from utils.export.limits import Limits
-from utils.export.parity import compare
+from utils.export.verification import verify
 from utils.files import atomic_path
 from utils.pruning.sharing import shared_copy
 from utils.runtimes.torch import Torch
@@ -23,8 +23,6 @@ LIMITS = Limits(
     "TorchScript",
     refused={"int8": "torch's quantised operators lack what detectors use; use --format onnx or openvino"},
 )
-# Largest difference / largest value. Half has 10 bits of mantissa, 1e-3, and errors add up over the layers.
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 5e-2}
 
 
 class HalfInside(nn.Module):
@@ -61,13 +59,12 @@ def export_torchscript(job: Exporting, path: Path) -> Exported:
     Raises:
         ExportError: int8 is asked for, the network cannot be traced, or the file computes something else.
     """
-    LIMITS.check(job)
+    LIMITS.check(job.precision, job.dynamic_batch or job.dynamic_size)
     module = job.module if job.precision == "fp32" else half_inside(job.module)
     with atomic_path(path) as temporary:
         traced(module, torch.zeros(job.shapes[0])).save(str(temporary), _extra_files=dict(job.metadata))
         infer = Torch().load(temporary).infer
-        place, tolerance = f"TorchScript {job.precision}", TOLERANCES[job.precision]
-        parities = compare(job.module, infer, job.shapes, place, tolerance)
+        parities = verify(job, infer, "TorchScript")
     return Exported((path,), "torchscript", job.precision, parities, infer)
 
 

@@ -1,11 +1,19 @@
-"""A detector that is small enough to be exported within a test."""
+"""A small detector to export, and what it is exported with."""
 
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from utils.detection.decode import HeadSpec
+from utils.export.job import Exported, Exporting, exporting
+from utils.export.onnx import export_onnx
+from utils.runtimes.runtime import Images
 
 CLASSES = 2
+SIZE = (32, 48)
 SPECS = (
     HeadSpec(((10.0, 14.0), (20.0, 9.0)), CLASSES, stride=8),
     HeadSpec(((30.0, 40.0),), CLASSES, stride=16),
@@ -35,3 +43,17 @@ class TwoHeads(nn.Module):
     def split(self, head: Tensor) -> Tensor:
         batch, channels, height, width = head.shape
         return head.view(batch, channels // 7, 7, height, width).permute(0, 1, 3, 4, 2)
+
+
+def noise(count: int = 4, size: tuple[int, int] = SIZE) -> list[Images]:
+    """One batch to calibrate on."""
+    return [np.random.default_rng(0).random((count, 3, *size), dtype="f4")]
+
+
+def small_job(model: nn.Module | None = None, **options: Any) -> Exporting:
+    model = TwoHeads() if model is None else model
+    return exporting(model, SPECS, SIZE, calibration=noise, **options)
+
+
+def export_small(folder: Path, model: nn.Module | None = None, **options: Any) -> Exported:
+    return export_onnx(small_job(model, **options), folder / "net.onnx")
