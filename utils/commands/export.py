@@ -196,7 +196,7 @@ def _export(job: Exporting, names: Sequence[str], stem: Path) -> list[Exported]:
 
 def _report(exports: Sequence[Exported], job: Exporting, model: Darknet) -> None:
     table = Table("file", "MB")
-    for title in (*job.module.outputs, *(("mAP before", "mAP after") if job.accuracy else ())):
+    for title in (*job.module.outputs, *(("mAP\nbefore", "mAP\nafter") if job.accuracy else ())):
         table.add_column(title, justify="right")
     for export in exports:
         table.add_row(

@@ -112,15 +112,15 @@ def library(targets: Collection[str] = ()) -> ModuleType:
 def _built(trt: Any, log: Any, job: Exporting, shapes: Profile) -> bytes:
     log.lines.clear()
     builder = trt.Builder(log)
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # 10 bits of mantissa would not be float32
+    _set_targets(trt, config, job.targets)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(job.onnx(job.precision))):
         faults = [parser.get_error(number).desc() for number in range(parser.num_errors)]
         raise ExportError(f"{PLACE}: cannot read the ONNX file: {_told(faults or log.lines)}")
     _require_contract(trt, network, job.module)
-    config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # 10 bits of mantissa would not be float32
-    _set_targets(trt, config, job.targets)
     if job.dynamic_batch or job.dynamic_size:
         ranges = builder.create_optimization_profile()
         ranges.set_shape("images", shapes.least, shapes.best, shapes.most)
