@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.zoo_cases import randomise
 from tests.export.networks import SPECS, TwoHeads
+from utils.darknet.model import Darknet
 from utils.errors import ExportError
 from utils.export.endings import BoxesAndScores
 from utils.export.job import Exported, exporting
 from utils.export.ncnn import export_ncnn
+from utils.frontends.darknet import usable_size
 
 ncnn = pytest.importorskip("ncnn")
 pytest.importorskip("pnnx")
@@ -100,6 +103,31 @@ def test_a_failed_export_says_why_and_leaves_what_was_there(
         export(tmp_path, model, **options)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert path.read_bytes() == b"the last good one"
+
+
+@pytest.mark.parametrize(
+    ("cfg", "fact"),
+    [
+        ("maxpool_padding", ""),  # is padded with minus infinity
+        ("multi_shortcut", ""),
+        ("reorg", "no ncnn layer for Tensor.reshape"),
+        ("gaussian_yolo", "no ncnn layer for Tensor.slice"),
+        ("softmax", "no ncnn layer for aten::view_as"),
+        ("upsample_scale", "pnnx failed with status"),
+    ],
+)
+def test_sections_of_cfgs_compute_the_same_or_are_refused(
+    cfg: str, fact: str, root: Path, tmp_path: Path
+) -> None:
+    model = randomise(Darknet.from_cfg(root / f"tests/cfgs/{cfg}.cfg"))
+    size = usable_size(model.network, 2 * model.network.size_step)
+    job = exporting(model, model.head_specs, size)
+    if fact:
+        with pytest.raises(ExportError, match=fact):
+            export_ncnn(job, tmp_path / "net.ncnn.param")
+        assert not list(tmp_path.iterdir())
+    else:
+        assert export_ncnn(job, tmp_path / "net.ncnn.param").parities[0].largest < 1e-5
 
 
 def test_other_outputs_than_the_networks_are_refused(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ LIMITS = Limits(
     refused={"int8": "its quantiser is a C++ program of its own; use fp16, or --format onnx or openvino"},
     fixed="a file takes one image of one size; leave --dynamic out, or export another format",
 )
+LOWEST = "-3.402823e+38"  # of float32
 NOTE = "takes one image of this size at a time"
 
 
@@ -72,6 +73,9 @@ def _convert(job: Exporting, param: Path, binary: Path) -> None:
         last = (done.stderr + done.stdout).strip().rpartition("\n")[2]
         fact = f"pnnx failed with status {done.returncode} ({last})"
         raise ExportError(f"{PLACE}: {fact}; export another format, nothing was written")
+    # ncnn reads no infinity, which pnnx writes for the padding of a max-pool
+    text = param.read_text(encoding="utf-8")
+    param.write_text(text.replace("=-inf", f"={LOWEST}"), encoding="utf-8")
 
 
 def _require_layers(param: Path) -> None:
