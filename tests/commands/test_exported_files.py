@@ -9,6 +9,7 @@ import pytest
 
 import detect
 import evaluate
+import slim_prune
 from tests.runtimes.exported import (
     NAMES,
     TEXTS,
@@ -183,6 +184,15 @@ def test_real_images_real_weights(shared: Path, tmp_path: Path) -> None:
             scale = np.tile(np.divide(size[::-1], image.shape[1::-1]), 2)
             assert np.abs((rows - others)[:, :4] * scale).max(initial=0) < 1e-3
             assert np.abs((rows - others)[:, 4:]).max(initial=0) < 1e-4
+
+
+@pytest.mark.parametrize("words", [[], ["--cfg", "net.cfg"]])
+def test_what_is_exported_cannot_be_pruned(words: list[str], project: Path, monkeypatch) -> None:
+    monkeypatch.chdir(project)
+    write_onnx(model_of(project), project / "net.onnx")
+    files = ["--weights", "net.onnx", "--data", "shapes.data"]
+    with pytest.raises(ToolkitError, match=r"net\.onnx: is an exported file, .*; give the \.weights or \.pt"):
+        slim_prune.main([*files, *words])
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.detection.decode import decode_heads
 from utils.errors import CfgError, ToolkitError
+from utils.export.tracing import trace_onnx
 from utils.runtimes.choice import runtime_of
 from utils.runtimes.detecting import as_predict, detecting, facts_of, of_file
 from utils.runtimes.opencv import OpenCv
@@ -128,6 +129,48 @@ def test_a_cfg_stands_in_for_missing_texts(model: Darknet, tmp_path) -> None:
         of_file(path, runtime_of(path))
     network = of_file(path, runtime_of(path), model.network)
     assert (network.image_size, network.nms_kind, network.names) == (SIZE, "greedynms", ())
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ({"darknet": "{"}, r"net\.torchscript: what it says of itself is not .*JSONDecodeError"),
+        ({"darknet": "{}"}, r"net\.torchscript: what it says of itself is not .*KeyError"),
+        (TEXTS | {"names": '["one"]'}, r"net\.torchscript: names 1 classes, and has 4"),
+        (
+            TEXTS | {"darknet": TEXTS["darknet"].replace('"channels": 3', '"channels": 5')},
+            r"TorchScript file: cannot run images \(1, 5, 96, 64\)",
+        ),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(texts, message: str, model: Darknet, tmp_path) -> None:
+    module = torch.jit.load(write_torchscript(model, tmp_path))
+    path = tmp_path / "net.torchscript"
+    torch.jit.save(module, path, _extra_files=texts)
+    with pytest.raises(ToolkitError, match=message):
+        of_file(path, runtime_of(path))
+
+
+def test_a_file_that_takes_no_images_is_refused(tmp_path) -> None:
+    pytest.importorskip("onnxruntime")
+    trace_onnx(torch.nn.Linear(3, 4).eval(), torch.zeros(1, 3), tmp_path / "net.onnx", 17)
+    with pytest.raises(ToolkitError, match=r"net\.onnx: does not take images \(B, C, H, W\)"):
+        of_file(tmp_path / "net.onnx", runtime_of(tmp_path / "net.onnx"))
+
+
+def test_what_a_runtime_says_of_a_run_is_passed_on(model: Darknet, tmp_path) -> None:
+    """A file whose images are float16."""
+    onnx = pytest.importorskip("onnx")
+    path = write_onnx(model, tmp_path / "net.onnx")
+    proto = onnx.load(path)
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    cast = onnx.helper.make_node("Cast", ["images"], ["as_float"], to=onnx.TensorProto.FLOAT)
+    for node in proto.graph.node:
+        node.input[:] = ["as_float" if name == "images" else name for name in node.input]
+    proto.graph.node.insert(0, cast)
+    onnx.save(proto, path)
+    with pytest.raises(ToolkitError, match=r"net\.onnx: cannot be run on images \(1, 3, 96, 64\): .*float"):
+        of_file(path, runtime_of(path))
 
 
 def test_a_file_that_is_no_detector_is_refused(tmp_path) -> None:

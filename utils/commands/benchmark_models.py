@@ -91,7 +91,7 @@ class Model:
         if self.darknet is not None:
             return _session(self.darknet.cpu(), runtime, shape)
         if runtime.name not in readers(self.path):
-            raise ToolkitError(f"{runtime.name} does not read {self.path.suffix}")
+            raise ToolkitError(f"{runtime.name} does not read files of this kind")
         loaded = runtime.load(self.path)
         if any(own not in (None, given) for own, given in zip(loaded.sizes, shape, strict=True)):
             sizes = "x".join("any" if own is None else str(own) for own in loaded.sizes)

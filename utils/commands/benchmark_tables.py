@@ -1,6 +1,6 @@
 """What benchmark.py shows: the models, then a table of latencies for each runtime and number of threads."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -11,6 +11,7 @@ from utils.commands.tables import mebibytes, multiply_adds, percent, show
 from utils.reporting.speeds import Bar, Panel
 
 _MODELS = ("", "model", "parameters", "MACs", "size", "mAP@0.5")
+_BESIDE = 2  # models that fit side by side
 
 Rows = list[list[str]]
 
@@ -71,16 +72,38 @@ def _tables(
     marks = {row.digest: f"#{number}" for number, row in enumerate(models, start=1)}
     yield "Models", _MODELS, [[marks[row.digest], *_model_cells(row)] for row in models]
     for title, rows in _groups(timings):
-        if all(row.p50 is None for row in rows):
+        served = {row.digest for row in rows if row.p50 is not None}
+        own = {digest: mark for digest, mark in marks.items() if digest in served}
+        inputs = [
+            [row for row in group if row.digest in own] for _, group in groupby(rows, lambda row: row.cell)
+        ]
+        if not own:
             continue
-        inputs = [list(group) for _, group in groupby(rows, lambda row: row.cell)]
-        first, *others = marks.values()
-        head = ["input", "batch", first, *(text for mark in others for text in (mark, f"{first} / {mark}"))]
-        yield f"{title}: p50 / p95 in ms", head, [_latency_cells(each) for each in inputs]
-        head = ["input", "prepare, ms", *(f"NMS {mark}, ms" for mark in marks.values())]
+        layout = _side_by_side if len(own) <= _BESIDE else _below
+        yield f"{title}: p50 / p95 in ms", *layout(inputs, own)
         least = min(row.batch for row in rows)
         beside = [_beside_cells(each) for each in inputs if each[0].batch == least]
+        head = ["input", "prepare, ms", *(f"NMS {mark}, ms" for mark in own.values())]
         yield "Beside the network, for each image", head, beside
+
+
+def _side_by_side(inputs: Sequence[Sequence[Timing]], marks: Mapping[str, str]) -> tuple[list[str], Rows]:
+    """A line for each input; models are columns."""
+    head = ["input", "batch", *marks.values(), *(["ratio"] if len(marks) > 1 else [])]
+    return head, [
+        [_input(rows[0]), str(rows[0].batch), *map(_latency, rows), *map(_faster, rows[1:])]
+        for rows in inputs
+    ]
+
+
+def _below(inputs: Sequence[Sequence[Timing]], marks: Mapping[str, str]) -> tuple[list[str], Rows]:
+    """A line for each model on each input."""
+    lines = [
+        [_input(row), str(row.batch), marks[row.digest], _latency(row), _faster(row)]
+        for rows in inputs
+        for row in rows
+    ]
+    return ["input", "batch", "", "p50 / p95", "ratio"], lines
 
 
 def panels(timings: Sequence[Timing]) -> list[Panel]:
@@ -114,11 +137,6 @@ def _model_cells(row: ModelRow) -> list[str]:
     ]
 
 
-def _latency_cells(rows: Sequence[Timing]) -> list[str]:
-    cells = [_input(rows[0]), str(rows[0].batch), _latency(rows[0])]
-    return cells + [text for row in rows[1:] for text in (_latency(row), _faster(row))]
-
-
 def _beside_cells(rows: Sequence[Timing]) -> list[str]:
     prepare = next((row.prepare for row in rows if row.prepare is not None), None)
     return [_input(rows[0]), *(_number(value) for value in (prepare, *(row.suppress for row in rows)))]
@@ -138,7 +156,7 @@ def _latency(row: Timing) -> str:
 
 def _faster(row: Timing) -> str:
     """How many times as fast as the first model, the interval, and what may be said of it."""
-    if row.faster is None:
+    if row.faster is None or row.digest == row.reference:
         return "-"
     return f"{row.faster:.2f} ({row.low:.2f}-{row.high:.2f}) {row.verdict}".rstrip()
 

@@ -65,7 +65,7 @@ class Project:
         """
         if self.cfg is not None:
             return Network.from_cfg(self.cfg)
-        weights = self.needed("weights")
+        weights = _changeable(self.needed("weights"))
         text = read_checkpoint(weights).cfg if is_checkpoint(weights) else None
         if text is None:
             raise ToolkitError(f"--weights {weights}: holds no cfg of its network; add --cfg")
@@ -101,8 +101,9 @@ def open_network(project: Project) -> Darknet:
     Raises:
         ToolkitError: a file is missing or cannot be used, or the network detects nothing.
     """
+    weights = _changeable(project.needed("weights"))
     model = fresh_network(project.network(), initialise=False)
-    load_weights(model, project.needed("weights"))
+    load_weights(model, weights)
     return model
 
 
@@ -147,6 +148,14 @@ def open_files(cfg: Path | None, weights: Path) -> Darknet:
         ToolkitError: as for `open_network`.
     """
     return open_network(Project(cfg, None, weights, is_demo=False))
+
+
+def _changeable(weights: Path) -> Path:
+    """The path, unless it is an exported file, which can be run but not pruned, trained or exported."""
+    if is_exported(weights):
+        fact = "is an exported file, which detect.py, evaluate.py and benchmark.py run"
+        raise ToolkitError(f"--weights {weights}: {fact}; give the .weights or .pt that it was made from")
+    return weights
 
 
 def _required(files: Mapping[Need, Path | None], name: Need) -> Path:

@@ -111,7 +111,8 @@ def evaluate(
         loader: the data set, not augmented.
         names: class names.
         style: one of STYLES.
-        specs: the heads; as in the C program, the last one says how to suppress, plain IoU without any.
+        specs: the heads, or a network; as in the C program, the last one says how to suppress, plain IoU
+            without any.
         confidence: least score; None for the style's own, CONFIDENCES.
         overlap: see `suppress`.
         progress: called after each batch, or part of one, with its number of images.

@@ -22,7 +22,7 @@ from utils.detection.boxes import xyxy_to_xywh
 from utils.detection.decode import decode_heads
 from utils.detection.evaluator import Predict
 from utils.errors import CfgError, ToolkitError
-from utils.runtimes.runtime import Images, Outputs, Runtime, Session, Sizes, warm_up
+from utils.runtimes.runtime import OPEN, Images, Outputs, Runtime, Session, Sizes, warm_up
 
 _STEP = 32  # pixels; strides of a file that says nothing
 
@@ -132,31 +132,45 @@ def of_file(path: Path, runtime: Runtime, cfg: Network | None = None) -> Detecti
         ToolkitError: it cannot be loaded, or is no detector of this kind, or says too little without `cfg`.
     """
     session = runtime.load(path)
+    if len(session.sizes) != len(OPEN):
+        raise ToolkitError(f"{path}: does not take images (B, C, H, W); give the file of a detector")
     facts = _facts_of_file(session.texts, path, cfg)
     known = (1, facts["channels"], *facts["image_size"])
     shape = tuple(own or said for own, said in zip(session.sizes, known, strict=True))
-    outputs = warm_up(session, shape)
-    own = {
-        "source": str(path),
-        "image_size": shape[2:],
-        "channels": shape[1],
-        "classes": _classes(outputs, path),
-        "names": tuple(json.loads(session.texts.get("names", "[]"))),
-    }
-    return DetectingNetwork(**facts | own, predict=as_predict(session, str(path)))
+    facts |= {"source": str(path), "channels": shape[1], "image_size": shape[2:]}
+    classes = _classes(_first_run(session, shape, path), path)
+    if len(facts["names"]) not in (0, classes):
+        fact = f"names {len(facts['names'])} classes, and has {classes}"
+        raise ToolkitError(f"{path}: {fact}; export the network anew with its --data")
+    return DetectingNetwork(**facts | {"classes": classes}, predict=as_predict(session, str(path)))
+
+
+def _first_run(session: Session, shape: tuple[int, ...], path: Path) -> Outputs:
+    try:
+        return warm_up(session, shape)
+    except ToolkitError:
+        raise
+    except Exception as error:  # each runtime's own
+        fact = f"cannot be run on images {shape}: {' '.join(str(error).split())}"
+        raise ToolkitError(f"{path}: {fact}; export the network anew") from error
 
 
 def _facts_of_file(texts: Mapping[str, str], path: Path, cfg: Network | None) -> dict[str, Any]:
     """Those of the texts, or of a cfg where there are none."""
-    if "darknet" in texts:
-        wanted = ("letterbox", "nms_kind", "beta_nms", "image_size", "channels")
-        said = json.loads(texts["darknet"])
+    try:
+        names = {"names": tuple(json.loads(texts.get("names", "[]")))}
         strides = json.loads(texts.get("strides", "[]"))
-        return {name: said[name] for name in wanted} | {"size_step": max(strides, default=_STEP)}
+        if "darknet" in texts:
+            wanted = ("letterbox", "nms_kind", "beta_nms", "image_size", "channels")
+            said = json.loads(texts["darknet"])
+            return names | {name: said[name] for name in wanted} | {"size_step": max(strides, default=_STEP)}
+    except (ValueError, TypeError, KeyError) as error:
+        fact = f"what it says of itself is not what an export writes ({error!r})"
+        raise ToolkitError(f"{path}: {fact}; export the network anew") from error
     if cfg is None:
         fact = "does not say its image size and how its boxes are suppressed"
         raise ToolkitError(f"{path}: {fact}; add --cfg, or export the network anew")
-    return _facts_of_darknet(cfg)
+    return _facts_of_darknet(cfg) | names
 
 
 def _classes(outputs: Outputs, path: Path) -> int:

@@ -70,7 +70,9 @@ class _Session:
         try:
             with torch.inference_mode():
                 outputs = self.module(self._given(images))
-        except torch.jit.Error as error:
+        except RuntimeError as error:
+            if not isinstance(self.module, torch.jit.ScriptModule):
+                raise
             fact = f"cannot run images {images.shape}: {_last_line(error)}"
             raise ToolkitError(f"TorchScript file: {fact}; give the size it was made for") from error
         tensors = [outputs] if isinstance(outputs, Tensor) else list(outputs)
