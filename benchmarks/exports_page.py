@@ -17,8 +17,8 @@ PARITY = """## Parity
 
 Larger of boxes and scores: largest difference / largest value, from torch in float32. In fp16 and int8 scores
 count as at least 0.1. fp32 and fp16 are compared on noise, int8 on an image that it was calibrated with; int8
-of random weights says little, mAP is what judges it. *built*: TensorRT-RTX built the engine; running it needs
-a GPU, which the machine had not. A letter: there is no such file, the reason is below.
+of random weights says little, mAP is what judges it. *built*: TensorRT-RTX built the engine; it was not run,
+for want of a GPU. A letter: there is no such file, the reason is below.
 """
 SIZES = "## Megabytes, of all files together\n"
 SECONDS = """## Seconds
