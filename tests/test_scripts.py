@@ -21,7 +21,7 @@ from utils.data.shapes import make_shapes
 from utils.profiling import count_macs, count_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "models")
+SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("models", "slim"))
 OWN_OPTIONS = {"doctor", "new_cfg", "benchmark"}  # compute nothing, or take several networks at once
 
 CONVOLUTION = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize={}\nstride={}\npad=1\nactivation=leaky\n"

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from tests.frontends.networks import MIDDLES, Network, network
 from utils.errors import PruningError
-from utils.frontends import fx_rules
+from utils.frontends import fx_moves
 from utils.frontends.fx import FxSubject
 from utils.frontends.fx_values import Value, channels
 from utils.pruning.equality import outputs_in_float64, relative_difference
@@ -91,7 +91,7 @@ def test_a_network_that_would_read_in_another_order_is_refused(monkeypatch):
         call.trace.tracer.equal(rows)
         return labels
 
-    monkeypatch.setattr(fx_rules, "_split", each_row_for_itself)
+    monkeypatch.setattr(fx_moves, "_split", each_row_for_itself)
     subject = FxSubject.of(network("shuffles"), EXAMPLE)
     with pytest.raises(PruningError, match="read in another order"):
         prune(subject, [slim(0.5, 0.1)], random_scores(1))

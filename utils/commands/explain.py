@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from utils.commands.arguments import Need, resolve
-from utils.commands.pruning_options import refuse_beside_what_if
+from utils.commands.pruning_refusals import refuse_beside_what_if
 from utils.commands.tables import multiply_adds, show
 from utils.darknet.costs import section_costs
 from utils.darknet.network import Network

@@ -26,8 +26,9 @@ from utils.commands.ledger import Ledger
 from utils.commands.project import open_files
 from utils.commands.pruning_files import write_outcome
 from utils.commands.pruning_job import Job, Outputs, open_job
-from utils.commands.pruning_options import COSTS, Amount, given
+from utils.commands.pruning_options import COSTS, Amount
 from utils.commands.pruning_outcome import Outcome, outcome_of, pruned
+from utils.commands.pruning_refusals import given
 from utils.commands.pruning_stages import Timing, evaluations, recalibration_notes, timing
 from utils.commands.results import write_json
 from utils.commands.tables import percent

@@ -16,7 +16,8 @@ from utils.commands.arguments import (
     write_json,
 )
 from utils.commands.ladder_rungs import Ladder, Rung
-from utils.commands.pruning_options import add_merge, given
+from utils.commands.pruning_options import add_merge
+from utils.commands.pruning_refusals import given
 from utils.commands.trials import (
     Trials,
     add_scores,

@@ -13,7 +13,8 @@ from utils.commands.evaluate import open_split, require_same_classes
 from utils.commands.latency_measure import find_or_measure
 from utils.commands.latency_network import darknet_convolutions
 from utils.commands.project import Project, open_network
-from utils.commands.pruning_options import TAYLOR_BATCH, TAYLOR_IMAGES, has_budget, refuse_idle, scorer_of
+from utils.commands.pruning_options import TAYLOR_BATCH, TAYLOR_IMAGES, has_budget, scorer_of
+from utils.commands.pruning_refusals import refuse_idle
 from utils.darknet.model import Darknet
 from utils.data.listing import DataFile, read_data_file
 from utils.data.loader import Loader

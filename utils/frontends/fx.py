@@ -18,8 +18,9 @@ from torch.fx.node import Target
 from torch.utils import _pytree as pytree
 
 from utils.errors import PruningError
+from utils.frontends.fx_calls import Call, Size, Trace
 from utils.frontends.fx_darknet import DARKNET_RULES
-from utils.frontends.fx_rules import RULES, Call, Size, Trace
+from utils.frontends.fx_rules import RULES
 from utils.frontends.fx_values import Value, pin_labels
 from utils.profiling import evaluating
 from utils.pruning.channels import ChannelGraph, UnitMask

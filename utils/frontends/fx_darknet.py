@@ -8,7 +8,7 @@ import numpy as np
 
 from utils.darknet.modules import RawHead, Shortcut, Softmax
 from utils.darknet.resampling_modules import Reorg
-from utils.frontends.fx_rules import INPUT, Call, Rule
+from utils.frontends.fx_calls import INPUT, Call, Rule
 from utils.frontends.fx_values import Labels, channels, spread
 
 

@@ -9,15 +9,13 @@ A residual block of two layers, traced by hand:
 
 >>> tracer = ChannelTracer()
 >>> image = tracer.new(3)
->>> tracer.pin(image, "image")
 >>> stem = tracer.layer("stem", image, 4)
 >>> branch = tracer.layer("branch", stem, 4)
 >>> tracer.tie(stem, branch)                       # the shortcut adds them
 >>> graph = tracer.finish()
 >>> graph.unit_count                               # 3 of the image, 4 that stem and branch share
 7
->>> keep = np.ones(7, bool)
->>> keep[graph.layers["stem"].outputs[1]] = False
+>>> keep = np.arange(7) != graph.layers["stem"].outputs[1]
 >>> keep[graph.layers["branch"].outputs].tolist()
 [True, False, True, True]
 
@@ -218,8 +216,7 @@ class ChannelTracer:
         """Channel i of both live and die together.
 
         Args:
-            first: ids.
-            second: ids.
+            first, second: ids.
             kind: "additive": a sum; "serial": dead as soon as one is; "gate": the second only scales the
                 first, as in squeeze-and-excitation; "joint": nothing but the tie.
 
@@ -251,8 +248,7 @@ class ChannelTracer:
 
     def equal(self, parts: Sequence[ChannelIds]) -> None:
         """Parts of a tensor that must keep equally many channels."""
-        if len(parts) > 1:
-            self._sections.append(tuple(parts))
+        self._sections += [tuple(parts)] if len(parts) > 1 else []
 
     def follow(self, name: str, ids: ChannelIds, axis: int = 0) -> None:
         """Parameters called `name` have one entry for each channel of `ids` along `axis`."""

@@ -1,0 +1,104 @@
+"""One operation of the example run, as the rules of `fx_rules` see it, and what is noted on the way."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from utils.frontends.fx_values import Value, pin_labels
+from utils.pruning.channels import ChannelIds, ChannelTracer
+
+INPUT = "its reader takes an input of the network, or a constant"
+
+
+@dataclass(frozen=True)
+class Size:
+    """A number in the traced code that counts channels: it becomes how many of them are kept.
+
+    Attributes:
+        node: name of the node.
+        path: which of its arguments.
+        ids: the channels that it counts.
+    """
+
+    node: str
+    path: tuple[int | str, ...]
+    ids: ChannelIds
+
+
+@dataclass
+class Trace:
+    """What is known of a network while it is traced."""
+
+    tracer: ChannelTracer = field(default_factory=ChannelTracer)
+    layers: dict[str, tuple[ChannelIds, ChannelIds]] = field(default_factory=dict)
+    followers: dict[str, ChannelIds] = field(default_factory=dict)
+    sizes: list[Size] = field(default_factory=list)
+    not_followed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation of the example run.
+
+    Attributes:
+        trace: what is known so far.
+        node: of the traced graph; its arguments are numbers where the code has numbers.
+        args, kwargs: the values in the place of its arguments.
+        run: the operation on other tensors in the place of its values.
+        result: what it gave.
+        name: of the module that was called; empty for functions and methods.
+        module: the module.
+    """
+
+    trace: Trace
+    node: fx.Node
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    run: Callable[[Callable[[Value], Tensor]], Any]
+    result: Any
+    name: str = ""
+    module: nn.Module | None = None
+
+    @property
+    def values(self) -> list[Value]:
+        """All tensors that are read, in order."""
+        return [
+            leaf for leaf in pytree.tree_leaves((self.args, dict(self.kwargs))) if isinstance(leaf, Value)
+        ]
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """By position or by name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def literal(self, *path: int | str) -> int | None:
+        """The number that the code itself has at an argument, None where it is computed."""
+        found: Any = self.node.kwargs if isinstance(path[0], str) else self.node.args
+        for step in path:
+            found = found[step]
+        return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+    def counts(self, ids: ChannelIds, *path: int | str) -> None:
+        """The number at an argument says how many of `ids` there are."""
+        self.trace.sizes.append(Size(self.node.name, path, ids))
+
+    def refuse(self, reason: str = "is not known") -> Any:
+        """Pin all that the operation reads, and report it; its result has no labels."""
+        text = f"{self.node.name} ({self.what}) {reason}"
+        for value in self.values:
+            pin_labels(self.trace.tracer, value, text)
+        if any(value.labels is not None for value in self.values):
+            self.trace.not_followed.append(text)
+        return None
+
+    @property
+    def what(self) -> str:
+        """The operation as users know it."""
+        if self.module is not None:
+            return f"{type(self.module).__name__} {self.name}"
+        return str(getattr(self.node.target, "__name__", self.node.target))
+
+
+Rule = Callable[[Call], Any]  # -> labels of the result: a tensor, or several as the operation has several

@@ -1,0 +1,67 @@
+"""Rules of what has parameters for each channel: layers and norms."""
+
+from torch import nn
+
+from utils.frontends.fx_calls import INPUT, Call
+from utils.frontends.fx_math import same
+from utils.frontends.fx_values import Labels, channels, spread
+from utils.pruning.layers import BATCH_NORMS, TRANSPOSED, channel_axis
+
+
+def layer(call: Call) -> Labels:
+    """A convolution or linear layer: new channels, of its own."""
+    module, (value,) = call.module, call.values
+    assert module is not None
+    axis, groups = channel_axis(module, value.tensor), getattr(module, "groups", 1)
+    outputs = call.result.shape[axis]
+    if groups > 1 and isinstance(module, TRANSPOSED):
+        return call.refuse("is transposed and grouped")
+    ids = channels(call.trace.tracer, value, axis, INPUT)
+    if call.name in call.trace.layers:  # called again: the same weights read and write both
+        first, written = call.trace.layers[call.name]
+        call.trace.tracer.tie(first, ids, "joint")
+    else:
+        norm = _norm_behind(call)
+        written = call.trace.tracer.layer(call.name, ids, outputs, groups, norm)
+        call.trace.layers[call.name] = ids, written
+        if norm:
+            call.trace.followers[norm] = written
+    return spread(written, call.result.shape, axis)
+
+
+def _norm_behind(call: Call) -> str | None:
+    """The batch norm that alone reads the layer."""
+    behind = next(iter(call.node.users)) if len(call.node.users) == 1 else None
+    if behind is None or behind.op != "call_module" or behind.args[0] is not call.node:
+        return None
+    owner = behind.graph.owning_module
+    assert owner is not None
+    found = owner.get_submodule(str(behind.target))
+    again = sum(node.op == "call_module" and node.target == behind.target for node in behind.graph.nodes) > 1
+    return str(behind.target) if isinstance(found, BATCH_NORMS) and not again else None
+
+
+def follow(call: Call) -> Labels | None:
+    """Parameters for each channel."""
+    (value,) = call.values
+    ids = channels(call.trace.tracer, value, 1, INPUT)
+    known = call.trace.followers.setdefault(call.name, ids)
+    if known is ids:
+        call.trace.tracer.follow(call.name, ids)
+    elif known is not ids:
+        call.trace.tracer.tie(known, ids, "joint")
+    return spread(ids, call.result.shape, 1)
+
+
+def prelu(call: Call) -> Labels | None:
+    """One slope for all channels, or one for each."""
+    assert isinstance(call.module, nn.PReLU)
+    return follow(call) if call.module.num_parameters > 1 else same(call)
+
+
+def group_norm(call: Call) -> Labels | None:
+    """Pinned: without some of a group's channels its mean would be another."""
+    assert isinstance(call.module, nn.GroupNorm)
+    if call.module.num_groups == call.module.num_channels:
+        return call.refuse("would need another number of groups; InstanceNorm2d(affine=True) is the same")
+    return call.refuse("takes its statistics over several channels")
