@@ -129,7 +129,7 @@ def _policy(shares: Mapping[str, float], scheme: str, ratio: float, layer_keep: 
 
 
 def _proven(model: nn.Module, result: PruningResult[FxSubject], example: Tensor) -> float:
-    """Difference between the zeroed network and the compact one on a random input, over the largest output."""
+    """Difference of the compact network from the zeroed one on a random input, over the largest output."""
     images = torch.rand(example.shape, generator=torch.Generator().manual_seed(0))
     outputs = [outputs_in_float64(each.model, images) for each in (result.compact, result.folded)]
     difference = relative_difference(*outputs)
