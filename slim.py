@@ -28,5 +28,15 @@ is proven: it computes what the network does with the removed channels at zero.
 from utils.frontends.fx_plan import Plan, apply_plan, load
 from utils.frontends.fx_report import SlimReport
 from utils.frontends.fx_slim import SlimResult, gamma_penalty, slim
+from utils.pruning.channel_selection import ChannelSelection
 
-__all__ = ["Plan", "SlimReport", "SlimResult", "apply_plan", "gamma_penalty", "load", "slim"]
+__all__ = [
+    "ChannelSelection",
+    "Plan",
+    "SlimReport",
+    "SlimResult",
+    "apply_plan",
+    "gamma_penalty",
+    "load",
+    "slim",
+]

@@ -76,7 +76,7 @@ def test_scripts_reach_only_for_commands(path: Path) -> None:
     if path.stem == "models":
         allowed = ["utils.darknet."]
     if path.stem == "slim":
-        allowed = ["utils.frontends."]
+        allowed = ["utils.frontends.", "utils.pruning."]
     own = [name for name in imported(path) if name.startswith("utils")]
     assert [name for name in own if not name.startswith(tuple(allowed))] == []
 

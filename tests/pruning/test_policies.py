@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from tests.pruning.toy import ToyNet, ToySubject, randomised
 from utils.errors import PruningError
-from utils.pruning.policies import GlobalThreshold, WeakestBlocks, candidate_channels, normal, slim
+from utils.pruning.policies import (
+    GlobalThreshold,
+    GroupShares,
+    WeakestBlocks,
+    candidate_channels,
+    normal,
+    slim,
+)
 from utils.pruning.scores import gamma_scores
 
 
@@ -122,6 +129,15 @@ def test_layers_without_score_stay_whole_and_out_of_the_pool(subject):
         )
     )
     assert plan.threshold == pool[int(len(pool) * 0.9)]
+
+
+def test_shares_leave_whole_what_the_scores_do_not_judge(subject):
+    scores = dict(gamma_scores(subject))
+    del scores["branches.0.0.conv"]
+    graph = subject.graph
+    keep = GroupShares(dict.fromkeys(graph.layers, 0.5))(subject, scores).keep
+    assert keep[graph.layers["branches.0.0.conv"].outputs].all()
+    assert not keep[graph.layers["branches.1.0.conv"].outputs].all()
 
 
 def test_weakest_blocks_go_by_the_mean_of_their_last_layer(subject):

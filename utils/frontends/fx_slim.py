@@ -29,7 +29,7 @@ class SlimResult:
     """A pruned network.
 
     Attributes:
-        model: of the class that was given, or, where its code counts channels, the traced one.
+        model: of the class that was given, or, where its code holds numbers of channels, the traced one.
         plan: what is left, to narrow a freshly built network with.
         report: figures, and what could not be followed.
     """
@@ -86,7 +86,7 @@ def slim(
     scorer = named_scorer(score, {"random": random_scores(seed)}) if isinstance(score, str) else score
     policy = _policy(shares, scheme, ratio, layer_keep)
     result = prune(subject, [policy], scorer, folding=folding, align=align, least=least, may_keep_all=True)
-    pruned = finished(model, subject, result.keep, result.compact)
+    pruned = finished(model, subject, result.keep, result.compact, values or {})
     report = _report(whole, result, _proven(model, result, example))
     return SlimResult(pruned, Plan.of(subject, result.keep, values or {}), report)
 

@@ -113,7 +113,8 @@ class GroupShares:
 
     Attributes:
         shares: layer name -> share of its channels that goes, 0 <= share < 1; a group loses the smallest of
-            its layers', one without an entry has no say. A group of none stays whole.
+            its layers', one without an entry has no say. A group of none stays whole, and so does what the
+            scores cannot judge.
     """
 
     shares: Mapping[str, float]
@@ -127,7 +128,7 @@ class GroupShares:
             asked = [self.shares[name] for name in group.layers if name in self.shares]
             if asked:
                 keep &= keep_best(graph, [group], min(asked), values)
-        return ChannelPlan(keep)
+        return ChannelPlan(keep | np.isposinf(values))
 
 
 def normal(percent: float) -> GlobalThreshold:
