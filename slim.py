@@ -21,6 +21,9 @@ config      [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"exclude": True, "op_na
             "ratio" does for "sparsity", and of several entries for a layer the last one counts
 values      other arguments of forward, such as {"inference": True}, fixed from then on
 
+A teacher of any architecture helps fine-tuning: `taught_loss(student(images), teacher(images), targets,
+KLSoftLoss(5))`, all of them lists with an entry for each head.
+
 Layers are traced by torch.fx; what it or the rules cannot follow stays as it is and is listed. Every result
 is proven: it computes what the network does with the removed channels at zero.
 """
@@ -29,14 +32,9 @@ from utils.frontends.fx_plan import Plan, apply_plan, load
 from utils.frontends.fx_report import SlimReport
 from utils.frontends.fx_slim import SlimResult, gamma_penalty, slim
 from utils.pruning.channel_selection import ChannelSelection
+from utils.pruning.soft_loss import KLSoftLoss, taught_loss
 
 __all__ = [
-    "ChannelSelection",
-    "Plan",
-    "SlimReport",
-    "SlimResult",
-    "apply_plan",
-    "gamma_penalty",
-    "load",
-    "slim",
-]
+    "ChannelSelection", "KLSoftLoss", "Plan", "SlimReport", "SlimResult", "apply_plan", "gamma_penalty",
+    "load", "slim", "taught_loss",
+]  # fmt: skip
