@@ -14,7 +14,8 @@
 
 score       "gamma" (batch-norm scale, after training with `gamma_penalty`), "l1", "l2", "fpgm", "random",
             products such as "gamma_x_l1", or a scorer of utils.pruning.scores (`taylor_scores`)
-scheme      "uniform": each group of layers that must have one width loses `ratio`; "global": one threshold
+scheme      "uniform": each group of layers that must have one width loses `ratio`; "global": one threshold;
+            "guarded": that, but below the highest score of every layer, so that none is emptied
 scope       "backbone": prune this part alone; interface="follow" narrows what reads it, "keep" leaves it
 exclude     names or types of modules that stay, such as ["head", nn.ConvTranspose2d]
 config      [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"exclude": True, "op_names": ["features.0.0"]}];
