@@ -1,4 +1,4 @@
-"""What benchmarks/unstructured.py and benchmarks/peers.py compare, on tiny networks."""
+"""What benchmarks/unstructured.py, peers.py and digits.py compare, on tiny networks."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import peers, unstructured
+from benchmarks import digits, peers, unstructured
 from benchmarks.rows import Row, Rows
 from benchmarks.unstructured import variants, zeros
+from examples.digits import Course, Outcome
 from utils.commands.benchmark_models import Model
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
@@ -90,3 +91,39 @@ def test_peers_measures_all_in_the_same_rounds(tmp_path) -> None:
         peers.main([*words, "--batch", "1", "2", "--threads", "1", "--rounds", "6"])
     lines = table.read_text().splitlines()
     assert len(lines) == 1 + 2 * (4 + 3 + 1)
+
+
+def outcome(seed: int, stage: str, ratio: float, digit: float, sr: float = 0.02) -> Outcome:
+    return Outcome("Net", seed, sr, stage, ratio, digit, 0.5, 0.25, 1000 + seed, 5000, 7)
+
+
+def test_the_digits_page_has_means_and_paired_differences() -> None:
+    rows = [
+        outcome(seed, stage, ratio, digit + 0.1 * seed)
+        for seed in (0, 1)
+        for stage, ratio, digit in (
+            ("baseline", 0.0, 0.8),
+            ("fine-tuned", 0.5, 0.6),
+            ("scratch-e", 0.5, 0.65),
+        )
+    ]
+    text = digits.page([*rows, outcome(0, "baseline", 0.0, 0.1, sr=digits.KNOWN)])
+    assert "deviation of 2 seeds" in text
+    assert "\n| baseline |  |  | 85.0 ± 7.1 | 50.0 ± 0.0 | 25.0 ± 0.0 | 1,000 | 5,000 | 7 |\n" in text
+    assert "\n| fine-tuned | 0.02 | 0.5 | 65.0 ± 7.1 |" in text
+    assert "scratch-e at 0.5: 5.0 ± 0.0 points." in text
+    assert text.count("| baseline |") == 1
+
+
+def test_digits_courses_that_are_there_are_not_run_again(tmp_path, monkeypatch) -> None:
+    ran: list[tuple[str, int, float]] = []
+
+    def run(course: Course) -> list[Outcome]:
+        ran.append((course.network, course.seed, course.sr))
+        return [Outcome(*ran[-1], "baseline", 0.0, 0.5, 0.5, 0.5, 10, 10, 1)]
+
+    monkeypatch.setattr(Course, "run", run)
+    digits.run(tmp_path / "x.csv", 1)
+    assert len(ran) == 4
+    digits.run(tmp_path / "x.csv", 2)
+    assert len(ran) == len(set(ran)) == 8
