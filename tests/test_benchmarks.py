@@ -1,5 +1,6 @@
-"""What benchmarks/unstructured.py, peers.py and digits.py compare, on tiny networks."""
+"""What benchmarks/unstructured.py, peers.py, digits.py and torch_pruning.py compare, on tiny networks."""
 
+import argparse
 from contextlib import suppress
 from pathlib import Path
 
@@ -7,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import digits, peers, unstructured
+from benchmarks import digits, peer, peer_networks, peers, unstructured
 from benchmarks.rows import Row, Rows
 from benchmarks.unstructured import variants, zeros
 from examples.digits import Course, Outcome
+from examples.resnet import BasicBlock, ResNet
 from utils.commands.benchmark_models import Model
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
@@ -127,3 +129,41 @@ def test_digits_courses_that_are_there_are_not_run_again(tmp_path, monkeypatch) 
     assert len(ran) == 4
     digits.run(tmp_path / "x.csv", 2)
     assert len(ran) == len(set(ran)) == 8
+
+
+@pytest.fixture
+def small() -> tuple[nn.Module, torch.Tensor]:
+    """ResNet with two blocks, an image, and a classifier of weights as large as 1."""
+    torch.manual_seed(0)
+    model = ResNet(BasicBlock, (1, 1), 5, width=16, small=True).eval()
+    nn.init.normal_(model.classifier.weight)
+    return model, torch.rand(1, 3, 16, 16)
+
+
+def test_a_cut_network_is_compared_with_the_full_one_at_zero(small) -> None:
+    found = peer_networks.by_slim(*small, 0.5)
+    assert count_parameters(found.model) < count_parameters(small[0])
+    assert peer_networks.difference_of(found, *small) < 1e-12
+    wrong = {**found.inputs, "classifier": found.inputs["classifier"] - 1}
+    assert peer_networks.difference_of(peer.PeerResult(found.model, wrong), *small) > 1e-6
+
+
+def test_torch_pruning_gets_the_same_share_and_leaves_the_outputs(small) -> None:
+    pytest.importorskip("torch_pruning")
+    assert peer_networks.output_layers(*small) == [small[0].classifier]
+    found = peer_networks.by_peer(*small, 0.5)
+    assert peer_networks.difference_of(found, *small) < 1e-12
+    assert found.model.classifier.weight.shape == (5, 16)
+
+
+def test_a_network_that_cannot_be_cut_is_a_row_with_its_error(tmp_path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("not this one")
+
+    monkeypatch.setattr(peer_networks, "METHODS", {"slim": refuse})
+    rows = Rows(tmp_path / "x.csv")
+    words = argparse.Namespace(only=["ResNet-20"], ratio=0.5, seconds=60)
+    peer_networks.compare_networks(words, rows)
+    found = rows.get("networks", "ResNet-20, 0.5", "slim")
+    assert (found.parameters, found.note) == (0, "ValueError: not this one")
+    assert found.figure != found.figure
