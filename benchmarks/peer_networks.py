@@ -3,7 +3,7 @@
 import argparse
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 
 import numpy as np
@@ -16,8 +16,12 @@ from benchmarks.rows import Row, Rows
 from examples.digits_data import load_digits
 from examples.digits_training import EXAMPLE, accuracies, fit, fresh
 from examples.digits_training import NETWORKS as DIGITS
+from examples.lenet import LeNet
 from examples.mobilenetv2 import MobileNetV2
+from examples.modnet import MODNet
+from examples.preresnet import PreResNet
 from examples.resnet import resnet18, resnet50, resnet_cifar
+from examples.vgg import VGG16
 from slim import slim
 from utils.frontends.fx import FxSubject
 from utils.profiling import count_parameters, median_interval
@@ -26,11 +30,30 @@ from utils.pruning.equality import outputs_in_float64, relative_difference
 ALIGN, EPOCHS = 8, 15
 # name -> network, shape of an image
 NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "LeNet": (LeNet, (1, 1, 32, 32)),
+    "VGG-16": (lambda: VGG16(10, small=True), (1, 3, 32, 32)),
     "MobileNetV2": (MobileNetV2, (1, 3, 64, 64)),
     "ResNet-18": (resnet18, (1, 3, 64, 64)),
     "ResNet-50": (resnet50, (1, 3, 64, 64)),
     "ResNet-20": (resnet_cifar, (1, 3, 32, 32)),
+    "pre-activation ResNet-164": (PreResNet, (1, 3, 32, 32)),
+    "pre-activation ResNet-164, selecting": (lambda: PreResNet(selecting=True), (1, 3, 32, 32)),
+    "MODNet": (lambda: AllOutputs(MODNet()), (1, 3, 64, 64)),
 }
+
+
+class AllOutputs(nn.Module):
+    """MODNet in training: all three of its outputs, and one argument, as Torch-Pruning wants it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Sequence[Tensor]:
+        """(B, 3, h, w) -> the outputs of the branches."""
+        return self.network(images, inference=False)
+
+
 Cut = Callable[[nn.Module, Tensor, float], peer.PeerResult[nn.Module]]
 
 
@@ -91,8 +114,8 @@ def built(name: str) -> tuple[nn.Module, Tensor]:
                 module.bias.normal_(0, 0.2)
                 module.running_mean.normal_(0, 0.2)  # type: ignore[union-attr]
                 module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
-            elif isinstance(module, nn.Linear):
-                module.weight.normal_(0, 1)  # so that outputs show a fault before them
+            elif isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)  # by default, deep maps hardly depend on the image
     return model, torch.rand(shape)
 
 
