@@ -44,16 +44,18 @@ def courses(seeds: int) -> Iterator[Course]:
     for seed in range(seeds):
         for network in NETWORKS:
             yield Course(network, seed)
-            yield Course(network, seed, sr=KNOWN, scratch=(), teach=False)
+            yield Course(network, seed, sr=KNOWN, scratch=(), teach=False, plain=False)
 
 
 def run(table: Path, seeds: int) -> None:
     """Compute the courses that the table lacks."""
     rows = read_rows(table, Outcome)
     for course in courses(seeds):
-        if any((row.network, row.seed, row.sr) == (course.network, course.seed, course.sr) for row in rows):
+        if any(
+            (row.network, row.seed, row.sr) == (course.network, course.seed, course.strength) for row in rows
+        ):
             continue
-        print(f"{course.network}, seed {course.seed}, sr {course.sr:g}", flush=True)
+        print(f"{course.network}, seed {course.seed}, sr {course.strength:g}", flush=True)
         rows += course.run()
         write_rows(table, rows)
 
@@ -71,8 +73,6 @@ def page(rows: Sequence[Outcome]) -> str:
 def _table(rows: Sequence[Outcome]) -> str:
     lines = ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
     for stage, sr, ratio in dict.fromkeys((row.stage, row.sr, row.ratio) for row in rows):
-        if sr == KNOWN and stage == "baseline":
-            continue  # no penalty: it is the other sr's
         own = [row for row in rows if (row.stage, row.sr, row.ratio) == (stage, sr, ratio)]
         right = [_percent([getattr(row, head) for row in own]) for head in ("digit", "parity", "third")]
         size = [

@@ -141,7 +141,7 @@ def measure_digits(args: argparse.Namespace, rows: Rows) -> None:
             if all(rows.has("digits", case, *ways) for case in cases.values()):
                 continue
             model = fresh(name, seed)
-            fit(model, train, EPOCHS, seed=seed)
+            fit(model, train, EPOCHS, DIGITS[name].rate, seed=seed)
             right = accuracies(model, test)[0]
             rows.add(Row("digits", f"{name} seed {seed}", "unpruned", count_parameters(model), right))
             for ratio, case in cases.items():

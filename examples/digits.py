@@ -34,7 +34,7 @@ from examples.digits_data import HEADS, Digits, load_digits
 from examples.digits_training import (
     EXAMPLE,
     NETWORKS,
-    TUNING_RATE,
+    TUNING,
     accuracies,
     fit,
     fresh,
@@ -78,21 +78,28 @@ class Course:
     Attributes:
         network: a name of NETWORKS; the next one is the teacher.
         seed: of weights and order.
-        sr: weight of the penalty.
+        sr: weight of the penalty; None for the recipe's.
         ratios: shares to prune.
         epochs, tune_epochs: of training and of fine-tuning.
         scratch: controls, of "e" and "b".
         teach: whether to fine-tune with the teacher, too.
+        plain: whether to train the baseline, too.
     """
 
     network: str
     seed: int = 0
-    sr: float = 0.02
+    sr: float | None = None
     ratios: tuple[float, ...] = (0.5, 0.7)
     epochs: int = 15
     tune_epochs: int = 8
     scratch: tuple[str, ...] = ("e", "b")
     teach: bool = True
+    plain: bool = True
+
+    @property
+    def strength(self) -> float:
+        """The weight of the penalty."""
+        return NETWORKS[self.network].sr if self.sr is None else self.sr
 
     def run(self) -> Iterator[Outcome]:
         """Do one step after the other."""
@@ -100,11 +107,12 @@ class Course:
         names = list(NETWORKS)
         other = names[(names.index(self.network) + 1) % len(names)]
         trainings = [("teacher", other, 0.0)] if self.teach else []
-        trainings += [("baseline", self.network, 0.0), ("sparse", self.network, self.sr)]
+        trainings += [("baseline", self.network, 0.0)] if self.plain else []
+        trainings += [("sparse", self.network, self.strength)]
         trained = {}
         for stage, name, sr in trainings:
             trained[stage] = model = fresh(name, self.seed)
-            fit(model, train, self.epochs, seed=self.seed, title=stage, sr=sr)
+            fit(model, train, self.epochs, NETWORKS[name].rate, seed=self.seed, title=stage, sr=sr)
             yield self._outcome(stage, 0.0, model, test, self.epochs)
         for ratio in self.ratios:
             hidden = hidden_layers(model)
@@ -119,7 +127,8 @@ class Course:
         lessons = [("fine-tuned", None)] + ([("distilled", teacher)] if teacher else [])
         for stage, taught_by in lessons:
             model, title = copy.deepcopy(found.model), f"{stage} {ratio:g}"
-            fit(model, train, self.tune_epochs, TUNING_RATE, seed=self.seed, title=title, teacher=taught_by)
+            rate = TUNING * NETWORKS[self.network].rate
+            fit(model, train, self.tune_epochs, rate, seed=self.seed, title=title, teacher=taught_by)
             yield self._outcome(stage, ratio, model, test, self.tune_epochs)
 
     def _from_scratch(
@@ -130,14 +139,15 @@ class Course:
             # the plan gives the architecture; no number of the pruned network is in it
             model = randomised(apply_plan(fresh(self.network, self.seed), found.plan), self.seed)
             epochs = self.epochs if kind == "e" else round(self.epochs * before / after)
-            fit(model, train, epochs, seed=self.seed, title=f"scratch-{kind} {ratio:g}")
+            rate, title = NETWORKS[self.network].rate, f"scratch-{kind} {ratio:g}"
+            fit(model, train, epochs, rate, seed=self.seed, title=title)
             yield self._outcome(f"scratch-{kind}", ratio, model, test, epochs)
 
     def _outcome(self, stage: str, ratio: float, model: nn.Module, test: Digits, epochs: int) -> Outcome:
         size = slim(model, EXAMPLE, 0.0).report
         digit, parity, third = accuracies(model, test)
         return Outcome(
-            self.network, self.seed, self.sr, stage, ratio, digit, parity, third,
+            self.network, self.seed, self.strength, stage, ratio, digit, parity, third,
             size.parameters[1], size.macs[1], epochs,
         )  # fmt: skip
 
@@ -149,7 +159,7 @@ def show(course: Course) -> None:
         right = (f"{value:.1%}" for value in (found.digit, found.parity, found.third))
         size = (f"{found.parameters:,}", f"{found.macs:,}", str(found.epochs))
         table.add_row(found.stage, f"{found.ratio:g}" if found.ratio else "", *right, *size)
-    print(f"{course.network}, sr {course.sr:g}, seed {course.seed}; right answers on the test images")
+    print(f"{course.network}, sr {course.strength:g}, seed {course.seed}; right answers on the test images")
     Console().print(table)
 
 
@@ -163,7 +173,8 @@ def main(argv: list[str] | None = None) -> None:
     known = Course(next(iter(NETWORKS)))
     parser.add_argument("--network", choices=list(NETWORKS), default=known.network, help="what is pruned")
     parser.add_argument("--ratios", type=_share, nargs="+", default=known.ratios, help="0.5 0.7")
-    parser.add_argument("--sr", type=float, default=known.sr, help=f"weight of the penalty ({known.sr})")
+    strengths = ", ".join(f"{recipe.sr:g} for {name}" for name, recipe in NETWORKS.items())
+    parser.add_argument("--sr", type=float, help=f"weight of the penalty ({strengths})")
     epochs = f"passes over the images in each training ({known.epochs})"
     parser.add_argument("--epochs", type=_count, default=known.epochs, help=epochs)
     epochs = f"the same in fine-tuning ({known.tune_epochs})"

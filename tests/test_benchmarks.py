@@ -109,19 +109,19 @@ def test_the_digits_page_has_means_and_paired_differences() -> None:
             ("scratch-e", 0.5, 0.65),
         )
     ]
-    text = digits.page([*rows, outcome(0, "baseline", 0.0, 0.1, sr=digits.KNOWN)])
+    text = digits.page([*rows, outcome(0, "sparse", 0.0, 0.1, sr=digits.KNOWN)])
     assert "deviation of 2 seeds" in text
     assert "\n| baseline |  |  | 85.0 ± 7.1 | 50.0 ± 0.0 | 25.0 ± 0.0 | 1,000 | 5,000 | 7 |\n" in text
     assert "\n| fine-tuned | 0.02 | 0.5 | 65.0 ± 7.1 |" in text
     assert "scratch-e at 0.5: 5.0 ± 0.0 points." in text
-    assert text.count("| baseline |") == 1
+    assert "\n| sparse | 0.0001 |  | 10.0 |" in text
 
 
 def test_digits_courses_that_are_there_are_not_run_again(tmp_path, monkeypatch) -> None:
     ran: list[tuple[str, int, float]] = []
 
     def run(course: Course) -> list[Outcome]:
-        ran.append((course.network, course.seed, course.sr))
+        ran.append((course.network, course.seed, course.strength))
         return [Outcome(*ran[-1], "baseline", 0.0, 0.5, 0.5, 0.5, 10, 10, 1)]
 
     monkeypatch.setattr(Course, "run", run)

@@ -80,7 +80,7 @@ def test_a_course_repeats_itself(few, monkeypatch):
 
 def test_scratch_has_no_number_of_the_pruned_network(few):
     model = fresh("ResNet", 0)
-    fit(model, few, 1, seed=0)
+    fit(model, few, 1, 0.1, seed=0)
     result = slim(model, EXAMPLE, 0.5, scope=hidden_layers(model))
     again = randomised(apply_plan(fresh("ResNet", 0), result.plan), seed=1)
     for (name, old), new in zip(result.model.named_parameters(), again.parameters(), strict=True):
@@ -93,8 +93,8 @@ def test_scratch_has_no_number_of_the_pruned_network(few):
 
 def test_the_penalty_pulls_the_hidden_gammas_down(few):
     plain, sparse = (fresh("ResNet", 0) for _ in range(2))
-    fit(plain, few, 2, seed=0)
-    fit(sparse, few, 2, seed=0, sr=0.5)
+    fit(plain, few, 2, 0.1, seed=0)
+    fit(sparse, few, 2, 0.1, seed=0, sr=0.5)
     for name, norm in plain.named_modules():
         if name.endswith(("norm1", "norm2")):
             alone, pulled = norm.weight.detach(), sparse.get_submodule(name).weight.detach()
@@ -105,8 +105,8 @@ def test_a_student_learns_from_a_teacher_of_another_architecture(few):
     teacher = fresh("MobileNetV2", 0)
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     alone, taught = (fresh("ResNet", 0) for _ in range(2))
-    fit(alone, few, 1, seed=0)
-    fit(taught, few, 1, seed=0, teacher=teacher)
+    fit(alone, few, 1, 0.1, seed=0)
+    fit(taught, few, 1, 0.1, seed=0, teacher=teacher)
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
     assert any(not torch.equal(*pair) for pair in zip(alone.parameters(), taught.parameters(), strict=True))
 
@@ -134,7 +134,7 @@ def test_the_table_has_a_line_for_each_step(few, monkeypatch, capsys):
     finally:
         torch.set_num_threads(threads)
     shown = capsys.readouterr().out
-    assert "ResNet, sr 0.02, seed 0" in shown
+    assert "ResNet, sr 0.03, seed 0" in shown
     lines = [line for line in shown.splitlines() if line.startswith("│")]
     assert [line.split()[1] for line in lines] == ["baseline", "sparse", "pruned", "fine-tuned", "scratch-e"]
 
