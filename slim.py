@@ -14,12 +14,16 @@
 
 score       "gamma" (batch-norm scale, after training with `gamma_penalty`), "l1", "l2", "fpgm", "random",
             products such as "gamma_x_l1", or a scorer of utils.pruning.scores (`taylor_scores`)
-scheme      "uniform": each group of layers that must have one width loses `ratio`; "global": one threshold
+scheme      "uniform": each group of layers that must have one width loses `ratio`; "global": one threshold;
+            "guarded": that, but below the highest score of every layer, so that none is emptied
 scope       "backbone": prune this part alone; interface="follow" narrows what reads it, "keep" leaves it
 exclude     names or types of modules that stay, such as ["head", nn.ConvTranspose2d]
 config      [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"exclude": True, "op_names": ["features.0.0"]}];
             "ratio" does for "sparsity", and of several entries for a layer the last one counts
 values      other arguments of forward, such as {"inference": True}, fixed from then on
+
+A teacher of any architecture helps fine-tuning: `taught_loss(student(images), teacher(images), targets,
+KLSoftLoss(5))`, all of them lists with an entry for each head.
 
 Layers are traced by torch.fx; what it or the rules cannot follow stays as it is and is listed. Every result
 is proven: it computes what the network does with the removed channels at zero.
@@ -28,5 +32,10 @@ is proven: it computes what the network does with the removed channels at zero.
 from utils.frontends.fx_plan import Plan, apply_plan, load
 from utils.frontends.fx_report import SlimReport
 from utils.frontends.fx_slim import SlimResult, gamma_penalty, slim
+from utils.pruning.channel_selection import ChannelSelection
+from utils.pruning.soft_loss import KLSoftLoss, taught_loss
 
-__all__ = ["Plan", "SlimReport", "SlimResult", "apply_plan", "gamma_penalty", "load", "slim"]
+__all__ = [
+    "ChannelSelection", "KLSoftLoss", "Plan", "SlimReport", "SlimResult", "apply_plan", "gamma_penalty",
+    "load", "slim", "taught_loss",
+]  # fmt: skip

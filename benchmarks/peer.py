@@ -1,8 +1,9 @@
-"""Torch-Pruning 1.6.1 applied to a Darknet as its documentation recommends; pip install torch-pruning==1.6.1
+"""Torch-Pruning 1.6.1 applied as its documentation recommends; pip install torch-pruning==1.6.1
 
-Its dependency graph comes from one forward pass with gradients. Convolutions of heads are ignored layers,
-all others are ranked together (global pruning) by the gammas behind them. It cuts modules in place and
-leaves what else they hold (slices of a route, overlaps of a shortcut) to its user: `refresh` does that.
+Its dependency graph comes from one forward pass with gradients. It cuts modules in place. Of a Darknet,
+convolutions of heads are ignored layers, all others are ranked together (global pruning) by the gammas behind
+them, and what else modules hold (slices of a route, overlaps of a shortcut) is left to its user: `refresh`
+does that. Of any other network each group loses the same share by the L1 norms of its weights.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +26,20 @@ from utils.profiling import count_parameters
 NORMALIZERS = {"mean": "mean", "raw": None}
 
 
+_Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+Network = TypeVar("Network", bound=nn.Module)
+
+
 @dataclass(frozen=True)
-class PeerResult:
-    """What Torch-Pruning made of a network.
+class PeerResult(Generic[Network]):
+    """What became of a network.
 
     Attributes:
         model: the pruned network, refreshed.
         inputs: layer name -> the numbers of its inputs, counted before the cut, that it still reads.
     """
 
-    model: Darknet
+    model: Network
     inputs: dict[str, Tensor]
 
 
@@ -77,12 +82,45 @@ def pruner(model: Darknet, image: Tensor, ratio: float, normalizer: str | None =
     )
 
 
-def pruned(model: Darknet, image: Tensor, ratio: float, normalizer: str | None = "mean") -> PeerResult:
+def network_pruner(
+    model: nn.Module, example: Tensor, ratio: float, align: int, ignored: Sequence[nn.Module]
+) -> Any:
+    """Torch-Pruning's magnitude pruner for any network, its graph built; `step()` cuts in place.
+
+    Args:
+        model: the network to prune.
+        example: (1, ...) what the graph is traced with.
+        ratio: share that each group of layers loses.
+        align: widths are rounded to multiples of it.
+        ignored: layers that stay: those of the outputs.
+    """
+    tp = package()
+    return tp.pruner.MagnitudePruner(
+        model,
+        example,
+        importance=tp.importance.GroupMagnitudeImportance(p=1),
+        pruning_ratio=ratio,
+        round_to=align,
+        ignored_layers=list(ignored),
+        in_channel_groups={},
+        out_channel_groups={},
+    )
+
+
+def pruned(
+    model: Darknet, image: Tensor, ratio: float, normalizer: str | None = "mean"
+) -> PeerResult[Darknet]:
     """A pruned copy of `model`."""
     copy = deepcopy(model)
-    tool = pruner(copy, image, ratio, normalizer)
-    inputs = {name: torch.arange(_inputs(module)) for name, module in _layers(copy)}
-    names = {module: name for name, module in _layers(copy)}
+    inputs = cut(copy, pruner(copy, image, ratio, normalizer))
+    refresh(copy, image)
+    return PeerResult(copy, inputs)
+
+
+def cut(model: nn.Module, tool: Any) -> dict[str, Tensor]:
+    """Let Torch-Pruning cut `model` in place; layer name -> what it still reads, as in `PeerResult`."""
+    inputs = {name: torch.arange(_inputs(module)) for name, module in _layers(model)}
+    names = {module: name for name, module in _layers(model)}
     for group in tool.step(interactive=True):
         for dependency, channels in group:
             name = names.get(dependency.target.module)
@@ -91,13 +129,12 @@ def pruned(model: Darknet, image: Tensor, ratio: float, normalizer: str | None =
                 gone[channels] = True
                 inputs[name] = inputs[name][~gone]  # the next group counts from what is left
         group.prune()
-    refresh(copy, image)
-    return PeerResult(copy, inputs)
+    return inputs
 
 
 def with_parameters(
     model: Darknet, image: Tensor, count: int, normalizer: str | None = "mean", steps: int = 14
-) -> PeerResult:
+) -> PeerResult[Darknet]:
     """The pruned copy whose number of parameters is nearest to `count`, by bisection on the ratio."""
     low, high, best = 0.0, 1.0, None
     for _ in range(steps):
@@ -136,7 +173,7 @@ def refresh(model: Darknet, image: Tensor) -> None:
 
 
 @contextmanager
-def zeroed(model: Darknet, inputs: Mapping[str, Tensor]) -> Iterator[Darknet]:
+def zeroed(model: Network, inputs: Mapping[str, Tensor]) -> Iterator[Network]:
     """Let layers read 0 but at these of their inputs: what any correct cut of the others must equal."""
 
     def only(kept: Tensor) -> Callable[[nn.Module, tuple[Tensor]], Tensor]:
@@ -153,14 +190,14 @@ def zeroed(model: Darknet, inputs: Mapping[str, Tensor]) -> Iterator[Darknet]:
             handle.remove()
 
 
-def _layers(model: Darknet) -> Iterator[tuple[str, nn.Conv2d | nn.Linear]]:
+def _layers(model: nn.Module) -> Iterator[tuple[str, _Layer]]:
     for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             yield name, module
 
 
-def _inputs(layer: nn.Conv2d | nn.Linear) -> int:
-    return layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
+def _inputs(layer: _Layer) -> int:
+    return layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
 
 
 def _head_layers(model: Darknet) -> Iterator[nn.Module]:

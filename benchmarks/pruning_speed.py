@@ -32,7 +32,7 @@ from utils.errors import ToolkitError
 ROOT = Path(__file__).resolve().parents[1]
 _WEIGHTS = """
 import sys
-from benchmarks.against_torch_pruning import with_random_gammas
+from benchmarks.peer_darknet import with_random_gammas
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 save_weights(with_random_gammas(Darknet.from_cfg(sys.argv[1])), sys.argv[2])

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = sorted((ROOT / "utils").rglob("*.py"))
 SCRIPTS = sorted([*ROOT.glob("*.py"), *(ROOT / "data").glob("*.py")])
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 MODULE_LINES = 300
@@ -75,9 +76,15 @@ def test_scripts_reach_only_for_commands(path: Path) -> None:
     if path.stem == "models":
         allowed = ["utils.darknet."]
     if path.stem == "slim":
-        allowed = ["utils.frontends."]
+        allowed = ["utils.frontends.", "utils.pruning."]
     own = [name for name in imported(path) if name.startswith("utils")]
     assert [name for name in own if not name.startswith(tuple(allowed))] == []
+
+
+@all_files(EXAMPLES)
+def test_examples_reach_only_for_slim(path: Path) -> None:
+    tops = {name.split(".")[0] for name in imported(path)}
+    assert tops - sys.stdlib_module_names <= {"torch", "slim", "examples", "rich", "sklearn", "tqdm"}
 
 
 @all_files(SCRIPTS)
@@ -91,7 +98,7 @@ def test_the_engine_knows_no_fx(path: Path) -> None:
     assert not [name for name in imported(path) if name.startswith("torch.fx")]
 
 
-@all_files(PACKAGE, SCRIPTS, TESTS)
+@all_files(PACKAGE, SCRIPTS, EXAMPLES, TESTS)
 def test_names_are_imported_one_by_one(path: Path) -> None:
     assert not [name for name in imported(path) if name.endswith(".*")]
 
@@ -111,19 +118,19 @@ def test_only_commands_print(path: Path) -> None:
     assert not list(calls(path, "print"))
 
 
-@all_files(PACKAGE, SCRIPTS)
+@all_files(PACKAGE, SCRIPTS, EXAMPLES)
 def test_modules_are_one_idea_long(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= MODULE_LINES
 
 
-@all_files(PACKAGE, SCRIPTS)
+@all_files(PACKAGE, SCRIPTS, EXAMPLES)
 def test_functions_fit_one_look(path: Path) -> None:
     functions = [n for n in ast.walk(parse(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     lengths = {node.name: node.end_lineno - node.lineno + 1 for node in functions if node.end_lineno}
     assert {name: length for name, length in lengths.items() if length > FUNCTION_LINES} == {}
 
 
-@all_files(PACKAGE, SCRIPTS)
+@all_files(PACKAGE, SCRIPTS, EXAMPLES)
 def test_devices_come_from_tensors(path: Path) -> None:
     moves = [
         n
@@ -133,7 +140,7 @@ def test_devices_come_from_tensors(path: Path) -> None:
     assert not moves
 
 
-@all_files(PACKAGE, SCRIPTS, TESTS)
+@all_files(PACKAGE, SCRIPTS, EXAMPLES, TESTS)
 def test_nothing_is_left_for_later(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert [word for word in UNFINISHED if word in text] == []

@@ -1,5 +1,6 @@
-"""What benchmarks/unstructured.py and benchmarks/peers.py compare, on tiny networks."""
+"""What benchmarks/unstructured.py, peers.py, digits.py and torch_pruning.py compare, on tiny networks."""
 
+import argparse
 from contextlib import suppress
 from pathlib import Path
 
@@ -7,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import peers, unstructured
+from benchmarks import digits, peer, peer_networks, peers, unstructured
 from benchmarks.rows import Row, Rows
 from benchmarks.unstructured import variants, zeros
+from examples.digits import Course, Outcome
+from examples.resnet import BasicBlock, ResNet
 from utils.commands.benchmark_models import Model
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
@@ -90,3 +93,77 @@ def test_peers_measures_all_in_the_same_rounds(tmp_path) -> None:
         peers.main([*words, "--batch", "1", "2", "--threads", "1", "--rounds", "6"])
     lines = table.read_text().splitlines()
     assert len(lines) == 1 + 2 * (4 + 3 + 1)
+
+
+def outcome(seed: int, stage: str, ratio: float, digit: float, sr: float = 0.02) -> Outcome:
+    return Outcome("Net", seed, sr, stage, ratio, digit, 0.5, 0.25, 1000 + seed, 5000, 7)
+
+
+def test_the_digits_page_has_means_and_paired_differences() -> None:
+    rows = [
+        outcome(seed, stage, ratio, digit + 0.1 * seed)
+        for seed in (0, 1)
+        for stage, ratio, digit in (
+            ("baseline", 0.0, 0.8),
+            ("fine-tuned", 0.5, 0.6),
+            ("scratch-e", 0.5, 0.65),
+        )
+    ]
+    text = digits.page([*rows, outcome(0, "sparse", 0.0, 0.1, sr=digits.KNOWN)])
+    assert "deviation of 2 seeds" in text
+    assert "\n| baseline |  |  | 85.0 ± 7.1 | 50.0 ± 0.0 | 25.0 ± 0.0 | 1,000 | 5,000 | 7 |\n" in text
+    assert "\n| fine-tuned | 0.02 | 0.5 | 65.0 ± 7.1 |" in text
+    assert "scratch-e at 0.5: 5.0 ± 0.0 points." in text
+    assert "\n| sparse | 0.0001 |  | 10.0 |" in text
+
+
+def test_digits_courses_that_are_there_are_not_run_again(tmp_path, monkeypatch) -> None:
+    ran: list[tuple[str, int, float]] = []
+
+    def run(course: Course) -> list[Outcome]:
+        ran.append((course.network, course.seed, course.strength))
+        return [Outcome(*ran[-1], "baseline", 0.0, 0.5, 0.5, 0.5, 10, 10, 1)]
+
+    monkeypatch.setattr(Course, "run", run)
+    digits.run(tmp_path / "x.csv", 1)
+    assert len(ran) == 4
+    digits.run(tmp_path / "x.csv", 2)
+    assert len(ran) == len(set(ran)) == 8
+
+
+@pytest.fixture
+def small() -> tuple[nn.Module, torch.Tensor]:
+    """ResNet with two blocks, an image, and a classifier of weights as large as 1."""
+    torch.manual_seed(0)
+    model = ResNet(BasicBlock, (1, 1), 5, width=16, small=True).eval()
+    nn.init.normal_(model.classifier.weight)
+    return model, torch.rand(1, 3, 16, 16)
+
+
+def test_a_cut_network_is_compared_with_the_full_one_at_zero(small) -> None:
+    found = peer_networks.by_slim(*small, 0.5)
+    assert count_parameters(found.model) < count_parameters(small[0])
+    assert peer_networks.difference_of(found, *small) < 1e-12
+    wrong = {**found.inputs, "classifier": found.inputs["classifier"] - 1}
+    assert peer_networks.difference_of(peer.PeerResult(found.model, wrong), *small) > 1e-6
+
+
+def test_torch_pruning_gets_the_same_share_and_leaves_the_outputs(small) -> None:
+    pytest.importorskip("torch_pruning")
+    assert peer_networks.output_layers(*small) == [small[0].classifier]
+    found = peer_networks.by_peer(*small, 0.5)
+    assert peer_networks.difference_of(found, *small) < 1e-12
+    assert found.model.classifier.weight.shape == (5, 16)
+
+
+def test_a_network_that_cannot_be_cut_is_a_row_with_its_error(tmp_path, monkeypatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ValueError("not this one")
+
+    monkeypatch.setattr(peer_networks, "METHODS", {"slim": refuse})
+    rows = Rows(tmp_path / "x.csv")
+    words = argparse.Namespace(only=["ResNet-20"], ratio=0.5, seconds=60)
+    peer_networks.compare_networks(words, rows)
+    found = rows.get("networks", "ResNet-20, 0.5", "slim")
+    assert (found.parameters, found.note) == (0, "ValueError: not this one")
+    assert found.figure != found.figure

@@ -18,7 +18,7 @@ def widths(result) -> dict[str, int]:
     return {layer.name: layer.after for layer in result.report.layers}
 
 
-@pytest.mark.parametrize("scheme", ["uniform", "global"])
+@pytest.mark.parametrize("scheme", ["uniform", "global", "guarded"])
 @pytest.mark.parametrize("middle", MIDDLES)
 def test_a_fresh_network_narrowed_by_the_plan_takes_the_pruned_state(middle, scheme):
     result = slim(network(middle), EXAMPLE, 0.5, scheme=scheme, align=1)

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from tests.pruning.toy import ToyNet, ToySubject, randomised
 from utils.errors import PruningError
-from utils.pruning.policies import GlobalThreshold, WeakestBlocks, candidate_channels, normal, slim
+from utils.pruning.policies import (
+    GlobalThreshold,
+    GroupShares,
+    WeakestBlocks,
+    candidate_channels,
+    normal,
+    slim,
+)
 from utils.pruning.scores import gamma_scores
 
 
@@ -83,6 +90,19 @@ def test_a_layer_that_would_be_emptied_keeps_its_best_channel_and_is_named(subje
     assert plan.emptied == ("branches.1.0.conv",)
 
 
+def test_a_guarded_threshold_stays_below_the_highest_score_of_every_layer(subject):
+    scores = dict(gamma_scores(subject))
+    scores["branches.1.0.conv"] = scores["branches.1.0.conv"] * 0.3
+    guard = scores["branches.1.0.conv"].max()
+    plan = GlobalThreshold(0.8, guarded=True)(subject, scores)
+    assert GlobalThreshold(0.8)(subject, scores).threshold > guard > plan.threshold
+    assert plan.emptied == ()
+    for name in ("branches.0.0.conv", "branches.1.0.conv", "branches.2.0.conv"):  # tied to nothing else
+        assert (plan.keep[subject.graph.layers[name].outputs] == (scores[name] >= guard)).all()
+    low = GlobalThreshold(0.1, guarded=True)(subject, scores)
+    assert low.threshold == GlobalThreshold(0.1)(subject, scores).threshold
+
+
 def test_percent_that_takes_everything_names_the_largest_value(subject):
     scores = gamma_scores(subject)
     with pytest.raises(PruningError, match=r"largest value is 0\.9999$") as stop:
@@ -122,6 +142,15 @@ def test_layers_without_score_stay_whole_and_out_of_the_pool(subject):
         )
     )
     assert plan.threshold == pool[int(len(pool) * 0.9)]
+
+
+def test_shares_leave_whole_what_the_scores_do_not_judge(subject):
+    scores = dict(gamma_scores(subject))
+    del scores["branches.0.0.conv"]
+    graph = subject.graph
+    keep = GroupShares(dict.fromkeys(graph.layers, 0.5))(subject, scores).keep
+    assert keep[graph.layers["branches.0.0.conv"].outputs].all()
+    assert not keep[graph.layers["branches.1.0.conv"].outputs].all()
 
 
 def test_weakest_blocks_go_by_the_mean_of_their_last_layer(subject):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from utils.errors import ToolkitError
 from utils.files import write_text
 
 
@@ -64,6 +65,21 @@ def _text(value: object) -> str:
 def write_json(path: Path, mapping: Mapping[str, Any]) -> None:
     """Write `mapping` (see `plain`) to `path` as a whole or not at all."""
     write_text(path, json.dumps(plain(mapping), indent=2) + "\n")
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The JSON that a pruning run wrote.
+
+    Raises:
+        ToolkitError: it is missing, or no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ToolkitError(f"{path}: cannot be read as JSON ({error}); give another --report") from error
+    if not isinstance(content, dict):
+        raise ToolkitError(f"{path}: is no report of a pruning run; give another --report")
+    return content
 
 
 def next_command(*parts: str) -> None:

@@ -23,6 +23,7 @@ from utils.commands.arguments import (
 from utils.commands.newest import newest_run
 from utils.commands.progress import EpochBars, Observers, Pictures
 from utils.commands.project import fresh_network, open_files
+from utils.commands.scratch import add_scratch, choose_scratch_options, described, refuse_idle_scratch
 from utils.commands.training_options import (
     CANDIDATES,
     SPARSE_OPTIONS,
@@ -30,7 +31,6 @@ from utils.commands.training_options import (
     add_distillation_options,
     add_sparsity_options,
     add_training_options,
-    choose_options,
 )
 from utils.commands.training_parts import free_share_of, objective_of, open_loaders, penalty_of
 from utils.commands.training_report import OUTPUT, Machine, announce, report
@@ -67,6 +67,7 @@ def train_parser(manual: str | None) -> Parser:
     add_sparsity_options(parser)
     add_distillation_options(parser)
     files = parser.add_argument_group("files")
+    add_scratch(files)
     files.add_argument("--cutoff", type=_cutoff, metavar="N", help="load the first N sections only, or auto")
     files.add_argument("--weights-classes", type=positive_int, metavar="N", help="classes of a .weights file")
     files.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="folder of all results")
@@ -122,6 +123,7 @@ def _refuse_idle_options(args: argparse.Namespace) -> None:
         raise ToolkitError(f"{idle}: without -sr there is no sparse training; add -sr or leave it out")
     if args.distill and not args.t_weights:
         raise ToolkitError("--distill: there is no teacher to learn from; add --t_weights, and its --t_cfg")
+    refuse_idle_scratch(args)
     idle = "" if args.weights else _given(args, ("cutoff", "weights_classes"))
     if idle:
         raise ToolkitError(f"{idle}: no weights to load are given; add --weights or leave it out")
@@ -131,17 +133,16 @@ def _start(args: argparse.Namespace, machine: Machine) -> None:
     _refuse_idle_options(args)
     project = resolve(args, needs=("cfg", "data"))
     model = fresh_network(project.network())
-    options, table = choose_options(args, model.network)
-    if project.weights and args.cutoff is not None:
-        load_weights(model, project.weights, args.cutoff)
-    elif project.weights:
-        load_pretrained(model, project.weights, args.weights_classes)
+    pruning = args.report or (project.weights.with_suffix(".json") if project.weights else None)
+    options, table = choose_scratch_options(args, model, pruning)
+    if not args.scratch:
+        _load(model, project.weights, args)
     run = Run(
         cfg=project.cfg,
         data=project.needed("data"),
         t_cfg=args.t_cfg,
         t_weights=args.t_weights,
-        report=args.report or (project.weights.with_suffix(".json") if project.weights else None),
+        report=pruning,
         output=args.output,
         prune=CANDIDATES if args.prune is None else args.prune,
         classic=args.classic,
@@ -150,10 +151,17 @@ def _start(args: argparse.Namespace, machine: Machine) -> None:
     )
     files: dict[str, object] = {
         "cfg": model.network.source,
-        "weights": project.weights or "none, from scratch",
+        "weights": described(args.scratch, project.weights),
     }
     announce(run, files | _cfg_rules(model, run), table, machine)
     _train(model, run, machine, inputs=(project.weights, args.t_weights))
+
+
+def _load(model: Darknet, weights: Path | None, args: argparse.Namespace) -> None:
+    if weights and args.cutoff is not None:
+        load_weights(model, weights, args.cutoff)
+    elif weights:
+        load_pretrained(model, weights, args.weights_classes)
 
 
 def _cfg_rules(model: Darknet, run: Run) -> dict[str, object]:

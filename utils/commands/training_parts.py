@@ -1,6 +1,5 @@
 """From the options of a run to the parts that the training loop takes."""
 
-import json
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from utils.commands.evaluate import open_split, require_same_classes
+from utils.commands.results import read_report
 from utils.commands.training_options import Run
 from utils.darknet.model import Darknet
 from utils.data.dataset import DetectionDataset
@@ -166,10 +166,7 @@ def _features(model: Darknet, teacher: Teacher, report: Path | None) -> FeatureM
         raise ToolkitError(
             f"--distill feature: {fact}; it tells which channels are left, so give --report, the run's .json"
         )
-    try:
-        content = json.loads(report.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ToolkitError(f"{report}: cannot be read as JSON ({error}); give another --report") from error
+    content = read_report(report)
     assert isinstance(teacher.model, Darknet)
     pairs = pairs_from_report(content, model.network, teacher.model.network, str(report))
     return FeatureMatch(model, teacher.model, pairs)

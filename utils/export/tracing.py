@@ -28,6 +28,8 @@ def trace_onnx(module: nn.Module, example: Tensor, file: Path, opset: int, **nam
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # is left to the runtime then
+        # an instance norm without statistics of its own takes those of the image at any time
+        warnings.filterwarnings("ignore", ".*operator 'instance_norm' is set to train", UserWarning)
         try:
             torch.onnx.export(
                 module,

@@ -67,10 +67,10 @@ class FxSubject:
         Raises:
             PruningError: torch.fx cannot trace it, or it does not run on the example.
         """
-        traced = model if isinstance(model, fx.GraphModule) else _traced(model, values or {})
-        run = _Run(traced)
+        module = model if isinstance(model, fx.GraphModule) else traced(model, values or {})
+        run = _Run(module)
         try:
-            with evaluating(traced), torch.no_grad():
+            with evaluating(module), torch.no_grad():
                 run.run(example)
         except RuntimeError as error:
             shape = "x".join(map(str, example.shape))
@@ -82,7 +82,7 @@ class FxSubject:
         units = run.trace.tracer.units()
         sizes = tuple(replace(size, ids=units[size.ids]) for size in run.trace.sizes)
         notes = tuple(dict.fromkeys(run.trace.not_followed))
-        return cls(traced, graph, example, sizes, notes, frozenset(pinned))
+        return cls(module, graph, example, sizes, notes, frozenset(pinned))
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -140,7 +140,16 @@ class _Tracer(fx.Tracer):
         return type(m) in _RULES or super().is_leaf_module(m, module_qualified_name)
 
 
-def _traced(model: nn.Module, values: Mapping[str, Any]) -> fx.GraphModule:
+def traced(model: nn.Module, values: Mapping[str, Any]) -> fx.GraphModule:
+    """The code of `model` as a graph; its modules are those of `model`.
+
+    Args:
+        model: takes a tensor.
+        values: other arguments of its `forward`, which are fixed.
+
+    Raises:
+        PruningError: torch.fx cannot trace it.
+    """
     try:
         graph = _Tracer().trace(model, concrete_args=dict(values))
     except Exception as error:  # whatever the user's own code raises on a stand-in for a tensor

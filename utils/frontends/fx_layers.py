@@ -4,7 +4,7 @@ from torch import nn
 
 from utils.frontends.fx_calls import INPUT, Call
 from utils.frontends.fx_math import same
-from utils.frontends.fx_values import Labels, channels, spread
+from utils.frontends.fx_values import Labels, channels, pin_labels, spread
 from utils.pruning.layers import BATCH_NORMS, TRANSPOSED, channel_axis
 
 
@@ -27,6 +27,12 @@ def layer(call: Call) -> Labels:
         if norm:
             call.trace.followers[norm] = written
     return spread(written, call.result.shape, axis)
+
+
+def selection(call: Call) -> Labels:
+    """Channels of its own, picked from others, which keep their numbers and so have to stay."""
+    pin_labels(call.trace.tracer, call.values[0], f"{call.what} picks channels by number")
+    return layer(call)
 
 
 def _norm_behind(call: Call) -> str | None:

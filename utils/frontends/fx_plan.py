@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import PruningError
-from utils.frontends.fx import FxSubject
+from utils.frontends.fx import FxSubject, traced
 from utils.pruning.channels import UnitMask
 from utils.pruning.narrow import narrow
 from utils.pruning.report import decode_mask, encode_mask
@@ -80,24 +80,37 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
         keep[layer.outputs[~mask]] = False
     if (subject.graph.legal(keep, np.zeros(len(keep))) != keep).any():
         raise PruningError(f"{place}: ties other channels than the network of the plan; build that one")
-    return finished(model, subject, keep, subject.narrowed(keep))
+    return finished(model, subject, keep, subject.narrowed(keep), plan.values)
 
 
-def finished(model: nn.Module, subject: FxSubject, keep: UnitMask, compact: FxSubject) -> nn.Module:
-    """What users get: a narrow module of the given class, or where its code counts channels the traced one.
+def finished(
+    model: nn.Module, subject: FxSubject, keep: UnitMask, compact: FxSubject, values: Mapping[str, Any]
+) -> nn.Module:
+    """What users get: a narrow module of the given class, or where its code holds numbers the traced one.
 
     Args:
         model: as given.
         subject: its trace.
         keep: (units,) what is left.
         compact: narrowed by the engine, whose numbers count.
+        values: other arguments of `forward` that were fixed.
     """
-    if subject.sizes or isinstance(model, torch.fx.GraphModule):
+    if isinstance(model, torch.fx.GraphModule):
         return compact.model.train(model.training)
     plain = narrow(model, subject.graph, keep)
+    if subject.sizes and not _runs_as(plain, compact.model, values):
+        return compact.model.train(model.training)
     # what `forward` does not use is in the module and not in the trace
     plain.load_state_dict(plain.state_dict() | compact.model.state_dict(), strict=True)
     return plain.train(model.training)
+
+
+def _runs_as(plain: nn.Module, compact: torch.fx.GraphModule, values: Mapping[str, Any]) -> bool:
+    """Whether its code finds the new numbers by itself, say from its narrower norms."""
+    try:
+        return traced(plain, values).code == compact.code
+    except PruningError:
+        return False
 
 
 def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from utils.frontends.fx_calls import Rule
-from utils.frontends.fx_layers import follow, group_norm, layer, prelu
+from utils.frontends.fx_layers import follow, group_norm, layer, prelu, selection
 from utils.frontends.fx_math import added, channelwise, combined, multiplied, nothing, reduced, same, softmax
 from utils.frontends.fx_moves import chunk, item, moved, pad, reshaped, split_sizes
+from utils.pruning.channel_selection import ChannelSelection
 from utils.pruning.layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS
 
 _POINTWISE = (
@@ -85,4 +86,5 @@ RULES: Mapping[Any, Rule] = MappingProxyType(
     | dict.fromkeys((torch.chunk, "chunk"), chunk)
     | dict.fromkeys((torch.split, "split"), split_sizes)
     | {nn.PReLU: prelu, nn.GroupNorm: group_norm, F.pad: pad, operator.getitem: item}
+    | {ChannelSelection: selection}
 )

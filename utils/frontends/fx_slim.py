@@ -29,7 +29,7 @@ class SlimResult:
     """A pruned network.
 
     Attributes:
-        model: of the class that was given, or, where its code counts channels, the traced one.
+        model: of the class that was given, or, where its code holds numbers of channels, the traced one.
         plan: what is left, to narrow a freshly built network with.
         report: figures, and what could not be followed.
     """
@@ -48,7 +48,7 @@ def slim(
     exclude: Iterable[str | type[nn.Module]] = (),
     align: int = 8,
     *,
-    scheme: Literal["uniform", "global"] = "uniform",
+    scheme: Literal["uniform", "global", "guarded"] = "uniform",
     config: Sequence[Mapping[str, Any]] | None = None,
     interface: Literal["follow", "keep"] = "follow",
     layer_keep: float = 0.1,
@@ -67,10 +67,10 @@ def slim(
         scope: names of the parts to prune; None for all.
         exclude: names of modules, or types, whose layers stay as wide as they are.
         align: kept widths are multiples of it.
-        scheme: each group of layers loses `ratio`, or one threshold over all scores.
+        scheme: each group of layers loses `ratio`; or one threshold, also one that is kept from emptying any.
         config: instead of `ratio`, a list of dicts.
         interface: whether what lies outside of `scope` is narrowed with it.
-        layer_keep: share that a layer keeps at least under the "global" scheme.
+        layer_keep: share that a layer keeps at least under the last two.
         least: channels that a layer keeps at least.
         folding: whether constants of removed channels move into the layers behind.
         values: other arguments of `forward`, fixed.
@@ -86,7 +86,7 @@ def slim(
     scorer = named_scorer(score, {"random": random_scores(seed)}) if isinstance(score, str) else score
     policy = _policy(shares, scheme, ratio, layer_keep)
     result = prune(subject, [policy], scorer, folding=folding, align=align, least=least, may_keep_all=True)
-    pruned = finished(model, subject, result.keep, result.compact)
+    pruned = finished(model, subject, result.keep, result.compact, values or {})
     report = _report(whole, result, _proven(model, result, example))
     return SlimResult(pruned, Plan.of(subject, result.keep, values or {}), report)
 
@@ -124,7 +124,7 @@ def _only(example_inputs: Tensor | Sequence[Tensor]) -> Tensor:
 def _policy(shares: Mapping[str, float], scheme: str, ratio: float, layer_keep: float) -> Policy:
     if scheme == "uniform":
         return GroupShares(shares)
-    threshold = GlobalThreshold(ratio, layer_keep=layer_keep)
+    threshold = GlobalThreshold(ratio, layer_keep=layer_keep, guarded=scheme == "guarded")
     return lambda seen, scores: threshold(seen, {name: scores[name] for name in scores if shares.get(name)})
 
 

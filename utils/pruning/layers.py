@@ -6,6 +6,8 @@ A transposed convolution keeps its weights inputs first; a linear layer has its 
 import torch.nn.functional as F
 from torch import Size, Tensor, nn
 
+from utils.pruning.channel_selection import ChannelSelection
+
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -32,6 +34,8 @@ def channel_axis(module: nn.Module, value: Tensor) -> int:
 
 def map_size(module: nn.Module, value: Tensor) -> Size:
     """What a convolution makes of the size of the map (B, in, ...): one channel through it tells."""
+    if isinstance(module, ChannelSelection):
+        return value.shape[2:]
     assert isinstance(module, CONVOLUTIONS)
     if isinstance(module, TRANSPOSED):
         given, kernel = value.shape[2:], module.kernel_size

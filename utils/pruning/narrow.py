@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from utils.pruning.channel_selection import ChannelSelection
 from utils.pruning.channels import ChannelGraph, Layer, UnitMask
 from utils.pruning.layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, filters, output_axis
 from utils.pruning.sharing import shared_copy
@@ -38,6 +39,9 @@ def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:
 def _cut_layer(module: nn.Module, layer: Layer, keep: UnitMask) -> None:
     inputs, outputs = keep[layer.inputs], keep[layer.outputs]
     weight, rows = module.weight, np.flatnonzero(outputs)
+    if isinstance(module, ChannelSelection):
+        module.index = module.index[torch.from_numpy(rows).to(module.index.device)]
+        return
     assert isinstance(weight, Tensor)
     cut = narrow_weight(filters(module).detach(), inputs, rows, layer)
     module.weight = _parameter(weight, cut.movedim(0, output_axis(module)).contiguous())

@@ -33,6 +33,8 @@ class GlobalThreshold:
             the "mean", "max" or "norm" of its writers' scores does.
         layer_keep: share of its own channels that each layer at least keeps, 0..1.
         strict: a channel passes above the threshold (True) or from it on (False).
+        guarded: whether the threshold stays below the lowest of the layers' highest scores, beyond which a
+            layer would be emptied but for its floor.
     """
 
     percent: float
@@ -40,6 +42,7 @@ class GlobalThreshold:
     merge: Merge = "union"
     layer_keep: float = 0.0
     strict: bool = True
+    guarded: bool = False
 
     def __call__(self, subject: Subject, scores: LayerScores) -> ChannelPlan:
         """Plan for `subject`; PruningError where nothing may be pruned or nothing would be left."""
@@ -50,6 +53,8 @@ class GlobalThreshold:
         if self.merge == "leader":
             judged &= _first_of_unit(graph)
         threshold = self._threshold(chains[judged])
+        if self.guarded:
+            threshold = min(threshold, _lowest_maximum(graph, scores, chains, judged))
         passes = chains > threshold if self.strict else chains >= threshold
         by_score = passes & judged
         emptied = tuple(name for name in scores if _none(graph.layers[name].chains, judged, passes))
@@ -113,7 +118,8 @@ class GroupShares:
 
     Attributes:
         shares: layer name -> share of its channels that goes, 0 <= share < 1; a group loses the smallest of
-            its layers', one without an entry has no say. A group of none stays whole.
+            its layers', one without an entry has no say. A group of none stays whole, and so does what the
+            scores cannot judge.
     """
 
     shares: Mapping[str, float]
@@ -127,7 +133,7 @@ class GroupShares:
             asked = [self.shares[name] for name in group.layers if name in self.shares]
             if asked:
                 keep &= keep_best(graph, [group], min(asked), values)
-        return ChannelPlan(keep)
+        return ChannelPlan(keep | np.isposinf(values))
 
 
 def normal(percent: float) -> GlobalThreshold:
@@ -173,6 +179,15 @@ def _none(chains: ChannelIds, judged: NDArray[np.bool_], passes: NDArray[np.bool
     """Whether a layer has judged channels of which none passes."""
     own = chains[judged[chains]]
     return len(own) > 0 and not passes[own].any()
+
+
+def _lowest_maximum(
+    graph: ChannelGraph, scores: LayerScores, chains: NDArray[np.float32], judged: NDArray[np.bool_]
+) -> np.float32:
+    """The highest threshold that leaves a channel to every layer: just below the lowest of their maxima."""
+    own = [layer[judged[layer]] for layer in (graph.layers[name].chains for name in scores)]
+    lowest = np.float32(min(chains[layer].max() for layer in own if len(layer)))
+    return np.float32(np.nextafter(lowest, np.float32(-np.inf)))
 
 
 def _first_of_unit(graph: ChannelGraph) -> NDArray[np.bool_]:

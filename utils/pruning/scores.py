@@ -192,6 +192,8 @@ def _relative(subject: Subject, measure: Callable[[Tensor], Tensor]) -> LayerSco
     scores = {}
     for name in subject.graph.layers:
         weight = filters(subject.model.get_submodule(name))
+        if not weight.numel():  # a selection of channels, which only the norm behind it can judge
+            continue
         values = measure(weight.detach().float().flatten(1))
         scores[name] = _floats(values / values.mean().clamp(min=torch.finfo(torch.float32).tiny))
     return scores
@@ -203,8 +205,8 @@ def _gates(subject: Subject) -> dict[str, nn.Parameter]:
     norms = _norms(subject)
     for name in subject.graph.layers:
         weight = (norms[name] if name in norms else subject.model.get_submodule(name)).weight
-        assert isinstance(weight, nn.Parameter)
-        gates[name] = weight
+        if isinstance(weight, nn.Parameter):  # a selection of channels has none
+            gates[name] = weight
     return gates
 
 

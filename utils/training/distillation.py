@@ -22,6 +22,7 @@ from torch.nn import functional
 from utils.detection.boxes import box_overlap, xywh_to_xyxy
 from utils.detection.decode import HeadSpec, decode_boxes
 from utils.errors import ToolkitError
+from utils.pruning.soft_loss import soft_divergence
 from utils.training.losses import confidence_logits
 from utils.training.processes import Processes
 from utils.training.targets import HeadTargets, assign_targets
@@ -154,7 +155,7 @@ class _Pair(NamedTuple):
 
 def _classic1(pairs: Sequence[_Pair], _: Processes) -> Tensor:
     """Divergence over the raw outputs of each anchor, summed over cells, per image."""
-    sums = [_soft_divergence(pair.student, pair.teacher) / len(pair.student) for pair in pairs]
+    sums = [_softened(pair.student, pair.teacher) / len(pair.student) for pair in pairs]
     return RAW_WEIGHT * torch.stack(sums).sum()
 
 
@@ -166,7 +167,7 @@ def _classic2(pairs: Sequence[_Pair], processes: Processes) -> Tensor:
     """
     parts, box_weight = [], BOX_WEIGHT * processes.count
     for pair in pairs:
-        divergence = _soft_divergence(*pair.logits()) / len(pair.student)
+        divergence = _softened(*pair.logits()) / len(pair.student)
         parts.append(CLASS_WEIGHT * divergence + box_weight * pair.distances()[0][pair.worse()].sum())
     return torch.stack(parts).sum()
 
@@ -220,8 +221,6 @@ def _binary_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     return teacher.sigmoid() * (teacher - student) + apart
 
 
-def _soft_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """Sum over cells of KL(teacher || student) at TEMPERATURE, times its square (arXiv 1503.02531)."""
-    mine = functional.log_softmax(student.flatten(0, 3) / TEMPERATURE, dim=1)
-    other = functional.log_softmax(teacher.flatten(0, 3) / TEMPERATURE, dim=1)
-    return functional.kl_div(mine, other, reduction="sum", log_target=True) * TEMPERATURE**2
+def _softened(student: Tensor, teacher: Tensor) -> Tensor:
+    """Sum over the cells of outputs (B, A, h, w, n) of their divergence at TEMPERATURE."""
+    return soft_divergence(student.flatten(0, 3), teacher.flatten(0, 3), TEMPERATURE)

@@ -1,35 +1,12 @@
-"""This project's slim against Torch-Pruning's batch-norm pruner, on the same Darknet modules.
-
-    pip install torch-pruning==1.6.1
-    python benchmarks/against_torch_pruning.py speed --cfg cfg/yolov3.cfg --threads 1
-    python benchmarks/against_torch_pruning.py equality tests/cfgs/*.cfg cfg/*.cfg
-    python benchmarks/against_torch_pruning.py map --cfg my.cfg --weights sparse.pt --data my.data \\
-        --global_percent .5 .7 .75
-
-speed: seconds of the graph and of the whole cut at 50 % with random gammas at 416, in one process, both
-programs in turns each round: medians with their 95 % interval, and the ratios of each round. This project's
-figures include copies of the network and the folding of constants; Torch-Pruning cuts in place.
-equality: is the pruned network the full one with the removed channels at 0? In float64, at a small size.
-map: mAP@0.5 of the validation images before any fine-tuning. Torch-Pruning's ratio is found by bisection so
-that parameters match those of slim; both are evaluated as they are, and with batch-norm statistics of
---recalibrate training images. Torch-Pruning averages a group's gammas, divided by their mean by default
-("mean") or as they are ("raw").
-
-Each figure is a row of --csv; what is there is not measured again.
-"""
+"""Darknet networks pruned by this project and by Torch-Pruning: tasks of benchmarks/torch_pruning.py."""
 
 import argparse
 import math
 import signal
-import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
@@ -37,7 +14,6 @@ from torch import Tensor, nn
 
 from benchmarks import peer
 from benchmarks.rows import Row, Rows
-from utils.commands.arguments import Parser, fraction, non_negative_int, positive_int, run_main
 from utils.commands.evaluate import evaluate_network, open_split
 from utils.commands.project import open_files
 from utils.darknet.model import Darknet
@@ -126,7 +102,7 @@ def compare_equality(args: argparse.Namespace, rows: Rows) -> None:
         image = torch.rand(1, model.network.channels(-1), *size, generator=torch.Generator().manual_seed(0))
         for method, cut in (("slim", _cut_by_slim), ("Torch-Pruning", _cut_by_peer)):
             try:
-                with _at_most(args.seconds):
+                with at_most(args.seconds):
                     result = cut(model, image)
                 actual = outputs_in_float64(result.model, image)
             except Exception as error:  # noqa: BLE001 - whatever it is, is the finding
@@ -140,7 +116,7 @@ def compare_equality(args: argparse.Namespace, rows: Rows) -> None:
 
 
 @contextmanager
-def _at_most(seconds: int) -> Iterator[None]:
+def at_most(seconds: int) -> Iterator[None]:
     """Raise TimeoutError inside if it takes longer."""
 
     def stop(_signal: int, _frame: object) -> None:
@@ -155,7 +131,7 @@ def _at_most(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _cut_by_slim(model: Darknet, _image: Tensor) -> peer.PeerResult:
+def _cut_by_slim(model: Darknet, _image: Tensor) -> peer.PeerResult[Darknet]:
     subject = DarknetSubject.of(model)
     result = prune(subject, [slim(0.5, LAYER_KEEP)], folding="off")
     layers = subject.graph.layers.items()
@@ -163,7 +139,7 @@ def _cut_by_slim(model: Darknet, _image: Tensor) -> peer.PeerResult:
     return peer.PeerResult(result.compact.model, kept)
 
 
-def _cut_by_peer(model: Darknet, image: Tensor) -> peer.PeerResult:
+def _cut_by_peer(model: Darknet, image: Tensor) -> peer.PeerResult[Darknet]:
     return peer.pruned(model, image, 0.5)
 
 
@@ -211,37 +187,3 @@ def _size(model: Darknet) -> tuple[int, int]:
 
 def _map50(model: Darknet, data: DataFile) -> float:
     return evaluate_network(model, open_split(data, "valid", model, _size(model)), data.names).map50
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Measure as the command line says."""
-    args = _parser().parse_args(argv)
-    peer.package()
-    warnings.filterwarnings("ignore", module="torch_pruning")
-    args.run(args, Rows(args.csv))
-
-
-def _parser() -> Parser:
-    parser = Parser(__doc__)
-    parser.add_argument("--csv", type=Path, default=Path(__file__).with_name("torch_pruning.csv"))
-    tasks = parser.add_subparsers(required=True, parser_class=argparse.ArgumentParser)
-    speed = tasks.add_parser("speed")
-    speed.add_argument("--cfg", type=Path, required=True)
-    speed.add_argument("--threads", type=positive_int, default=1)
-    speed.add_argument("--rounds", type=positive_int, default=15)
-    speed.set_defaults(run=measure_speed)
-    equality = tasks.add_parser("equality")
-    equality.add_argument("cfgs", type=Path, nargs="+")
-    equality.add_argument("--seconds", type=positive_int, default=60, help="most that a cut may take")
-    equality.set_defaults(run=compare_equality)
-    worth = tasks.add_parser("map")
-    for name in ("--cfg", "--weights", "--data"):
-        worth.add_argument(name, type=Path, required=True)
-    worth.add_argument("--global_percent", type=fraction, nargs="+", default=[0.5, 0.7])
-    worth.add_argument("--recalibrate", type=non_negative_int, default=128, metavar="N")
-    worth.set_defaults(run=measure_map)
-    return parser
-
-
-if __name__ == "__main__":
-    run_main(main)
