@@ -21,8 +21,8 @@ config      [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"exclude": True, "op_na
             "ratio" does for "sparsity", and of several entries for a layer the last one counts
 values      other arguments of forward, such as {"inference": True}, fixed from then on
 
-Layers are traced by torch.fx; what it or the rules cannot follow stays as it is and is listed. Every result
-is proven: it computes what the network does with the removed channels at zero.
+Layers are traced by torch.fx, or by torch.export where that cannot; what the rules cannot follow stays as it
+is and is listed. Every result is proven: it computes what the network does with the removed channels at zero.
 """
 
 from utils.frontends.fx_plan import Plan, apply_plan, load
