@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 import torch
@@ -143,3 +144,14 @@ def test_the_report_says_what_happened():
     text = str(slim(network("group norm"), EXAMPLE, align=1).report)
     assert "behind     16 -> 8     Conv2d" in text
     assert "not followed: middle (GroupNorm middle) takes its statistics over several channels" in text
+
+
+def test_the_example_of_the_readme_runs_and_says_what_is_printed_there(root, tmp_path, monkeypatch, capsys):
+    text = (root / "README.md").read_text()
+    section = text[text.index("## Any PyTorch network") :]
+    code, report = re.findall(r"```(?:python)?\n(.*?)```", section, re.DOTALL)[:2]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert (tmp_path / "slim.pt").exists()
+    assert all(line in printed for line in report.splitlines() if "zeroed" not in line)
