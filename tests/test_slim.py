@@ -140,6 +140,21 @@ def test_the_given_network_is_left_as_it_is():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+class TwoHeads(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.spare = network("nothing"), torch.nn.Linear(10, 2)
+
+    def forward(self, x: torch.Tensor, spare: bool = False) -> torch.Tensor:
+        return self.spare(self.body(x)) if spare else self.body(x)
+
+
+def test_layers_that_do_not_run_are_named():
+    found = slim(TwoHeads().eval(), EXAMPLE, values={"spare": False}).report.not_followed
+    assert found == ("spare (Linear) is not run on the example, so it stays as it is",)
+    assert slim(TwoHeads().eval(), EXAMPLE, values={"spare": True}).report.not_followed == ()
+
+
 def test_the_report_says_what_happened():
     text = str(slim(network("group norm"), EXAMPLE, align=1).report)
     assert "behind     16 -> 8     Conv2d" in text
