@@ -19,7 +19,7 @@ from torch.fx.node import Target
 from torch.utils import _pytree as pytree
 
 from utils.errors import PruningError
-from utils.frontends.fx_calls import Call, Size, Trace
+from utils.frontends.fx_calls import Call, Rule, Size, Trace
 from utils.frontends.fx_darknet import DARKNET_RULES
 from utils.frontends.fx_export import EXPORTED_RULES
 from utils.frontends.fx_rules import RULES
@@ -138,7 +138,19 @@ _RULES = {**RULES, **EXPORTED_RULES, **DARKNET_RULES}
 
 def graph_of(model: nn.Module, example: Tensor, values: Mapping[str, Any]) -> fx.GraphModule:
     """The code of `model` as the rules read it; arguments and errors as those of `traced`."""
-    return traced(model, example, values, _RULES)
+    return traced(model, example, values, lambda module: _rule_of(module) is not None)
+
+
+def _rule_of(module: nn.Module) -> Rule | None:
+    """That of its type, or of the type of torch that it is in all but its name and how it is built."""
+    lineage = type(module).__mro__
+    place = next((number for number, kind in enumerate(lineage) if kind in _RULES), None)
+    if place is None:
+        return None
+    base = lineage[place]
+    changed = {name for kind in lineage[:place] for name in vars(kind) if hasattr(base, name)}
+    harmless = {"extra_repr", "reset_parameters"} | {name for name in changed if name.startswith("__")}
+    return None if changed - harmless else _RULES[base]
 
 
 class _Run(fx.Interpreter):
@@ -164,7 +176,7 @@ class _Run(fx.Interpreter):
     def call_module(self, target: Target, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(str(target))
         run = super().call_module
-        return self._call(_RULES.get(type(module)), target, args, kwargs, run, str(target), module)
+        return self._call(_rule_of(module), target, args, kwargs, run, str(target), module)
 
     def call_function(self, target: Target, args: Any, kwargs: Any) -> Any:
         return self._call(_RULES.get(target), target, args, kwargs, super().call_function)

@@ -10,7 +10,7 @@ import inspect
 import logging
 import operator
 import warnings
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -56,7 +56,7 @@ EXPORTED_RULES: Mapping[Any, Rule] = MappingProxyType(
 
 
 def exported(
-    model: nn.Module, example: Tensor, values: Mapping[str, Any], leaves: Container[type[nn.Module]]
+    model: nn.Module, example: Tensor, values: Mapping[str, Any], is_leaf: Callable[[nn.Module], bool]
 ) -> fx.GraphModule:
     """The graph of what `model` does to inputs of the size of `example`; its modules are those of `model`.
 
@@ -64,7 +64,7 @@ def exported(
         model: takes a tensor; in evaluation mode, in which functional dropouts stay.
         example: (1, ...) an input.
         values: other arguments of its `forward`, fixed.
-        leaves: types of modules that are called as they are.
+        is_leaf: whether a module is called as it is.
 
     Raises:
         Exception: whatever torch.export raises on what it cannot trace.
@@ -79,22 +79,22 @@ def exported(
     graph.output(pytree.tree_unflatten(outputs, program.call_spec.out_spec))
     modules = dict(model.named_modules(remove_duplicate=False))
     for node in list(graph.nodes):
-        _rewrite(node, modules, leaves)
+        _rewrite(node, modules, is_leaf)
     _sweep(graph)
     owned = [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
     return fx.GraphModule({name: _named(name, model, found) for name in owned}, graph, type(model).__name__)
 
 
-def _rewrite(node: fx.Node, modules: Mapping[str, nn.Module], leaves: Container[type[nn.Module]]) -> None:
+def _rewrite(node: fx.Node, modules: Mapping[str, nn.Module], is_leaf: Callable[[nn.Module], bool]) -> None:
     """In the place of an ATen operation the module that made it; in that of slice and select an index."""
     if node.op != "call_function":
         return
     stack = node.meta.get("nn_module_stack") or {"": ("", None)}
     path = next(reversed(stack.values()))[0]
     owner = modules.get(path)
-    single = owner is not None and not list(owner.children())
+    whole = owner is not None and (is_leaf(owner) or _is_of_torch(owner))
     with node.graph.inserting_before(node):
-        if type(owner) in leaves or (single and type(owner).__module__.startswith("torch.nn.modules")):
+        if whole:
             new = node.graph.call_module(path, node.args[:1])
         elif node.target in (_aten.slice.Tensor, _aten.select.int):
             new = node.graph.call_function(operator.getitem, (node.args[0], _index(node)))
@@ -103,6 +103,10 @@ def _rewrite(node: fx.Node, modules: Mapping[str, nn.Module], leaves: Container[
     new.meta = dict(node.meta)
     node.replace_all_uses_with(new)
     node.graph.erase_node(node)
+
+
+def _is_of_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.modules") and not list(module.children())
 
 
 def _index(node: fx.Node) -> tuple[Any, ...]:

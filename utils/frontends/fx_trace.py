@@ -3,7 +3,7 @@
 Invariant: the graph computes what the module does, compared on a random input.
 """
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ _EQUAL = 1e-5
 
 
 def traced(
-    model: nn.Module, example: Tensor, values: Mapping[str, Any], leaves: Container[type[nn.Module]]
+    model: nn.Module, example: Tensor, values: Mapping[str, Any], is_leaf: Callable[[nn.Module], bool]
 ) -> fx.GraphModule:
     """The code of `model` as a graph; its modules are those of `model`.
 
@@ -28,7 +28,7 @@ def traced(
         model: takes a tensor.
         example: (1, ...) an input.
         values: other arguments of its `forward`, which are fixed.
-        leaves: types of modules that are called as they are, and not looked into.
+        is_leaf: whether a module is called as it is, and not looked into.
 
     Raises:
         PruningError: it does not run on the example, or nothing can trace it.
@@ -39,8 +39,8 @@ def traced(
     with evaluating(model), torch.no_grad():
         expected = _expected(model, images, values)
         ways = {
-            "torch.fx": lambda: _symbolic(model, values, leaves),
-            "torch.export": lambda: exported(model, example, values, leaves),
+            "torch.fx": lambda: _symbolic(model, values, is_leaf),
+            "torch.export": lambda: exported(model, example, values, is_leaf),
         }
         facts = []
         for name, way in ways.items():
@@ -96,18 +96,18 @@ def _said(error: Exception) -> str:
 
 
 class _Tracer(fx.Tracer):
-    def __init__(self, leaves: Container[type[nn.Module]]) -> None:
+    def __init__(self, is_leaf: Callable[[nn.Module], bool]) -> None:
         super().__init__()
-        self._leaves = leaves
+        self._is_leaf = is_leaf
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) in self._leaves or super().is_leaf_module(m, module_qualified_name)
+        return self._is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _symbolic(
-    model: nn.Module, values: Mapping[str, Any], leaves: Container[type[nn.Module]]
+    model: nn.Module, values: Mapping[str, Any], is_leaf: Callable[[nn.Module], bool]
 ) -> fx.GraphModule:
-    graph = _Tracer(leaves).trace(model, concrete_args=dict(values))
+    graph = _Tracer(is_leaf).trace(model, concrete_args=dict(values))
     fixed: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op == "placeholder" and any(node.name.startswith(name) for name in values):
