@@ -8,7 +8,7 @@ A network with three heads (which digit? odd or even? low, middle or high?) lear
 on 1197 others, after each step of the method:
 
 baseline    trained plainly
-sparse      trained with a penalty on the batch-norm gammas of the hidden layers: those inside of a block
+sparse      trained on, with a penalty on the batch-norm gammas of the hidden layers: those inside of a block
 pruned      one threshold over the gammas takes --ratios of the hidden channels, but is kept from emptying any
             layer; widths are filled up to multiples of 8 with the best channels that went
 fine-tuned  trained on
@@ -78,47 +78,40 @@ class Course:
     Attributes:
         network: a name of NETWORKS; the next one is the teacher.
         seed: of weights and order.
-        sr: weight of the penalty; None for the recipe's.
+        sr: weight of the penalty.
         ratios: shares to prune.
         epochs, tune_epochs: of training and of fine-tuning.
         scratch: controls, of "e" and "b".
         teach: whether to fine-tune with the teacher, too.
-        plain: whether to train the baseline, too.
     """
 
     network: str
     seed: int = 0
-    sr: float | None = None
+    sr: float = 0.02
     ratios: tuple[float, ...] = (0.5, 0.7)
     epochs: int = 15
     tune_epochs: int = 8
     scratch: tuple[str, ...] = ("e", "b")
     teach: bool = True
-    plain: bool = True
-
-    @property
-    def strength(self) -> float:
-        """The weight of the penalty."""
-        return NETWORKS[self.network].sr if self.sr is None else self.sr
 
     def run(self) -> Iterator[Outcome]:
         """Do one step after the other."""
         train, test = load_digits()
         names = list(NETWORKS)
         other = names[(names.index(self.network) + 1) % len(names)]
-        trainings = [("teacher", other, 0.0)] if self.teach else []
-        trainings += [("baseline", self.network, 0.0)] if self.plain else []
-        trainings += [("sparse", self.network, self.strength)]
-        trained = {}
-        for stage, name, sr in trainings:
-            trained[stage] = model = fresh(name, self.seed)
-            fit(model, train, self.epochs, NETWORKS[name].rate, seed=self.seed, title=stage, sr=sr)
+        teacher = fresh(other, self.seed) if self.teach else None
+        if teacher:
+            fit(teacher, train, self.epochs, NETWORKS[other].rate, seed=self.seed, title="teacher")
+            yield self._outcome("teacher", 0.0, teacher, test, self.epochs)
+        model, rate = fresh(self.network, self.seed), NETWORKS[self.network].rate
+        for stage, sr in (("baseline", 0.0), ("sparse", self.sr)):
+            fit(model, train, self.epochs, rate, seed=self.seed, title=stage, sr=sr)
             yield self._outcome(stage, 0.0, model, test, self.epochs)
         for ratio in self.ratios:
             hidden = hidden_layers(model)
             found = slim(model, EXAMPLE, ratio, "gamma", hidden, scheme="guarded", layer_keep=0.0)
             yield self._outcome("pruned", ratio, found.model, test, 0)
-            yield from self._tuned(ratio, found, trained.get("teacher"), train, test)
+            yield from self._tuned(ratio, found, teacher, train, test)
             yield from self._from_scratch(ratio, found, train, test)
 
     def _tuned(
@@ -147,7 +140,7 @@ class Course:
         size = slim(model, EXAMPLE, 0.0).report
         digit, parity, third = accuracies(model, test)
         return Outcome(
-            self.network, self.seed, self.strength, stage, ratio, digit, parity, third,
+            self.network, self.seed, self.sr, stage, ratio, digit, parity, third,
             size.parameters[1], size.macs[1], epochs,
         )  # fmt: skip
 
@@ -159,7 +152,7 @@ def show(course: Course) -> None:
         right = (f"{value:.1%}" for value in (found.digit, found.parity, found.third))
         size = (f"{found.parameters:,}", f"{found.macs:,}", str(found.epochs))
         table.add_row(found.stage, f"{found.ratio:g}" if found.ratio else "", *right, *size)
-    print(f"{course.network}, sr {course.strength:g}, seed {course.seed}; right answers on the test images")
+    print(f"{course.network}, sr {course.sr:g}, seed {course.seed}; right answers on the test images")
     Console().print(table)
 
 
@@ -173,8 +166,7 @@ def main(argv: list[str] | None = None) -> None:
     known = Course(next(iter(NETWORKS)))
     parser.add_argument("--network", choices=list(NETWORKS), default=known.network, help="what is pruned")
     parser.add_argument("--ratios", type=_share, nargs="+", default=known.ratios, help="0.5 0.7")
-    strengths = ", ".join(f"{recipe.sr:g} for {name}" for name, recipe in NETWORKS.items())
-    parser.add_argument("--sr", type=float, help=f"weight of the penalty ({strengths})")
+    parser.add_argument("--sr", type=float, default=known.sr, help=f"weight of the penalty ({known.sr})")
     epochs = f"passes over the images in each training ({known.epochs})"
     parser.add_argument("--epochs", type=_count, default=known.epochs, help=epochs)
     epochs = f"the same in fine-tuning ({known.tune_epochs})"

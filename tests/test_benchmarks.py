@@ -121,7 +121,7 @@ def test_digits_courses_that_are_there_are_not_run_again(tmp_path, monkeypatch) 
     ran: list[tuple[str, int, float]] = []
 
     def run(course: Course) -> list[Outcome]:
-        ran.append((course.network, course.seed, course.strength))
+        ran.append((course.network, course.seed, course.sr))
         return [Outcome(*ran[-1], "baseline", 0.0, 0.5, 0.5, 0.5, 10, 10, 1)]
 
     monkeypatch.setattr(Course, "run", run)
