@@ -21,7 +21,7 @@ SIZES = "## Sizes\n\nMultiply-adds of one image, of convolutions and linear laye
 TIMES = """## Milliseconds
 
 A batch on one thread of the processor, before → after, medians of rounds in turns, and how many times as
-fast. Empty: more than {limit:.0f} billion multiply-adds a batch, which were not measured.
+fast. Empty: a batch would have taken more than {limit:.0f} seconds.
 """
 PUBLISHED = """## Beside what their authors published
 
@@ -85,7 +85,7 @@ def page(rows: Sequence[Row], limit: float) -> str:
 
     Args:
         rows: of the CSV file.
-        limit: multiply-adds of the largest batch that was measured.
+        limit: seconds of the longest batch that was measured.
     """
     versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "onnxruntime"))
     kinds = ("torch_1", "torch_8", "torch_64", "onnx_1")
@@ -98,7 +98,7 @@ def page(rows: Sequence[Row], limit: float) -> str:
         *_reasons(rows),
         *["", SIZES],
         *_table(rows, ["px", "parameters", "share", "multiply-adds", "share"], _sizes),
-        *["", TIMES.format(limit=limit / 1e9)],
+        *["", TIMES.format(limit=limit)],
         *_table(rows, titles, lambda row: [_times(row, kind) for kind in kinds]),
     ]
     return "\n".join(parts) + "\n\n" + PUBLISHED + "\n".join(_published(rows)) + "\n"
