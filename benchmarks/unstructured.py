@@ -51,7 +51,8 @@ INTRODUCTION = """# Masks alone give no speed
 Made by `python benchmarks/unstructured.py --page docs/unstructured.md`; its docstring says what is compared
 with what, the figures are in `benchmarks/unstructured.csv`. *zeros*: share of the learnable values that are
 0; *faster*: the unpruned network's time over this one's, with its 95 % interval. Nothing is fine-tuned: mAP
-is what the cut alone leaves, and networks that were not trained sparsely lose most of it to any cut.
+is what the cut alone leaves. A network that was not trained sparsely bears the loss of single weights, and
+of next to no whole channel.
 
 Runtimes multiply zeros as they do any other number. Only what is cut out of the network is not computed.
 

@@ -181,3 +181,13 @@ def test_rounds_of_a_run_with_other_options_or_weights_are_not_taken(folder, mon
     with pytest.raises(ToolkitError, match="tuned"):  # nothing was trained, so there is no such file
         slim_prune(*words)
     assert len(trained) == 1
+
+
+def test_a_round_that_has_nothing_to_do_passes_the_network_on(folder, monkeypatch):
+    """The first round goes down to the end of the way at once."""
+    monkeypatch.setattr(iterative, "_limits", lambda *_: {"max_macs": Amount(5.8e5, False)})
+    slim_prune(*WORDS)
+    reports = [json.loads(path.read_text()) for path in sorted(folder.glob("small_rounds/*/*/pruned.json"))]
+    assert reports[0]["after"]["macs"] < reports[0]["before"]["macs"]
+    assert reports[1]["after"]["macs"] == reports[1]["before"]["macs"] == reports[0]["after"]["macs"]
+    assert json.loads((folder / f"{TAG}.json").read_text())["after"]["macs"] == reports[0]["after"]["macs"]

@@ -127,6 +127,7 @@ class Aims:
         """
         found = list(tries)
         fitting = [each for each in found if self.fits(each)]
+        fitting = fitting or [each for each in found if each.within and each.taken <= self.asked]
         if not fitting:
             times = [each.taken for each in found if each.within] or [each.taken for each in found]
             fact = f"{self.asked:.2f} ms not reached, the fastest network took {min(times):.2f} ms"

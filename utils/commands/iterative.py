@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from utils.commands.budget_clock import LONG
-from utils.commands.budgets import shares_asked, within_budget
+from utils.commands.budgets import Budget, shares_asked, within_budget
 from utils.commands.latency_measure import fingerprint
 from utils.commands.ledger import Ledger
 from utils.commands.project import open_files
@@ -38,6 +38,7 @@ from utils.errors import ToolkitError
 from utils.frontends.darknet import DarknetSubject
 from utils.profiling import torch_threads
 from utils.pruning.report import Check, SectionChange, decode_mask
+from utils.pruning.selection import WithinBudgetError
 from utils.training.interruption import InterruptedTrainingError
 from utils.training.loop import BEST, LAST
 
@@ -128,7 +129,7 @@ def _mark(job: Job) -> str:
     """A few digits for all that decides what the rounds leave."""
     limits = {name: getattr(job.args, name) for name in COSTS}
     facts = [identity(job), settings(job.args, _KEYS), limits, _recalibrated(job.args)]
-    if job.args.max_ms is not None:
+    if job.args.max_ms is not None or job.aligns_itself:
         facts += [fingerprint(job.runtime), job.args.latency_table]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
 
@@ -172,7 +173,11 @@ def _prune(job: Job, this: Round, before: list[Round]) -> None:
     args.data = job.project.data
     vars(args).update(_limits(job, this.number / job.args.iterative, before))
     own = replace(open_job(args, job.device, ""), outputs=this.files)
-    budget = within_budget(own)
+    try:
+        budget = within_budget(own)
+    except WithinBudgetError:  # the round before came further than it had to
+        whole = np.ones(own.subject.graph.unit_count, dtype=np.bool_)
+        budget = Budget(whole, ("within the limits of the round as it is",))
     write_outcome(own, outcome_of(own, pruned(own, (), budget), budget))
 
 

@@ -28,6 +28,10 @@ DETOUR = 1.25
 _HALVINGS = 10
 
 
+class WithinBudgetError(PruningError):
+    """The network costs no more than it may."""
+
+
 @dataclass(frozen=True)
 class Limit:
     """The most that a network may cost.
@@ -93,12 +97,14 @@ class Selection(Generic[S]):
             costs: of the whole network, one for each limit.
 
         Raises:
-            PruningError: there is nothing to remove.
+            WithinBudgetError: there is nothing to remove.
         """
         pairs = list(zip(costs, self.limits, strict=True))
         if all(cost <= limit.most for cost, limit in pairs):
             found = [f"{shown(cost)} of {limit.name} {shown(limit.most)}" for cost, limit in pairs]
-            raise PruningError(f"the network is within the budget as it is, {', '.join(found)}; ask for less")
+            raise WithinBudgetError(
+                f"the network is within the budget as it is, {', '.join(found)}; ask for less"
+            )
 
     def _require_enough(self, smallest: UnitMask) -> None:
         for limit in self.limits:
