@@ -25,8 +25,8 @@ values      other arguments of forward, such as {"inference": True}, fixed from 
 A teacher of any architecture helps fine-tuning: `taught_loss(student(images), teacher(images), targets,
 KLSoftLoss(5))`, all of them lists with an entry for each head.
 
-Layers are traced by torch.fx; what it or the rules cannot follow stays as it is and is listed. Every result
-is proven: it computes what the network does with the removed channels at zero.
+Layers are traced by torch.fx, or by torch.export where that cannot; what the rules cannot follow stays as it
+is and is listed. Every result is proven: it computes what the network does with the removed channels at zero.
 """
 
 from utils.frontends.fx_plan import Plan, apply_plan, load

@@ -24,6 +24,7 @@ import argparse
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from rich.console import Console
@@ -89,8 +90,8 @@ class Course:
     seed: int = 0
     sr: float = 0.02
     ratios: tuple[float, ...] = (0.5, 0.7)
-    epochs: int = 15
-    tune_epochs: int = 8
+    epochs: int = 12
+    tune_epochs: int = 6
     scratch: tuple[str, ...] = ("e", "b")
     teach: bool = True
 
@@ -99,14 +100,14 @@ class Course:
         train, test = load_digits()
         names = list(NETWORKS)
         other = names[(names.index(self.network) + 1) % len(names)]
-        teacher = fresh(other, self.seed) if self.teach else None
+        teacher = _baseline(other, self.seed, self.epochs) if self.teach else None
         if teacher:
-            fit(teacher, train, self.epochs, NETWORKS[other].rate, seed=self.seed, title="teacher")
             yield self._outcome("teacher", 0.0, teacher, test, self.epochs)
-        model, rate = fresh(self.network, self.seed), NETWORKS[self.network].rate
-        for stage, sr in (("baseline", 0.0), ("sparse", self.sr)):
-            fit(model, train, self.epochs, rate, seed=self.seed, title=stage, sr=sr)
-            yield self._outcome(stage, 0.0, model, test, self.epochs)
+        model = copy.deepcopy(_baseline(self.network, self.seed, self.epochs))
+        yield self._outcome("baseline", 0.0, model, test, self.epochs)
+        rate = NETWORKS[self.network].rate
+        fit(model, train, self.epochs, rate, seed=self.seed, title="sparse", sr=self.sr)
+        yield self._outcome("sparse", 0.0, model, test, self.epochs)
         for ratio in self.ratios:
             hidden = hidden_layers(model)
             found = slim(model, EXAMPLE, ratio, "gamma", hidden, scheme="guarded", layer_keep=0.0)
@@ -143,6 +144,14 @@ class Course:
             self.network, self.seed, self.sr, stage, ratio, digit, parity, third,
             size.parameters[1], size.macs[1], epochs,
         )  # fmt: skip
+
+
+@cache
+def _baseline(network: str, seed: int, epochs: int) -> nn.Module:
+    """Trained once: what one course starts from is the teacher of the other network's."""
+    model = fresh(network, seed)
+    fit(model, load_digits()[0], epochs, NETWORKS[network].rate, seed=seed, title=f"{network} baseline")
+    return model
 
 
 def show(course: Course) -> None:

@@ -9,6 +9,7 @@ another, tied by its identities.
 import torch
 from torch import Tensor, nn
 
+from examples.initialisation import he_normal
 from slim import slim
 
 # expansion, channels, blocks, stride of the first block: table 2 of the paper
@@ -98,6 +99,7 @@ class MobileNetV2(nn.Module):
         blocks.append(nn.Sequential(*conv_norm(last, head), nn.ReLU6()))
         self.features = nn.Sequential(*blocks)
         self.classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(head, classes))
+        he_normal(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, channels, h, w) -> (B, classes) logits."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from examples.initialisation import he_normal
 from examples.mobilenetv2 import MobileNetV2
 from slim import slim
 
@@ -158,6 +159,7 @@ class MODNet(nn.Module):
         self.low = LowResolution()
         self.high = HighResolution(width, channels)
         self.fusion = Fusion(width, channels)
+        he_normal(self)
 
     def forward(self, image: Tensor, inference: bool = True) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """(B, channels, h, w), sizes multiples of 32 -> coarse matte, details (None at inference), matte."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from examples.initialisation import he_normal
 from slim import ChannelSelection, slim
 
 
@@ -69,6 +70,7 @@ class PreResNet(nn.Module):
         self.select = ChannelSelection(last) if selecting else nn.Identity()
         self.norm = nn.BatchNorm2d(last)
         self.classifier = nn.Linear(last, classes)
+        he_normal(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, channels, h, w) -> (B, classes) logits."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from examples.initialisation import he_normal
 from slim import slim
 
 
@@ -101,6 +102,7 @@ class ResNet(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
         self.classifier = nn.Linear(last, classes)
+        he_normal(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, channels, h, w) -> (B, classes) logits."""

@@ -6,6 +6,7 @@ python -m examples.vgg
 import torch
 from torch import Tensor, nn
 
+from examples.initialisation import he_normal
 from slim import slim
 
 # channels of the 3x3 convolutions; 0: a pool. Configuration D of the paper
@@ -39,6 +40,7 @@ class VGG16(nn.Module):
             nn.Linear(4096, classes),
         ]
         self.classifier = nn.Sequential(*([nn.Linear(last, classes)] if small else wide))
+        he_normal(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, channels, h, w) -> (B, classes) logits."""

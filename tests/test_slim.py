@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 import torch
@@ -139,7 +140,33 @@ def test_the_given_network_is_left_as_it_is():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+class TwoHeads(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.spare = network("nothing"), torch.nn.Linear(10, 2)
+
+    def forward(self, x: torch.Tensor, spare: bool = False) -> torch.Tensor:
+        return self.spare(self.body(x)) if spare else self.body(x)
+
+
+def test_layers_that_do_not_run_are_named():
+    found = slim(TwoHeads().eval(), EXAMPLE, values={"spare": False}).report.not_followed
+    assert found == ("spare (Linear) is not run on the example, so it stays as it is",)
+    assert slim(TwoHeads().eval(), EXAMPLE, values={"spare": True}).report.not_followed == ()
+
+
 def test_the_report_says_what_happened():
     text = str(slim(network("group norm"), EXAMPLE, align=1).report)
     assert "behind     16 -> 8     Conv2d" in text
     assert "not followed: middle (GroupNorm middle) takes its statistics over several channels" in text
+
+
+def test_the_example_of_the_readme_runs_and_says_what_is_printed_there(root, tmp_path, monkeypatch, capsys):
+    text = (root / "README.md").read_text()
+    section = text[text.index("## Any PyTorch network") :]
+    code, report = re.findall(r"```(?:python)?\n(.*?)```", section, re.DOTALL)[:2]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    assert (tmp_path / "slim.pt").exists()
+    assert all(line in printed for line in report.splitlines() if "zeroed" not in line)

@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import spectral_norm
+from torch.nn.utils.parametrizations import weight_norm
 
+from slim import slim as slim_network
 from tests.frontends.networks import MIDDLES, Network, network
 from utils.errors import PruningError
 from utils.frontends import fx_moves
@@ -100,3 +104,40 @@ def test_a_network_that_would_read_in_another_order_is_refused(monkeypatch):
 def test_layers_called_twice_have_one_width_throughout():
     graph = FxSubject.of(network("called twice"), EXAMPLE).graph
     assert graph.layers["middle.conv"].inputs.tolist() == graph.layers["middle.conv"].outputs.tolist()
+
+
+class Own(nn.Conv2d):
+    """A convolution by another name."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 3, padding=1, bias=False)
+
+
+class Changed(Own):
+    """No convolution of its weights any more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight - self.weight.mean((1, 2, 3), keepdim=True), padding=1)
+
+
+def test_a_convolution_by_another_name_is_one():
+    subject = FxSubject.of(Network(Own(16)).eval(), EXAMPLE)
+    assert "middle" in subject.graph.layers
+    assert subject.not_followed == ()
+
+
+@pytest.mark.parametrize(
+    ("middle", "fact"),
+    [
+        (Changed(16), "conv2d"),
+        (weight_norm(nn.Conv2d(16, 16, 1)), "computes its weights; take the reparametrisation off"),
+        (spectral_norm(nn.Conv2d(16, 16, 1)), "computes its weights"),
+    ],
+)
+def test_layers_that_compute_their_weights_pin_what_they_read(middle, fact):
+    model = Network(middle).eval()
+    subject = FxSubject.of(model, EXAMPLE)
+    assert any(fact in text for text in subject.not_followed)
+    assert subject.graph.pinned[subject.graph.layers["stem.0"].outputs].all()
+    assert not subject.graph.pinned[subject.graph.layers["behind"].outputs].any()
+    assert slim_network(model, EXAMPLE, 0.5, align=1).report.difference <= 1e-12

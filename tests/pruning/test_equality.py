@@ -75,3 +75,29 @@ def test_infinite_values_pass_no_comparison():
     infinite = torch.tensor([float("inf")])
     assert not relative_difference([infinite], [torch.tensor([1.0])]) <= 1e9
     assert not relative_difference([torch.tensor([1.0])], [infinite]) <= 1e9
+
+
+class Holds(nn.Module):
+    """Reads tensors of a container that is never called itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scales = nn.ParameterList([nn.Parameter(torch.full((2,), 0.1))])
+
+    def forward(self, images):
+        assert self.scales[0].dtype == images.dtype
+        return images @ self.scales[0]
+
+
+def test_tensors_of_containers_are_in_float64_too():
+    model = Holds()
+    (output,) = outputs_in_float64(model, torch.ones(1, 2))
+    assert output.dtype == torch.float64
+    assert model.scales[0].dtype == torch.float32
+
+
+def test_hooks_that_compute_weights_read_them_in_float64():
+    model = torch.nn.utils.spectral_norm(nn.Linear(3, 2)).eval()
+    (output,) = outputs_in_float64(model, torch.rand(1, 3))
+    assert output.dtype == torch.float64
+    assert model(torch.rand(1, 3)).dtype == torch.float32

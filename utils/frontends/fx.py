@@ -1,7 +1,8 @@
 """Any `nn.Module` as a subject of the engine, by way of torch.fx.
 
-The traced graph is run once on an example, and each operation's rule says what it does to the channels
-(`fx_rules`). What no rule knows pins the channels that it reads and is listed, so a result is never wrong.
+The traced graph (`fx_trace`) is run once on an example, and each operation's rule says what it does to the
+channels (`fx_rules`). What no rule knows pins the channels that it reads and is listed, so a result is never
+wrong.
 
 Invariant: `narrowed` computes what the network does with the removed channels at zero; where the code itself
 holds numbers of channels (slices, views), these are changed with them.
@@ -18,9 +19,11 @@ from torch.fx.node import Target
 from torch.utils import _pytree as pytree
 
 from utils.errors import PruningError
-from utils.frontends.fx_calls import Call, Size, Trace
+from utils.frontends.fx_calls import Call, Rule, Size, Trace
 from utils.frontends.fx_darknet import DARKNET_RULES
+from utils.frontends.fx_export import EXPORTED_RULES
 from utils.frontends.fx_rules import RULES
+from utils.frontends.fx_trace import traced
 from utils.frontends.fx_values import Value, pin_labels
 from utils.profiling import evaluating
 from utils.pruning.channels import ChannelGraph, UnitMask
@@ -65,9 +68,9 @@ class FxSubject:
             pinned: names of layers to leave as they are.
 
         Raises:
-            PruningError: torch.fx cannot trace it, or it does not run on the example.
+            PruningError: it cannot be traced, or does not run on the example.
         """
-        module = model if isinstance(model, fx.GraphModule) else traced(model, values or {})
+        module = model if isinstance(model, fx.GraphModule) else graph_of(model, example, values or {})
         run = _Run(module)
         try:
             with evaluating(module), torch.no_grad():
@@ -130,37 +133,24 @@ def _require_same_wiring(graph: ChannelGraph, keep: UnitMask, traced: ChannelGra
         raise PruningError(f"{fact}; exclude the layers around shuffles and slices, and report the network")
 
 
-_RULES = {**RULES, **DARKNET_RULES}
+_RULES = {**RULES, **EXPORTED_RULES, **DARKNET_RULES}
 
 
-class _Tracer(fx.Tracer):
-    """Calls of torch's own modules are left as calls; all others are looked into."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) in _RULES or super().is_leaf_module(m, module_qualified_name)
+def graph_of(model: nn.Module, example: Tensor, values: Mapping[str, Any]) -> fx.GraphModule:
+    """The code of `model` as the rules read it; arguments and errors as those of `traced`."""
+    return traced(model, example, values, lambda module: _rule_of(module) is not None)
 
 
-def traced(model: nn.Module, values: Mapping[str, Any]) -> fx.GraphModule:
-    """The code of `model` as a graph; its modules are those of `model`.
-
-    Args:
-        model: takes a tensor.
-        values: other arguments of its `forward`, which are fixed.
-
-    Raises:
-        PruningError: torch.fx cannot trace it.
-    """
-    try:
-        graph = _Tracer().trace(model, concrete_args=dict(values))
-    except Exception as error:  # whatever the user's own code raises on a stand-in for a tensor
-        fact = f"torch.fx cannot trace it ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-        remedy = "keep decisions about tensors out of forward, or fix its other arguments with values={...}"
-        raise PruningError(f"{type(model).__name__}: {fact}; {remedy}") from error
-    for node in reversed(graph.nodes):  # fixed arguments are asserted; they are none any more
-        fixed = node.op == "placeholder" and any(node.name.startswith(name) for name in values)
-        if node.target is torch._assert or (not node.users and (fixed or node.op != "output")):
-            graph.erase_node(node)
-    return fx.GraphModule(model, graph, type(model).__name__)
+def _rule_of(module: nn.Module) -> Rule | None:
+    """That of its type, or of the type of torch that it is in all but its name and how it is built."""
+    lineage = type(module).__mro__
+    place = next((number for number, kind in enumerate(lineage) if kind in _RULES), None)
+    if place is None:
+        return None
+    base = lineage[place]
+    changed = {name for kind in lineage[:place] for name in vars(kind) if hasattr(base, name)}
+    harmless = {"extra_repr", "reset_parameters"} | {name for name in changed if name.startswith("__")}
+    return None if changed - harmless else _RULES[base]
 
 
 class _Run(fx.Interpreter):
@@ -186,7 +176,7 @@ class _Run(fx.Interpreter):
     def call_module(self, target: Target, args: Any, kwargs: Any) -> Any:
         module = self.fetch_attr(str(target))
         run = super().call_module
-        return self._call(_RULES.get(type(module)), target, args, kwargs, run, str(target), module)
+        return self._call(_rule_of(module), target, args, kwargs, run, str(target), module)
 
     def call_function(self, target: Target, args: Any, kwargs: Any) -> Any:
         return self._call(_RULES.get(target), target, args, kwargs, super().call_function)

@@ -5,6 +5,7 @@ from torch import nn
 from utils.frontends.fx_calls import INPUT, Call
 from utils.frontends.fx_math import same
 from utils.frontends.fx_values import Labels, channels, pin_labels, spread
+from utils.pruning.channel_selection import ChannelSelection
 from utils.pruning.layers import BATCH_NORMS, TRANSPOSED, channel_axis
 
 
@@ -12,6 +13,8 @@ def layer(call: Call) -> Labels:
     """A convolution or linear layer: new channels, of its own."""
     module, (value,) = call.module, call.values
     assert module is not None
+    if not isinstance(module.weight, nn.Parameter) and not isinstance(module, ChannelSelection):
+        return call.refuse("computes its weights; take the reparametrisation off, such as weight_norm")
     axis, groups = channel_axis(module, value.tensor), getattr(module, "groups", 1)
     outputs = call.result.shape[axis]
     if groups > 1 and isinstance(module, TRANSPOSED):

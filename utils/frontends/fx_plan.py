@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.fx.node import map_arg
 
 from utils.errors import PruningError
-from utils.frontends.fx import FxSubject, traced
+from utils.frontends.fx import FxSubject, graph_of
 from utils.pruning.channels import UnitMask
 from utils.pruning.narrow import narrow
 from utils.pruning.report import decode_mask, encode_mask
@@ -98,19 +99,27 @@ def finished(
     if isinstance(model, torch.fx.GraphModule):
         return compact.model.train(model.training)
     plain = narrow(model, subject.graph, keep)
-    if subject.sizes and not _runs_as(plain, compact.model, values):
+    if subject.sizes and not _runs_as(plain, compact, values):
         return compact.model.train(model.training)
     # what `forward` does not use is in the module and not in the trace
     plain.load_state_dict(plain.state_dict() | compact.model.state_dict(), strict=True)
     return plain.train(model.training)
 
 
-def _runs_as(plain: nn.Module, compact: torch.fx.GraphModule, values: Mapping[str, Any]) -> bool:
+def _runs_as(plain: nn.Module, compact: FxSubject, values: Mapping[str, Any]) -> bool:
     """Whether its code finds the new numbers by itself, say from its narrower norms."""
     try:
-        return traced(plain, values).code == compact.code
+        found = graph_of(plain, compact.example, values)
     except PruningError:
         return False
+    return _code(found.graph) == _code(compact.model.graph)
+
+
+def _code(graph: torch.fx.Graph) -> list[tuple[Any, ...]]:
+    """What it does step by step, whatever the steps are called."""
+    number: dict[Any, Any] = {node: place for place, node in enumerate(graph.nodes)}
+    arguments = (map_arg((node.args, node.kwargs), number.__getitem__) for node in graph.nodes)
+    return [(node.op, node.target, *given) for node, given in zip(graph.nodes, arguments, strict=True)]
 
 
 def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:

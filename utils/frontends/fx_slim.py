@@ -15,6 +15,7 @@ from utils.frontends.fx_plan import Plan, finished
 from utils.frontends.fx_report import LayerChange, SlimReport
 from utils.pruning.costs import costs_of
 from utils.pruning.equality import outputs_in_float64, relative_difference
+from utils.pruning.layers import CONVOLUTIONS
 from utils.pruning.policies import GlobalThreshold, GroupShares, Policy, candidate_channels
 from utils.pruning.scores import Scorer, gamma_scores, named_scorer, random_scores
 from utils.pruning.sparsity import GammaPenalty
@@ -87,7 +88,7 @@ def slim(
     policy = _policy(shares, scheme, ratio, layer_keep)
     result = prune(subject, [policy], scorer, folding=folding, align=align, least=least, may_keep_all=True)
     pruned = finished(model, subject, result.keep, result.compact, values or {})
-    report = _report(whole, result, _proven(model, result, example))
+    report = _report(whole, result, _proven(model, result, example), _not_run(model, whole))
     return SlimResult(pruned, Plan.of(subject, result.keep, values or {}), report)
 
 
@@ -131,15 +132,32 @@ def _policy(shares: Mapping[str, float], scheme: str, ratio: float, layer_keep: 
 def _proven(model: nn.Module, result: PruningResult[FxSubject], example: Tensor) -> float:
     """Difference of the compact network from the zeroed one on a random input, over the largest output."""
     images = torch.rand(example.shape, generator=torch.Generator().manual_seed(0))
-    outputs = [outputs_in_float64(each.model, images) for each in (result.compact, result.folded)]
-    difference = relative_difference(*outputs)
+    found, expected = (outputs_in_float64(each.model, images) for each in (result.compact, result.folded))
+    # Of a network without training little may come out at all: that must not hide a fault.
+    largest = max((float(each.abs().max()) for each in expected if each.numel()), default=0.0) or 1.0
+    difference = relative_difference(
+        [each / largest for each in found], [each / largest for each in expected]
+    )
     if not difference <= EQUAL:
         fact = f"the pruned network differs from the zeroed one by {difference:.1e} of the largest output"
         raise PruningError(f"{type(model).__name__}: {fact}; exclude the layers around it, and report it")
     return difference
 
 
-def _report(subject: FxSubject, result: PruningResult[FxSubject], difference: float) -> SlimReport:
+def _not_run(model: nn.Module, subject: FxSubject) -> tuple[str, ...]:
+    """Layers of the module that its code does not reach, a text each."""
+    named = [str(node.target) for node in subject.model.graph.nodes if node.op in ("call_module", "get_attr")]
+    reached = {name for target in named for name in (target, target.rpartition(".")[0])}
+    return tuple(
+        f"{name} ({type(module).__name__}) is not run on the example, so it stays as it is"
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, *CONVOLUTIONS)) and name not in reached
+    )
+
+
+def _report(
+    subject: FxSubject, result: PruningResult[FxSubject], difference: float, more: tuple[str, ...]
+) -> SlimReport:
     graph = subject.graph
     costs = costs_of(subject.model, graph, subject.example)
     whole = np.ones(graph.unit_count, dtype=np.bool_)
@@ -158,7 +176,7 @@ def _report(subject: FxSubject, result: PruningResult[FxSubject], difference: fl
         parameters=(int(costs.parameters(whole)), int(costs.parameters(result.keep))),
         macs=(int(costs.macs(whole)), int(costs.macs(result.keep))),
         difference=difference,
-        not_followed=subject.not_followed,
+        not_followed=(*subject.not_followed, *more),
         pins=tuple(dict.fromkeys(graph.pin_reasons.values())),
         unfolded=result.unfolded,
     )

@@ -47,10 +47,12 @@ def _in_float64(model: nn.Module) -> Iterator[None]:
         for module in model.modules():
             if not any(tensors for tensors in _tensors(module)):
                 continue
-            converted = _Converted()
+            converted = _Converted(module)
+            # What holds tensors and computes nothing, such as a ParameterList, is read while others run.
+            runs = model if type(module).forward is nn.Module.forward else module
             for handle in (
-                module.register_forward_pre_hook(converted.enter),
-                module.register_forward_hook(converted.leave, always_call=True),
+                runs.register_forward_pre_hook(converted.enter, prepend=True),  # before what reads weights
+                runs.register_forward_hook(converted.leave, always_call=True),
             ):
                 hooks.callback(handle.remove)
         yield
@@ -59,12 +61,13 @@ def _in_float64(model: nn.Module) -> Iterator[None]:
 class _Converted:
     """One module's tensors, float64 between `enter` and `leave`."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
         self._before: list[tuple[dict[str, Tensor | None], dict[str, Tensor | None]]] = []
 
-    def enter(self, module: nn.Module, _inputs: object) -> None:
+    def enter(self, _module: nn.Module, _inputs: object) -> None:
         """Put float64 copies in the place of the module's own tensors."""
-        for tensors in _tensors(module):
+        for tensors in _tensors(self._module):
             self._before.append((tensors, dict(tensors)))
             tensors.update({name: _converted(tensor) for name, tensor in tensors.items()})
 

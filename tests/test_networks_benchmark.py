@@ -1,0 +1,35 @@
+"""What benchmarks/networks.py writes, on the smallest of its networks."""
+
+import pytest
+
+from benchmarks.networks import CASES, measured
+from benchmarks.networks_page import page
+from utils.commands.rows import read_rows, write_rows
+
+
+@pytest.fixture(scope="module")
+def row():
+    return measured("lenet", CASES["lenet"], 0.5, 0.01)
+
+
+def test_a_line_is_of_the_network(row):
+    assert (row.parameters, row.macs) == (61_706, 416_520)
+    assert row.parameters_after < row.parameters
+    assert row.difference <= 1e-12
+    assert row.onnx <= 1e-5
+    assert row.units == 1 + 6 + 16 + 120 + 84 + 10
+    assert row.pinned == 1 + 10
+    assert row.not_followed == ""
+    assert all(getattr(row, f"torch_{batch}{name}") > 0 for batch in (1, 8, 64) for name in ("", "_after"))
+
+
+def test_lines_are_read_as_they_were_written(row, tmp_path):
+    write_rows(tmp_path / "rows.csv", [row])
+    assert read_rows(tmp_path / "rows.csv", type(row)) == [row]
+
+
+def test_the_page_has_a_line_of_each_table(row):
+    text = page([row], 3.0)
+    assert text.count("| lenet | 0.5 |") == 3
+    assert "61,706 → 17,838" in text
+    assert "10 an output of the network" in text
