@@ -95,7 +95,8 @@ def test_scratch_has_no_number_of_the_pruned_network(few):
         if old.ndim > 1:
             assert not torch.equal(old, new)
         if old.ndim == 4:  # as He et al. start a layer of this width
-            assert float(new.detach().std()) == pytest.approx(math.sqrt(2 * len(new[0]) / new.numel()), rel=0.25)
+            expected = math.sqrt(2 * len(new[0]) / new.numel())
+            assert float(new.detach().std()) == pytest.approx(expected, rel=0.25)
 
 
 def test_the_penalty_pulls_the_hidden_gammas_down(few):
