@@ -1,4 +1,4 @@
-"""Network Slimming from end to end on real data: the digits of scikit-learn at 32 px, in two or three minutes.
+"""Network Slimming from end to end on real data: the digits of scikit-learn at 32 px, in minutes.
 
     pip install scikit-learn==1.9.1
     python -m examples.digits
@@ -16,8 +16,8 @@ distilled   fine-tuned with a teacher of another architecture: hard and softened
 scratch-e   the control: the pruned network from random weights, for the epochs of the baseline
 scratch-b   the same for as many multiply-adds as the baseline took (Liu et al., "Rethinking", ICLR 2019)
 
-How far the penalty moves a gamma is sr x the sum of all learning rates, ten times that with momentum. The sr of
-0.0001 that is known from CIFAR has 60,000 steps there; here are some hundred, so it hardly moves one, and
+How far the penalty moves a gamma is sr x the sum of all learning rates, ten times that with momentum. The sr
+of 0.0001 that is known from CIFAR has 60,000 steps there; here are some hundred, so it hardly moves one, and
 pruning falls off a cliff: try it.
 """
 
