@@ -13,7 +13,7 @@ from examples.modnet import MODNet
 from examples.preresnet import PreResNet
 from examples.resnet import Bottleneck, ResNet, resnet18, resnet50, resnet_cifar
 from examples.vgg import VGG16
-from slim import Plan, SlimResult, apply_plan, load, slim
+from slim import Plan, SlimResult, apply_plan, gamma_penalty, load, slim
 from utils.export.tracing import trace_onnx
 
 # network, input shape, options of `slim`
@@ -125,3 +125,17 @@ def test_mobilenetv2_keeps_multiples_of_8_in_all_ratios(ratio):
 def test_widths_of_mobilenets_are_multiples_of_8():
     widths = (1.0, 0.75, 0.5, 0.35, 1.4)
     assert [multiple_of(24 * width) for width in widths] == [24, 24, 16, 8, 32]
+
+
+def test_sparse_training_meets_the_norms_that_select():
+    norms = gamma_penalty(PreResNet(20, selecting=True), torch.zeros(1, 3, 16, 16), s=1e-4).norms
+    assert {name for name in norms if name.endswith("select")} == {"select"} | {
+        f"blocks.{number}.select" for number in range(6)
+    }
+
+
+def test_sparse_training_meets_the_hidden_norms_of_inverted_residuals():
+    penalty = gamma_penalty(MODNet(), torch.zeros(1, 3, 64, 64), 1e-4, "backbone", {"inference": False})
+    hidden = {f"backbone.features.{number}.branch.{place}" for number in range(2, 18) for place in (0, 3)}
+    assert hidden < set(penalty.norms)
+    assert all(name.startswith("backbone.") for name in penalty.norms)

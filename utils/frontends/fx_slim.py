@@ -93,7 +93,11 @@ def slim(
 
 
 def gamma_penalty(
-    model: nn.Module, example: Tensor, s: float, scope: str | Sequence[str] | None = None
+    model: nn.Module,
+    example: Tensor,
+    s: float,
+    scope: str | Sequence[str] | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> GammaPenalty:
     """The sparsity penalty on the gammas that `slim(score="gamma")` will judge, for training.
 
@@ -104,8 +108,9 @@ def gamma_penalty(
         example: (1, ...) an input.
         s: weight of the penalty, 1e-4 .. 1e-3.
         scope: names of the parts to prune; None for all.
+        values: other arguments of `forward`, fixed.
     """
-    subject = FxSubject.of(model, example)
+    subject = FxSubject.of(model, example, values)
     parts = Parts(model, list(subject.graph.layers))
     names = parts.named(words(scope)) if scope else parts.layers
     channels = candidate_channels(subject.graph, gamma_scores(subject), "all")

@@ -18,7 +18,8 @@ class ChannelSelection(nn.Module):
     """(B, channels, ...) -> (B, selected, ...): at first all of them, after pruning those that are left.
 
     For the engine it is a layer without weights: the channels that it puts out are its own, and what it
-    selects from stays as it is.
+    selects from stays as it is. Scores of norms, such as "gamma", judge it; by others, such as "l1", it
+    stays whole.
 
     Args:
         channels: that it selects from.
