@@ -27,7 +27,7 @@ from utils.frontends.fx import FxSubject
 from utils.profiling import count_parameters, median_interval
 from utils.pruning.equality import outputs_in_float64, relative_difference
 
-ALIGN, EPOCHS = 8, 15
+ALIGN, EPOCHS = 8, 12
 # name -> network, shape of an image
 NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "LeNet": (LeNet, (1, 1, 32, 32)),

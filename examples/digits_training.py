@@ -10,6 +10,7 @@ from torch.nn import functional
 from tqdm import trange
 
 from examples.digits_data import HEADS, PIXELS, Digits
+from examples.initialisation import he_normal
 from examples.mobilenetv2 import InvertedResidual, MobileNetV2
 from examples.resnet import BasicBlock, ResNet
 from slim import KLSoftLoss, gamma_penalty, taught_loss
@@ -62,11 +63,12 @@ def fresh(name: str, seed: int) -> ThreeHeads:
 
 
 def randomised(model: nn.Module, seed: int) -> nn.Module:
-    """`model` with random weights, as layers of its widths start with them."""
+    """`model` with random weights, as networks of its widths start with them."""
     torch.manual_seed(seed)
     for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+        if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
+    he_normal(model)
     return model
 
 
