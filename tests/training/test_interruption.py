@@ -187,16 +187,17 @@ def test_resume_finds_the_newest_run(tmp_path: Path) -> None:
 
 def test_signals_mean_what_they_did_before_afterwards() -> None:
     before = signal.getsignal(signal.SIGTERM)
+    send = signal.raise_signal  # to this thread, at once; os.kill may reach another one, later
     with listening() as interruption:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)  # the group's and the parent's: one request
+        send(signal.SIGTERM)
+        send(signal.SIGTERM)  # the group's and the parent's: one request
         assert interruption.signal == signal.SIGTERM
         interruption.at -= 2
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         ended = []
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(signal, "raise_signal", ended.append)
-            os.kill(os.getpid(), signal.SIGTERM)
+            send(signal.SIGTERM)
         assert ended == [signal.SIGTERM]
         assert signal.getsignal(signal.SIGTERM) == before
     assert signal.getsignal(signal.SIGTERM) == before
