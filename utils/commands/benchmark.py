@@ -1,6 +1,7 @@
 """The benchmark command: which networks are compared where, and what is left behind."""
 
 import argparse
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from utils.reporting.speeds import plot_speeds
 from utils.runtimes.choice import ALL_NAMES
 
 OUTPUT = Path("runs/benchmark")
+_DIGITS = 12  # of a digest that only has to tell lists apart
 _PIXELS = (480, 640)  # of the image that stands in, height and width
 
 
@@ -90,8 +92,10 @@ def run_benchmark(args: argparse.Namespace) -> None:
     rows = _model_rows(models, paths[1], args, device)
     show_benchmark(rows, timings)
     write_text(paths[2], markdown(rows, timings))
-    plot_speeds(panels(timings), [model.name for model in models], paths[3])
-    print(f"written: {', '.join(map(str, paths))}")
+    if drawn := panels(timings):
+        plot_speeds(drawn, [model.name for model in models], paths[3])
+    written = [path for path in paths[: 4 if drawn else 3] if path.exists()]
+    print(f"written: {', '.join(map(str, written))}")
     next_command(f"python detect.py --weights {quoted(models[-1].path)}", _cfg(models[-1]), "--source shots/")
 
 
@@ -113,20 +117,32 @@ def _image(source: str | None, data: Path | None) -> tuple[Image, str]:
 def _model_rows(
     models: Sequence[Model], path: Path, args: argparse.Namespace, device: torch.device
 ) -> list[ModelRow]:
-    """What each model is and how well it detects; mAP that the file has is not computed again."""
+    """What each model is and how well it detects; only mAP that the file lacks or that failed is computed."""
     rows = {row.key: row for row in read_rows(path, ModelRow)}
+    content = _content(args.data)
     found = []
     for model in models:
         size = sum(file.stat().st_size for file in model.files)
         blank = ModelRow(
-            model.name, model.digest, str(args.data or ""), args.eval_images, *model.costs(), size
+            model.name, model.digest, str(args.data or ""), content, args.eval_images, *model.costs(), size
         )
-        if blank.key not in rows:
+        if blank.key not in rows or rows[blank.key].note:
             score, note = _map50(model, args, device) if args.data else (None, "")
             rows[blank.key] = replace(blank, map50=score, note=note)
             write_rows(path, list(rows.values()))
         found.append(rows[blank.key])
     return found
+
+
+def _content(data: Path | None) -> str:
+    """What a .data file and its validation list contain, as a few digits; nothing without one."""
+    if data is None:
+        return ""
+    digest = hashlib.sha256(data.read_bytes())
+    valid = read_data_file(data).valid
+    if valid is not None and valid.is_file():
+        digest.update(valid.read_bytes())
+    return digest.hexdigest()[:_DIGITS]
 
 
 def _map50(model: Model, args: argparse.Namespace, device: torch.device) -> tuple[float | None, str]:

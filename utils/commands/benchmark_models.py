@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,6 +113,12 @@ def _session(model: Darknet, runtime: Runtime, shape: Shape) -> Session:
     return session(BoxesAndScores(fused(model), model.head_specs).eval(), torch.zeros(shape), runtime)
 
 
+def digest_of_all(models: Sequence[Model]) -> str:
+    """Names and contents of models in their order, as a few digits."""
+    text = "\n".join(f"{model.digest} {model.name}" for model in models)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
 def parse_model(text: str) -> Model:
     """A model as users write it.
 
@@ -134,7 +141,7 @@ def open_models(texts: list[str]) -> list[Model]:
     """All models, each of which has a name of its own.
 
     Raises:
-        ToolkitError: as for `parse_model`, or one is named twice.
+        ToolkitError: as for `parse_model`, or one is named twice, or a cfg and its weights do not fit.
     """
     models = [parse_model(text) for text in texts]
     for model in models:
@@ -144,4 +151,6 @@ def open_models(texts: list[str]) -> list[Model]:
     names = [model.name for model in models]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ToolkitError(f"--models: two are called {twice}; rename one of the files")
+    for model in models:
+        _ = model.darknet  # what does not fit is told before hours of measuring
     return models
