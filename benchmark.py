@@ -14,6 +14,9 @@ and OpenCV run them as they are. What is timed ends with boxes and scores; bring
                 of 32: 416x320 for the pixels of 4:3 that stand in where neither --source nor --data is given
     --runtime   torch, onnxruntime, openvino, tensorrt, opencv, ncnn
 
+Without these and --batch, an exported file runs on the runtime that reads it, and a file of fixed size or
+batch has all models measured at that.
+
 For each input all models take turns, --rounds times or until --seconds are spent. The ratio is the first
 model's time over another's: above 1 the other is faster. It is called faster or slower only where the 95 %
 interval of the median of the paired ratios leaves out 1 (the order statistics that belong to the sign test).

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import benchmark as script
-from tests.runtimes.exported import tiny_detector, write_onnx
+from tests.runtimes.exported import tiny_detector, write_onnx, write_torchscript
 from utils.commands import benchmark as command
 from utils.commands import benchmark_measure
 from utils.commands.benchmark_measure import Benchmark, Cell, Effort, Timing, cells_of
@@ -315,3 +315,26 @@ def test_weights_that_do_not_fit_are_refused_before_measuring(project: Path, mon
         run(project, [pair(project, "two"), f"{project / 'other.cfg'}:{project / 'one.weights'}"], *TORCH)
     assert measured == []
     assert not (project / "out").exists()
+
+
+def test_a_fixed_file_is_measured_at_what_it_takes(project: Path) -> None:
+    """The short way: no input is named, and the file has figures; the image is as tall as the file."""
+    cv2.imwrite(str(project / "tall.png"), np.zeros((96, 64, 3), np.uint8))
+    rows = run(project, [pair(project, "one"), str(project / "fixed.onnx")], "--source",
+               str(project / "tall.png"))  # fmt: skip
+    assert [(row.model, row.runtime, row.shape, row.size, row.batch, row.rounds) for row in rows] == [
+        ("one", "onnxruntime", "rect", 96, 1, 6), ("fixed.onnx", "onnxruntime", "rect", 96, 1, 6),
+    ]  # fmt: skip
+
+
+def test_an_exported_file_runs_where_it_is_read(project: Path) -> None:
+    file = write_torchscript(tiny_detector(project), project)
+    rows = run(project, [str(file)], "--img_size", "96", "--shape", "square", "--batch", "1")
+    assert [(row.runtime, row.note) for row in rows] == [("torch", "")]
+
+
+def test_open_files_leave_the_usual_inputs(project: Path) -> None:
+    arguments = ["--models", str(project / "open.onnx"), pair(project, "one"), "--threads", "1"]
+    args = command.benchmark_parser("").parse_args(arguments)
+    cells = command._cells(args, open_models(args.models))
+    assert cells == cells_of(["onnxruntime"], [1], ["square", "rect"], [320, 416, 608], [1, 4, 8, 16])

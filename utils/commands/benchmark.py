@@ -18,8 +18,8 @@ from utils.commands.arguments import (
     positive_int,
     prepare,
 )
-from utils.commands.benchmark_measure import LEAST_ROUNDS, Benchmark, Effort, Image, cells_of
-from utils.commands.benchmark_models import Model, open_models
+from utils.commands.benchmark_measure import LEAST_ROUNDS, Benchmark, Cell, Effort, Image, cells_of
+from utils.commands.benchmark_models import Model, open_models, own_runtimes, sizes_of_files
 from utils.commands.benchmark_tables import ModelRow, markdown, panels, show_benchmark
 from utils.commands.evaluate import evaluate_network, open_split
 from utils.commands.results import quoted
@@ -33,6 +33,7 @@ from utils.reporting.speeds import plot_speeds
 from utils.runtimes.choice import ALL_NAMES
 
 OUTPUT = Path("runs/benchmark")
+_SIZES, _SHAPES, _BATCHES = (320, 416, 608), ("square", "rect"), (1, 4, 8, 16)
 _DIGITS = 12  # of a digest that only has to tell lists apart
 _PIXELS = (480, 640)  # of the image that stands in, height and width
 
@@ -42,21 +43,18 @@ def benchmark_parser(manual: str | None) -> Parser:
     parser = Parser(manual)
     parser.add_argument("--models", nargs="+", required=True, metavar="MODEL", help="cfg:weights or a file")
     inputs = parser.add_argument_group("inputs")
-    text = "pixels of the long side"
-    inputs.add_argument(
-        "--img_size", nargs="+", type=positive_int, default=[320, 416, 608], metavar="N", help=text
-    )
-    shapes = ["square", "rect"]
-    inputs.add_argument("--shape", nargs="+", choices=shapes, default=shapes, help="of the input")
-    text = "images at a time"
-    inputs.add_argument(
-        "--batch", nargs="+", type=positive_int, default=[1, 4, 8, 16], metavar="N", help=text
-    )
+    usual = "(default: what exported files take alone, else %s)"
+    text = f"pixels of the long side {usual % _spaced(_SIZES)}"
+    inputs.add_argument("--img_size", nargs="+", type=positive_int, metavar="N", help=text)
+    text = f"of the input {usual % _spaced(_SHAPES)}"
+    inputs.add_argument("--shape", nargs="+", choices=_SHAPES, help=text)
+    text = f"images at a time {usual % _spaced(_BATCHES)}"
+    inputs.add_argument("--batch", nargs="+", type=positive_int, metavar="N", help=text)
     inputs.add_argument("--source", help="image to put in (default: the first of --data, or random pixels)")
     add_data(inputs)
     group = parser.add_argument_group("measuring")
-    text = "where networks run"
-    group.add_argument("--runtime", nargs="+", choices=ALL_NAMES, default=["onnxruntime"], help=text)
+    text = "where networks run (default: the usual one of each exported file; onnxruntime for others)"
+    group.add_argument("--runtime", nargs="+", choices=ALL_NAMES, help=text)
     text = f"of each input, at least {LEAST_ROUNDS}"
     group.add_argument("--rounds", type=_rounds, default=Effort.rounds, help=text)
     text = "of each input, after which no further round begins"
@@ -65,6 +63,10 @@ def benchmark_parser(manual: str | None) -> Parser:
     group.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="folder of the results")
     add_common(parser, several_threads=True)
     return parser
+
+
+def _spaced(values: Sequence[object]) -> str:
+    return " ".join(map(str, values))
 
 
 def _rounds(text: str) -> int:
@@ -84,8 +86,7 @@ def run_benchmark(args: argparse.Namespace) -> None:
     models = open_models(args.models)
     require_writable(args.output, "choose another folder with --output DIR")
     image, source = _image(args.source, args.data)
-    threads = args.thread_counts or [torch.get_num_threads()]
-    cells = cells_of(args.runtime, threads, args.shape, args.img_size, args.batch)
+    cells = _cells(args, models)
     paths = [args.output / f"benchmark{ending}" for ending in (".csv", "_models.csv", ".md", ".png")]
     benchmark = Benchmark(models, image, source, paths[0], Effort(args.rounds, args.seconds), device)
     timings = benchmark.run(cells)
@@ -97,6 +98,21 @@ def run_benchmark(args: argparse.Namespace) -> None:
     written = [path for path in paths[: 4 if drawn else 3] if path.exists()]
     print(f"written: {', '.join(map(str, written))}")
     next_command(f"python detect.py --weights {quoted(models[-1].path)}", _cfg(models[-1]), "--source shots/")
+
+
+def _cells(args: argparse.Namespace, models: Sequence[Model]) -> list[Cell]:
+    """What the command line asks for; where it leaves that open, what files of fixed size or batch take."""
+    is_given = args.img_size and args.batch
+    files = [] if is_given else sizes_of_files(models)
+    inputs = {(height, width) for _, _, height, width in files if height and width}
+    sizes = args.img_size or sorted({max(size) for size in inputs}) or _SIZES
+    shapes = args.shape or _SHAPES
+    if inputs and not (args.img_size or args.shape):
+        fitting = {"square" if height == width else "rect" for height, width in inputs}
+        shapes = [shape for shape in _SHAPES if shape in fitting]
+    batches = args.batch or sorted({count for count, *_ in files if count}) or _BATCHES
+    threads = args.thread_counts or [torch.get_num_threads()]
+    return cells_of(args.runtime or own_runtimes(models), threads, shapes, sizes, batches)
 
 
 def _cfg(model: Model) -> str:

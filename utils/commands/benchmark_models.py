@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from utils.profiling import count_macs, count_parameters
 from utils.runtimes.choice import is_exported, readers, runtime_of
 from utils.runtimes.detecting import DetectingNetwork, detecting, of_file
 from utils.runtimes.opencv import OpenCv
-from utils.runtimes.runtime import Runtime, Session
+from utils.runtimes.runtime import OPEN, Runtime, Session, Sizes
 
 _PAIR = re.compile(r"(.+\.cfg):(.+)", re.IGNORECASE)
 _DIGITS = 12  # of a digest that only has to tell files apart
@@ -111,6 +112,25 @@ def _session(model: Darknet, runtime: Runtime, shape: Shape) -> Session:
     with torch.no_grad():
         model(torch.zeros(1, *shape[1:]))  # a size that does not fit is the network's own error
     return session(BoxesAndScores(fused(model), model.head_specs).eval(), torch.zeros(shape), runtime)
+
+
+def own_runtimes(models: Sequence[Model]) -> list[str]:
+    """Where models run unless users choose: an exported file on its usual runtime, others on ONNX Runtime.
+
+    >>> own_runtimes([Model(None, Path("a.onnx")), Model(None, Path("a.xml")), Model(None, Path("a.pt"))])
+    ['onnxruntime', 'openvino']
+    """
+    return list(dict.fromkeys((*readers(model.path), "onnxruntime")[0] for model in models))
+
+
+def sizes_of_files(models: Sequence[Model]) -> list[Sizes]:
+    """What each exported file takes; one that cannot be loaded is left out, its cells say why."""
+    found = []
+    for model in models:
+        if is_exported(model.path):
+            with suppress(Exception):  # each runtime's own
+                found.append(runtime_of(model.path).load(model.path).sizes)
+    return [sizes for sizes in found if len(sizes) == len(OPEN)]
 
 
 def digest_of_all(models: Sequence[Model]) -> str:
