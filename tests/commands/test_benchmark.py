@@ -244,14 +244,17 @@ def test_a_row_without_figures_is_tried_again_with_the_others(project: Path, mon
     assert second[0].p50 != first[0].p50  # the time of another call, to the last bit
 
 
-def test_another_set_of_models_is_measured_as_a_whole(project: Path, monkeypatch) -> None:
-    models = [pair(project, "one"), pair(project, "two")]
-    run(project, models[:1], *TORCH)
+def test_rows_of_different_rounds_are_not_put_together(project: Path, monkeypatch) -> None:
+    """All three have figures beside the first one, but the second and the third never took turns."""
+    save_weights(tiny_detector(project), project / "three.weights")
+    models = [pair(project, name) for name in ("one", "two", "three")]
+    run(project, models[:2], *TORCH)
+    run(project, models[::2], *TORCH)
     measured = count_measured(monkeypatch)
     rows = run(project, models, *TORCH)
     assert len(measured) == 1
     together = [row for row in rows if row.together == rows[-1].together]
-    assert [row.model for row in together] == ["one", "two"]
+    assert [row.model for row in together] == ["one", "two", "three"]
     run(project, models, *TORCH)
     assert len(measured) == 1
 
