@@ -14,11 +14,15 @@ and OpenCV run them as they are. What is timed ends with boxes and scores; bring
                 of 32: 416x320 for the pixels of 4:3 that stand in where neither --source nor --data is given
     --runtime   torch, onnxruntime, openvino, tensorrt, opencv, ncnn
 
+Without these and --batch, an exported file runs on the runtime that reads it, and a file of fixed size or
+batch has all models measured at that.
+
 For each input all models take turns, --rounds times or until --seconds are spent. The ratio is the first
 model's time over another's: above 1 the other is faster. It is called faster or slower only where the 95 %
 interval of the median of the paired ratios leaves out 1 (the order statistics that belong to the sign test).
 What a file or runtime cannot serve is n/a, with the reason. Results go to runs/benchmark (--output) as CSV,
-Markdown and PNG; rows that are there are not measured again, after Ctrl-C too.
+Markdown and PNG; figures that are there are not measured again, after Ctrl-C too, as long as the models are
+the same: those that are compared come from the same rounds. What was n/a is tried again.
 """
 
 from utils.commands.arguments import run_main

@@ -8,19 +8,21 @@ import numpy as np
 import pytest
 
 import benchmark as script
-from tests.runtimes.exported import tiny_detector, write_onnx
+from tests.runtimes.exported import tiny_detector, write_onnx, write_torchscript
+from utils.commands import benchmark as command
 from utils.commands import benchmark_measure
 from utils.commands.benchmark_measure import Benchmark, Cell, Effort, Timing, cells_of
 from utils.commands.benchmark_models import Model, open_models
-from utils.commands.benchmark_tables import ModelRow, markdown
+from utils.commands.benchmark_tables import ModelRow, markdown, panels
 from utils.commands.project import open_files
 from utils.commands.rows import read_rows
 from utils.darknet.checkpoint import save_weights
+from utils.data.listing import read_data_file
 from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
 from utils.profiling import count_macs, count_parameters
 
-ROW = Timing("a", "1", "0", "image", "cpu", "1.0", "torch", 1, "square", 64, 2, 64, 64)
+ROW = Timing("a", "1", "r", "01", "image", "cpu", "1.0", "torch", 1, "square", 64, 2, 64, 64)
 
 
 @pytest.fixture
@@ -44,6 +46,16 @@ def run(project: Path, models: list[str], *more: str) -> list[Timing]:
     fast = ["--rounds", "6", "--workers", "0", "--threads", "1", "--output", str(out)]
     script.main(["--models", *models, *fast, *more])
     return read_rows(out / "benchmark.csv", Timing)
+
+
+def count_measured(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
+    """The cells that are measured from now on."""
+    measured: list[Cell] = []
+    original = Benchmark._measured
+    monkeypatch.setattr(
+        Benchmark, "_measured", lambda self, cell, *rest: measured.append(cell) or original(self, cell, *rest)
+    )
+    return measured
 
 
 def test_rows_are_all_combinations_with_the_inputs_that_users_know(project: Path) -> None:
@@ -102,11 +114,7 @@ def test_nothing_is_measured_twice(project: Path, monkeypatch) -> None:
     models = [pair(project, "one"), pair(project, "two")]
     inputs = ["--img_size", "64", "--shape", "square", "--runtime", "torch"]
     first = run(project, models, *inputs, "--batch", "1")
-    measured = []
-    original = Benchmark._measured
-    monkeypatch.setattr(
-        Benchmark, "_measured", lambda self, cell, *rest: measured.append(cell) or original(self, cell, *rest)
-    )
+    measured = count_measured(monkeypatch)
     assert run(project, models, *inputs, "--batch", "1", "2")[:2] == first
     assert measured == [Cell("torch", 1, "square", 64, 2)]
     save_weights(tiny_detector(project), project / "two.weights")  # the same network, so the same digest
@@ -145,7 +153,7 @@ def test_an_interruption_keeps_the_rows(project: Path, monkeypatch) -> None:
 def test_faster_is_said_where_the_interval_leaves_out_one(low, high, rounds, verdict) -> None:
     row = replace(ROW, low=low, high=high, rounds=rounds, p50=1.0, p95=1.0, faster=1.1)
     assert row.verdict == verdict
-    models = [ModelRow(name, digest, "", None, 1, 1, 1) for name, digest in (("r", "0"), ("a", "1"))]
+    models = [ModelRow(name, digest, "", "", None, 1, 1, 1) for name, digest in (("r", "0"), ("a", "1"))]
     reference = replace(ROW, model="r", digest="0", p50=2.0, p95=2.0)
     page = markdown(models, [reference, row])
     assert [word for word in ("faster", "slower") if word in page] == ([verdict] if verdict else [])
@@ -209,3 +217,127 @@ def test_too_few_rounds_are_refused(project: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         script.main(["--models", pair(project, "one"), "--rounds", "5"])
     assert "fewer than 6 rounds give no interval" in capsys.readouterr().err
+
+
+TORCH = ["--img_size", "64", "--shape", "square", "--batch", "1", "--runtime", "torch"]
+
+
+def test_a_row_without_figures_is_tried_again_with_the_others(project: Path, monkeypatch) -> None:
+    """While it still fails the others' figures stand; once it runs, the cell is measured as a whole."""
+    models = [pair(project, "one"), pair(project, "two")]
+    session = Model.session
+
+    def failing(self: Model, *args: object) -> object:
+        if self.name == "two":
+            raise ToolkitError("out of memory")
+        return session(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, "session", failing)
+        first = run(project, models, *TORCH)
+        assert [(row.rounds, row.note) for row in first] == [(6, ""), (0, "out of memory")]
+        measured = count_measured(patch)
+        assert run(project, models, *TORCH) == first
+        assert measured == []
+    second = run(project, models, *TORCH)
+    assert [(row.rounds, row.note) for row in second] == [(6, ""), (6, "")]
+    assert second[0].p50 != first[0].p50  # the time of another call, to the last bit
+
+
+def test_rows_of_different_rounds_are_not_put_together(project: Path, monkeypatch) -> None:
+    """All three have figures beside the first one, but the second and the third never took turns."""
+    save_weights(tiny_detector(project), project / "three.weights")
+    models = [pair(project, name) for name in ("one", "two", "three")]
+    run(project, models[:2], *TORCH)
+    run(project, models[::2], *TORCH)
+    measured = count_measured(monkeypatch)
+    rows = run(project, models, *TORCH)
+    assert len(measured) == 1
+    together = [row for row in rows if row.together == rows[-1].together]
+    assert [row.model for row in together] == ["one", "two", "three"]
+    run(project, models, *TORCH)
+    assert len(measured) == 1
+
+
+def test_map_follows_the_list_and_errors_are_not_kept(project: Path, monkeypatch) -> None:
+    evaluated = []
+    original = command.evaluate_network
+
+    def counting(*args: object, **options: object) -> object:
+        evaluated.append(1)
+        if len(evaluated) == 1:
+            raise ToolkitError("out of memory")
+        return original(*args, **options)
+
+    monkeypatch.setattr(command, "evaluate_network", counting)
+
+    def scores() -> list[ModelRow]:
+        run(project, [pair(project, "one")], *TORCH, "--data", str(project / "shapes.data"))
+        return read_rows(project / "out/benchmark_models.csv", ModelRow)
+
+    assert [(row.map50, row.note) for row in scores()] == [(None, "out of memory")]
+    assert [row.note for row in scores()] == [""]
+    scores()
+    assert len(evaluated) == 2
+    listed = read_data_file(project / "shapes.data").valid
+    listed.write_text("\n".join(listed.read_text().split()[:2]) + "\n")
+    assert len(scores()) == 2
+    assert len(evaluated) == 3
+
+
+def test_models_of_equal_content_are_told_apart(project: Path) -> None:
+    save_weights(tiny_detector(project), project / "copy.weights")
+    assert open_models([pair(project, "one")])[0].digest == open_models([pair(project, "copy")])[0].digest
+    rows = run(project, [pair(project, "one"), pair(project, "copy")], *TORCH)
+    page = (project / "out/benchmark.md").read_text()
+    assert "| #1 | one |" in page
+    assert "| #2 | copy |" in page
+    assert f"| {rows[1].faster:.2f} (" in page
+
+
+def test_inputs_of_one_size_have_bars_of_their_own() -> None:
+    """A square image has a rectangular input of the same width and height."""
+    rows = [replace(ROW, shape=shape, p50=1.0, p95=1.0) for shape in ("square", "rect")]
+    places = [bar.place for bar in panels(rows)[0].bars]
+    assert len(set(places)) == 2
+
+
+def test_only_what_was_made_is_told(project: Path, capsys) -> None:
+    models = [str(project / "fixed.onnx")]
+    run(project, models, *TORCH)
+    told = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("written:"))
+    assert "benchmark.md" in told
+    assert "png" not in told
+    assert not (project / "out/benchmark.png").exists()
+
+
+def test_weights_that_do_not_fit_are_refused_before_measuring(project: Path, monkeypatch) -> None:
+    (project / "other.cfg").write_text((project / "net.cfg").read_text().replace("size=5", "size=7"))
+    measured = count_measured(monkeypatch)
+    with pytest.raises(ToolkitError, match=r"one\.weights"):
+        run(project, [pair(project, "two"), f"{project / 'other.cfg'}:{project / 'one.weights'}"], *TORCH)
+    assert measured == []
+    assert not (project / "out").exists()
+
+
+def test_a_fixed_file_is_measured_at_what_it_takes(project: Path) -> None:
+    """The short way: no input is named, and the file has figures; the image is as tall as the file."""
+    cv2.imwrite(str(project / "tall.png"), np.zeros((96, 64, 3), np.uint8))
+    rows = run(project, [pair(project, "one"), str(project / "fixed.onnx")], "--source",
+               str(project / "tall.png"))  # fmt: skip
+    assert [(row.model, row.runtime, row.shape, row.size, row.batch, row.rounds) for row in rows] == [
+        ("one", "onnxruntime", "rect", 96, 1, 6), ("fixed.onnx", "onnxruntime", "rect", 96, 1, 6),
+    ]  # fmt: skip
+
+
+def test_an_exported_file_runs_where_it_is_read(project: Path) -> None:
+    file = write_torchscript(tiny_detector(project), project)
+    rows = run(project, [str(file)], "--img_size", "96", "--shape", "square", "--batch", "1")
+    assert [(row.runtime, row.note) for row in rows] == [("torch", "")]
+
+
+def test_open_files_leave_the_usual_inputs(project: Path) -> None:
+    arguments = ["--models", str(project / "open.onnx"), pair(project, "one"), "--threads", "1"]
+    args = command.benchmark_parser("").parse_args(arguments)
+    cells = command._cells(args, open_models(args.models))
+    assert cells == cells_of(["onnxruntime"], [1], ["square", "rect"], [320, 416, 608], [1, 4, 8, 16])

@@ -1,6 +1,7 @@
 """The benchmark command: which networks are compared where, and what is left behind."""
 
 import argparse
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +18,8 @@ from utils.commands.arguments import (
     positive_int,
     prepare,
 )
-from utils.commands.benchmark_measure import LEAST_ROUNDS, Benchmark, Effort, Image, cells_of
-from utils.commands.benchmark_models import Model, open_models
+from utils.commands.benchmark_measure import LEAST_ROUNDS, Benchmark, Cell, Effort, Image, cells_of
+from utils.commands.benchmark_models import Model, open_models, own_runtimes, sizes_of_files
 from utils.commands.benchmark_tables import ModelRow, markdown, panels, show_benchmark
 from utils.commands.evaluate import evaluate_network, open_split
 from utils.commands.results import quoted
@@ -32,6 +33,8 @@ from utils.reporting.speeds import plot_speeds
 from utils.runtimes.choice import ALL_NAMES
 
 OUTPUT = Path("runs/benchmark")
+_SIZES, _SHAPES, _BATCHES = (320, 416, 608), ("square", "rect"), (1, 4, 8, 16)
+_DIGITS = 12  # of a digest that only has to tell lists apart
 _PIXELS = (480, 640)  # of the image that stands in, height and width
 
 
@@ -40,21 +43,18 @@ def benchmark_parser(manual: str | None) -> Parser:
     parser = Parser(manual)
     parser.add_argument("--models", nargs="+", required=True, metavar="MODEL", help="cfg:weights or a file")
     inputs = parser.add_argument_group("inputs")
-    text = "pixels of the long side"
-    inputs.add_argument(
-        "--img_size", nargs="+", type=positive_int, default=[320, 416, 608], metavar="N", help=text
-    )
-    shapes = ["square", "rect"]
-    inputs.add_argument("--shape", nargs="+", choices=shapes, default=shapes, help="of the input")
-    text = "images at a time"
-    inputs.add_argument(
-        "--batch", nargs="+", type=positive_int, default=[1, 4, 8, 16], metavar="N", help=text
-    )
+    usual = "(default: what exported files take alone, else %s)"
+    text = f"pixels of the long side {usual % _spaced(_SIZES)}"
+    inputs.add_argument("--img_size", nargs="+", type=positive_int, metavar="N", help=text)
+    text = f"of the input {usual % _spaced(_SHAPES)}"
+    inputs.add_argument("--shape", nargs="+", choices=_SHAPES, help=text)
+    text = f"images at a time {usual % _spaced(_BATCHES)}"
+    inputs.add_argument("--batch", nargs="+", type=positive_int, metavar="N", help=text)
     inputs.add_argument("--source", help="image to put in (default: the first of --data, or random pixels)")
     add_data(inputs)
     group = parser.add_argument_group("measuring")
-    text = "where networks run"
-    group.add_argument("--runtime", nargs="+", choices=ALL_NAMES, default=["onnxruntime"], help=text)
+    text = "where networks run (default: the usual one of each exported file; onnxruntime for others)"
+    group.add_argument("--runtime", nargs="+", choices=ALL_NAMES, help=text)
     text = f"of each input, at least {LEAST_ROUNDS}"
     group.add_argument("--rounds", type=_rounds, default=Effort.rounds, help=text)
     text = "of each input, after which no further round begins"
@@ -63,6 +63,10 @@ def benchmark_parser(manual: str | None) -> Parser:
     group.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="folder of the results")
     add_common(parser, several_threads=True)
     return parser
+
+
+def _spaced(values: Sequence[object]) -> str:
+    return " ".join(map(str, values))
 
 
 def _rounds(text: str) -> int:
@@ -82,17 +86,33 @@ def run_benchmark(args: argparse.Namespace) -> None:
     models = open_models(args.models)
     require_writable(args.output, "choose another folder with --output DIR")
     image, source = _image(args.source, args.data)
-    threads = args.thread_counts or [torch.get_num_threads()]
-    cells = cells_of(args.runtime, threads, args.shape, args.img_size, args.batch)
+    cells = _cells(args, models)
     paths = [args.output / f"benchmark{ending}" for ending in (".csv", "_models.csv", ".md", ".png")]
     benchmark = Benchmark(models, image, source, paths[0], Effort(args.rounds, args.seconds), device)
     timings = benchmark.run(cells)
     rows = _model_rows(models, paths[1], args, device)
     show_benchmark(rows, timings)
     write_text(paths[2], markdown(rows, timings))
-    plot_speeds(panels(timings), [model.name for model in models], paths[3])
-    print(f"written: {', '.join(map(str, paths))}")
+    if drawn := panels(timings):
+        plot_speeds(drawn, [model.name for model in models], paths[3])
+    written = [path for path in paths[: 4 if drawn else 3] if path.exists()]
+    print(f"written: {', '.join(map(str, written))}")
     next_command(f"python detect.py --weights {quoted(models[-1].path)}", _cfg(models[-1]), "--source shots/")
+
+
+def _cells(args: argparse.Namespace, models: Sequence[Model]) -> list[Cell]:
+    """What the command line asks for; where it leaves that open, what files of fixed size or batch take."""
+    is_given = args.img_size and args.batch
+    files = [] if is_given else sizes_of_files(models)
+    inputs = {(height, width) for _, _, height, width in files if height and width}
+    sizes = args.img_size or sorted({max(size) for size in inputs}) or _SIZES
+    shapes = args.shape or _SHAPES
+    if inputs and not (args.img_size or args.shape):
+        fitting = {"square" if height == width else "rect" for height, width in inputs}
+        shapes = [shape for shape in _SHAPES if shape in fitting]
+    batches = args.batch or sorted({count for count, *_ in files if count}) or _BATCHES
+    threads = args.thread_counts or [torch.get_num_threads()]
+    return cells_of(args.runtime or own_runtimes(models), threads, shapes, sizes, batches)
 
 
 def _cfg(model: Model) -> str:
@@ -113,20 +133,32 @@ def _image(source: str | None, data: Path | None) -> tuple[Image, str]:
 def _model_rows(
     models: Sequence[Model], path: Path, args: argparse.Namespace, device: torch.device
 ) -> list[ModelRow]:
-    """What each model is and how well it detects; mAP that the file has is not computed again."""
+    """What each model is and how well it detects; only mAP that the file lacks or that failed is computed."""
     rows = {row.key: row for row in read_rows(path, ModelRow)}
+    content = _content(args.data)
     found = []
     for model in models:
         size = sum(file.stat().st_size for file in model.files)
         blank = ModelRow(
-            model.name, model.digest, str(args.data or ""), args.eval_images, *model.costs(), size
+            model.name, model.digest, str(args.data or ""), content, args.eval_images, *model.costs(), size
         )
-        if blank.key not in rows:
+        if blank.key not in rows or rows[blank.key].note:
             score, note = _map50(model, args, device) if args.data else (None, "")
             rows[blank.key] = replace(blank, map50=score, note=note)
             write_rows(path, list(rows.values()))
         found.append(rows[blank.key])
     return found
+
+
+def _content(data: Path | None) -> str:
+    """What a .data file and its validation list contain, as a few digits; nothing without one."""
+    if data is None:
+        return ""
+    digest = hashlib.sha256(data.read_bytes())
+    valid = read_data_file(data).valid
+    if valid is not None and valid.is_file():
+        digest.update(valid.read_bytes())
+    return digest.hexdigest()[:_DIGITS]
 
 
 def _map50(model: Model, args: argparse.Namespace, device: torch.device) -> tuple[float | None, str]:

@@ -1,11 +1,12 @@
 """Measuring a benchmark, cell by cell; a cell is one input on one runtime, for which all models take turns.
 
 Invariant: the rows of a cell come from the same rounds, so that ratio i of two models pairs what the machine
-did to both. A cell is measured as a whole or, where the file of rows has all of it, not at all.
+did to both. A cell is measured as a whole or, where the file has the figures of all that can be run, not at
+all. A row without figures is never taken from the file: it is tried again.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from utils.commands.benchmark_models import Model
+from utils.commands.benchmark_models import Model, digest_of_all
 from utils.commands.detector import Thresholds
 from utils.commands.latency_measure import processor
 from utils.commands.rows import read_rows, write_rows
@@ -36,6 +37,7 @@ _WARMUP = 2
 _ROUNDS_BESIDE = 10  # of preparing and suppressing, which take little
 
 Image = NDArray[np.uint8]
+Key = tuple[object, ...]
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,9 @@ class Timing:
 
     Attributes:
         model: its name.
-        digest, reference: of this model's files and of the first model's, with which it took turns.
+        digest: of its files.
+        reference: name of the first model.
+        together: digest of all models that took turns, in order; figures beside others are others.
         image: what was put in; measurements with others are others.
         machine: model of the processor or GPU.
         version: of the runtime.
@@ -81,6 +85,7 @@ class Timing:
     model: str
     digest: str
     reference: str
+    together: str
     image: str
     machine: str
     version: str
@@ -102,7 +107,7 @@ class Timing:
     note: str = ""
 
     @property
-    def key(self) -> tuple[object, ...]:
+    def key(self) -> Key:
         """What was measured, without what came out."""
         names = [field.name for field in fields(self)]
         return astuple(self)[: names.index("rounds")]
@@ -159,12 +164,26 @@ class Benchmark:
             known = {row.key: row for row in read_rows(self.path, Timing)}
             with torch_threads(cell.threads):
                 runtime, blanks = self._blank(cell)
-                if runtime is not None and not all(blank.key in known for blank in blanks):
-                    rows = self._measured(cell, runtime, blanks)
-                    known |= {row.key: row for row in rows}
-                    write_rows(self.path, list(known.values()))
-            found += [known.get(blank.key, blank) for blank in blanks]
+                rows = blanks if runtime is None else self._rows(cell, runtime, blanks, known)
+            if runtime is not None:
+                write_rows(self.path, list((known | {row.key: row for row in rows}).values()))
+            found += rows
         return found
+
+    def _rows(
+        self, cell: Cell, runtime: Runtime, blanks: Sequence[Timing], known: Mapping[Key, Timing]
+    ) -> list[Timing]:
+        """The cell's rows: the known ones, unless a model without figures can be run by now."""
+        rows = [known.get(blank.key, blank) for blank in blanks]
+        lacking = [model for model, row in zip(self.models, rows, strict=True) if row.p50 is None]
+        if not lacking:
+            return rows
+        notes: dict[str, str] = {}
+        if len(lacking) < len(rows):
+            _, notes = _sessions(lacking, runtime, self._images(cell))
+        if len(notes) < len(lacking):
+            return self._measured(cell, runtime, blanks)
+        return [replace(row, note=notes.get(row.model, row.note)) for row in rows]
 
     def _blank(self, cell: Cell) -> tuple[Runtime | None, list[Timing]]:
         """The cell's rows without figures, with the reason why where the runtime is not there."""
@@ -177,8 +196,8 @@ class Benchmark:
             runtime, note = None, str(error)
         height, width = self._prepared(cell).shape[1:]
         place = (machine, version, *astuple(cell), height, width)
-        reference = self.models[0].digest
-        rows = [Timing(each.name, each.digest, reference, self.source, *place) for each in self.models]
+        same = (self.models[0].name, digest_of_all(self.models), self.source, *place)
+        rows = [Timing(each.name, each.digest, *same) for each in self.models]
         return runtime, [replace(row, note=note) for row in rows]
 
     def _prepared(self, cell: Cell) -> Tensor:
@@ -188,9 +207,12 @@ class Benchmark:
         steps = [each.darknet.network.size_step for each in self.models if each.darknet is not None]
         return fit(self.image, (cell.size, cell.size), math.lcm(CELL, *steps))[0].float().div_(255)
 
+    def _images(self, cell: Cell) -> Images:
+        return np.stack([self._prepared(cell).numpy()] * cell.batch)
+
     def _measured(self, cell: Cell, runtime: Runtime, blanks: Sequence[Timing]) -> list[Timing]:
-        images = np.stack([self._prepared(cell).numpy()] * cell.batch)
-        sessions, notes = self._sessions(runtime, images)
+        images = self._images(cell)
+        sessions, notes = _sessions(self.models, runtime, images)
         runs = {name: session.bound(images) for name, session in sessions.items()}
         effort = self.effort
         times = take_turns(runs, effort.rounds, _WARMUP, seconds=effort.seconds, least=LEAST_ROUNDS)
@@ -206,21 +228,6 @@ class Benchmark:
                 rows.append(replace(blank, note=notes[blank.model]))
         return rows
 
-    def _sessions(self, runtime: Runtime, images: Images) -> tuple[dict[str, Session], dict[str, str]]:
-        """The models that can be run on these images, and why the others cannot."""
-        sessions, notes = {}, {}
-        for model in self.models:
-            try:
-                session = model.session(runtime, images.shape)
-                session.bound(images)()
-            except ToolkitError as error:
-                notes[model.name] = str(error)
-            except Exception as error:  # noqa: BLE001 - each runtime's own; the others' figures still count
-                notes[model.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
-            else:
-                sessions[model.name] = session
-        return sessions, notes
-
 
 def cells_of(
     runtimes: Sequence[str],
@@ -231,6 +238,24 @@ def cells_of(
 ) -> list[Cell]:
     """All combinations, in the order of the table."""
     return [Cell(*values) for values in product(runtimes, threads, shapes, sizes, batches)]
+
+
+def _sessions(
+    models: Sequence[Model], runtime: Runtime, images: Images
+) -> tuple[dict[str, Session], dict[str, str]]:
+    """The models that can be run on these images, and why the others cannot."""
+    sessions, notes = {}, {}
+    for model in models:
+        try:
+            session = model.session(runtime, images.shape)
+            session.bound(images)()
+        except ToolkitError as error:
+            notes[model.name] = str(error)
+        except Exception as error:  # noqa: BLE001 - each runtime's own; the others' figures still count
+            notes[model.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+        else:
+            sessions[model.name] = session
+    return sessions, notes
 
 
 def _filled(blank: Timing, times: Sequence[float], first: Sequence[float] | None) -> Timing:

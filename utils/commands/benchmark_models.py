@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +21,7 @@ from utils.profiling import count_macs, count_parameters
 from utils.runtimes.choice import is_exported, readers, runtime_of
 from utils.runtimes.detecting import DetectingNetwork, detecting, of_file
 from utils.runtimes.opencv import OpenCv
-from utils.runtimes.runtime import Runtime, Session
+from utils.runtimes.runtime import OPEN, Runtime, Session, Sizes
 
 _PAIR = re.compile(r"(.+\.cfg):(.+)", re.IGNORECASE)
 _DIGITS = 12  # of a digest that only has to tell files apart
@@ -112,6 +114,31 @@ def _session(model: Darknet, runtime: Runtime, shape: Shape) -> Session:
     return session(BoxesAndScores(fused(model), model.head_specs).eval(), torch.zeros(shape), runtime)
 
 
+def own_runtimes(models: Sequence[Model]) -> list[str]:
+    """Where models run unless users choose: an exported file on its usual runtime, others on ONNX Runtime.
+
+    >>> own_runtimes([Model(None, Path("a.onnx")), Model(None, Path("a.xml")), Model(None, Path("a.pt"))])
+    ['onnxruntime', 'openvino']
+    """
+    return list(dict.fromkeys((*readers(model.path), "onnxruntime")[0] for model in models))
+
+
+def sizes_of_files(models: Sequence[Model]) -> list[Sizes]:
+    """What each exported file takes; one that cannot be loaded is left out, its cells say why."""
+    found = []
+    for model in models:
+        if is_exported(model.path):
+            with suppress(Exception):  # each runtime's own
+                found.append(runtime_of(model.path).load(model.path).sizes)
+    return [sizes for sizes in found if len(sizes) == len(OPEN)]
+
+
+def digest_of_all(models: Sequence[Model]) -> str:
+    """Names and contents of models in their order, as a few digits."""
+    text = "\n".join(f"{model.digest} {model.name}" for model in models)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
+
+
 def parse_model(text: str) -> Model:
     """A model as users write it.
 
@@ -134,7 +161,7 @@ def open_models(texts: list[str]) -> list[Model]:
     """All models, each of which has a name of its own.
 
     Raises:
-        ToolkitError: as for `parse_model`, or one is named twice.
+        ToolkitError: as for `parse_model`, or one is named twice, or a cfg and its weights do not fit.
     """
     models = [parse_model(text) for text in texts]
     for model in models:
@@ -144,4 +171,6 @@ def open_models(texts: list[str]) -> list[Model]:
     names = [model.name for model in models]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ToolkitError(f"--models: two are called {twice}; rename one of the files")
+    for model in models:
+        _ = model.darknet  # what does not fit is told before hours of measuring
     return models

@@ -24,6 +24,7 @@ class ModelRow:
         model: its name.
         digest: of its files.
         data: .data file of the mAP.
+        content: digest of that file and of its validation list.
         images: how many of it at most; None for all.
         parameters, macs: at its own size; None where the file does not say.
         size: bytes of its weights.
@@ -34,6 +35,7 @@ class ModelRow:
     model: str
     digest: str
     data: str
+    content: str
     images: int | None
     parameters: int | None
     macs: int | None
@@ -44,7 +46,7 @@ class ModelRow:
     @property
     def key(self) -> tuple[object, ...]:
         """What was evaluated, without what came out."""
-        return self.model, self.digest, self.data, self.images
+        return self.model, self.digest, self.data, self.content, self.images
 
 
 def show_benchmark(models: Sequence[ModelRow], timings: Sequence[Timing]) -> None:
@@ -69,13 +71,13 @@ def _tables(
     models: Sequence[ModelRow], timings: Sequence[Timing]
 ) -> Iterator[tuple[str, Sequence[str], Rows]]:
     """Title, head and rows of each table; a runtime that served nothing has none."""
-    marks = {row.digest: f"#{number}" for number, row in enumerate(models, start=1)}
-    yield "Models", _MODELS, [[marks[row.digest], *_model_cells(row)] for row in models]
+    marks = {row.model: f"#{number}" for number, row in enumerate(models, start=1)}
+    yield "Models", _MODELS, [[marks[row.model], *_model_cells(row)] for row in models]
     for title, rows in _groups(timings):
-        served = {row.digest for row in rows if row.p50 is not None}
-        own = {digest: mark for digest, mark in marks.items() if digest in served}
+        served = {row.model for row in rows if row.p50 is not None}
+        own = {model: mark for model, mark in marks.items() if model in served}
         inputs = [
-            [row for row in group if row.digest in own] for _, group in groupby(rows, lambda row: row.cell)
+            [row for row in group if row.model in own] for _, group in groupby(rows, lambda row: row.cell)
         ]
         if not own:
             continue
@@ -99,7 +101,7 @@ def _side_by_side(inputs: Sequence[Sequence[Timing]], marks: Mapping[str, str]) 
 def _below(inputs: Sequence[Sequence[Timing]], marks: Mapping[str, str]) -> tuple[list[str], Rows]:
     """A line for each model on each input."""
     lines = [
-        [_input(row), str(row.batch), marks[row.digest], _latency(row), _faster(row)]
+        [_input(row), str(row.batch), marks[row.model], _latency(row), _faster(row)]
         for rows in inputs
         for row in rows
     ]
@@ -111,7 +113,7 @@ def panels(timings: Sequence[Timing]) -> list[Panel]:
     found = []
     for title, rows in _groups(timings):
         bars = [
-            Bar(row.model, f"{row.width}x{row.height}\n×{row.batch}", row.p50 / row.batch)
+            Bar(row.model, f"{row.shape}\n{row.width}x{row.height}\n×{row.batch}", row.p50 / row.batch)
             for row in rows
             if row.p50 is not None
         ]
@@ -156,7 +158,7 @@ def _latency(row: Timing) -> str:
 
 def _faster(row: Timing) -> str:
     """How many times as fast as the first model, the interval, and what may be said of it."""
-    if row.faster is None or row.digest == row.reference:
+    if row.faster is None or row.model == row.reference:
         return "-"
     return f"{row.faster:.2f} ({row.low:.2f}-{row.high:.2f}) {row.verdict}".rstrip()
 

@@ -19,7 +19,7 @@ class Bar:
 
     Attributes:
         model: its name.
-        place: the input.
+        place: the input, named so that no two inputs of a panel share a name.
         milliseconds: an image.
     """
 
