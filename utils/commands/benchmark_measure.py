@@ -190,7 +190,7 @@ class Benchmark:
 
     def _measured(self, cell: Cell, runtime: Runtime, blanks: Sequence[Timing]) -> list[Timing]:
         images = np.stack([self._prepared(cell).numpy()] * cell.batch)
-        sessions, notes = self._sessions(runtime, images)
+        sessions, suppressing, notes = self._sessions(runtime, images)
         runs = {name: session.bound(images) for name, session in sessions.items()}
         effort = self.effort
         times = take_turns(runs, effort.rounds, _WARMUP, seconds=effort.seconds, least=LEAST_ROUNDS)
@@ -199,27 +199,29 @@ class Benchmark:
         rows = []
         for blank in blanks:
             if blank.model in times:
-                suppress = _suppress_milliseconds(sessions[blank.model], images)
                 row = _filled(blank, times[blank.model], first)
-                rows.append(replace(row, prepare=prepare, suppress=suppress))
+                rows.append(replace(row, prepare=prepare, suppress=suppressing[blank.model]))
             else:
                 rows.append(replace(blank, note=notes[blank.model]))
         return rows
 
-    def _sessions(self, runtime: Runtime, images: Images) -> tuple[dict[str, Session], dict[str, str]]:
-        """The models that can be run on these images, and why the others cannot."""
-        sessions, notes = {}, {}
+    def _sessions(
+        self, runtime: Runtime, images: Images
+    ) -> tuple[dict[str, Session], dict[str, float], dict[str, str]]:
+        """The models that can be run on these images, their suppression's time, why the others cannot."""
+        sessions, suppressing, notes = {}, {}, {}
         for model in self.models:
             try:
                 session = model.session(runtime, images.shape)
                 session.bound(images)()
+                suppressing[model.name] = _suppress_milliseconds(session, images)
             except ToolkitError as error:
                 notes[model.name] = str(error)
             except Exception as error:  # noqa: BLE001 - each runtime's own; the others' figures still count
                 notes[model.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
             else:
                 sessions[model.name] = session
-        return sessions, notes
+        return sessions, suppressing, notes
 
 
 def cells_of(
