@@ -101,6 +101,23 @@ def test_what_cannot_be_served_has_its_reason_and_stops_nothing(project: Path, c
     assert "n/a" in told
 
 
+def test_a_size_that_the_strides_do_not_divide_has_its_reason(project: Path) -> None:
+    pytest.importorskip("openvino")
+    rows = run(project, [str(project / "open.onnx")], "--img_size", "100", "96", "--batch", "1",
+               "--shape", "square", "--runtime", "onnxruntime", "openvino")  # fmt: skip
+    assert {(row.size, row.rounds) for row in rows} == {(100, 0), (96, 6)}
+    assert all("use multiples of 16" in row.note for row in rows if row.size == 100)
+
+
+def test_what_fails_while_boxes_are_suppressed_stops_nothing(project: Path, monkeypatch) -> None:
+    def failing(*_: object) -> float:
+        raise ValueError("no boxes")
+
+    monkeypatch.setattr(benchmark_measure, "_suppress_milliseconds", failing)
+    rows = run(project, [pair(project, "one")], "--img_size", "64", "--batch", "1", "--runtime", "torch")
+    assert {row.note for row in rows} == {"ValueError: no boxes"}
+
+
 def test_a_runtime_that_is_not_there_is_one_reason(project: Path, monkeypatch, capsys) -> None:
     def missing(name: str) -> object:
         raise ToolkitError(f"runtime {name}: the package is missing; python -m pip install {name}")

@@ -128,6 +128,28 @@ def test_what_a_file_cannot_do_is_told(texts: bool, words: list[str], message: s
         detections(project, "--weights", str(path), *words)
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_size_that_the_strides_do_not_divide_is_told(runtime: str, project: Path) -> None:
+    pytest.importorskip(runtime)
+    path = write_onnx(model_of(project), project / "net.onnx", is_open=True)
+    words = ["--weights", str(path), "--img_size", "100", "--runtime", runtime]
+    for command in (detections, figures):
+        with pytest.raises(ToolkitError, match=r"net\.onnx: .* 100x100 .*; use multiples of 16$"):
+            command(project, *words)
+
+
+@pytest.mark.parametrize(("name", "value"), [("image_size", 416), ("nms_kind", "zz")])
+def test_a_damaged_text_is_told(name: str, value: object, project: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    path = write_onnx(model_of(project), project / "net.onnx")
+    proto = onnx.load(path)
+    texts = TEXTS | {"darknet": json.dumps(json.loads(TEXTS["darknet"]) | {name: value})}
+    onnx.helper.set_model_props(proto, texts)
+    onnx.save(proto, path)
+    with pytest.raises(ToolkitError, match=rf"net\.onnx: .*darknet: {name} .* is not .*; export"):
+        detections(project, "--weights", str(path))
+
+
 def test_a_cfg_fills_in_what_a_file_lacks(project: Path) -> None:
     path = write_onnx(model_of(project), project / "net.onnx", texts=False)
     expected = detections(project, *cfg_and_weights(project))

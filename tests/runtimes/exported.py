@@ -69,11 +69,12 @@ def write_onnx(
     return path
 
 
-def write_openvino(model: Darknet, folder: Path) -> Path:
-    """An OpenVINO IR."""
+def write_openvino(model: Darknet, folder: Path, *, is_open: bool = False) -> Path:
+    """An OpenVINO IR at SIZE, or with open batch and size."""
     import openvino
 
-    network = openvino.Core().read_model(write_onnx(model, folder / "source.onnx", texts=False))
+    source = write_onnx(model, folder / "source.onnx", is_open=is_open, texts=False)
+    network = openvino.Core().read_model(source)
     for name, text in TEXTS.items():
         network.set_rt_info(text, name)
     openvino.save_model(network, folder / "net.xml", compress_to_fp16=False)

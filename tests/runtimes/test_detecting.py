@@ -28,7 +28,7 @@ from utils.export.tracing import trace_onnx
 from utils.runtimes.choice import runtime_of
 from utils.runtimes.detecting import as_predict, detecting, facts_of, of_file
 from utils.runtimes.opencv import OpenCv
-from utils.runtimes.runtime import texts_path
+from utils.runtimes.runtime import Images, Session, texts_path
 
 WRITERS: dict[str, tuple[str, Callable[[Darknet, Path], Path]]] = {
     "onnxruntime": ("onnx", lambda model, folder: write_onnx(model, folder / "net.onnx")),
@@ -115,6 +115,68 @@ def test_open_sizes_take_any_image(model: Darknet, tmp_path) -> None:
         assert_equal(network.predict(images(2, size)), model, images(2, size))
 
 
+OPEN_FILES: dict[str, tuple[str, Callable[[Darknet, Path], Path]]] = {
+    "onnxruntime": (
+        "onnxruntime",
+        lambda model, folder: write_onnx(model, folder / "net.onnx", is_open=True),
+    ),
+    "openvino": ("openvino", lambda model, folder: write_onnx(model, folder / "net.onnx", is_open=True)),
+    "openvino-ir": ("openvino", lambda model, folder: write_openvino(model, folder, is_open=True)),
+    "torch": ("torch", write_torchscript),
+}
+
+
+@pytest.mark.parametrize("name", OPEN_FILES)
+def test_open_sizes_that_the_strides_do_not_divide_are_refused(name: str, model: Darknet, tmp_path) -> None:
+    runtime, write = OPEN_FILES[name]
+    pytest.importorskip(runtime)
+    path = write(model, tmp_path)
+    network = of_file(path, runtime_of(path, runtime))
+    network.try_size(SIZE)
+    with pytest.raises(ToolkitError, match=rf"{path.name}: .* 96x100 .*; use multiples of 16$"):
+        network.try_size((96, 100))
+
+
+def test_a_cfg_says_the_strides_of_a_file_that_does_not(model: Darknet, tmp_path) -> None:
+    path = write_onnx(model, tmp_path / "net.onnx", is_open=True, texts=False)
+    with pytest.raises(ToolkitError, match=r"; use multiples of 16$"):
+        of_file(path, runtime_of(path), model.network).try_size((100, 96))
+
+
+CALLS: dict[str, Callable[[Session, Images], object]] = {
+    "infer": lambda session, given: session.infer(given),
+    "bound": lambda session, given: session.bound(given)(),
+}
+
+
+class Merging(torch.nn.Module):
+    """Two maps that meet at sizes whose halves are even, and nowhere else."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        half = torch.nn.functional.max_pool2d(images, 2)
+        again = torch.nn.functional.interpolate(torch.nn.functional.max_pool2d(half, 2), scale_factor=2.0)
+        return torch.cat((half, again), 1).flatten(2)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("call", CALLS)
+def test_what_a_runtime_cannot_run_is_an_error_and_never_the_call_before(
+    name: str, call: str, tmp_path
+) -> None:
+    """22 pixels give maps of 11 and 10; the session says so each time, and serves what fits after it."""
+    pytest.importorskip(name)
+    path, axes = tmp_path / "net.onnx", {"images": {0: "b", 2: "h", 3: "w"}, "found": {0: "b"}}
+    trace_onnx(Merging().eval(), torch.zeros(1, 3, 16, 16), path, 17, output_names=["found"],
+               dynamic_axes=axes)  # fmt: skip
+    session = runtime_of(path, name).load(path)
+    fitting, other = (images(2, (side, side)).numpy() for side in (16, 22))
+    expected = session.infer(fitting)
+    for count in (2, 1, 2):
+        with pytest.raises(ToolkitError, match=r"net\.onnx: [^\n]+; give a size that fits"):
+            CALLS[call](session, other[:count])
+    assert np.array_equal(session.infer(fitting)[0], expected[0])
+
+
 def test_another_size_than_the_files_is_refused(model: Darknet, tmp_path) -> None:
     path = write_onnx(model, tmp_path / "net.onnx")
     with pytest.raises(
@@ -134,8 +196,8 @@ def test_a_cfg_stands_in_for_missing_texts(model: Darknet, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ({"darknet": "{"}, r"net\.torchscript: what it says of itself is not .*JSONDecodeError"),
-        ({"darknet": "{}"}, r"net\.torchscript: what it says of itself is not .*KeyError"),
+        ({"darknet": "{"}, r"net\.torchscript: what it says of itself is not .*darknet: is no JSON"),
+        ({"darknet": "{}"}, r"net\.torchscript: what it says of itself is not .*letterbox is missing"),
         (TEXTS | {"names": '["one"]'}, r"net\.torchscript: names 1 classes, and has 4"),
         (
             TEXTS | {"darknet": TEXTS["darknet"].replace('"channels": 3', '"channels": 5')},
@@ -214,7 +276,7 @@ def test_a_broken_file_is_named(name: str, tmp_path) -> None:
     path.write_bytes(b"not a network")
     runtime = runtime_of(path)
     pytest.importorskip(runtime.name)
-    with pytest.raises(ToolkitError, match=f"{name}: .* cannot load it"):
+    with pytest.raises(ToolkitError, match=rf"{name}: .* cannot load it: [^\n]{{1,170}}; export it again$"):
         runtime.load(path)
 
 
@@ -225,13 +287,23 @@ def test_ncnn_needs_both_of_its_files(tmp_path) -> None:
         runtime_of(tmp_path / "net.ncnn.param").load(tmp_path / "net.ncnn.param")
 
 
-def test_texts_beside_a_file_that_are_none_are_named(tmp_path) -> None:
+@pytest.mark.parametrize("text", ["{", "[]", '{"darknet": "x"}', '{"darknet": {"image_size": 416}}'])
+def test_texts_beside_a_file_that_are_none_are_named(text: str, tmp_path) -> None:
     pytest.importorskip("ncnn")
     path = tmp_path / "net.ncnn.param"
     path.write_text("7767517\n1 1\nInput in0 0 1 in0\n")
     path.with_suffix(".bin").write_bytes(b"")
-    texts_path(path).write_text("[]")
-    with pytest.raises(ToolkitError, match=r"net\.ncnn\.param\.json: is not what an export writes"):
+    texts_path(path).write_text(text)
+    with pytest.raises(ToolkitError, match=r"net\.ncnn\.param\.json: .*is not what an export writes"):
+        runtime_of(path).load(path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"tensorrt": []}'])
+def test_texts_beside_an_engine_that_are_none_are_named(text: str, tmp_path) -> None:
+    path = tmp_path / "net.engine"
+    path.write_bytes(b"plan")
+    texts_path(path).write_text(text)
+    with pytest.raises(ToolkitError, match=r"net\.engine\.json: is not what an export writes"):
         runtime_of(path).load(path)
 
 

@@ -85,6 +85,16 @@ def test_a_missing_package_is_named_with_its_pip_line(
         find_runtime(name).load(tmp_path / "net.onnx")
 
 
+def test_an_engine_of_tensorrt_rtx_asks_for_what_pip_calls_it(tmp_path, monkeypatch) -> None:
+    def nothing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr("utils.runtimes.runtime.import_module", nothing)
+    (tmp_path / "net.engine.json").write_text('{"tensorrt": {"package": "tensorrt_rtx"}}')
+    with pytest.raises(ToolkitError, match=r"pip install tensorrt-rtx-cu13$"):
+        find_runtime("tensorrt").load(tmp_path / "net.engine")
+
+
 def test_tensorrt_without_a_gpu_is_refused(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("utils.runtimes.runtime.import_module", lambda name: builtins)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)

@@ -180,7 +180,7 @@ class Benchmark:
             return rows
         notes: dict[str, str] = {}
         if len(lacking) < len(rows):
-            _, notes = _sessions(lacking, runtime, self._images(cell))
+            *_, notes = _sessions(lacking, runtime, self._images(cell))
         if len(notes) < len(lacking):
             return self._measured(cell, runtime, blanks)
         return [replace(row, note=notes.get(row.model, row.note)) for row in rows]
@@ -212,7 +212,7 @@ class Benchmark:
 
     def _measured(self, cell: Cell, runtime: Runtime, blanks: Sequence[Timing]) -> list[Timing]:
         images = self._images(cell)
-        sessions, notes = _sessions(self.models, runtime, images)
+        sessions, suppressing, notes = _sessions(self.models, runtime, images)
         runs = {name: session.bound(images) for name, session in sessions.items()}
         effort = self.effort
         times = take_turns(runs, effort.rounds, _WARMUP, seconds=effort.seconds, least=LEAST_ROUNDS)
@@ -221,9 +221,8 @@ class Benchmark:
         rows = []
         for blank in blanks:
             if blank.model in times:
-                suppress = _suppress_milliseconds(sessions[blank.model], images)
                 row = _filled(blank, times[blank.model], first)
-                rows.append(replace(row, prepare=prepare, suppress=suppress))
+                rows.append(replace(row, prepare=prepare, suppress=suppressing[blank.model]))
             else:
                 rows.append(replace(blank, note=notes[blank.model]))
         return rows
@@ -242,20 +241,21 @@ def cells_of(
 
 def _sessions(
     models: Sequence[Model], runtime: Runtime, images: Images
-) -> tuple[dict[str, Session], dict[str, str]]:
-    """The models that can be run on these images, and why the others cannot."""
-    sessions, notes = {}, {}
+) -> tuple[dict[str, Session], dict[str, float], dict[str, str]]:
+    """The models that can be run on these images, their suppression's time, why the others cannot."""
+    sessions, suppressing, notes = {}, {}, {}
     for model in models:
         try:
             session = model.session(runtime, images.shape)
             session.bound(images)()
+            suppressing[model.name] = _suppress_milliseconds(session, images)
         except ToolkitError as error:
             notes[model.name] = str(error)
         except Exception as error:  # noqa: BLE001 - each runtime's own; the others' figures still count
             notes[model.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
         else:
             sessions[model.name] = session
-    return sessions, notes
+    return sessions, suppressing, notes
 
 
 def _filled(blank: Timing, times: Sequence[float], first: Sequence[float] | None) -> Timing:

@@ -19,7 +19,7 @@ from utils.export.endings import BoxesAndScores
 from utils.export.session import session
 from utils.profiling import count_macs, count_parameters
 from utils.runtimes.choice import is_exported, readers, runtime_of
-from utils.runtimes.detecting import DetectingNetwork, detecting, of_file
+from utils.runtimes.detecting import DetectingNetwork, detecting, of_file, size_check
 from utils.runtimes.opencv import OpenCv
 from utils.runtimes.runtime import OPEN, Runtime, Session, Sizes
 
@@ -98,6 +98,7 @@ class Model:
         if any(own not in (None, given) for own, given in zip(loaded.sizes, shape, strict=True)):
             sizes = "x".join("any" if own is None else str(own) for own in loaded.sizes)
             raise ToolkitError(f"the file takes {sizes} alone")
+        size_check(loaded, self.path.name)(shape)
         return loaded
 
 

@@ -28,10 +28,9 @@ from utils.export.parity import Shape
 from utils.export.verification import verify
 from utils.files import atomic_paths
 from utils.runtimes.runtime import texts_path
-from utils.runtimes.tensorrt import TensorRt
+from utils.runtimes.tensorrt import REQUIREMENTS, TensorRt
 
 PLACE = "TensorRT export"
-REQUIREMENT = "tensorrt-rtx-cu13"  # the package of TensorRT-RTX for CUDA 13
 LARGEST_BATCH = 8
 NOT_RUN = "built and not run: that needs an NVIDIA GPU with its driver, and torch with CUDA"
 
@@ -106,7 +105,7 @@ def library(targets: Collection[str] = ()) -> ModuleType:
     if torch.cuda.is_available() and not targets:
         with suppress(ExportError):
             return package(PLACE, "tensorrt")
-    return package(PLACE, "tensorrt_rtx", REQUIREMENT)
+    return package(PLACE, "tensorrt_rtx", REQUIREMENTS["tensorrt_rtx"])
 
 
 def _built(trt: Any, log: Any, job: Exporting, shapes: Profile) -> bytes:

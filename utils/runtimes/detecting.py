@@ -4,8 +4,7 @@ Invariant: `predict` gives decoded boxes as `decode_heads` does, so detecting an
 which of the two it is. A file's scores are objectness times class; its predictions have an objectness of 1.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from utils.detection.boxes import xyxy_to_xywh
 from utils.detection.decode import decode_heads
 from utils.detection.evaluator import Predict
 from utils.errors import CfgError, ToolkitError
-from utils.runtimes.runtime import OPEN, Images, Outputs, Runtime, Session, Sizes, warm_up
+from utils.runtimes.runtime import OPEN, Images, Outputs, Runtime, Session, warm_up
+from utils.runtimes.texts import darknet_of, names_of, size_step_of
 
 _STEP = 32  # pixels; strides of a file that says nothing
 
@@ -142,7 +142,8 @@ def of_file(path: Path, runtime: Runtime, cfg: Network | None = None) -> Detecti
     if len(facts["names"]) not in (0, classes):
         fact = f"names {len(facts['names'])} classes, and has {classes}"
         raise ToolkitError(f"{path}: {fact}; export the network anew with its --data")
-    return DetectingNetwork(**facts | {"classes": classes}, predict=as_predict(session, str(path)))
+    step = None if cfg is None else cfg.size_step
+    return DetectingNetwork(**facts | {"classes": classes}, predict=as_predict(session, str(path), step))
 
 
 def _first_run(session: Session, shape: tuple[int, ...], path: Path) -> Outputs:
@@ -157,16 +158,10 @@ def _first_run(session: Session, shape: tuple[int, ...], path: Path) -> Outputs:
 
 def _facts_of_file(texts: Mapping[str, str], path: Path, cfg: Network | None) -> dict[str, Any]:
     """Those of the texts, or of a cfg where there are none."""
-    try:
-        names = {"names": tuple(json.loads(texts.get("names", "[]")))}
-        strides = json.loads(texts.get("strides", "[]"))
-        if "darknet" in texts:
-            wanted = ("letterbox", "nms_kind", "beta_nms", "image_size", "channels")
-            said = json.loads(texts["darknet"])
-            return names | {name: said[name] for name in wanted} | {"size_step": max(strides, default=_STEP)}
-    except (ValueError, TypeError, KeyError) as error:
-        fact = f"what it says of itself is not what an export writes ({error!r})"
-        raise ToolkitError(f"{path}: {fact}; export the network anew") from error
+    names = {"names": names_of(texts, str(path))}
+    step = size_step_of(texts, str(path)) or _STEP
+    if said := darknet_of(texts, str(path)):
+        return names | said | {"size_step": step}
     if cfg is None:
         fact = "does not say its image size and how its boxes are suppressed"
         raise ToolkitError(f"{path}: {fact}; add --cfg, or export the network anew")
@@ -185,22 +180,24 @@ def _classes(outputs: Outputs, path: Path) -> int:
     return int(shapes[1][2])
 
 
-def as_predict(session: Session, source: str) -> Predict:
+def as_predict(session: Session, source: str, step: int | None = None) -> Predict:
     """A session with the outputs boxes and scores as what the evaluator calls.
 
     Args:
         session: images (B, C, H, W) -> boxes (B, N, 4) xyxy in pixels, scores (B, N, classes). Where it
             takes a fixed number of images, batches are cut to that, the last filled up with black.
         source: what messages call it.
+        step: pixels by which open sizes may differ, of a session that does not say its strides.
 
     Returns:
         images (B, C, H, W) in 0..1 -> (B, N, 5 + classes): xywh in pixels, objectness 1, scores; on the CPU.
         Raises ToolkitError for images of a size that the session does not take.
     """
     count, *_ = session.sizes
+    require = size_check(session, source, step)
 
     def predict(images: Tensor) -> Tensor:
-        _require(session.sizes, tuple(images.shape), source)
+        require(tuple(images.shape))
         given = np.ascontiguousarray(images.float().cpu().numpy())
         step = count or len(given)
         parts = [
@@ -219,9 +216,33 @@ def _filled(images: Images, count: int) -> Images:
     return np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
 
 
-def _require(sizes: Sizes, shape: tuple[int, ...], source: str) -> None:
-    """Refuse images that a file does not take; how many there are is no matter."""
-    if any(own not in (None, given) for own, given in zip(sizes[1:], shape[1:], strict=True)):
-        own, given = ("x".join("any" if n is None else str(n) for n in each[1:]) for each in (sizes, shape))
-        fact = f"takes images of {own} (channels, height, width) alone, not {given}"
-        raise ToolkitError(f"{source}: {fact}; give that size, or export it with --dynamic")
+def size_check(session: Session, source: str, step: int | None = None) -> Callable[[tuple[int, ...]], None]:
+    """What refuses images that a session does not take; how many there are is no matter.
+
+    Where sizes are open, they must be multiples of the largest stride: of others, maps that meet differ by
+    a cell, which some runtimes do not notice. The size that a file was made for is its own business.
+
+    Args:
+        session: whose images they are.
+        source: what messages call it.
+        step: as for `as_predict`.
+
+    Returns:
+        A check of (B, C, H, W), which raises ToolkitError.
+    """
+    sizes, step = session.sizes, size_step_of(session.texts, source) or step
+    made_for = darknet_of(session.texts, source).get("image_size")
+
+    def require(shape: tuple[int, ...]) -> None:
+        if any(own not in (None, given) for own, given in zip(sizes[1:], shape[1:], strict=True)):
+            own, given = (
+                "x".join("any" if n is None else str(n) for n in each[1:]) for each in (sizes, shape)
+            )
+            fact = f"takes images of {own} (channels, height, width) alone, not {given}"
+            raise ToolkitError(f"{source}: {fact}; give that size, or export it with --dynamic")
+        sides = [side for own, side in zip(sizes[2:], shape[2:], strict=True) if own is None]
+        if step and shape[2:] != made_for and any(side % step for side in sides):
+            fact = f"its strides do not divide images of {shape[2]}x{shape[3]} (height, width)"
+            raise ToolkitError(f"{source}: {fact}; use multiples of {step}")
+
+    return require

@@ -1,6 +1,5 @@
 """ncnn on the processor."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ import numpy as np
 import torch
 
 from utils.errors import ToolkitError
-from utils.runtimes.runtime import Images, Outputs, Session, Sizes, package, read_texts
+from utils.runtimes.runtime import Images, Outputs, Session, Sizes, package, read_texts, texts_path
+from utils.runtimes.texts import darknet_of
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Ncnn:
         if net.load_param(str(path)) or net.load_model(str(binary)):
             raise ToolkitError(f"{path}: ncnn cannot load it; export the network anew")
         texts = read_texts(path)
-        return _Session(ncnn, net, _sizes(texts), texts)
+        return _Session(ncnn, net, _sizes(texts, str(texts_path(path))), texts)
 
 
-def _sizes(texts: Mapping[str, str]) -> Sizes:
+def _sizes(texts: Mapping[str, str], source: str) -> Sizes:
     """Of one image; the file itself does not say of which size."""
-    facts = json.loads(texts.get("darknet", "{}"))
+    facts = darknet_of(texts, source)
     height, width = facts.get("image_size", (None, None))
     return 1, facts.get("channels"), height, width
 

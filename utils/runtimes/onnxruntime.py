@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from utils.errors import ToolkitError
-from utils.runtimes.runtime import Images, Outputs, Session, Sizes, known_texts, package
+from utils.runtimes.runtime import Images, Outputs, Session, Sizes, known_texts, package, unloadable, unusable
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,11 @@ class OnnxRuntime:
         try:
             session = inference_session(onnxruntime, path)
         except Exception as error:  # its own types have no other public base
-            raise ToolkitError(f"{path}: onnxruntime cannot load it: {error}") from error
+            raise unloadable(path, "onnxruntime", error) from error
         given = session.get_inputs()[0]
         sizes = tuple(size if isinstance(size, int) else None for size in given.shape)
-        return _Session(session, given.name, sizes, known_texts(session.get_modelmeta().custom_metadata_map))
+        texts = known_texts(session.get_modelmeta().custom_metadata_map)
+        return _Session(path, session, given.name, sizes, texts)
 
 
 def inference_session(onnxruntime: ModuleType, path: Path) -> Any:
@@ -48,13 +48,17 @@ def inference_session(onnxruntime: ModuleType, path: Path) -> Any:
 
 @dataclass(frozen=True)
 class _Session:
+    path: Path
     session: Any
     input: str
     sizes: Sizes
     texts: Mapping[str, str]
 
     def infer(self, images: Images) -> Outputs:
-        return list(self.session.run(None, {self.input: images}))
+        try:
+            return list(self.session.run(None, {self.input: images}))
+        except Exception as error:  # its own types have no other public base
+            raise unusable(self.path, images.shape, error) from error
 
     def bound(self, images: Images) -> Callable[[], object]:
-        return lambda: self.session.run(None, {self.input: images})
+        return lambda: self.infer(images)

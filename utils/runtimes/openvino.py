@@ -1,7 +1,7 @@
 """OpenVINO on the processor."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from utils.errors import ToolkitError
-from utils.runtimes.runtime import Images, Outputs, Session, Sizes, known_texts, package
+from utils.runtimes.runtime import Images, Outputs, Session, Sizes, known_texts, package, unloadable, unusable
 
 PRECISIONS = ("f32", "bf16", "f16", "dynamic")
 
@@ -51,10 +51,10 @@ class OpenVino:
             model = core.read_model(str(path))
             compiled = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
-            raise ToolkitError(f"{path}: OpenVINO cannot load it: {error}") from error
+            raise unloadable(path, "OpenVINO", error) from error
         shape = model.input(0).partial_shape
         sizes = tuple(None if size.is_dynamic else size.get_length() for size in shape)
-        return _Session(compiled.create_infer_request(), sizes, known_texts(_texts(model)))
+        return _Session(path, model, compiled.create_infer_request(), sizes, known_texts(_texts(model)))
 
 
 def _texts(model: Any) -> dict[str, object]:
@@ -67,13 +67,39 @@ def _texts(model: Any) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class _Session:
+    path: Path
+    model: Any
     request: Any
     sizes: Sizes
     texts: Mapping[str, str]
+    fitting: set[tuple[int, ...]] = field(default_factory=set)
 
     def infer(self, images: Images) -> Outputs:
-        results = self.request.infer({0: images}, share_inputs=True)
-        return [np.array(results[number]) for number in range(len(results))]  # its own are reused
+        try:
+            self._require_fit(images.shape)
+            results = self.request.infer({0: images}, share_inputs=True)
+        except RuntimeError as error:
+            raise unusable(self.path, images.shape, error) from error
+        found = [np.array(results[number]) for number in range(len(results))]  # its own are reused
+        self._require_own(images, found)
+        return found
 
     def bound(self, images: Images) -> Callable[[], object]:
+        self.infer(images)  # tells what does not fit, which the timed calls have no time for
         return lambda: self.request.infer({0: images}, share_inputs=True, share_outputs=True)
+
+    def _require_fit(self, shape: tuple[int, ...]) -> None:
+        """Let the model itself be told a new shape: a request that fails inside may not say so."""
+        if None in self.sizes and shape not in self.fitting:
+            self.model.reshape(shape)
+            self.fitting.add(shape)
+
+    def _require_own(self, images: Images, outputs: Outputs) -> None:
+        """Where sizes are open, OpenVINO may leave the outputs of the call before where one fails."""
+        if self.sizes[0] is not None:
+            return
+        # rows of suppressed boxes, (n, columns), know no batch
+        counts = [len(output) for output in outputs if output.ndim > 2]
+        if any(count != len(images) for count in counts):
+            fact = f"OpenVINO gave outputs of {counts} images for images {images.shape}"
+            raise ToolkitError(f"{self.path}: {fact}; give a size that fits, or export it again")

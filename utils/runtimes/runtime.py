@@ -5,6 +5,7 @@ number of threads is torch's own (`torch.set_num_threads`), so that figures of s
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +24,11 @@ OPEN: Sizes = (None, None, None, None)
 
 # What an exported file says of its network, each a text with JSON inside.
 TEXTS = ("names", "strides", "anchors", "cfg_sha256", "darknet")
+
+_SHORT = 160  # characters of what a package says
+_PLACE_IN_SOURCE = re.compile(
+    r"Exception from .*:$|Check '.*' failed at .*:$|FrontEnd API failed with .*:$|While validating "
+)
 
 
 class Session(Protocol):
@@ -88,17 +94,28 @@ def read_texts(path: Path) -> dict[str, str]:
     """The texts beside the file `path`, see `texts_path`; none where there is no such file.
 
     Raises:
-        ToolkitError: it is not JSON.
+        ToolkitError: it is not a JSON object.
+    """
+    return known_texts(read_beside(path))
+
+
+def read_beside(path: Path) -> dict[str, object]:
+    """All that the JSON file beside `path` holds; nothing where there is none.
+
+    Raises:
+        ToolkitError: it is not a JSON object.
     """
     file = texts_path(path)
     if not file.exists():
         return {}
     try:
-        return known_texts(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, AttributeError) as error:
-        raise ToolkitError(
-            f"{file}: is not what an export writes ({error}); export the network anew"
-        ) from error
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"{str(found)[:_SHORT]!r} is no object")
+    except (ValueError, RecursionError) as error:
+        fact = f"is not what an export writes ({error})"
+        raise ToolkitError(f"{file}: {fact}; export the network anew") from error
+    return found
 
 
 def known_texts(found: Mapping[str, object]) -> dict[str, str]:
@@ -110,8 +127,36 @@ def known_texts(found: Mapping[str, object]) -> dict[str, str]:
     }
 
 
-def package(runtime: str, name: str) -> ModuleType:
+def unloadable(path: Path, runtime: str, error: Exception) -> ToolkitError:
+    """What to raise where a package cannot load a file."""
+    return ToolkitError(f"{path}: {runtime} cannot load it: {gist(error, path)}; export it again")
+
+
+def unusable(path: Path, shape: tuple[int, ...], error: Exception) -> ToolkitError:
+    """What to raise where a package cannot run a file on images of `shape`."""
+    fact = f"cannot be run on images {shape}: {gist(error, path)}"
+    return ToolkitError(f"{path}: {fact}; give a size that fits, or export it again")
+
+
+def gist(error: Exception, path: Path) -> str:
+    """The first telling line of a package's message, shortened, without the folder of `path`.
+
+    >>> gist(RuntimeError("Exception from core.cpp:84:\\nNo weights in /a/net.bin!\\n"), Path("/a/net.bin"))
+    'No weights in net.bin!'
+    """
+    lines = [line.strip() for line in str(error).replace(str(path), path.name).splitlines() if line.strip()]
+    telling = [line for line in lines if not _PLACE_IN_SOURCE.match(line)]  # OpenVINO begins with these
+    line = (telling or lines or [type(error).__name__])[0].rstrip(".;:")
+    return line if len(line) <= _SHORT else f"{line[:_SHORT]}..."
+
+
+def package(runtime: str, name: str, requirement: str = "") -> ModuleType:
     """A package that only one runtime needs.
+
+    Args:
+        runtime: that needs it.
+        name: to import.
+        requirement: what pip calls it; empty: the same.
 
     Raises:
         ToolkitError: it is not installed.
@@ -120,4 +165,6 @@ def package(runtime: str, name: str) -> ModuleType:
         return import_module(name)
     except ImportError as error:
         fact = f"the package {name} is missing"
-        raise ToolkitError(f"runtime {runtime}: {fact}; python -m pip install {name}") from error
+        raise ToolkitError(
+            f"runtime {runtime}: {fact}; python -m pip install {requirement or name}"
+        ) from error

@@ -1,6 +1,5 @@
 """TensorRT on an NVIDIA GPU: engine files, and engines built from ONNX files, on torch's tensors."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,20 @@ import torch
 from torch import Tensor
 
 from utils.errors import ToolkitError
-from utils.runtimes.runtime import Images, Outputs, Session, Sizes, package, read_texts, texts_path
+from utils.runtimes.runtime import (
+    Images,
+    Outputs,
+    Session,
+    Sizes,
+    package,
+    read_beside,
+    read_texts,
+    texts_path,
+)
 
 PRECISIONS = ("f32", "f16")
 PACKAGES = ("tensorrt", "tensorrt_rtx")  # have one interface; each reads only its own engines
+REQUIREMENTS = {"tensorrt_rtx": "tensorrt-rtx-cu13"}  # what pip calls it: TensorRT-RTX for CUDA 13
 
 
 @dataclass(frozen=True)
@@ -76,9 +85,11 @@ class TensorRt:
 
 def _builders(path: Path) -> Sequence[str]:
     """Packages that may read a file: of an engine the one that built it, which the JSON beside it names."""
-    file = texts_path(path)
-    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    builder = found.get("tensorrt", {}).get("package")
+    facts = read_beside(path).get("tensorrt", {})
+    if not isinstance(facts, dict):
+        fact = f"is not what an export writes (tensorrt: {facts!r} is no object)"
+        raise ToolkitError(f"{texts_path(path)}: {fact}; export the network anew")
+    builder = facts.get("package")
     return [name for name in PACKAGES if name == builder] or PACKAGES
 
 
@@ -87,7 +98,7 @@ def _package(names: Sequence[str]) -> Any:
     missing = []
     for name in names:
         try:
-            trt = package("tensorrt", name)
+            trt = package("tensorrt", name, REQUIREMENTS.get(name, ""))
         except ToolkitError as error:
             missing.append(error)
             continue

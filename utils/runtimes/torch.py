@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import ToolkitError
-from utils.runtimes.runtime import OPEN, TEXTS, Images, Outputs, Session, Sizes
+from utils.runtimes.runtime import OPEN, TEXTS, Images, Outputs, Session, Sizes, unloadable
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Torch:
         try:
             module = torch.jit.load(str(path), self.place, _extra_files=texts)
         except (RuntimeError, ValueError) as error:
-            raise ToolkitError(f"{path}: torch cannot load it: {_last_line(error)}") from error
+            raise unloadable(path, "torch", error) from error
         found = {name: text for name, text in _decoded(texts) if text}
         return _Session(module.eval(), self.place, texts=found)
 

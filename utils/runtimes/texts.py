@@ -1,0 +1,92 @@
+"""What an exported file says of its network, read with distrust: such texts are edited and cut by hand."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from utils.detection.nms import NMS_KINDS
+from utils.errors import ToolkitError
+
+
+def darknet_of(texts: Mapping[str, str], source: str) -> dict[str, Any]:
+    """The text "darknet": letterbox, nms_kind, beta_nms, image_size (height, width) and channels.
+
+    Args:
+        texts: of the file, see `runtime.TEXTS`.
+        source: what messages call it.
+
+    Returns:
+        Those five; nothing where there is no such text.
+
+    Raises:
+        ToolkitError: it is not what an export writes.
+    """
+    if "darknet" not in texts:
+        return {}
+    said = _parsed(texts, "darknet", source)
+    if not isinstance(said, dict):
+        raise _refusal(source, f"darknet: {said!r} is no object")
+    for name, (wanted, fits) in _DARKNET.items():
+        if name not in said:
+            raise _refusal(source, f"darknet: {name} is missing")
+        if not fits(said[name]):
+            raise _refusal(source, f"darknet: {name} {said[name]!r} is not {wanted}")
+    return {name: said[name] for name in _DARKNET} | {"image_size": tuple(said["image_size"])}
+
+
+def names_of(texts: Mapping[str, str], source: str) -> tuple[str, ...]:
+    """The text "names", those of the classes; none where there is no such text.
+
+    Raises:
+        ToolkitError: it is no list of texts.
+    """
+    names = _parsed(texts, "names", source) if "names" in texts else []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _refusal(source, f"names: {names!r} is no list of texts")
+    return tuple(names)
+
+
+def size_step_of(texts: Mapping[str, str], source: str) -> int | None:
+    """The largest of the text "strides", in pixels; None where there is no such text.
+
+    Raises:
+        ToolkitError: it is no list of whole numbers above 0.
+    """
+    strides = _parsed(texts, "strides", source) if "strides" in texts else []
+    if not isinstance(strides, list) or not all(_is_count(stride) for stride in strides):
+        raise _refusal(source, f"strides: {strides!r} is no list of whole numbers above 0")
+    return max(strides, default=None)
+
+
+def _parsed(texts: Mapping[str, str], name: str, source: str) -> object:
+    try:
+        return json.loads(texts[name])
+    except (ValueError, RecursionError) as error:
+        raise _refusal(source, f"{name}: is no JSON ({error})") from error
+
+
+def _refusal(source: str, fact: str) -> ToolkitError:
+    fact = f"what it says of itself is not what an export writes ({fact})"
+    return ToolkitError(f"{source}: {fact}; export the network anew")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_count, value))
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and -math.inf < value < math.inf
+
+
+_DARKNET: Mapping[str, tuple[str, Callable[[Any], bool]]] = {
+    "letterbox": ("true or false", lambda value: isinstance(value, bool)),
+    "nms_kind": (f"one of {', '.join(NMS_KINDS)}", lambda value: value in NMS_KINDS),
+    "beta_nms": ("a number", _is_number),
+    "image_size": ("[height, width]", _is_size),
+    "channels": ("a whole number above 0", _is_count),
+}
