@@ -2,17 +2,20 @@
 
 import argparse
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from utils.commands.export import FORMATS, Format, export_parser, run_export
 from utils.commands.export_checks import require_packages
-from utils.commands.export_job import metadata
+from utils.commands.export_job import make_job, metadata
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.errors import ExportError
-from utils.export.job import Exported, Exporting, Precision
+from utils.export.job import Accuracy, Exported, Exporting, Precision
 
 CFGS = Path(__file__).resolve().parents[1] / "cfgs"
 
@@ -79,7 +82,7 @@ INT8 = ("--precision", "int8", "--data", "DATA")
         (("--target", "SM86"), r"--target: is about --format tensorrt, not onnx"),
         ((*INT8, "--int8-skip", "auto", "--raw-heads"), r"auto: needs boxes .*leave --raw-heads out"),
         ((*INT8, "--int8-skip", "auto", "--format", "onnx,openvino"), r"auto: .* ONNX alone, not for openv"),
-        ((*INT8, "--int8-skip", "0,3,99"), r"--int8-skip: 3,99 is no convolution to quantise; .*0,1,2,4,"),
+        ((*INT8, "--int8-skip", "0,3,99"), r"--int8-skip 3,99: is no convolution to quantise; .*0,1,2,4,"),
     ],
 )
 def test_what_can_be_known_is_refused_before_any_file(
@@ -133,6 +136,65 @@ def test_what_was_written_is_told_when_a_later_format_fails(
         run(project, "--format", "torchscript,onnx")
     assert "net.onnx" in capsys.readouterr().out
     assert (project / "net.onnx").exists()
+
+
+def writing(name: str, **facts: Any) -> Callable[[Exporting, Path], Exported]:
+    """An export that puts down an empty file."""
+
+    def export(job: Exporting, path: Path) -> Exported:
+        path.touch()
+        return Exported((path,), name, job.precision, **facts)
+
+    return export
+
+
+@pytest.mark.parametrize(
+    ("precision", "remedy"), [("fp16", "export fp32"), ("int8", "--int8-skip auto, with --format onnx,")]
+)
+@pytest.mark.parametrize("measured_before_its_report", [True, False])
+def test_a_loss_above_a_point_is_warned_of_in_every_format(
+    precision: Precision,
+    remedy: str,
+    measured_before_its_report: bool,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def with_accuracy(*positions: Any, **options: Any) -> Exporting:
+        return replace(make_job(*positions, **options), accuracy=Accuracy(0.8, lambda infer: 0.771))
+
+    facts = {"accuracy": 0.771} if measured_before_its_report else {"infer": lambda images: []}
+    formats = {
+        "openvino": Format(".xml", writing("openvino", **facts)),
+        "torchscript": Format(".torchscript", writing("torchscript", accuracy=0.7901)),
+    }
+    monkeypatch.setattr("utils.commands.export.FORMATS", formats)
+    monkeypatch.setattr("utils.commands.export.require_possible", lambda *_: None)
+    monkeypatch.setattr("utils.commands.export.make_job", with_accuracy)
+    run(project, "--precision", precision, "--format", "openvino,torchscript")
+    told = capsys.readouterr().out
+    assert f"openvino: WARNING loses 2.9 points of mAP; {remedy}" in told
+    assert "torchscript: WARNING" not in told
+
+
+@pytest.mark.parametrize(
+    ("chosen", "after"),
+    [("tensorrt", ""), ("onnx,tensorrt", "net.onnx"), ("tensorrt,torchscript", "net.torchscript")],
+)
+def test_an_engine_that_cannot_run_here_is_not_what_comes_next(
+    chosen: str,
+    after: str,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    formats = {name: Format(kind.suffix, writing(name)) for name, kind in FORMATS.items()}
+    monkeypatch.setattr("utils.commands.export.FORMATS", formats)
+    monkeypatch.setattr("utils.commands.export.require_possible", lambda *_: None)
+    run(project, "--format", chosen)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next:")]
+    wanted = f"next: python detect.py --weights {project / after} --source IMAGE"
+    assert lines == ([wanted] if after else [])
 
 
 def test_metadata_stands_in_for_the_cfg() -> None:

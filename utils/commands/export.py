@@ -32,7 +32,7 @@ from utils.commands.tables import percent, show
 from utils.darknet.model import Darknet
 from utils.data.listing import read_data_file
 from utils.export import ncnn, torchscript
-from utils.export.job import PRECISIONS, Accuracy, Exported, Exporting
+from utils.export.job import ALLOWED_LOSS, PRECISIONS, Accuracy, Exported, Exporting
 from utils.export.limits import Limits
 from utils.export.ncnn import export_ncnn
 from utils.export.onnx import OnnxFiles, export_onnx
@@ -178,7 +178,9 @@ def run_export(args: argparse.Namespace) -> None:
             _report(exports, job, model)
         raise
     _report(exports, job, model)
-    _next(project, exports[0], decoded=not (args.raw_heads or args.nms))
+    usable = [export for export in exports if _runs(export)]
+    if usable:
+        _next(project, usable[0], decoded=not (args.raw_heads or args.nms))
 
 
 def _export(job: Exporting, names: Sequence[str], stem: Path, exports: list[Exported]) -> None:
@@ -198,25 +200,38 @@ def _report(exports: Sequence[Exported], job: Exporting, model: Darknet) -> None
     table = Table("file", "MB")
     for title in (*job.module.outputs, *(("mAP\nbefore", "mAP\nafter") if job.accuracy else ())):
         table.add_column(title, justify="right")
+    losses: list[str] = []
     for export in exports:
+        after = _after(export, job.accuracy)
+        losses.append(_loss(export, job.accuracy, after))
         table.add_row(
             Text(export.paths[0].name, overflow="fold"),
             f"{sum(path.stat().st_size for path in export.paths) / 1e6:.1f}",
             *(_largest(export, name) for name in job.module.outputs),
-            *(_before_and_after(export, job.accuracy) if job.accuracy else ()),
+            *((percent(job.accuracy.before), percent(after)) if job.accuracy else ()),
         )
     show(f"{model.network.source} in {job.precision}, in {exports[0].paths[0].parent}", table)
     console = Console()
-    for export in exports:
-        for line in filter(None, (_compared(export), export.note)):
+    for export, loss in zip(exports, losses, strict=True):
+        for line in filter(None, (_compared(export), loss, export.note)):
             console.print(f"{export.format}: {line}", highlight=False, soft_wrap=True, markup=False)
 
 
-def _before_and_after(export: Exported, accuracy: Accuracy) -> tuple[str, str]:
-    after = export.accuracy
-    if after is None and export.infer is not None:
-        after = accuracy.measure(export.infer)
-    return percent(accuracy.before), percent(after)
+def _after(export: Exported, accuracy: Accuracy | None) -> float | None:
+    """The mAP of the file, measured now unless its export did so; None where it cannot be."""
+    if export.accuracy is not None or accuracy is None or export.infer is None:
+        return export.accuracy
+    return accuracy.measure(export.infer)
+
+
+def _loss(export: Exported, accuracy: Accuracy | None, after: float | None) -> str:
+    """A warning where a file loses more than it may."""
+    if accuracy is None or after is None or accuracy.before - after <= ALLOWED_LOSS:
+        return ""
+    remedy = "export fp32"
+    if export.precision == "int8":
+        remedy = "--int8-skip auto, with --format onnx, finds what to leave in float"
+    return f"WARNING loses {100 * (accuracy.before - after):.1f} points of mAP; {remedy}"
 
 
 def _largest(export: Exported, output: str) -> str:
@@ -231,6 +246,11 @@ def _compared(export: Exported) -> str:
     shapes = (parity.shape for parity in export.parities)
     compared = " and ".join(f"batch {batch}, {height}x{width}" for batch, _, height, width in shapes)
     return f"compared with torch on {compared}: largest difference / largest value"
+
+
+def _runs(export: Exported) -> bool:
+    """Whether this machine can load the file, which it may not of an engine alone."""
+    return export.format != "tensorrt" or export.infer is not None
 
 
 def _next(project: Project, export: Exported, decoded: bool) -> None:

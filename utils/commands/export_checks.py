@@ -90,8 +90,8 @@ def _require_sections(args: argparse.Namespace, model: nn.Module) -> None:
     known = convolutional_sections(model)
     unknown = [section for section in args.int8_skip if section not in known]
     if unknown:
-        fact = f"{','.join(map(str, unknown))} is no convolution to quantise"
-        raise ExportError(f"--int8-skip: {fact}; choose among {','.join(map(str, known))}")
+        fact = f"is no convolution to quantise; choose among {','.join(map(str, known))}"
+        raise ExportError(f"--int8-skip {','.join(map(str, unknown))}: {fact}")
 
 
 def convolutional_sections(model: nn.Module) -> list[int]:
