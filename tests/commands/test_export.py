@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from utils.commands.export import FORMATS, Format, export_parser, run_export
-from utils.commands.export_checks import require_packages
+from utils.commands.export_checks import convolutional_sections, require_packages
 from utils.commands.export_job import make_job, metadata
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.errors import ExportError
 from utils.export.job import Accuracy, Exported, Exporting, Precision
+from utils.export.onnx import export_onnx
 
 CFGS = Path(__file__).resolve().parents[1] / "cfgs"
 
@@ -118,6 +119,17 @@ def test_packages_of_all_formats_are_looked_for_first(
     require_packages(("torchscript",), precision)
     with pytest.raises(ExportError, match=rf"--format {name}: .*pip install {missing}$"):
         require_packages(("torchscript", name), precision)
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise", "local_avgpool", "messy"])
+def test_sections_known_before_are_those_that_onnx_quantises(name: str, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from utils.export.onnx_int8 import convolutions
+
+    model = Darknet.from_cfg(CFGS / f"{name}.cfg").eval()
+    job = make_job(model, None, (model.network.height, model.network.width), 0)
+    graph = onnx.load(export_onnx(job, tmp_path / "net.onnx").paths[0]).graph
+    assert convolutional_sections(model) == sorted(convolutions(graph))
 
 
 def test_gpus_may_be_in_lower_case() -> None:

@@ -95,7 +95,7 @@ def _require_sections(args: argparse.Namespace, model: nn.Module) -> None:
 
 
 def convolutional_sections(model: nn.Module) -> list[int]:
-    """Numbers of the sections that hold a convolution, in order."""
+    """Numbers of the sections that hold a convolution, in order; simplifying merges those that repeat."""
     names = (name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
     return sorted({int(name.split(".")[1]) for name in names if name.startswith("layers.")})
 
