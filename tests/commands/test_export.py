@@ -2,15 +2,21 @@
 
 import argparse
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from utils.commands.export import FORMATS, export_parser, run_export
-from utils.commands.export_job import metadata
+from utils.commands.export import FORMATS, Format, export_parser, run_export
+from utils.commands.export_checks import convolutional_sections, require_packages
+from utils.commands.export_job import make_job, metadata
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.errors import ExportError
+from utils.export.job import Accuracy, Exported, Exporting, Precision
+from utils.export.onnx import export_onnx
 
 CFGS = Path(__file__).resolve().parents[1] / "cfgs"
 
@@ -48,14 +54,159 @@ def test_formats_are_a_list(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"{named} is not known; use some of onnx" in capsys.readouterr().err
 
 
-def test_no_other_format_takes_the_suppression(tmp_path: Path) -> None:
-    cfg, weights = CFGS / "residual.cfg", tmp_path / "net.weights"
-    save_weights(Darknet.from_cfg(cfg), weights)
-    args = parsed("--cfg", str(cfg), "--weights", str(weights), "--nms")
-    args.format = ("onnx", "openvino")
-    with pytest.raises(ExportError, match=r"--nms: .*which openvino cannot take over"):
-        run_export(args)
-    assert [path.name for path in tmp_path.iterdir()] == ["net.weights"]
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with a network's weights and a data set."""
+    save_weights(Darknet.from_cfg(CFGS / "residual.cfg"), tmp_path / "net.weights")
+    (tmp_path / "my.data").write_text("classes=1\ntrain=my.txt\nvalid=my.txt\nnames=my.names\n")
+    (tmp_path / "my.names").write_text("a\n")
+    return tmp_path
+
+
+def run(project: Path, *words: str) -> None:
+    files = ("--cfg", str(CFGS / "residual.cfg"), "--weights", str(project / "net.weights"))
+    run_export(parsed(*files, *words))
+
+
+INT8 = ("--precision", "int8", "--data", "DATA")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--nms", "--format", "onnx,openvino"), r"--nms: .*which openvino cannot take over"),
+        (("--nms", "--opset", "12"), r"--opset 12: --nms needs operators of opset 13; use 17"),
+        (("--opset", "10"), r"--opset 10: fp32 can be written in opset 11 to 20"),
+        (("--opset", "12", *INT8), r"--opset 12: int8 can be written in opset 13 to 20"),
+        (("--conf", "0.25"), r"--conf: is about --nms"),
+        (("--nms-overlap", "0.45"), r"--nms-overlap: is about --nms"),
+        (("--target", "SM86"), r"--target: is about --format tensorrt, not onnx"),
+        ((*INT8, "--int8-skip", "auto", "--raw-heads"), r"auto: needs boxes .*leave --raw-heads out"),
+        ((*INT8, "--int8-skip", "auto", "--format", "onnx,openvino"), r"auto: .* ONNX alone, not for openv"),
+        ((*INT8, "--int8-skip", "0,3,99"), r"--int8-skip 3,99: is no convolution to quantise; .*0,1,2,4,"),
+    ],
+)
+def test_what_can_be_known_is_refused_before_any_file(
+    words: tuple[str, ...], message: str, project: Path
+) -> None:
+    data = str(project / "my.data")
+    before = sorted(project.iterdir())
+    with pytest.raises(ExportError, match=message):
+        run(project, *(data if word == "DATA" else word for word in words))
+    assert sorted(project.iterdir()) == before
+
+
+def test_an_unknown_gpu_is_refused_before_any_file(project: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    before = sorted(project.iterdir())
+    with pytest.raises(ExportError, match=r"--target SM1: is not known; use some of .*SM86"):
+        run(project, "--format", "onnx,tensorrt", "--target", "sm86,sm1")
+    assert sorted(project.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "missing"),
+    [("onnx", "fp32", "onnxslim"), ("openvino", "int8", "nncf"), ("ncnn", "fp32", "pnnx")],
+)
+def test_packages_of_all_formats_are_looked_for_first(
+    name: str, precision: Precision, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def import_without(module: str) -> None:
+        if module == missing:
+            raise ImportError(module)
+
+    monkeypatch.setattr("utils.export.packages.import_module", import_without)
+    require_packages(("torchscript",), precision)
+    with pytest.raises(ExportError, match=rf"--format {name}: .*pip install {missing}$"):
+        require_packages(("torchscript", name), precision)
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise", "local_avgpool", "messy"])
+def test_sections_known_before_are_those_that_onnx_quantises(name: str, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from utils.export.onnx_int8 import convolutions
+
+    model = Darknet.from_cfg(CFGS / f"{name}.cfg").eval()
+    job = make_job(model, None, (model.network.height, model.network.width), 0)
+    graph = onnx.load(export_onnx(job, tmp_path / "net.onnx").paths[0]).graph
+    assert convolutional_sections(model) == sorted(convolutions(graph))
+
+
+def test_gpus_may_be_in_lower_case() -> None:
+    assert parsed("--target", "sm86, SM75").target == ("SM86", "SM75")
+
+
+def test_what_was_written_is_told_when_a_later_format_fails(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(job: Exporting, path: Path) -> Exported:
+        raise ExportError("torch: cannot; do not")
+
+    formats = dict(FORMATS) | {"torchscript": Format(".torchscript", fails)}
+    monkeypatch.setattr("utils.commands.export.FORMATS", formats)
+    with pytest.raises(ExportError, match="torch: cannot"):
+        run(project, "--format", "torchscript,onnx")
+    assert "net.onnx" in capsys.readouterr().out
+    assert (project / "net.onnx").exists()
+
+
+def writing(name: str, **facts: Any) -> Callable[[Exporting, Path], Exported]:
+    """An export that puts down an empty file."""
+
+    def export(job: Exporting, path: Path) -> Exported:
+        path.touch()
+        return Exported((path,), name, job.precision, **facts)
+
+    return export
+
+
+@pytest.mark.parametrize(
+    ("precision", "remedy"), [("fp16", "export fp32"), ("int8", "--int8-skip auto, with --format onnx,")]
+)
+@pytest.mark.parametrize("measured_before_its_report", [True, False])
+def test_a_loss_above_a_point_is_warned_of_in_every_format(
+    precision: Precision,
+    remedy: str,
+    measured_before_its_report: bool,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def with_accuracy(*positions: Any, **options: Any) -> Exporting:
+        return replace(make_job(*positions, **options), accuracy=Accuracy(0.8, lambda infer: 0.771))
+
+    facts = {"accuracy": 0.771} if measured_before_its_report else {"infer": lambda images: []}
+    formats = {
+        "openvino": Format(".xml", writing("openvino", **facts)),
+        "torchscript": Format(".torchscript", writing("torchscript", accuracy=0.7901)),
+    }
+    monkeypatch.setattr("utils.commands.export.FORMATS", formats)
+    monkeypatch.setattr("utils.commands.export.require_possible", lambda *_: None)
+    monkeypatch.setattr("utils.commands.export.make_job", with_accuracy)
+    run(project, "--precision", precision, "--format", "openvino,torchscript")
+    told = capsys.readouterr().out
+    assert f"openvino: WARNING loses 2.9 points of mAP; {remedy}" in told
+    assert "torchscript: WARNING" not in told
+
+
+@pytest.mark.parametrize(
+    ("chosen", "after"),
+    [("tensorrt", ""), ("onnx,tensorrt", "net.onnx"), ("tensorrt,torchscript", "net.torchscript")],
+)
+def test_an_engine_that_cannot_run_here_is_not_what_comes_next(
+    chosen: str,
+    after: str,
+    project: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    formats = {name: Format(kind.suffix, writing(name)) for name, kind in FORMATS.items()}
+    monkeypatch.setattr("utils.commands.export.FORMATS", formats)
+    monkeypatch.setattr("utils.commands.export.require_possible", lambda *_: None)
+    run(project, "--format", chosen)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next:")]
+    wanted = f"next: python detect.py --weights {project / after} --source IMAGE"
+    assert lines == ([wanted] if after else [])
 
 
 def test_metadata_stands_in_for_the_cfg() -> None:

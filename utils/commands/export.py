@@ -24,15 +24,15 @@ from utils.commands.arguments import (
     prepare,
     resolve,
 )
+from utils.commands.export_checks import require_possible, suppression
 from utils.commands.export_job import make_job
 from utils.commands.project import open_network
 from utils.commands.results import quoted
 from utils.commands.tables import percent, show
 from utils.darknet.model import Darknet
 from utils.data.listing import read_data_file
-from utils.errors import ExportError
 from utils.export import ncnn, torchscript
-from utils.export.job import PRECISIONS, Accuracy, Exported, Exporting
+from utils.export.job import ALLOWED_LOSS, PRECISIONS, Accuracy, Exported, Exporting
 from utils.export.limits import Limits
 from utils.export.ncnn import export_ncnn
 from utils.export.onnx import OnnxFiles, export_onnx
@@ -83,9 +83,13 @@ def export_parser(manual: str | None) -> Parser:
     ending = parser.add_mutually_exclusive_group()
     ending.add_argument("--raw-heads", action="store_true", help="end before decoding")
     ending.add_argument("--nms", action="store_true", help="suppress overlapping boxes in the ONNX file")
-    parser.add_argument("--conf", type=fraction, default=Exporting.confidence, help="least score, with --nms")
     parser.add_argument(
-        "--nms-overlap", type=fraction, default=Exporting.overlap, help="largest in a class, with --nms"
+        "--conf", type=fraction, help=f"least score, with --nms (default: {Exporting.confidence})"
+    )
+    parser.add_argument(
+        "--nms-overlap",
+        type=fraction,
+        help=f"largest in a class, with --nms (default: {Exporting.overlap})",
     )
     parser.add_argument("--opset", type=positive_int, default=Exporting.opset, help="of the ONNX operators")
     parser.add_argument(
@@ -96,7 +100,7 @@ def export_parser(manual: str | None) -> Parser:
         help="sections that stay in float, as 3,15",
     )
     parser.add_argument(
-        "--target", type=_words, default=(), metavar="LIST", help="GPUs of a TensorRT engine, as SM86"
+        "--target", type=_targets, default=(), metavar="LIST", help="GPUs of a TensorRT engine, as SM86"
     )
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="folder for the files (default: the weights')"
@@ -107,6 +111,10 @@ def export_parser(manual: str | None) -> Parser:
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _targets(text: str) -> tuple[str, ...]:
+    return _words(text.upper())
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -142,7 +150,9 @@ def run_export(args: argparse.Namespace) -> None:
     model = open_network(project)
     data = read_data_file(project.data) if project.data else None
     folder = args.output or weights.parent
-    _require_possible(args, project)
+    for limits in filter(None, (FORMATS[name].limits for name in args.format)):
+        limits.check(args.precision, args.dynamic is not None)
+    require_possible(args, project, model)
     require_writable(folder, "choose another folder with --output DIR")
     job = make_job(
         model,
@@ -156,32 +166,25 @@ def run_export(args: argparse.Namespace) -> None:
         precision=args.precision,
         int8_skip=args.int8_skip,
         suppress=args.nms,
-        confidence=args.conf,
-        overlap=args.nms_overlap,
         targets=args.target,
+        **suppression(args),
     )
     stem = weights.stem if job.precision == "fp32" else f"{weights.stem}_{job.precision}"
-    exports = _export(job, args.format, folder / stem)
+    exports: list[Exported] = []
+    try:
+        _export(job, args.format, folder / stem, exports)
+    except Exception:
+        if exports:  # a later format failed, these files are there
+            _report(exports, job, model)
+        raise
     _report(exports, job, model)
-    _next(project, exports[0], decoded=not (args.raw_heads or args.nms))
+    usable = [export for export in exports if _runs(export)]
+    if usable:
+        _next(project, usable[0], decoded=not (args.raw_heads or args.nms))
 
 
-def _require_possible(args: argparse.Namespace, project: Project) -> None:
-    for limits in filter(None, (FORMATS[name].limits for name in args.format)):
-        limits.check(args.precision, args.dynamic is not None)
-    others = [name for name in args.format if name != "onnx"]
-    if args.nms and others:
-        fact = f"the suppression is an operator of ONNX, which {', '.join(others)} cannot take over"
-        raise ExportError(f"--nms: {fact}; leave it out, or give --format onnx")
-    if args.precision == "int8" and not project.data:
-        fact = "int8 needs images to find the ranges of activations"
-        raise ExportError(f"--precision int8: {fact}; add --data FILE, its training list is used")
-    if args.int8_skip and args.precision != "int8":
-        raise ExportError(f"--int8-skip: is about --precision int8, not {args.precision}; leave it out")
-
-
-def _export(job: Exporting, names: Sequence[str], stem: Path) -> list[Exported]:
-    exports = []
+def _export(job: Exporting, names: Sequence[str], stem: Path, exports: list[Exported]) -> None:
+    """Add each file to `exports` as soon as it is written."""
     with tempfile.TemporaryDirectory() as scratch:
         files = OnnxFiles(job, Path(scratch))
         # ONNX first: others are made from that file
@@ -191,32 +194,44 @@ def _export(job: Exporting, names: Sequence[str], stem: Path) -> list[Exported]:
                 exports.append(files.export(job.precision, path))
             else:
                 exports.append(FORMATS[name].export(replace(job, onnx=files), path))
-    return exports
 
 
 def _report(exports: Sequence[Exported], job: Exporting, model: Darknet) -> None:
     table = Table("file", "MB")
     for title in (*job.module.outputs, *(("mAP\nbefore", "mAP\nafter") if job.accuracy else ())):
         table.add_column(title, justify="right")
+    losses: list[str] = []
     for export in exports:
+        after = _after(export, job.accuracy)
+        losses.append(_loss(export, job.accuracy, after))
         table.add_row(
             Text(export.paths[0].name, overflow="fold"),
             f"{sum(path.stat().st_size for path in export.paths) / 1e6:.1f}",
             *(_largest(export, name) for name in job.module.outputs),
-            *(_before_and_after(export, job.accuracy) if job.accuracy else ()),
+            *((percent(job.accuracy.before), percent(after)) if job.accuracy else ()),
         )
     show(f"{model.network.source} in {job.precision}, in {exports[0].paths[0].parent}", table)
     console = Console()
-    for export in exports:
-        for line in filter(None, (_compared(export), export.note)):
+    for export, loss in zip(exports, losses, strict=True):
+        for line in filter(None, (_compared(export), loss, export.note)):
             console.print(f"{export.format}: {line}", highlight=False, soft_wrap=True, markup=False)
 
 
-def _before_and_after(export: Exported, accuracy: Accuracy) -> tuple[str, str]:
-    after = export.accuracy
-    if after is None and export.infer is not None:
-        after = accuracy.measure(export.infer)
-    return percent(accuracy.before), percent(after)
+def _after(export: Exported, accuracy: Accuracy | None) -> float | None:
+    """The mAP of the file, measured now unless its export did so; None where it cannot be."""
+    if export.accuracy is not None or accuracy is None or export.infer is None:
+        return export.accuracy
+    return accuracy.measure(export.infer)
+
+
+def _loss(export: Exported, accuracy: Accuracy | None, after: float | None) -> str:
+    """A warning where a file loses more than it may."""
+    if accuracy is None or after is None or accuracy.before - after <= ALLOWED_LOSS:
+        return ""
+    remedy = "export fp32"
+    if export.precision == "int8":
+        remedy = "--int8-skip auto, with --format onnx, finds what to leave in float"
+    return f"WARNING loses {100 * (accuracy.before - after):.1f} points of mAP; {remedy}"
 
 
 def _largest(export: Exported, output: str) -> str:
@@ -231,6 +246,11 @@ def _compared(export: Exported) -> str:
     shapes = (parity.shape for parity in export.parities)
     compared = " and ".join(f"batch {batch}, {height}x{width}" for batch, _, height, width in shapes)
     return f"compared with torch on {compared}: largest difference / largest value"
+
+
+def _runs(export: Exported) -> bool:
+    """Whether this machine can load the file, which it may not of an engine alone."""
+    return export.format != "tensorrt" or export.infer is not None
 
 
 def _next(project: Project, export: Exported, decoded: bool) -> None:

@@ -16,6 +16,8 @@ from utils.runtimes.runtime import Images
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+# how much mAP@0.5 a file may lose before something is done or said, as a fraction
+ALLOWED_LOSS = 0.01
 
 
 def _no_onnx(precision: Precision) -> Path:

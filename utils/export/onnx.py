@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 TOLERANCE = BOUNDS["fp32"].tolerance
 _LEAST_OPSET = 11  # the first with torch's Resize
 _INT8_OPSET = 13  # the first with scales by channel
+_NMS_OPSET = 13  # the first whose Unsqueeze takes its axes as the suppression gives them
 _MOST_OPSET = 20  # of torch's older exporter
 _PLACE = "ONNX export"
 
@@ -54,10 +55,27 @@ def export_onnx(job: Exporting, path: Path) -> Exported:
 def _require_possible(job: Exporting) -> None:
     if job.suppress and tuple(job.module.outputs) != ("boxes", "scores"):
         raise ExportError("--nms: raw heads hold no boxes to suppress; leave --raw-heads out")
-    least, most = (_INT8_OPSET if job.precision == "int8" else _LEAST_OPSET), _MOST_OPSET
-    if not least <= job.opset <= most:
-        fact = f"{job.precision} can be written in opset {least} to {most}"
-        raise ExportError(f"--opset {job.opset}: {fact}; use {Exporting.opset}")
+    require_opset(job.opset, job.precision, job.suppress)
+
+
+def require_opset(opset: int, precision: Precision, suppress: bool) -> None:
+    """Refuse an opset that a file cannot be written in.
+
+    Args:
+        opset: of the ONNX operators.
+        precision: of the ONNX file.
+        suppress: whether it suppresses overlapping boxes itself.
+
+    Raises:
+        ExportError: with those that it can.
+    """
+    if suppress and opset < _NMS_OPSET:
+        fact = f"--nms needs operators of opset {_NMS_OPSET}"
+        raise ExportError(f"--opset {opset}: {fact}; use {Exporting.opset}, or leave --nms out")
+    least, most = (_INT8_OPSET if precision == "int8" else _LEAST_OPSET), _MOST_OPSET
+    if not least <= opset <= most:
+        fact = f"{precision} can be written in opset {least} to {most}"
+        raise ExportError(f"--opset {opset}: {fact}; use {Exporting.opset}")
 
 
 def _graph(onnx: ModuleType, job: Exporting, scratch: Path) -> "Quantised":

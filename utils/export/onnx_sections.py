@@ -12,14 +12,11 @@ from numpy.typing import NDArray
 
 from utils.errors import ExportError
 from utils.export.calibration import best_limits
-from utils.export.job import Accuracy, Exporting
+from utils.export.job import ALLOWED_LOSS, Accuracy, Exporting
 from utils.export.onnx_int8 import convolutions, measured_tensors, quantised
 from utils.export.onnx_running import proto_infer
 from utils.export.parity import Infer
 from utils.runtimes.runtime import Images, Outputs
-
-# how much mAP@0.5 an int8 file may lose before something is done or said, as a fraction
-ALLOWED_LOSS = 0.01
 
 
 @dataclass(frozen=True)
@@ -57,14 +54,7 @@ def quantise(proto: onnx.ModelProto, job: Exporting) -> Quantised:
     graph = network.without(job.int8_skip)
     if job.accuracy is None:
         return Quantised(graph)
-    accuracy = job.accuracy.measure(network.infer(job.int8_skip))
-    return Quantised(graph, accuracy, _loss_note(job.accuracy.before - accuracy))
-
-
-def _loss_note(loss: float) -> str:
-    if loss <= ALLOWED_LOSS:
-        return ""
-    return f"WARNING loses {100 * loss:.1f} points of mAP; --int8-skip auto finds what to leave in float"
+    return Quantised(graph, job.accuracy.measure(network.infer(job.int8_skip)))
 
 
 def _activations(

@@ -146,13 +146,28 @@ def _set_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:
     """Compute capabilities of the GPUs to build for; without, the engine is portable."""
     if not targets:
         return
+    require_targets(trt, targets)
+    config.num_compute_capabilities = len(targets)
+    for number, target in enumerate(targets):
+        config.set_compute_capability(getattr(trt.ComputeCapability, target), number)
+
+
+def require_targets(trt: Any, targets: Sequence[str]) -> None:
+    """Refuse GPUs that TensorRT-RTX does not know.
+
+    Args:
+        trt: what `library` gives for these targets.
+        targets: compute capabilities, such as SM86.
+
+    Raises:
+        ExportError: with those that are known.
+    """
+    if not targets:
+        return
     known = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
     unknown = [target for target in targets if target not in known]
     if unknown:
         raise ExportError(f"--target {','.join(unknown)}: is not known; use some of {','.join(known)}")
-    config.num_compute_capabilities = len(targets)
-    for number, target in enumerate(targets):
-        config.set_compute_capability(getattr(trt.ComputeCapability, target), number)
 
 
 @cache
