@@ -32,9 +32,9 @@ def run(path: Path, images: np.ndarray) -> list[np.ndarray]:
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
     assert net.load_param(str(path)) == 0
     assert net.load_model(str(path.with_suffix(".bin"))) == 0
-    extractor = net.create_extractor()
-    extractor.input("in0", ncnn.Mat(images))
-    return [np.array(extractor.extract(name)[1]) for name in ("out0", "out1")]
+    with net.create_extractor() as extractor:  # it must end before the net does
+        extractor.input("in0", ncnn.Mat(images).clone())
+        return [np.array(extractor.extract(name)[1]) for name in ("out0", "out1")]
 
 
 def test_files_alone_compute_what_the_network_does(tmp_path: Path) -> None:
