@@ -1,7 +1,6 @@
 """detect.py and evaluate.py on exported files: the boxes and figures of the network they came from."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,9 @@ import slim_prune
 from tests.runtimes.exported import (
     NAMES,
     TEXTS,
+    WRITERS,
     tiny_detector,
-    write_ncnn,
     write_onnx,
-    write_openvino,
-    write_torchscript,
 )
 from utils.commands.detector import Detector, Thresholds
 from utils.commands.evaluate import evaluate_network, open_split
@@ -34,13 +31,6 @@ from utils.runtimes.choice import readers
 from utils.runtimes.detecting import of_file
 from utils.runtimes.onnxruntime import OnnxRuntime
 from utils.runtimes.openvino import OpenVino
-
-WRITERS: dict[str, tuple[str, Callable[[Darknet, Path], Path]]] = {
-    "onnx": ("onnxruntime", lambda model, folder: write_onnx(model, folder / "net.onnx")),
-    "openvino": ("openvino", write_openvino),
-    "torchscript": ("torch", write_torchscript),
-    "ncnn": ("pnnx", write_ncnn),
-}
 
 
 @pytest.fixture
@@ -78,6 +68,7 @@ def cfg_and_weights(project: Path) -> list[str]:
 def test_detect_finds_the_same_boxes_in_every_format(name: str, project: Path) -> None:
     package, write = WRITERS[name]
     pytest.importorskip(package)
+    pytest.importorskip(name)
     expected = detections(project, *cfg_and_weights(project))
     found = detections(project, "--weights", str(write(model_of(project), project)))
     assert len(found) == len(expected) > 20
@@ -97,6 +88,7 @@ def test_detect_names_the_classes_as_the_file_does(project: Path, capsys) -> Non
 def test_evaluate_finds_the_same_figures_in_every_format(name: str, project: Path, capsys) -> None:
     package, write = WRITERS[name]
     pytest.importorskip(package)
+    pytest.importorskip(name)
     expected = figures(project, *cfg_and_weights(project))
     path = write(model_of(project), project)
     found = figures(project, "--weights", str(path))

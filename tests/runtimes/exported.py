@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -104,3 +105,12 @@ def write_ncnn(model: Darknet, folder: Path) -> Path:
     path = folder / "net.ncnn.param"
     texts_path(path).write_text(json.dumps(TEXTS))
     return path
+
+
+# by the runtime that reads it: the package that writes it, and how
+WRITERS: dict[str, tuple[str, Callable[[Darknet, Path], Path]]] = {
+    "onnxruntime": ("onnx", lambda model, folder: write_onnx(model, folder / "net.onnx")),
+    "openvino": ("openvino", write_openvino),
+    "torch": ("torch", write_torchscript),
+    "ncnn": ("pnnx", write_ncnn),
+}

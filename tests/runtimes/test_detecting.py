@@ -14,8 +14,8 @@ from tests.runtimes.exported import (
     NAMES,
     SIZE,
     TEXTS,
+    WRITERS,
     tiny_detector,
-    write_ncnn,
     write_onnx,
     write_openvino,
     write_torchscript,
@@ -29,13 +29,6 @@ from utils.runtimes.choice import runtime_of
 from utils.runtimes.detecting import as_predict, detecting, facts_of, of_file
 from utils.runtimes.opencv import OpenCv
 from utils.runtimes.runtime import Images, Session, texts_path
-
-WRITERS: dict[str, tuple[str, Callable[[Darknet, Path], Path]]] = {
-    "onnxruntime": ("onnx", lambda model, folder: write_onnx(model, folder / "net.onnx")),
-    "openvino": ("openvino", write_openvino),
-    "torch": ("torch", write_torchscript),
-    "ncnn": ("pnnx", write_ncnn),
-}
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -35,8 +36,14 @@ _HALVINGS = 6
 
 
 def shares_asked(job: Job) -> dict[str, tuple[float, float]]:
-    """Name of each limit but --min-map -> what the network costs now, and the share of it that it may."""
-    search = _Search.of(job, 0.0)
+    """Name of each limit -> what the network costs now, and the share of it that it may.
+
+    Without --min-map, and without a share of the milliseconds, which says itself what it is.
+    """
+    args = copy(job.args)
+    if args.max_ms is not None and args.max_ms.is_share:
+        args.max_ms = None  # nothing has to be measured for it
+    search = _Search.of(replace(job, args=args), 0.0)
     full = np.ones(job.subject.graph.unit_count, dtype=np.bool_)
     wholes = {limit.name.strip("-").replace("-", "_"): limit for limit in search.selection.limits}
     return {name: (limit.cost(full), limit.most / limit.cost(full)) for name, limit in wholes.items()}

@@ -186,11 +186,10 @@ def _limits(job: Job, progress: float, before: list[Round]) -> dict[str, Amount]
 
     A share of the milliseconds stays one, of what the round sets out from: measured in turns with it.
     """
-    limits = {}
-    for name, (whole, share) in shares_asked(job).items():
-        limits[name] = Amount(whole * share**progress, False)
-        if name == "max_ms" and job.args.max_ms.is_share:
-            limits[name] = Amount(share**progress / _left(before), True)
+    shares, asked = shares_asked(job).items(), job.args.max_ms
+    limits = {name: Amount(whole * share**progress, False) for name, (whole, share) in shares}
+    if asked is not None and asked.is_share:
+        limits["max_ms"] = Amount(asked.value**progress / _left(before), True)
     return limits
 
 

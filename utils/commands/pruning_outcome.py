@@ -7,14 +7,13 @@ from utils.commands import pruning_stages as stages
 from utils.commands.budgets import Budget
 from utils.commands.ledger import Ledger, compare_in_memory
 from utils.commands.pruning_job import Job
+from utils.commands.pruning_stages import Result
 from utils.darknet.model import Darknet
 from utils.frontends.darknet import DarknetSubject, section_index
 from utils.pruning.policies import Candidates
 from utils.pruning.report import SectionChange
 from utils.pruning.subject import ChannelPlan, LayerScores, Merge, Policy
-from utils.pruning.surgery import PruningResult, prune
-
-Result = PruningResult[DarknetSubject]
+from utils.pruning.surgery import prune
 
 
 @dataclass(frozen=True)

@@ -29,14 +29,14 @@ from utils.commands.arguments import (
 )
 from utils.commands.pruning_job import Job, open_job
 from utils.commands.pruning_options import SCORES, add_align, add_floors, named_score
+from utils.commands.pruning_stages import Result
 from utils.data.listing import SPLITS, DataFile
 from utils.frontends.darknet import DarknetSubject
 from utils.pruning.report import Figures
 from utils.pruning.scores import Scorer
 from utils.pruning.subject import LayerScores, Policy
-from utils.pruning.surgery import PruningResult, prune
+from utils.pruning.surgery import prune
 
-Result = PruningResult[DarknetSubject]
 _EVALUATED, _CALIBRATED = 200, 64  # images
 _DIGITS = 12  # of a digest that only has to tell files apart
 

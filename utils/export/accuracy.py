@@ -6,12 +6,11 @@ from torch import Tensor
 
 from utils.detection.evaluator import Predict
 from utils.export.parity import Infer
+from utils.runtimes.detecting import predictions_of
 
 
 def predictor(infer: Infer, batch: int | None = None) -> Predict:
     """A callable from images to decoded boxes (B, N, 5 + classes), as the evaluator takes it.
-
-    Objectness is 1, since the scores hold it already.
 
     Args:
         infer: images (B, 3, H, W) -> boxes (B, N, 4) as xyxy and scores (B, N, classes).
@@ -27,5 +26,4 @@ def predictor(infer: Infer, batch: int | None = None) -> Predict:
 
 def _decoded(infer: Infer, images: Tensor) -> Tensor:
     boxes, scores = (torch.from_numpy(output) for output in infer(np.ascontiguousarray(images.numpy())))
-    low, high = boxes[..., :2], boxes[..., 2:]
-    return torch.cat(((low + high) / 2, high - low, torch.ones_like(scores[..., :1]), scores), dim=-1)
+    return predictions_of(boxes, scores)

@@ -57,7 +57,6 @@ class FxSubject:
         model: nn.Module,
         example: Tensor,
         values: Mapping[str, Any] | None = None,
-        pinned: Iterable[str] = (),
     ) -> Self:
         """Trace `model`.
 
@@ -65,7 +64,6 @@ class FxSubject:
             model: takes a tensor.
             example: (1, ...) an input; the smaller, the quicker.
             values: other arguments of its `forward`, which are fixed from here on.
-            pinned: names of layers to leave as they are.
 
         Raises:
             PruningError: it cannot be traced, or does not run on the example.
@@ -81,16 +79,20 @@ class FxSubject:
             raise PruningError(
                 f"{fact} ({str(error).splitlines()[0]}); give an input that it takes"
             ) from error
-        graph = run.trace.tracer.finish().pinning(pinned, "excluded")
-        units = run.trace.tracer.units()
+        graph, units = run.trace.tracer.finish(), run.trace.tracer.units()
         sizes = tuple(replace(size, ids=units[size.ids]) for size in run.trace.sizes)
         notes = tuple(dict.fromkeys(run.trace.not_followed))
-        return cls(module, graph, example, sizes, notes, frozenset(pinned))
+        return cls(module, graph, example, sizes, notes)
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """None: removing whole blocks would change the code."""
         return ()
+
+    def pinning(self, names: Iterable[str]) -> Self:
+        """The same with these layers left as they are."""
+        pinned = self.pinned | set(names)
+        return replace(self, graph=self.graph.pinning(pinned, "excluded"), pinned=pinned)
 
     def with_model(self, model: nn.Module) -> Self:
         """The same structure with other numbers."""
@@ -103,7 +105,7 @@ class FxSubject:
         for size in self.sizes:
             _set_size(nodes[size.node], size.path, int(keep[size.ids].sum()))
         model.recompile()
-        compact = type(self).of(model, self.example, pinned=self.pinned)
+        compact = type(self).of(model, self.example).pinning(self.pinned)
         _require_same_wiring(self.graph, keep, compact.graph)
         return compact
 

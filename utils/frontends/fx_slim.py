@@ -83,7 +83,7 @@ def slim(
     example = _only(example_inputs)
     whole = FxSubject.of(model, example, values)
     shares = shares_of(Parts(model, list(whole.graph.layers)), ratio, scope, exclude, config)
-    subject = FxSubject.of(whole.model, example, pinned=pinned_layers(whole.graph, shares, interface))
+    subject = whole.pinning(pinned_layers(whole.graph, shares, interface))
     scorer = named_scorer(score, {"random": random_scores(seed)}) if isinstance(score, str) else score
     policy = _policy(shares, scheme, ratio, layer_keep)
     result = prune(subject, [policy], scorer, folding=folding, align=align, least=least, may_keep_all=True)

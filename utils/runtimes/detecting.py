@@ -206,9 +206,18 @@ def as_predict(session: Session, source: str, step: int | None = None) -> Predic
         boxes, scores = (
             torch.from_numpy(np.concatenate(part))[: len(given)] for part in zip(*parts, strict=True)
         )
-        return torch.cat((xyxy_to_xywh(boxes), torch.ones_like(boxes[..., :1]), scores), dim=-1)
+        return predictions_of(boxes, scores)
 
     return predict
+
+
+def predictions_of(boxes: Tensor, scores: Tensor) -> Tensor:
+    """What an exported file puts out, (B, N, 4) xyxy and (B, N, classes), as the evaluator takes predictions.
+
+    Returns:
+        (B, N, 5 + classes): xywh, objectness 1, since the scores hold it already, and the scores.
+    """
+    return torch.cat((xyxy_to_xywh(boxes), torch.ones_like(boxes[..., :1]), scores), dim=-1)
 
 
 def _filled(images: Images, count: int) -> Images:
