@@ -122,6 +122,11 @@ def trials() -> list[Trial]:
         found.append(Trial(f"taught-0.8-{kind}", (*fifteen, "--distill", kind), "pruned-0.8", BEST_SPARSE))
     found.append(Trial("taught-0.7-sigmoid", (*fifteen, "--distill", "sigmoid"), "pruned-0.7", BEST_SPARSE))
     found += [Trial("baseline-darknet", (*fifteen, "--loss", "darknet"))]
+    found += [
+        Trial(f"scratch-{share}-{kind}", (*fifteen, "--scratch", kind), f"pruned-{share}")
+        for share in (0.7, 0.8)
+        for kind in ("e", "b")
+    ]
     return found + [replace(trial, seed=seed) for trial in found if trial.name in REPEATED for seed in (1, 2)]
 
 

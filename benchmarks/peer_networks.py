@@ -27,7 +27,7 @@ from utils.frontends.fx import FxSubject
 from utils.profiling import count_parameters, median_interval
 from utils.pruning.equality import outputs_in_float64, relative_difference
 
-ALIGN, EPOCHS = 8, 12
+ALIGN, EPOCHS = 8, 30
 # name -> network, shape of an image
 NETWORKS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "LeNet": (LeNet, (1, 1, 32, 32)),
@@ -95,8 +95,7 @@ def compare_networks(args: argparse.Namespace, rows: Rows) -> None:
                     found = cut(model, example, args.ratio)
                 difference = difference_of(found, model, example)
             except Exception as error:  # noqa: BLE001 - whatever it is, is the finding
-                note = f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
-                rows.add(Row("networks", case, method, 0, math.nan, note=note))
+                rows.add(Row("networks", case, method, 0, math.nan, note=_told(error)))
                 continue
             size = count_parameters(found.model)
             rows.add(Row("networks", case, method, size, difference, note="relative difference"))
@@ -159,12 +158,20 @@ def measure_time(args: argparse.Namespace, rows: Rows) -> None:
         if rows.has("time", case, "ratio"):
             continue
         model, example = built(name)
-        laps = [_lap(model, example, args.ratio) for _ in range(args.rounds + 1)][1:]  # the first warms up
+        try:
+            laps = [_lap(model, example, args.ratio) for _ in range(args.rounds + 1)][1:]  # the first warms up
+        except Exception as error:  # noqa: BLE001 - see compare_networks
+            rows.add(Row("time", case, "ratio", 0, math.nan, note=_told(error)))
+            continue
         for way in METHODS:
             seconds = median_interval([lap[way] for lap in laps])
             rows.add(Row("time", case, way, 0, *seconds, "seconds"))
         figures = median_interval([lap["Torch-Pruning"] / lap["slim"] for lap in laps])
         rows.add(Row("time", case, "ratio", 0, *figures, "Torch-Pruning / slim"))
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
 
 
 def _lap(model: nn.Module, example: Tensor, ratio: float) -> dict[str, float]:

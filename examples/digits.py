@@ -89,10 +89,10 @@ class Course:
 
     network: str
     seed: int = 0
-    sr: float = 0.02
+    sr: float = 0.01
     ratios: tuple[float, ...] = (0.5, 0.7)
-    epochs: int = 12
-    tune_epochs: int = 6
+    epochs: int = 30
+    tune_epochs: int = 12
     scratch: tuple[str, ...] = ("e", "b")
     teach: bool = True
 

@@ -156,6 +156,19 @@ def test_torch_pruning_gets_the_same_share_and_leaves_the_outputs(small) -> None
     assert found.model.classifier.weight.shape == (5, 16)
 
 
+def test_both_programs_are_timed_in_turns_once(tmp_path) -> None:
+    pytest.importorskip("torch_pruning")
+    words = argparse.Namespace(only=["LeNet"], ratio=0.5, seconds=60, threads=1, rounds=3)
+    for _ in range(2):  # the second finds its rows
+        peer_networks.measure_time(words, Rows(tmp_path / "x.csv"))
+    rows = Rows(tmp_path / "x.csv")
+    case = "LeNet, 0.5, threads 1"
+    ours, theirs, ratio = (rows.get("time", case, way) for way in ("slim", "Torch-Pruning", "ratio"))
+    assert 0 < ours.low <= ours.figure <= ours.high
+    assert ratio.figure == pytest.approx(theirs.figure / ours.figure, rel=1)
+    assert (tmp_path / "x.csv").read_text().count(case) == 3
+
+
 def test_a_network_that_cannot_be_cut_is_a_row_with_its_error(tmp_path, monkeypatch) -> None:
     def refuse(*_: object) -> None:
         raise ValueError("not this one")

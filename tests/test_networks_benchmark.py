@@ -29,7 +29,7 @@ def test_lines_are_read_as_they_were_written(row, tmp_path):
 
 
 def test_the_page_has_a_line_of_each_table(row):
-    text = page([row], 3.0)
+    text = page([row])
     assert text.count("| lenet | 0.5 |") == 3
     assert "61,706 → 17,838" in text
     assert "10 an output of the network" in text

@@ -138,7 +138,7 @@ def test_a_fine_tuning_that_does_harm_is_passed_over(tmp_path, report, tuned, ta
 
 def test_a_damaged_round_is_named(tmp_path):
     (tmp_path / "pruned.json").write_text('{"after":')
-    with pytest.raises(ToolkitError, match=r"pruned\.json: is damaged .* remove the folder"):
+    with pytest.raises(ToolkitError, match=r"pruned\.json: cannot be read as JSON .* remove the folder"):
         _ = Round(1, tmp_path).report
 
 

@@ -142,7 +142,7 @@ def test_the_table_has_a_line_for_each_step(few, monkeypatch, capsys):
     finally:
         torch.set_num_threads(threads)
     shown = capsys.readouterr().out
-    assert "ResNet, sr 0.02, seed 0" in shown
+    assert "ResNet, sr 0.01, seed 0" in shown
     lines = [line for line in shown.splitlines() if line.startswith("│")]
     assert [line.split()[1] for line in lines] == ["baseline", "sparse", "pruned", "fine-tuned", "scratch-e"]
 

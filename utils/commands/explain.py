@@ -38,7 +38,7 @@ def explain_section(subject: DarknetSubject, result: PruningResult[DarknetSubjec
     verdict = Verdict(subject.graph, result.scores, plan, result.keep, result.carried)
     table = Table()
     for column in ("channels", "which", "score", "why"):
-        table.add_column(column, justify="right" if column == "channels" else "left")
+        table.add_column(column, justify="right" if column == "channels" else "left", overflow="fold")
     scores = result.scores.get(name)
     for reason in explain(verdict, name):
         because = ", ".join(_place(subject.network, text) for text in reason.because)

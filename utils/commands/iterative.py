@@ -7,7 +7,6 @@ other files or options lie in another folder.
 
 import argparse
 import hashlib
-import json
 import math
 from collections.abc import Iterator
 from copy import copy
@@ -30,7 +29,7 @@ from utils.commands.pruning_options import COSTS, Amount
 from utils.commands.pruning_outcome import Outcome, outcome_of, pruned
 from utils.commands.pruning_refusals import given
 from utils.commands.pruning_stages import Timing, evaluations, recalibration_notes, timing
-from utils.commands.results import write_json
+from utils.commands.results import read_report, write_json
 from utils.commands.tables import percent
 from utils.commands.train import run_training, train_parser
 from utils.commands.trials import identity, settings
@@ -251,16 +250,8 @@ def _notes(job: Job, rounds: list[Round], measured: Timing | None) -> Iterator[s
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A round's JSON.
-
-    Raises:
-        ToolkitError: it is damaged.
-    """
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ToolkitError(f"{path}: is damaged ({error}); remove the folder {path.parent}") from error
-    return found
+    """A round's JSON."""
+    return read_report(path, f"remove the folder {path.parent}")
 
 
 def _check(line: dict[str, Any]) -> Check:

@@ -67,16 +67,17 @@ def run_latency(args: argparse.Namespace) -> LatencyTable:
     table = find_or_measure(convolutions, runtime, path, args.widths)
     _show_classes(table, convolutions, f"{model.network.source} at {image_size[1]}x{image_size[0]}")
     print(_stairs(table))
-    _compare(table, model.network, convolutions, runtime, image_size)
+    half = _compare(table, model.network, convolutions, runtime, image_size)
     print(f"written: {path}")
-    next_command(_next(project, args))
+    next_command(_next(project, args, half))
     return table
 
 
-def _next(project: Project, args: argparse.Namespace) -> str:
-    """Pruning down to half of the time; the cfg alone answers only what would be left."""
+def _next(project: Project, args: argparse.Namespace, half: float) -> str:
+    """Pruning down to what half of all widths takes; the cfg alone answers only what would be left."""
     size = "--img_size {} {}".format(*args.img_size) if args.img_size else ""
-    wish = f"--max-ms 50% --runtime {args.runtime}" if project.weights or project.is_demo else "--what-if 0.5"
+    has_weights = project.weights or project.is_demo
+    wish = f"--max-ms {half:.0%} --runtime {args.runtime}" if has_weights else "--what-if 0.5"
     threads = f"--threads {args.threads}" if args.threads else ""
     table = f"--latency-table {quoted(args.output)}" if args.output and wish.startswith("--max-ms") else ""
     words = ("python slim_prune.py", project.options("cfg", "weights"), wish, table, size, threads)
@@ -121,7 +122,8 @@ def _compare(
     convolutions: Sequence[Convolution],
     runtime: Runtime,
     image_size: tuple[int, int],
-) -> None:
+) -> float:
+    """Print what the table's sum is beside the network; give the share of the time that half widths take."""
     calibration, measured = calibrate(table, network, runtime, image_size)
     total = total_milliseconds(table, convolutions)
     where = f"{runtime.name} {runtime.version}, {runtime.precision}, threads {measured.threads}"
@@ -131,3 +133,5 @@ def _compare(
         f"fitted at three widths: {calibration.scale:.3f} x sum + {calibration.overhead:.2f} ms "
         f"= {calibration(total):.2f} ms"
     )
+    half = sum(_cost(table, found, _SHARES["half"]) for found in convolutions)
+    return calibration(half) / calibration(total)

@@ -67,18 +67,18 @@ def write_json(path: Path, mapping: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(plain(mapping), indent=2) + "\n")
 
 
-def read_report(path: Path) -> dict[str, Any]:
+def read_report(path: Path, remedy: str = "give another --report") -> dict[str, Any]:
     """The JSON that a pruning run wrote.
 
     Raises:
-        ToolkitError: it is missing, or no JSON object.
+        ToolkitError: it is missing, or no JSON object; with the remedy.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ToolkitError(f"{path}: cannot be read as JSON ({error}); give another --report") from error
+        raise ToolkitError(f"{path}: cannot be read as JSON ({error}); {remedy}") from error
     if not isinstance(content, dict):
-        raise ToolkitError(f"{path}: is no report of a pruning run; give another --report")
+        raise ToolkitError(f"{path}: is no report of a pruning run; {remedy}")
     return content
 
 

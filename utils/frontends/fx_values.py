@@ -35,11 +35,11 @@ class Value:
         """Those along which the labels vary."""
         if self.labels is None:
             return ()
+        (labels,) = _once(self.labels)
         return tuple(
             axis
-            for axis in range(self.labels.ndim)
-            if self.labels.shape[axis] > 1
-            and bool((self.labels != self.labels.select(axis, 0).unsqueeze(axis)).any())
+            for axis in range(labels.ndim)
+            if labels.shape[axis] > 1 and bool((labels != labels.narrow(axis, 0, 1)).any())
         )
 
 
@@ -63,7 +63,8 @@ def channels(tracer: ChannelTracer, value: Value, axis: int, reason: str) -> Cha
         ids = tracer.new(value.tensor.shape[axis])
         tracer.pin(ids, reason)
         return ids
-    rows = value.labels.movedim(axis, 0).flatten(1)
+    (labels,) = _once(value.labels, but=axis)
+    rows = labels.movedim(axis, 0).flatten(1)
     first = rows[:, :1]
     if bool((rows != first).any()):
         tie_labels(tracer, first.expand_as(rows), rows, "joint")
@@ -72,12 +73,22 @@ def channels(tracer: ChannelTracer, value: Value, axis: int, reason: str) -> Cha
 
 def tie_labels(tracer: ChannelTracer, first: Labels, second: Labels, kind: Tie) -> None:
     """Tie what stands at the same place of both."""
-    pairs = torch.stack((first.flatten(), second.flatten()), dim=1)
-    one, other = torch.unique(pairs[pairs[:, 0] != pairs[:, 1]], dim=0).T.numpy().astype(np.intp)
-    tracer.tie(one, other, kind)
+    one, other = (labels.flatten().numpy() for labels in _once(first, second))
+    differ = one != other
+    base = int(other.max(initial=0)) + 1  # a pair as one number: sorting these is much faster
+    pairs = np.unique(one[differ] * base + other[differ])
+    tracer.tie(pairs // base, pairs % base, kind)
 
 
 def pin_labels(tracer: ChannelTracer, value: Value, reason: str) -> None:
     """Never remove any of a tensor's channels."""
     if value.labels is not None:
-        tracer.pin(torch.unique(value.labels).numpy().astype(np.intp), reason)
+        tracer.pin(np.unique(_once(value.labels)[0].numpy()).astype(np.intp), reason)
+
+
+def _once(*labels: Labels, but: int | None = None) -> tuple[Labels, ...]:
+    """Without their repetitions along axes, other than `but`, that all of them are expanded along."""
+    for axis in range(labels[0].ndim):
+        if axis != but and all(each.stride(axis) == 0 for each in labels):
+            labels = tuple(each.narrow(axis, 0, 1) for each in labels)
+    return labels
