@@ -159,7 +159,8 @@ def measure_time(args: argparse.Namespace, rows: Rows) -> None:
             continue
         model, example = built(name)
         try:
-            laps = [_lap(model, example, args.ratio) for _ in range(args.rounds + 1)][1:]  # the first warms up
+            _lap(model, example, args.ratio)  # warms up
+            laps = [_lap(model, example, args.ratio) for _ in range(args.rounds)]
         except Exception as error:  # noqa: BLE001 - see compare_networks
             rows.add(Row("time", case, "ratio", 0, math.nan, note=_told(error)))
             continue
