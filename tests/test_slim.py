@@ -156,9 +156,9 @@ def test_layers_that_do_not_run_are_named():
 
 
 def test_the_report_says_what_happened():
-    text = str(slim(network("group norm"), EXAMPLE, align=1).report)
+    text = str(slim(network("one group"), EXAMPLE, align=1).report)
     assert "behind     16 -> 8     Conv2d" in text
-    assert "not followed: middle (GroupNorm middle) takes its statistics over several channels" in text
+    assert "not followed: middle (GroupNorm middle) takes its statistics over all channels" in text
 
 
 def test_the_example_of_the_readme_runs_and_says_what_is_printed_there(root, tmp_path, monkeypatch, capsys):

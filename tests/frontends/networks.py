@@ -146,7 +146,13 @@ MIDDLES = {
     "split sizes": lambda: SplitSizes(16),
     "called twice": lambda: Twice(16),
     "grouped": lambda: nn.Conv2d(16, 16, 3, padding=1, groups=4),
-    "group norm": lambda: nn.GroupNorm(4, 16),
+    "group norm": lambda: nn.Sequential(nn.Conv2d(16, 16, 1), nn.GroupNorm(8, 16), nn.ReLU()),
+    "a group each": lambda: nn.GroupNorm(16, 16),
+    "one group": lambda: nn.GroupNorm(1, 16),
+    "norm of a map": lambda: nn.Sequential(nn.Conv2d(16, 16, 1), nn.LayerNorm((8, 8))),
+    "transposed": lambda: nn.ConvTranspose2d(16, 16, 2, stride=2),
+    "transposed depthwise": lambda: nn.ConvTranspose2d(16, 16, 4, stride=2, padding=1, groups=16),
+    "transposed grouped": lambda: nn.ConvTranspose2d(16, 16, 2, stride=2, groups=4),
 }
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 from torch.nn.utils.parametrizations import weight_norm
 
+from slim import Plan, apply_plan, load
 from slim import slim as slim_network
 from tests.frontends.networks import MIDDLES, Network, network
 from utils.errors import PruningError
@@ -21,7 +22,11 @@ from utils.pruning.surgery import prune
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 # what a norm over channels pins, it has to say
-NOT_FOLLOWED = {"channel mlp": "LayerNorm middle.norm", "group norm": "GroupNorm middle"}
+NOT_FOLLOWED = {
+    "channel mlp": "LayerNorm middle.norm",
+    "one group": "GroupNorm middle",
+    "transposed grouped": "ConvTranspose2d middle",
+}
 
 
 @pytest.mark.parametrize("score", ["l1", "random"])
@@ -141,3 +146,19 @@ def test_layers_that_compute_their_weights_pin_what_they_read(middle, fact):
     assert subject.graph.pinned[subject.graph.layers["stem.0"].outputs].all()
     assert not subject.graph.pinned[subject.graph.layers["behind"].outputs].any()
     assert slim_network(model, EXAMPLE, 0.5, align=1).report.difference <= 1e-12
+
+
+def test_groups_of_a_norm_go_as_a_whole():
+    result = slim_network(network("group norm"), EXAMPLE, 0.5, align=1)
+    norm = result.model.middle[1]
+    assert 1 < norm.num_groups < 8
+    assert (norm.num_channels, len(norm.weight)) == (2 * norm.num_groups, 2 * norm.num_groups)
+    again = apply_plan(network("group norm", seed=1), Plan.from_json(result.plan.to_json()))
+    load(again, result.model.state_dict())
+    assert torch.equal(again(IMAGES), result.model(IMAGES))
+
+
+def test_a_transposed_depthwise_convolution_is_narrowed_with_what_it_reads():
+    result = slim_network(network("transposed depthwise"), EXAMPLE, 0.5, align=1)
+    middle = result.model.middle
+    assert middle.groups == middle.in_channels == middle.out_channels == len(middle.weight) == 8

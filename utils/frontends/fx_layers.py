@@ -6,7 +6,9 @@ from utils.frontends.fx_calls import INPUT, Call
 from utils.frontends.fx_math import same
 from utils.frontends.fx_values import Labels, channels, pin_labels, spread
 from utils.pruning.channel_selection import ChannelSelection
-from utils.pruning.layers import BATCH_NORMS, TRANSPOSED, channel_axis
+from utils.pruning.layers import BATCH_NORMS, TRANSPOSED, channel_axis, is_depthwise
+
+_MIXES = "takes its statistics over all channels"
 
 
 def layer(call: Call) -> Labels:
@@ -17,7 +19,7 @@ def layer(call: Call) -> Labels:
         return call.refuse("computes its weights; take the reparametrisation off, such as weight_norm")
     axis, groups = channel_axis(module, value.tensor), getattr(module, "groups", 1)
     outputs = call.result.shape[axis]
-    if groups > 1 and isinstance(module, TRANSPOSED):
+    if isinstance(module, TRANSPOSED) and groups > 1 and not is_depthwise(module):
         return call.refuse("is transposed and grouped")
     ids = channels(call.trace.tracer, value, axis, INPUT)
     if call.name in call.trace.layers:  # called again: the same weights read and write both
@@ -69,8 +71,20 @@ def prelu(call: Call) -> Labels | None:
 
 
 def group_norm(call: Call) -> Labels | None:
-    """Pinned: without some of a group's channels its mean would be another."""
+    """A group goes as a whole: without some of its channels its mean would be another."""
     assert isinstance(call.module, nn.GroupNorm)
-    if call.module.num_groups == call.module.num_channels:
-        return call.refuse("would need another number of groups; InstanceNorm2d(affine=True) is the same")
-    return call.refuse("takes its statistics over several channels")
+    (value,), groups = call.values, call.module.num_groups
+    if groups == 1:
+        return call.refuse(_MIXES)
+    ids = channels(call.trace.tracer, value, 1, INPUT)
+    for member in ids.reshape(groups, -1).T[1:]:
+        call.trace.tracer.tie(ids.reshape(groups, -1)[:, 0], member, "joint")
+    return follow(call)
+
+
+def layer_norm(call: Call) -> Labels | None:
+    """Harmless over the axes of a map; over channels, pinned, as its mean would be another."""
+    assert isinstance(call.module, nn.LayerNorm)
+    (value,) = call.values
+    over = range(value.tensor.ndim - len(call.module.normalized_shape), value.tensor.ndim)
+    return call.refuse(_MIXES) if set(over) & set(value.axes) else value.labels

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from utils.frontends.fx_calls import Rule
-from utils.frontends.fx_layers import follow, group_norm, layer, prelu, selection
+from utils.frontends.fx_layers import follow, group_norm, layer, layer_norm, prelu, selection
 from utils.frontends.fx_math import added, channelwise, combined, multiplied, nothing, reduced, same, softmax
 from utils.frontends.fx_moves import chunk, item, moved, pad, reshaped, split_sizes
 from utils.pruning.channel_selection import ChannelSelection
@@ -85,6 +85,12 @@ RULES: Mapping[Any, Rule] = MappingProxyType(
     | dict.fromkeys(("expand_as", "view_as", "reshape_as"), moved)
     | dict.fromkeys((torch.chunk, "chunk"), chunk)
     | dict.fromkeys((torch.split, "split"), split_sizes)
-    | {nn.PReLU: prelu, nn.GroupNorm: group_norm, F.pad: pad, operator.getitem: item}
+    | {
+        nn.PReLU: prelu,
+        nn.GroupNorm: group_norm,
+        nn.LayerNorm: layer_norm,
+        F.pad: pad,
+        operator.getitem: item,
+    }
     | {ChannelSelection: selection}
 )

@@ -1,6 +1,7 @@
 """What kinds of layers have in common: outputs by inputs by kernel, however torch stores them.
 
-A transposed convolution keeps its weights inputs first; a linear layer has its channels along the last axis.
+A transposed convolution keeps its weights inputs first, which are its outputs where it is depthwise; a linear
+layer has its channels along the last axis.
 """
 
 import torch.nn.functional as F
@@ -15,16 +16,21 @@ INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _DIMENSIONS = (F.conv1d, F.conv2d, F.conv3d)
 
 
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether it is a convolution with a filter of its own for each channel."""
+    return isinstance(module, CONVOLUTIONS) and module.groups == module.in_channels == module.out_channels
+
+
 def filters(module: nn.Module) -> Tensor:
     """(out, in / groups, ...) its weights, or a view of them: writing to it writes to them."""
     weight = module.weight
     assert isinstance(weight, Tensor)
-    return weight.transpose(0, 1) if isinstance(module, TRANSPOSED) else weight
+    return weight.transpose(0, 1) if output_axis(module) else weight
 
 
 def output_axis(module: nn.Module) -> int:
     """Axis of its weight tensor along which its outputs lie."""
-    return 1 if isinstance(module, TRANSPOSED) else 0
+    return 1 if isinstance(module, TRANSPOSED) and not is_depthwise(module) else 0
 
 
 def channel_axis(module: nn.Module, value: Tensor) -> int:

@@ -87,6 +87,8 @@ def _cut_follower(model: nn.Module, name: str, mask: NDArray[np.bool_], axis: in
             setattr(found, key, cut(buffer))
     if isinstance(found, (*BATCH_NORMS, *INSTANCE_NORMS)):
         found.num_features = len(rows)
+    elif isinstance(found, nn.GroupNorm):
+        found.num_groups, found.num_channels = len(rows) * found.num_groups // found.num_channels, len(rows)
     elif isinstance(found, nn.PReLU):
         found.num_parameters = len(rows)
 
