@@ -65,6 +65,31 @@ def test_hidden_layers_are_read_inside_of_their_block_alone(name, count):
     assert {layer.name for layer in layers if layer.after < layer.before} == set(hidden)
 
 
+@pytest.mark.parametrize(("ratio", "weak"), [(0.5, False), (0.9, False), (0.7, True)])
+def test_the_best_hidden_channels_stay_and_are_filled_up_to_multiples_of_8(ratio, weak):
+    """By the smaller gamma of both norms of a block, above one threshold, below the lowest maximum."""
+    model, generator = fresh("MobileNetV2", 0).eval(), torch.Generator().manual_seed(1)
+    hidden, scores = hidden_layers(model), {}
+    for number, (expand, depthwise) in enumerate(zip(hidden[::2], hidden[1::2], strict=True)):
+        branch = model.get_submodule(expand.rpartition(".")[0])
+        gammas = [torch.rand(branch[place].num_features, generator=generator) for place in (1, 4)]
+        if weak and number == 5:
+            gammas[0] *= 0.05
+        for place, gamma in zip((1, 4), gammas, strict=True):
+            branch[place].weight.data.copy_(gamma)
+        scores[expand, depthwise] = torch.minimum(*gammas)
+    pool = torch.cat(list(scores.values())).sort().values
+    threshold, lowest = pool[int(len(pool) * ratio)], min(score.max() for score in scores.values())
+    assert (threshold >= lowest) == weak
+    kept = slim(model, EXAMPLE, ratio, "gamma", hidden, scheme="guarded", layer_keep=0.0).plan.kept
+    for names, score in scores.items():
+        count = int((score >= lowest).sum() if weak else (score > threshold).sum())
+        best = score.argsort(descending=True)[: -(-count // 8) * 8]
+        for name in names:
+            left = kept[name].nonzero()[0].tolist() if name in kept else range(len(score))
+            assert set(left) == set(best.tolist()), name
+
+
 def test_each_step_tells_what_it_did(outcomes):
     stages = ["teacher", "baseline", "sparse", "pruned", "fine-tuned", "distilled", "scratch-e", "scratch-b"]
     assert [found.stage for found in outcomes] == stages
