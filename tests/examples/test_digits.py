@@ -157,10 +157,11 @@ def test_accuracies_are_counted_for_each_head(few):
     assert accuracies(Oracle(), few) == (1.0, 0.75, 1.0)
 
 
-def test_the_table_has_a_line_for_each_step(few, monkeypatch, capsys):
+@pytest.mark.parametrize("columns", ["80", "160"])
+def test_the_table_has_a_line_for_each_step_also_on_a_narrow_terminal(columns, few, monkeypatch, capsys):
     monkeypatch.setattr(digits, "load_digits", lambda: (few, few))
-    monkeypatch.setenv("COLUMNS", "160")
-    words = "--network ResNet --ratios 0.7 --epochs 1 --tune-epochs 1 --scratch e --no-teacher"
+    monkeypatch.setenv("COLUMNS", columns)
+    words = "--network ResNet --ratios 0.7 --epochs 1 --tune-epochs 1 --scratch e b --no-teacher"
     threads = torch.get_num_threads()
     try:
         digits.main(words.split())
@@ -168,12 +169,27 @@ def test_the_table_has_a_line_for_each_step(few, monkeypatch, capsys):
         torch.set_num_threads(threads)
     shown = capsys.readouterr().out
     assert "ResNet, sr 0.02, seed 0" in shown
-    lines = [line for line in shown.splitlines() if line.startswith("│")]
-    assert [line.split()[1] for line in lines] == ["baseline", "sparse", "pruned", "fine-tuned", "scratch-e"]
+    lines = [line.split() for line in shown.splitlines()]
+    stages = ["baseline", "sparse", "pruned", "fine-tuned", "scratch-e", "scratch-b"]
+    assert [line[0] for line in lines if line and line[0] in stages] == stages
+    assert next(line[-4:] for line in lines if line[:1] == ["baseline"]) == ["78,079", "12.21", "M", "1"]
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
 
 
-@pytest.mark.parametrize("words", [["--ratios", "1"], ["--epochs", "0"], ["--scratch", "x"]])
-def test_options_are_checked(words, capsys):
+@pytest.mark.parametrize(
+    ("words", "fact"),
+    [
+        ("--ratios 1", "1 is not a number between 0 and 1"),
+        ("--ratios half", "half is not a number between 0 and 1"),
+        ("--epochs 0", "0 is not a whole number of at least 1"),
+        ("--epochs 1.5", "1.5 is not a whole number of at least 1"),
+        ("--sr=-1", "-1 is not a number of at least 0"),
+        ("--sr nan", "nan is not a number of at least 0"),
+        ("--scratch x", "invalid choice: 'x'"),
+    ],
+)
+def test_options_are_checked(words, fact, capsys):
     with pytest.raises(SystemExit) as stop:
-        digits.main(words)
+        digits.main(words.split())
     assert stop.value.code == 2
+    assert fact in capsys.readouterr().err
