@@ -48,7 +48,7 @@ SHARES = (0.5, 0.7, 0.8)
 # with three seeds: the best of each kind, and what it is compared with
 REPEATED = {
     "baseline", "baseline-darknet", BEST_SPARSE, "pruned-0.7", "pruned-0.8", "tuned-0.7", "tuned-0.8",
-    "taught-0.8-sigmoid",
+    "taught-0.8-sigmoid", "scratch-e-0.7", "scratch-b-0.7",
 }  # fmt: skip
 SPARSE = ("--epochs", "20", "-sr", "--prune", "1")
 
@@ -117,6 +117,10 @@ def trials() -> list[Trial]:
     found += [Trial("baseline", fifteen)]
     found += [Trial(f"pruned-{share}", parent=BEST_SPARSE, share=share) for share in SHARES]
     found += [Trial(f"tuned-{share}", fifteen, f"pruned-{share}") for share in SHARES]
+    for share in (0.7, 0.8):  # the control of Liu et al. (2019): without the weights
+        for kind in ("e", "b"):
+            words = (*fifteen, "--scratch", kind)
+            found.append(Trial(f"scratch-{kind}-{share}", words, f"pruned-{share}"))
     found += [Trial(f"sparse-{name}", (*SPARSE, *words)) for name, words in kinds.items()][1:]
     for kind in ("sigmoid", "feature", "sigmoid+feature", "classic1", "classic2"):
         found.append(Trial(f"taught-0.8-{kind}", (*fifteen, "--distill", kind), "pruned-0.8", BEST_SPARSE))

@@ -61,6 +61,11 @@ GROUPS = (
     ("Pruned by slim_prune.py from the last checkpoint, not fine-tuned; *last*: before pruning", "pruned-*"),
     ("Fine-tuned for 15 epochs", "tuned-*"),
     ("Fine-tuned for 15 epochs with the sparse network as teacher", "taught-*"),
+    (
+        "From random weights, the pruned networks: *e* for 15 epochs, *b* for as many multiply-adds as 15 "
+        "epochs of the unpruned one",
+        "scratch-*",
+    ),
 )
 
 
@@ -97,7 +102,7 @@ def draw(rows: Sequence[Row]) -> None:
     figure = Figure(figsize=(9, 5), layout="constrained")
     axis = figure.subplots()
     styles = {"baseline": ("o", "tab:gray"), "sparse": ("s", "tab:blue"), "pruned": ("v", "tab:orange")}
-    styles |= {"tuned": ("^", "tab:green"), "taught": ("*", "tab:purple")}
+    styles |= {"tuned": ("^", "tab:green"), "taught": ("*", "tab:purple"), "scratch": ("+", "tab:brown")}
     for kind, (marker, colour) in styles.items():
         own = [row for row in rows if row.name.split("-")[0] == kind]
         axis.scatter(
