@@ -21,12 +21,15 @@ exclude     names or types of modules that stay, such as ["head", nn.ConvTranspo
 config      [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"exclude": True, "op_names": ["features.0.0"]}];
             "ratio" does for "sparsity", and of several entries for a layer the last one counts
 values      other arguments of forward, such as {"inference": True}, fixed from then on
+folding     "interior": what a removed channel puts out without its weights moves into the biases and means
+            behind; "off": it is lost, and no other number of the network changes
 
 A teacher of any architecture helps fine-tuning: `taught_loss(student(images), teacher(images), targets,
 KLSoftLoss(5))`, all of them lists with an entry for each head.
 
 Layers are traced by torch.fx, or by torch.export where that cannot; what the rules cannot follow stays as it
-is and is listed. Every result is proven: it computes what the network does with the removed channels at zero.
+is and is listed. Every result is proven: it computes what the network does with the removed channels at zero,
+after their constants have been folded as `folding` says.
 """
 
 from utils.frontends.fx_plan import Plan, apply_plan, load

@@ -117,16 +117,15 @@ def trials() -> list[Trial]:
     found += [Trial("baseline", fifteen)]
     found += [Trial(f"pruned-{share}", parent=BEST_SPARSE, share=share) for share in SHARES]
     found += [Trial(f"tuned-{share}", fifteen, f"pruned-{share}") for share in SHARES]
+    for share in (0.7, 0.8):  # the control of Liu et al. (2019): without the weights
+        for kind in ("e", "b"):
+            words = (*fifteen, "--scratch", kind)
+            found.append(Trial(f"scratch-{kind}-{share}", words, f"pruned-{share}"))
     found += [Trial(f"sparse-{name}", (*SPARSE, *words)) for name, words in kinds.items()][1:]
     for kind in ("sigmoid", "feature", "sigmoid+feature", "classic1", "classic2"):
         found.append(Trial(f"taught-0.8-{kind}", (*fifteen, "--distill", kind), "pruned-0.8", BEST_SPARSE))
     found.append(Trial("taught-0.7-sigmoid", (*fifteen, "--distill", "sigmoid"), "pruned-0.7", BEST_SPARSE))
     found += [Trial("baseline-darknet", (*fifteen, "--loss", "darknet"))]
-    found += [
-        Trial(f"scratch-{share}-{kind}", (*fifteen, "--scratch", kind), f"pruned-{share}")
-        for share in (0.7, 0.8)
-        for kind in ("e", "b")
-    ]
     return found + [replace(trial, seed=seed) for trial in found if trial.name in REPEATED for seed in (1, 2)]
 
 

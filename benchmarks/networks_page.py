@@ -14,8 +14,9 @@ selecting network's by "gamma"; widths are multiples of 8 where not all of a lay
 PROOFS = """## Proofs
 
 *units*: sets of channels that stay or go together; *pinned* ones stay in any case. *exact*: largest
-difference between the pruned network and the full-size one with the removed channels at zero, over the
-largest output, in float64. *ONNX*: between onnxruntime and torch, float32, over the largest output.
+difference between the pruned network and the full-size one with the removed channels at zero and their
+constants folded, over the largest output, in float64. *ONNX*: between onnxruntime and torch, float32, over
+the largest output.
 """
 SIZES = "## Sizes\n\nMultiply-adds of one image, of convolutions and linear layers.\n"
 TIMES = """## Milliseconds

@@ -23,16 +23,18 @@ pruning falls off a cliff: try it.
 
 import argparse
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import TypeVar
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from examples.digits_data import HEADS, Digits, load_digits
+from examples.digits_data import Digits, load_digits
 from examples.digits_training import (
     EXAMPLE,
     NETWORKS,
@@ -44,6 +46,8 @@ from examples.digits_training import (
     randomised,
 )
 from slim import SlimResult, apply_plan, slim
+
+T = TypeVar("T", int, float)
 
 
 @dataclass(frozen=True)
@@ -157,10 +161,13 @@ def _baseline(network: str, seed: int, epochs: int) -> nn.Module:
 
 def show(course: Course) -> None:
     """Run a course; a table at the end."""
-    table = Table("step", "ratio", *HEADS, "parameters", "multiply-adds", "epochs")
+    # No frame, millions: so a narrow terminal cuts no name and no figure.
+    table = Table("step", box=None)
+    for title in ("ratio", "digit", "odd/even", "third", "parameters", "mult-adds", "epochs"):
+        table.add_column(title, justify="right")
     for found in course.run():
         right = (f"{value:.1%}" for value in (found.digit, found.parity, found.third))
-        size = (f"{found.parameters:,}", f"{found.macs:,}", str(found.epochs))
+        size = (f"{found.parameters:,}", f"{found.macs / 1e6:.2f} M", str(found.epochs))
         table.add_row(found.stage, f"{found.ratio:g}" if found.ratio else "", *right, *size)
     print(f"{course.network}, sr {course.sr:g}, seed {course.seed}; right answers on the test images")
     Console().print(table)
@@ -176,7 +183,7 @@ def main(argv: list[str] | None = None) -> None:
     known = Course(next(iter(NETWORKS)))
     parser.add_argument("--network", choices=list(NETWORKS), default=known.network, help="what is pruned")
     parser.add_argument("--ratios", type=_share, nargs="+", default=known.ratios, help="0.5 0.7")
-    parser.add_argument("--sr", type=float, default=known.sr, help=f"weight of the penalty ({known.sr})")
+    parser.add_argument("--sr", type=_weight, default=known.sr, help=f"weight of the penalty ({known.sr})")
     epochs = f"passes over the images in each training ({known.epochs})"
     parser.add_argument("--epochs", type=_count, default=known.epochs, help=epochs)
     epochs = f"the same in fine-tuning ({known.tune_epochs})"
@@ -196,16 +203,24 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number between 0 and 1")
-    return value
+    return _number(text, float, "a number between 0 and 1", lambda value: 0 < value < 1)
+
+
+def _weight(text: str) -> float:
+    return _number(text, float, "a number of at least 0", lambda value: 0 <= value < math.inf)
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return _number(text, int, "a whole number of at least 1", lambda value: value >= 1)
+
+
+def _number(text: str, kind: Callable[[str], T], wanted: str, is_one: Callable[[T], bool]) -> T:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not is_one(value):
+        raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
     return value
 
 

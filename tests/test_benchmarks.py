@@ -1,4 +1,4 @@
-"""What benchmarks/unstructured.py, peers.py, digits.py and torch_pruning.py compare, on tiny networks."""
+"""What bccd.py, unstructured.py, peers.py, digits.py, torch_pruning.py of benchmarks compare, made tiny."""
 
 import argparse
 from contextlib import suppress
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import digits, peer, peer_networks, peers, unstructured
+from benchmarks import bccd, bccd_report, digits, peer, peer_networks, peers, unstructured
 from benchmarks.rows import Row, Rows
 from benchmarks.unstructured import variants, zeros
 from examples.digits import Course, Outcome
@@ -180,3 +180,13 @@ def test_a_network_that_cannot_be_cut_is_a_row_with_its_error(tmp_path, monkeypa
     found = rows.get("networks", "ResNet-20, 0.5", "slim")
     assert (found.parameters, found.note) == (0, "ValueError: not this one")
     assert found.figure != found.figure
+
+
+def test_a_trial_on_blood_cells_starts_from_one_before_it_of_its_seed() -> None:
+    before: set[str] = set()
+    for trial in bccd.trials():
+        assert {f"{name}/{trial.seed}" for name in (trial.parent, trial.teacher) if name} <= before, trial.key
+        assert trial.key not in before
+        before.add(trial.key)
+    groups = [pattern.rstrip("*") for _, pattern in bccd_report.GROUPS]
+    assert all(any(key.startswith(group) for group in groups) for key in before)  # so each has its line

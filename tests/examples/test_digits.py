@@ -65,6 +65,31 @@ def test_hidden_layers_are_read_inside_of_their_block_alone(name, count):
     assert {layer.name for layer in layers if layer.after < layer.before} == set(hidden)
 
 
+@pytest.mark.parametrize(("ratio", "weak"), [(0.5, False), (0.9, False), (0.7, True)])
+def test_the_best_hidden_channels_stay_and_are_filled_up_to_multiples_of_8(ratio, weak):
+    """By the smaller gamma of both norms of a block, above one threshold, below the lowest maximum."""
+    model, generator = fresh("MobileNetV2", 0).eval(), torch.Generator().manual_seed(1)
+    hidden, scores = hidden_layers(model), {}
+    for number, (expand, depthwise) in enumerate(zip(hidden[::2], hidden[1::2], strict=True)):
+        branch = model.get_submodule(expand.rpartition(".")[0])
+        gammas = [torch.rand(branch[place].num_features, generator=generator) for place in (1, 4)]
+        if weak and number == 5:
+            gammas[0] *= 0.05
+        for place, gamma in zip((1, 4), gammas, strict=True):
+            branch[place].weight.data.copy_(gamma)
+        scores[expand, depthwise] = torch.minimum(*gammas)
+    pool = torch.cat(list(scores.values())).sort().values
+    threshold, lowest = pool[int(len(pool) * ratio)], min(score.max() for score in scores.values())
+    assert (threshold >= lowest) == weak
+    kept = slim(model, EXAMPLE, ratio, "gamma", hidden, scheme="guarded", layer_keep=0.0).plan.kept
+    for names, score in scores.items():
+        count = int((score >= lowest).sum() if weak else (score > threshold).sum())
+        best = score.argsort(descending=True)[: -(-count // 8) * 8]
+        for name in names:
+            left = kept[name].nonzero()[0].tolist() if name in kept else range(len(score))
+            assert set(left) == set(best.tolist()), name
+
+
 def test_each_step_tells_what_it_did(outcomes):
     stages = ["teacher", "baseline", "sparse", "pruned", "fine-tuned", "distilled", "scratch-e", "scratch-b"]
     assert [found.stage for found in outcomes] == stages
@@ -132,10 +157,11 @@ def test_accuracies_are_counted_for_each_head(few):
     assert accuracies(Oracle(), few) == (1.0, 0.75, 1.0)
 
 
-def test_the_table_has_a_line_for_each_step(few, monkeypatch, capsys):
+@pytest.mark.parametrize("columns", ["80", "160"])
+def test_the_table_has_a_line_for_each_step_also_on_a_narrow_terminal(columns, few, monkeypatch, capsys):
     monkeypatch.setattr(digits, "load_digits", lambda: (few, few))
-    monkeypatch.setenv("COLUMNS", "160")
-    words = "--network ResNet --ratios 0.7 --epochs 1 --tune-epochs 1 --scratch e --no-teacher"
+    monkeypatch.setenv("COLUMNS", columns)
+    words = "--network ResNet --ratios 0.7 --epochs 1 --tune-epochs 1 --scratch e b --no-teacher"
     threads = torch.get_num_threads()
     try:
         digits.main(words.split())
@@ -143,12 +169,27 @@ def test_the_table_has_a_line_for_each_step(few, monkeypatch, capsys):
         torch.set_num_threads(threads)
     shown = capsys.readouterr().out
     assert "ResNet, sr 0.01, seed 0" in shown
-    lines = [line for line in shown.splitlines() if line.startswith("│")]
-    assert [line.split()[1] for line in lines] == ["baseline", "sparse", "pruned", "fine-tuned", "scratch-e"]
+    lines = [line.split() for line in shown.splitlines()]
+    stages = ["baseline", "sparse", "pruned", "fine-tuned", "scratch-e", "scratch-b"]
+    assert [line[0] for line in lines if line and line[0] in stages] == stages
+    assert next(line[-4:] for line in lines if line[:1] == ["baseline"]) == ["78,079", "12.21", "M", "1"]
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
 
 
-@pytest.mark.parametrize("words", [["--ratios", "1"], ["--epochs", "0"], ["--scratch", "x"]])
-def test_options_are_checked(words, capsys):
+@pytest.mark.parametrize(
+    ("words", "fact"),
+    [
+        ("--ratios 1", "1 is not a number between 0 and 1"),
+        ("--ratios half", "half is not a number between 0 and 1"),
+        ("--epochs 0", "0 is not a whole number of at least 1"),
+        ("--epochs 1.5", "1.5 is not a whole number of at least 1"),
+        ("--sr=-1", "-1 is not a number of at least 0"),
+        ("--sr nan", "nan is not a number of at least 0"),
+        ("--scratch x", "invalid choice: 'x'"),
+    ],
+)
+def test_options_are_checked(words, fact, capsys):
     with pytest.raises(SystemExit) as stop:
-        digits.main(words)
+        digits.main(words.split())
     assert stop.value.code == 2
+    assert fact in capsys.readouterr().err

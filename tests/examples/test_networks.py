@@ -1,6 +1,7 @@
 """The examples' networks, pruned: equal to their zeroed selves, rebuilt from a plan, exported."""
 
 import json
+from functools import partial
 
 import onnxruntime
 import pytest
@@ -87,6 +88,41 @@ def test_pruned_equals_zeroed_and_all_is_followed(name, ratio):
     assert report.difference <= 1e-12
     assert report.parameters[1] < report.parameters[0]
     assert report.not_followed == ()
+
+
+def columns_left(full: nn.Module, small: nn.Module) -> dict[str, torch.Tensor]:
+    """Layer name -> (in,) float64, 1 where its numbers show that it still reads this channel."""
+    found = {}
+    for name, layer in small.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear) and getattr(layer, "groups", 1) == 1:
+            before = full.get_submodule(name).weight
+            same = torch.isin(before, layer.weight).reshape(*before.shape[:2], -1).all(2)
+            rows, columns = same.any(1), same.any(0)
+            assert torch.equal(before[rows][:, columns], layer.weight)
+            found[name] = columns.double()
+    return found
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_without_folding_it_computes_what_the_network_does_with_the_rest_of_each_input_at_zero(name):
+    """What is left is read off the random weights, so nothing that pruned judges it."""
+    model, image = built(name)
+    model, image = model.double(), image.double()
+    for parameter in model.parameters():
+        parameter.data *= 1 + 1e-6 * torch.rand_like(parameter)  # no two are equal
+    result = slim(model, image, 0.5, align=4, folding="off", **NETWORKS[name][2])
+    left = columns_left(model, result.model)
+    assert any((mask == 0).any() for mask in left.values())
+    for layer, mask in left.items():
+        model.get_submodule(layer).register_forward_pre_hook(partial(zeroed_input, mask))
+    found, expected = outputs(result.model, name, image), outputs(model, name, image)
+    largest = max(float(each.abs().max()) for each in expected)
+    for one, other in zip(found, expected, strict=True):
+        assert float((one - other).abs().max()) <= 1e-12 * largest
+
+
+def zeroed_input(mask: torch.Tensor, _: nn.Module, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    return (given[0] * mask.reshape(-1, *[1] * (given[0].ndim - 2)),)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

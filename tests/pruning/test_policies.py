@@ -43,13 +43,9 @@ def naive_slim(subject, percent, layer_keep):
             mask[np.argsort(-score, kind="stable")[:least]] = True
         return mask
 
-    masks = {n: floor(v > threshold, v) for n, v in pools.items() if n != "chain"}
-    chain_mask = chain > threshold
-    for member in ("depthwise.conv", "branches.2.1.conv"):
-        best = np.argsort(-values[member], kind="stable")[: max(1, int(16 * layer_keep))]
-        chain_mask[best] = True
-    group = ["stem.conv", "branches.0.1.conv", "branches.1.1.conv"]
-    union = np.logical_or.reduce([masks[n] for n in group] + [chain_mask])
+    masks = {n: floor(v > threshold, v) for n, v in pools.items()}
+    group = ["stem.conv", "branches.0.1.conv", "branches.1.1.conv", "chain"]
+    union = np.logical_or.reduce([masks[n] for n in group])
     return {**{n: m for n, m in masks.items() if n not in group}, "stem.conv": union, "depthwise.conv": union}
 
 

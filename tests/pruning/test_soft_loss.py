@@ -79,3 +79,10 @@ def test_what_does_not_fit_is_refused():
         KLSoftLoss(5)(heads(0)[0], heads(1)[1])
     with pytest.raises(PruningError, match="3 heads of the student, 2 of the teacher, 3 targets"):
         taught_loss(heads(0), heads(1)[:2], [torch.zeros(6).long()] * 3, KLSoftLoss(5))
+
+
+def test_a_single_head_that_is_not_in_a_list_is_refused():
+    head, targets = heads(0)[0], torch.arange(6)
+    with pytest.raises(PruningError, match=r"put that of a single head in a list"):
+        taught_loss(head, head, targets, KLSoftLoss())
+    assert taught_loss([head], [head], [targets], KLSoftLoss()) > 0

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 import train
+from utils.commands.scratch import show_pruned
+from utils.commands.training_options import Run
 from utils.darknet.checkpoint import save_checkpoint
 from utils.darknet.model import Darknet
 from utils.errors import ToolkitError
@@ -25,8 +28,9 @@ def weights(tiny_cfg: Path, tmp_path: Path) -> Path:
         for parameter in model.parameters():
             parameter.fill_(0.5)
     save_checkpoint(tmp_path / "pruned.pt", model)
+    before = {"macs": 2500, "parameters": 9, "map50": 0.75}
     after = {"macs": 1000, "parameters": count_parameters(model)}
-    report = {"before": {"macs": 2500, "parameters": 9}, "after": after}
+    report = {"before": before, "after": after, "compact": {"map50": 0.25}, "image_size": [64, 64]}
     (tmp_path / "pruned.json").write_text(json.dumps(report))
     return tmp_path / "pruned.pt"
 
@@ -112,3 +116,47 @@ def test_what_means_nothing_is_refused(
     words = [str(weights) if word == "W" else word for word in words]
     with pytest.raises(ToolkitError, match=fact):
         train.main(["--cfg", str(tiny_cfg), "--data", str(few_images), *words])
+
+
+@pytest.fixture
+def ended(begin: Starter, weights: Path, few_images: Path, tmp_path: Path) -> Run:
+    """A run from the pruned network, judged as its pruning was, by the report."""
+    options = begin("--weights", weights, "--epochs", 4, "--scratch", "b")["options"]
+    path = weights.with_suffix(".json")
+    judged = {"arguments": {"data": str(few_images)}, "image_size": list(options.image_size)}
+    path.write_text(json.dumps(json.loads(path.read_text()) | judged))
+    return Run(None, few_images, None, None, path, tmp_path, 1, False, False, options, scratch="b")
+
+
+def shown(run: Run, parameters: int, capsys: pytest.CaptureFixture[str], **reached: float) -> list[str]:
+    """Words of each line that `show_pruned` prints."""
+    capsys.readouterr()
+    show_pruned(run, parameters, reached)
+    return [" ".join(line.strip("│ ").split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_control_and_fine_tuning_have_a_line_below_the_pruned_network(
+    ended: Run, tiny_cfg: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = count_parameters(Darknet.from_cfg(tiny_cfg))
+    lines = shown(ended, count, capsys, valid=0.5)
+    start = lines.index("unpruned │ 75.00 %")
+    control = "from random weights (--scratch b), best of 10 epochs │ 50.00 %"
+    assert lines[start + 1 : start + 3] == ["pruned │ 25.00 %", control]
+    tuned = replace(ended, scratch=None, t_weights=Path("teacher.pt"))
+    assert "fine-tuned, with a teacher, best of 10 epochs │ 50.00 %" in shown(tuned, count, capsys, valid=0.5)
+    assert Run.from_mapping(ended.to_mapping()).scratch == "b"  # so a resumed one tells it, too
+
+
+@pytest.mark.parametrize("other", ["data", "size", "parameters", "split", "report"])
+def test_a_network_that_was_judged_otherwise_is_not_beside_it(
+    other: str, ended: Run, tiny_cfg: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = count_parameters(Darknet.from_cfg(tiny_cfg)) + (other == "parameters")
+    if other == "data":
+        ended = replace(ended, data=tmp_path / "other.data")
+    if other == "size":
+        ended = replace(ended, options=replace(ended.options, image_size=(96, 96)))
+    if other == "report":
+        ended = replace(ended, report=tmp_path / "nix.json")
+    assert shown(ended, count, capsys, **{"test" if other == "split" else "valid": 0.5}) == []

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from rich.table import Table
+
 from utils.commands.arguments import Options
 from utils.commands.results import read_report
-from utils.commands.tables import multiply_adds
-from utils.commands.training_options import choose_options
+from utils.commands.tables import multiply_adds, percent, show
+from utils.commands.training_options import Run, choose_options
 from utils.darknet.model import Darknet
 from utils.errors import ToolkitError
 from utils.profiling import count_parameters
@@ -81,6 +83,41 @@ def choose_scratch_options(
     shares = f"{multiply_adds(work.before)} / {multiply_adds(work.after)}"
     table["epochs"] = (more.epochs, f"scratch b: {options.epochs} x {shares}")
     return more, table
+
+
+def show_pruned(run: Run, parameters: int, reached: Mapping[str, float]) -> None:
+    """Print what pruning left beside what training made of it, if a pruning run is where this one began.
+
+    Args:
+        run: that has ended.
+        parameters: of its network.
+        reached: mAP@0.5 as a fraction of its best network, by split.
+    """
+    lines = _before(run, parameters)
+    if not lines or "valid" not in reached:
+        return
+    began = "trained sparsely" if run.options.s else "fine-tuned"
+    began = f"from random weights (--scratch {run.scratch})" if run.scratch else began
+    taught = ", with a teacher" if run.t_weights else ""
+    lines.append((f"{began}{taught}, best of {run.options.epochs} epochs", reached["valid"]))
+    table = Table("network")
+    table.add_column("mAP@0.5", justify="right")
+    for name, value in lines:
+        table.add_row(name, percent(value))
+    show(f"validation images, beside the pruning of {run.report}", table)
+
+
+def _before(run: Run, parameters: int) -> list[tuple[str, float]]:
+    """The unpruned and the pruned network and their mAP, judged as this run's was; else nothing."""
+    try:
+        report = read_report(run.report) if run.report else {}
+        judged = Path(report["arguments"]["data"]).resolve(), tuple(report["image_size"])
+        lines = [("unpruned", report["before"]["map50"]), ("pruned", report["compact"]["map50"])]
+        is_this = report["after"]["parameters"] == parameters
+    except (ToolkitError, KeyError, TypeError):
+        return []
+    same = is_this and judged == (run.data.resolve(), tuple(run.options.image_size))
+    return lines if same and all(isinstance(value, float) for _, value in lines) else []
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,7 @@ def _start(args: argparse.Namespace, machine: Machine) -> None:
         classic=args.classic,
         is_demo=project.is_demo,
         options=options,
+        scratch=args.scratch,
     )
     files: dict[str, object] = {
         "cfg": model.network.source,

@@ -51,6 +51,7 @@ class Run:
         is_demo: whether the files are the demo's.
         options: of the training loop.
         threads: of torch on a CPU; only with as many is a resumed run bitwise the same. None: not known.
+        scratch: kind of the control that this is, see utils/commands/scratch.py; None for another training.
     """
 
     cfg: Path | None
@@ -64,6 +65,7 @@ class Run:
     is_demo: bool
     options: TrainingOptions
     threads: int | None = None
+    scratch: Literal["e", "b"] | None = None
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""

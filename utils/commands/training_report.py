@@ -10,11 +10,13 @@ from utils.commands.arguments import next_command
 from utils.commands.evaluate import evaluate_network, list_findings, open_split, print_evaluation
 from utils.commands.progress import print_options
 from utils.commands.project import Project
+from utils.commands.scratch import show_pruned
 from utils.commands.training_options import MODERN, Run, other_courses
 from utils.darknet.checkpoint import load_weights
 from utils.darknet.model import Darknet
 from utils.data.listing import DataFile
 from utils.data.loader import Loader
+from utils.profiling import count_parameters
 from utils.training.loop import BEST, LAST, OUTPUTS
 from utils.training.optimizer import scaled_rate
 from utils.training.precision import half_type
@@ -82,15 +84,19 @@ def report(model: Darknet, data: DataFile, run: Run, machine: Machine, training:
     """
     best = _best(run)
     load_weights(model, best)
+    reached: dict[str, float] = {}
     for split in ("valid", "test"):
         if getattr(data, split) is None:
             continue
         rect, size = run.options.rectangular, run.options.image_size
         loader = open_split(data, split, model, size, rect=rect, workers=machine.workers)
         title = f"{best} on {split} of {run.data}"
-        print_evaluation(evaluate_network(model, loader, data.names, label=split), loader, title)
+        evaluation = evaluate_network(model, loader, data.names, label=split)
+        print_evaluation(evaluation, loader, title)
+        reached[split] = evaluation.map50
     for line in list_findings(training):
         print(f"train of {run.data}: {line}")
+    show_pruned(run, count_parameters(model), reached)
     files = [run.output / name for name in OUTPUTS]
     print("written: " + ", ".join(str(path) for path in files if path.exists()))
     if machine.is_last:

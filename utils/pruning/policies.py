@@ -4,7 +4,7 @@ The threshold is taken over channels of layers (chains, to be exact), the vote o
 several layers write counts several times in the pool and goes only if none of them needs it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,7 +58,7 @@ class GlobalThreshold:
         passes = chains > threshold if self.strict else chains >= threshold
         by_score = passes & judged
         emptied = tuple(name for name in scores if _none(graph.layers[name].chains, judged, passes))
-        passes[self._floor(graph, scores)] = True
+        passes[self._floor(graph, scores, own)] = True
         votes = np.where(judged, passes, ~silent & (self.merge != "leader"))
         keep = np.zeros(graph.unit_count, dtype=np.bool_)
         keep[graph.chain_units[votes]] = True
@@ -81,12 +81,18 @@ class GlobalThreshold:
             )
         return np.float32(np.sort(pool)[index])
 
-    def _floor(self, graph: ChannelGraph, scores: LayerScores) -> NDArray[np.intp]:
-        """Chains of the best `layer_keep` channels of each layer; at least one a layer."""
+    def _floor(
+        self, graph: ChannelGraph, layers: Iterable[str], own: NDArray[np.float32]
+    ) -> NDArray[np.intp]:
+        """Chains of the best `layer_keep` channels of each layer; at least one a layer.
+
+        By the scores of chains, `own`: layers in series agree on which are the best.
+        """
         best = [np.empty(0, dtype=np.intp)]
-        for name, values in scores.items():
-            least = max(1, int(len(values) * self.layer_keep))
-            best.append(graph.layers[name].chains[np.argsort(-values, kind="stable")[:least]])
+        for name in layers:
+            chains = graph.layers[name].chains
+            least = max(1, int(len(chains) * self.layer_keep))
+            best.append(chains[np.argsort(-own[chains], kind="stable")[:least]])
         return np.concatenate(best)
 
 

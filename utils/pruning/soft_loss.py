@@ -74,8 +74,11 @@ def taught_loss(
         Scalar.
 
     Raises:
-        PruningError: the networks differ in their heads.
+        PruningError: the networks differ in their heads, or these are not lists.
     """
+    if any(isinstance(heads, Tensor) for heads in (student, teacher, targets)):
+        fact = "taught_loss: was given a tensor, but takes lists with an entry for each head"
+        raise PruningError(f"{fact}; put that of a single head in a list, such as [student(images)]")
     if not len(student) == len(teacher) == len(targets):
         counts = f"{len(student)} heads of the student, {len(teacher)} of the teacher, {len(targets)} targets"
         raise PruningError(f"{counts}; give as many of each")
