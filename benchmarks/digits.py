@@ -23,6 +23,7 @@ from examples.digits import Course, Outcome
 from examples.digits_training import NETWORKS
 from utils.commands.arguments import Parser, positive_int, run_main
 from utils.commands.rows import read_rows, write_rows
+from utils.export.packages import package
 from utils.files import write_text
 
 TABLE, PAGE = ROOT / "benchmarks" / "digits.csv", ROOT / "docs" / "digits.md"
@@ -118,6 +119,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     if not args.report:
+        package("digits", "sklearn", "scikit-learn==1.9.1")
         run(args.table, args.seeds, args.networks)
     write_text(args.page, page(read_rows(args.table, Outcome)))
 

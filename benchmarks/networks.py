@@ -34,6 +34,7 @@ from examples.vgg import VGG16
 from slim import SlimResult, slim
 from utils.commands.arguments import Parser, positive_float, run_main
 from utils.commands.rows import read_rows, write_rows
+from utils.errors import ToolkitError
 from utils.export.onnx_running import onnx_infer
 from utils.export.tracing import trace_onnx
 from utils.files import write_text
@@ -81,6 +82,9 @@ def main(argv: list[str] | None = None) -> None:
     rows = read_rows(args.output, Row)
     done = {(row.network, row.ratio) for row in rows}
     names = [name for name in CASES if any(text.lower() in name for text in args.only)]
+    if not names:
+        fact = f"--only {' '.join(args.only)}: is in no network's name"
+        raise ToolkitError(f"{fact}; they are {'; '.join(CASES)}")
     for row in _run(names, done, args.seconds):
         rows.append(row)
         write_rows(args.output, rows)

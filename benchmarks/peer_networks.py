@@ -23,6 +23,7 @@ from examples.preresnet import PreResNet
 from examples.resnet import resnet18, resnet50, resnet_cifar
 from examples.vgg import VGG16
 from slim import slim
+from utils.export.packages import package
 from utils.frontends.fx import FxSubject
 from utils.profiling import count_parameters, median_interval
 from utils.pruning.equality import outputs_in_float64, relative_difference
@@ -127,6 +128,7 @@ def difference_of(found: peer.PeerResult[nn.Module], model: nn.Module, example: 
 
 def measure_digits(args: argparse.Namespace, rows: Rows) -> None:
     """Right answers before fine-tuning."""
+    package("digits", "sklearn", "scikit-learn==1.9.1")
     torch.set_num_threads(1)
     train, test = load_digits()
     ways: Mapping[str, Callable[[nn.Module, float], nn.Module]] = {

@@ -1,6 +1,7 @@
 """What bccd.py, unstructured.py, peers.py, digits.py, torch_pruning.py of benchmarks compare, made tiny."""
 
 import argparse
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from examples.resnet import BasicBlock, ResNet
 from utils.commands.benchmark_models import Model
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
+from utils.errors import ExportError
 from utils.profiling import count_parameters
 
 CFG = Path(__file__).parent / "cfgs/upsample.cfg"
@@ -190,3 +192,12 @@ def test_a_trial_on_blood_cells_starts_from_one_before_it_of_its_seed() -> None:
         before.add(trial.key)
     groups = [pattern.rstrip("*") for _, pattern in bccd_report.GROUPS]
     assert all(any(key.startswith(group) for group in groups) for key in before)  # so each has its line
+
+
+@pytest.mark.parametrize(
+    "run", [lambda: digits.main(["--seeds", "1"]), lambda: peer_networks.measure_digits(None, None)]
+)
+def test_without_scikit_learn_the_pip_line_is_told(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ExportError, match="python -m pip install scikit-learn==1"):
+        run()

@@ -1,10 +1,13 @@
 """What benchmarks/networks.py writes, on the smallest of its networks."""
 
+import sys
+
 import pytest
 
-from benchmarks.networks import CASES, measured
+from benchmarks.networks import CASES, main, measured
 from benchmarks.networks_page import page
 from utils.commands.rows import read_rows, write_rows
+from utils.errors import ExportError, ToolkitError
 
 
 @pytest.fixture(scope="module")
@@ -33,3 +36,19 @@ def test_the_page_has_a_line_of_each_table(row):
     assert text.count("| lenet | 0.5 |") == 3
     assert "61,706 → 17,838" in text
     assert "10 an output of the network" in text
+
+
+def test_a_name_of_no_network_is_refused(tmp_path):
+    with pytest.raises(
+        ToolkitError, match=r"--only mobilnet: is in no network's name; they are lenet; vgg16"
+    ):
+        main(["--only", "mobilnet", "--output", str(tmp_path / "rows.csv")])
+    assert not (tmp_path / "rows.csv").exists()
+
+
+def test_without_onnx_the_pip_line_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(
+        ExportError, match="ONNX export: the package onnx is missing; python -m pip install onnx"
+    ):
+        measured("lenet", CASES["lenet"], 0.5, 0.01)

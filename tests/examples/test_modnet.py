@@ -62,3 +62,12 @@ def test_a_network_pruned_with_all_heads_still_runs_at_inference(model):
         semantics, details, matte = pruned(IMAGE, inference=True)
         assert semantics is details is None
         assert torch.equal(matte, pruned(IMAGE, inference=False)[2])
+
+
+def test_a_network_traced_at_inference_has_heads_that_give_nothing(model):
+    result = slim(model, IMAGE, 0.5)
+    assert result.report.difference <= 1e-12
+    assert result.report.macs[1] < 0.5 * result.report.macs[0]
+    assert [text.split()[0] for text in result.report.not_followed] == ["high.head.0.0", "high.head.1"]
+    with torch.no_grad():
+        assert result.model(IMAGE)[:2] == (None, None)

@@ -20,6 +20,16 @@ def test_outputs_are_those_of_the_network_converted():
     assert torch.equal(output, expected)
 
 
+class Several(nn.Module):
+    def forward(self, x):
+        return {"matte": x, "others": [None, (x + 1, 3)]}
+
+
+def test_tensors_are_found_in_lists_and_dicts_and_nothing_else_is():
+    outputs = outputs_in_float64(Several(), torch.zeros(1))
+    assert [output.item() for output in outputs] == [0, 1]
+
+
 def test_network_is_left_as_it_is_even_by_an_error():
     class Failing(nn.Module):
         def forward(self, x):

@@ -93,6 +93,7 @@ def test_a_report_alone_is_enough(begin: Starter, weights: Path) -> None:
     [
         (["--scratch", "e"], None, "--scratch: is the control of a pruning run, and none is named"),
         (["--weights", "W", "--scratch", "e", "--cutoff", "2"], None, "--cutoff: --scratch loads no weights"),
+        (["--report", "nix.json", "--scratch", "b"], None, "nix.json: there is no such file.*name its .json"),
         (["--weights", "W", "--scratch", "b"], "{}", "has no multiply-adds before and after"),
         (["--weights", "W", "--scratch", "b"], "nix", "cannot be read as JSON"),
         (["--weights", "W", "--scratch", "b"], "[]", "is no report of a pruning run"),

@@ -75,6 +75,9 @@ def read_report(path: Path, remedy: str = "give another --report") -> dict[str, 
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        fact = f"{path}: there is no such file, in which the pruning run put its figures"
+        raise ToolkitError(f"{fact}; name its .json with --report") from error
     except (OSError, ValueError) as error:
         raise ToolkitError(f"{path}: cannot be read as JSON ({error}); {remedy}") from error
     if not isinstance(content, dict):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import ExportError
+from utils.export.packages import package
 
 
 def trace_onnx(module: nn.Module, example: Tensor, file: Path, opset: int, **names: Any) -> None:
@@ -21,8 +22,9 @@ def trace_onnx(module: nn.Module, example: Tensor, file: Path, opset: int, **nam
         names: `output_names` and `dynamic_axes` of torch.onnx.export.
 
     Raises:
-        ExportError: an operator has no ONNX form.
+        ExportError: an operator has no ONNX form, or the package onnx is missing.
     """
+    package("ONNX export", "onnx")
     with warnings.catch_warnings(), torch.no_grad():
         # The tracer warns of sizes that may become constants, and torch of its newer exporter.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)

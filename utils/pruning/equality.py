@@ -9,6 +9,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from utils.profiling import evaluating
 
@@ -17,12 +18,15 @@ def outputs_in_float64(model: nn.Module, images: Tensor) -> list[Tensor]:
     """What `model` puts out, computed on the CPU in float64 and evaluation mode.
 
     Args:
-        model: takes one tensor, returns a tensor or a sequence of them; is left as it is.
+        model: takes one tensor, returns a tensor or several in any lists and dicts; is left as it is.
         images: its input, of any type and device.
+
+    Returns:
+        The tensors in their order; what else is among them, such as the None of a head at rest, is left out.
     """
     with evaluating(model), torch.no_grad(), _in_float64(model):
         outputs = model(images.to("cpu", torch.float64))
-    return [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    return [output for output in pytree.tree_leaves(outputs) if isinstance(output, Tensor)]
 
 
 def relative_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:

@@ -69,8 +69,9 @@ class GlobalThreshold:
 
     def _threshold(self, pool: NDArray[np.float32]) -> np.float32:
         if not len(pool):
-            fact = "nothing to prune: no channel of this network is a candidate of this strategy"
-            raise PruningError(f"{fact}; use slim_prune.py, or name fewer sections with --keep-sections")
+            fact = "nothing to prune: no channel of this network is a candidate of this strategy and score"
+            remedy = "use slim_prune.py, another score, or let fewer layers stay (--keep-sections, exclude)"
+            raise PruningError(f"{fact}; {remedy}")
         index = int(len(pool) * self.percent)
         if index >= len(pool):
             # So many nines that all channels but one are below the threshold.

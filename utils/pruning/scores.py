@@ -123,7 +123,7 @@ def named_scorer(text: str, more: Mapping[str, Scorer] = MappingProxyType({})) -
     names = text.split("_x_")
     for name in names:
         if name not in known:
-            fact = f"--score {text}: {name!r} is no score"
+            fact = f"score {text}: {name!r} is no score"
             raise PruningError(f"{fact}; use {', '.join(known)}, or several of them joined by _x_")
     return known[names[0]] if len(names) == 1 else product([known[name] for name in names])
 
