@@ -87,6 +87,10 @@ def _entry_layers(parts: Parts, entry: Mapping[str, Any]) -> set[str]:
         found &= set(parts.named(entry["op_names"]))
     if "op_types" in entry and "default" not in entry["op_types"]:
         found &= set(parts.of_types(entry["op_types"]))
+    if not found:
+        fact = f"config {dict(entry)}: names no layer"
+        kinds = sorted({type(parts.model.get_submodule(name)).__name__ for name in parts.layers})
+        raise PruningError(f"{fact}; layers are {', '.join(parts.layers)}, of types {', '.join(kinds)}")
     return found
 
 

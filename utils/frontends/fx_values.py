@@ -63,7 +63,7 @@ def channels(tracer: ChannelTracer, value: Value, axis: int, reason: str) -> Cha
         ids = tracer.new(value.tensor.shape[axis])
         tracer.pin(ids, reason)
         return ids
-    rows = value.labels.movedim(axis, 0).flatten(1)
+    rows = value.labels.movedim(axis, 0).reshape(value.labels.shape[axis], -1)
     first = rows[:, :1]
     if bool((rows != first).any()):
         tie_labels(tracer, first.expand_as(rows), rows, "joint")

@@ -48,14 +48,16 @@ def layer_cells(model: nn.Module, graph: ChannelGraph, image: Tensor) -> dict[st
     Args:
         model: the network that `graph` describes.
         graph: its channels.
-        image: (1, C, H, W) of the size that counts.
+        image: (B, C, H, W) of the size that counts.
     """
     cells: dict[str, int] = {}
 
     def answer(name: str, module: nn.Module, value: Tensor) -> Tensor:
         output = bias_alone(module, value)
         counted = value if isinstance(module, TRANSPOSED) else output  # where kernels are set down
-        cells[name] = counted[0].numel() // counted.shape[channel_axis(module, counted)]
+        # code may fold other axes into the batch, and call a layer several times
+        uses = counted.numel() // counted.shape[channel_axis(module, counted)] // len(image)
+        cells[name] = cells.get(name, 0) + uses
         return output
 
     with answering(model, graph, answer):
