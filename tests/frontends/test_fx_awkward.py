@@ -225,6 +225,15 @@ def test_multiply_adds_count_every_call_and_all_windows():
     assert windows.macs[0] == 2 * 16 * 24 * 64 + rest
 
 
+def test_a_forward_of_the_users_own_stays_and_its_module_too():
+    model = network("nothing")
+    model.behind.forward = own = lambda x: F.conv2d(x, torch.ones(16, 16, 1, 1).to(x))
+    result = slim(model, EXAMPLE, 0.5)
+    assert model.behind.forward is own
+    assert "Conv2d behind) is not known" in result.report.not_followed[0]
+    assert torch.equal(result.model(IMAGES), model(IMAGES))
+
+
 def test_a_network_in_a_parallel_wrapper_is_that_network():
     result = slim(nn.DataParallel(network("nothing")), EXAMPLE, 0.5)
     assert set(result.model.state_dict()) == set(network("nothing").state_dict())

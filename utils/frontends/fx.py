@@ -71,11 +71,16 @@ class FxSubject:
             PruningError: it cannot be traced, or does not run on the example.
         """
         example = example[:1].repeat(2, *[1] * (example.ndim - 1))
+        if not isinstance(model, nn.Module):
+            raise PruningError(f"{model!r:.60}: is no torch.nn.Module that is built; give one")
         module = model if isinstance(model, fx.GraphModule) else graph_of(model, example, values or {})
         run = _Run(module)
         with running(type(model).__name__, example), evaluating(module), torch.no_grad():
             run.run(example)
         pin_taken(module, run.trace)
+        if not run.trace.layers:
+            fact = "runs no convolution or linear layer as a part of it"
+            raise PruningError(f"{type(model).__name__}: {fact}; there is nothing to prune")
         graph, units = run.trace.tracer.finish(), run.trace.tracer.units()
         sizes = tuple(replace(size, ids=units[size.ids]) for size in run.trace.sizes)
         notes = tuple(dict.fromkeys(run.trace.not_followed))
@@ -151,6 +156,8 @@ def graph_of(model: nn.Module, example: Tensor, values: Mapping[str, Any]) -> fx
 
 def _rule_of(module: nn.Module) -> Rule | None:
     """That of its type, or of the type of torch that it is in all but its name and how it is built."""
+    if "forward" in vars(module):  # the user's own
+        return None
     lineage = type(module).__mro__
     place = next((number for number, kind in enumerate(lineage) if kind in _RULES), None)
     if place is None:

@@ -65,6 +65,8 @@ class Plan:
         """
         try:
             kept = {name: decode_mask(text) for name, text in plain["kept"].items()}
+            if not isinstance(getattr(torch, plain["input_type"]), torch.dtype):
+                raise TypeError("input_type: is no type of numbers")
             return cls(tuple(plain["input_shape"]), kept, plain["values"], plain["input_type"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PruningError(f"plan: is none ({error!r}); give what Plan.to_json returned") from error

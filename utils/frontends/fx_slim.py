@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from utils.frontends.fx import FxSubject
 from utils.frontends.fx_parts import Parts, pinned_layers, shares_of, words
 from utils.frontends.fx_plan import Plan, finished, unwrapped
 from utils.frontends.fx_report import LayerChange, SlimReport
-from utils.frontends.fx_trace import WAY
+from utils.frontends.fx_trace import WAY, said
 from utils.pruning.costs import costs_of
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.layers import CONVOLUTIONS
@@ -22,6 +22,11 @@ from utils.pruning.scores import Scorer, gamma_scores, named_scorer, random_scor
 from utils.pruning.sparsity import GammaPenalty
 from utils.pruning.surgery import Folding, PruningResult, prune
 
+_CHOICES = {
+    "scheme": ("uniform", "global", "guarded"),
+    "interface": ("follow", "keep"),
+    "folding": get_args(Folding),
+}
 # of the largest output; float64 rounding stays below 1e-12
 EQUAL = 1e-9
 
@@ -81,17 +86,16 @@ def slim(
     Raises:
         PruningError: it cannot be traced, an option names nothing, or the result fails its proof.
     """
-    model, example = unwrapped(model), _only(example_inputs)
-    _require_options(scheme, interface, align, least, layer_keep)
-    whole = FxSubject.of(model, example, values)
+    _require_options({"scheme": scheme, "interface": interface, "folding": folding}, align, least, layer_keep)
+    model, fixed = unwrapped(model), values or {}
+    whole = FxSubject.of(model, _only(example_inputs), fixed)
     shares = shares_of(Parts(model, list(whole.graph.layers)), ratio, scope, exclude, config)
     subject = whole.pinning(pinned_layers(whole.graph, shares, interface))
     scorer = named_scorer(score, {"random": random_scores(seed)}) if isinstance(score, str) else score
-    policy = _policy(shares, scheme, layer_keep)
-    result = prune(subject, [policy], scorer, folding=folding, align=align, least=least, may_keep_all=True)
-    pruned = finished(model, subject, result.keep, result.compact, values or {})
-    report = _report(model, whole, result, pruned)
-    return SlimResult(pruned, Plan.of(subject, result.keep, values or {}), report)
+    policies = [_policy(shares, scheme, layer_keep)]
+    result = prune(subject, policies, scorer, folding=folding, align=align, least=least, may_keep_all=True)
+    small = finished(model, subject, result.keep, result.compact, fixed)
+    return SlimResult(small, Plan.of(subject, result.keep, fixed), _report(model, whole, result, small))
 
 
 def gamma_penalty(
@@ -112,9 +116,10 @@ def gamma_penalty(
         scope: names of the parts to prune; None for all.
         values: other arguments of `forward`, fixed.
     """
+    model = unwrapped(model)
     subject = FxSubject.of(model, example, values)
     parts = Parts(model, list(subject.graph.layers))
-    names = parts.named(words(scope)) if scope else parts.layers
+    names = parts.layers if scope is None else parts.named(words(scope))
     channels = candidate_channels(subject.graph, gamma_scores(subject), "all")
     judged = {name: mask for name, mask in channels.items() if name in names}
     norms = {name: model.get_submodule(str(subject.graph.layers[name].norm)) for name in judged}
@@ -122,9 +127,10 @@ def gamma_penalty(
 
 
 def _only(example_inputs: Tensor | Sequence[Tensor]) -> Tensor:
-    given = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
+    given = list(example_inputs) if isinstance(example_inputs, Sequence) else [example_inputs]
     if len(given) != 1 or not isinstance(given[0], Tensor):
-        fact = f"example_inputs: {len(given)} of {type(example_inputs).__name__}, but one tensor is taken"
+        kinds = ", ".join(type(each).__name__ for each in given) or "nothing"
+        fact = f"example_inputs: {kinds}, but one tensor is taken"
         raise PruningError(f"{fact}; wrap the network so that forward takes one, or fix others with values")
     if not given[0].ndim or not len(given[0]):
         fact = f"example_inputs: of shape {tuple(given[0].shape)}"
@@ -132,13 +138,10 @@ def _only(example_inputs: Tensor | Sequence[Tensor]) -> Tensor:
     return given[0][:1]
 
 
-def _require_options(scheme: str, interface: str, align: int, least: int, layer_keep: float) -> None:
-    for name, given, known in (
-        ("scheme", scheme, ("uniform", "global", "guarded")),
-        ("interface", interface, ("follow", "keep")),
-    ):
-        if given not in known:
-            raise PruningError(f"{name} {given!r}: is not known; use {', '.join(known)}")
+def _require_options(chosen: Mapping[str, str], align: int, least: int, layer_keep: float) -> None:
+    for name, given in chosen.items():
+        if given not in _CHOICES[name]:
+            raise PruningError(f"{name} {given!r}: is not known; use {', '.join(_CHOICES[name])}")
     for name, count in (("align", align), ("least", least)):
         if not isinstance(count, int) or count < 1:
             raise PruningError(f"{name} {count}: give a whole number of channels from 1")
@@ -165,7 +168,11 @@ def _proven(model: nn.Module, result: PruningResult[FxSubject], example: Tensor)
     images = example
     if example.is_floating_point():
         images = torch.rand(example.shape, generator=torch.Generator().manual_seed(0))
-    found, expected = (outputs_in_float64(each.model, images) for each in (result.compact, result.folded))
+    try:
+        found, expected = (outputs_in_float64(each.model, images) for each in (result.compact, result.folded))
+    except Exception as error:  # the user's own code may raise anything
+        fact = f"cannot be proven, as a copy does not run in float64 ({said(error)})"
+        raise PruningError(f"{type(model).__name__}: {fact}; compute in the type of the input") from error
     # Of a network without training little may come out at all: that must not hide a fault.
     found, expected = ([each.double() for each in outputs] for outputs in (found, expected))
     largest = max((float(each.abs().max()) for each in expected if each.numel()), default=0.0) or 1.0

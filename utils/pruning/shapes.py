@@ -27,10 +27,16 @@ def answering(model: nn.Module, graph: ChannelGraph, answer: Answer) -> Iterator
             def stand_in(value: Tensor, name: str = name, module: nn.Module = module) -> Tensor:
                 return answer(name, module, value)
 
-            # An attribute of the instance shadows the method of its class.
+            # An attribute of the instance shadows the method of its class, or the user's own of that kind.
+            undo.callback(_give_back, module, vars(module).get("forward"))
             module.forward = stand_in
-            undo.callback(module.__delattr__, "forward")
         yield
+
+
+def _give_back(module: nn.Module, forward: Callable[..., Tensor] | None) -> None:
+    del module.forward
+    if forward is not None:
+        module.forward = forward
 
 
 def bias_alone(module: nn.Module, value: Tensor) -> Tensor:
