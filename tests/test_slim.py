@@ -102,9 +102,26 @@ def test_config_lists():
         ({"scope": "back"}, "'back': is or holds no layer; the layers are stem.0, behind, head"),
         ({"exclude": ["nix"]}, "'nix': is or holds no layer"),
         ({"score": "gama"}, "score gama: 'gama' is no score; use gamma, l1"),
-        ({"config": [], "scheme": "global"}, "let fewer layers stay (--keep-sections, exclude)"),
         ({"config": [{"sparsity": 2, "op_types": ["Conv2d"]}]}, "give a sparsity from 0 to below 1"),
         ({"config": [{"sparsty": 0.5}]}, "sparsty is not known"),
+        ({"config": {"sparsity": 0.5}}, "is no dict; give a list of dicts"),
+        ({"config": [{"sparsity": 0.5, "op_types": ["BatchNorm2d"]}]}, "names no layer; layers are stem.0,"),
+        (
+            {
+                "scheme": "global",
+                "config": [{"sparsity": s, "op_names": [n]} for s, n in ((0.5, "stem"), (0.1, "behind"))],
+            },
+            "has one threshold, but config asks for 0.1, 0.5",
+        ),
+        ({"ratio": "0.5"}, "ratio 0.5: give a share"),
+        ({"scope": ""}, "'': is or holds no layer"),
+        ({"scheme": "globl"}, "scheme 'globl': is not known; use uniform, global, guarded"),
+        ({"interface": "kep"}, "interface 'kep': is not known; use follow, keep"),
+        ({"folding": "on"}, "folding 'on': is not known; use off, interior, borders"),
+        ({"align": 0}, "align 0: give a whole number of channels from 1"),
+        ({"least": 1.5}, "least 1.5: give a whole number"),
+        ({"layer_keep": 2}, "layer_keep 2: give a share from 0 to 1"),
+        ({"values": {"spare": 1}}, "TypeError: Network.forward() got an unexpected keyword argument 'spare'"),
     ],
 )
 def test_options_that_name_nothing_are_refused(options, fact):
@@ -113,12 +130,55 @@ def test_options_that_name_nothing_are_refused(options, fact):
     assert fact in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("example", "fact"),
+    [
+        (None, "example_inputs: NoneType, but one tensor is taken"),
+        ({"x": EXAMPLE}, "example_inputs: dict, but"),
+        ((EXAMPLE, EXAMPLE), "example_inputs: Tensor, Tensor, but"),
+        (torch.tensor(1.0), "example_inputs: of shape (); give a batch of one"),
+        (torch.zeros(0, 3, 16, 16), "example_inputs: of shape (0, 3, 16, 16)"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.float64), "does not run on a batch of shape 2x3x16x16"),
+    ],
+)
+def test_examples_that_are_none_are_refused(example, fact):
+    with pytest.raises(PruningError) as caught:
+        slim(network("nothing"), example)
+    assert fact in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "fact"),
+    [
+        (torch.nn.ReLU(), "ReLU: runs no convolution or linear layer as a part of it"),
+        (torch.nn.Conv2d, "is no torch.nn.Module that is built"),
+    ],
+)
+def test_what_holds_no_layers_is_refused(model, fact):
+    with pytest.raises(PruningError, match=fact):
+        slim(model, EXAMPLE)
+
+
+def test_one_name_or_type_may_be_excluded_without_a_list():
+    for exclude in ("stem", torch.nn.Conv2d):
+        assert widths(slim(network("nothing"), EXAMPLE, 0.5, exclude=exclude, align=1))["stem.0"] == 16
+
+
+def test_one_threshold_takes_its_share_from_config():
+    config = [{"sparsity": 0.75, "op_names": ["behind"]}]
+    options = {"scheme": "global", "score": "random", "align": 1, "layer_keep": 0.0}
+    found = widths(slim(network("nothing"), EXAMPLE, config=config, **options))
+    assert found == {"stem.0": 16, "behind": 3, "head": 10}
+
+
 def test_a_plan_of_another_network_is_refused():
     plan = slim(network("inverted residuals"), EXAMPLE).plan
     with pytest.raises(PruningError, match=r"middle\.0\.branch\.0 has no such layer"):
         apply_plan(network("nothing"), plan)
     with pytest.raises(PruningError, match="plan: is none"):
         Plan.from_json({"kept": 1})
+    with pytest.raises(PruningError, match="plan: is none"):
+        Plan.from_json(plan.to_json() | {"input_type": "float99"})
     with pytest.raises(PruningError, match="narrow a fresh network with its plan first"):
         load(network("nothing"), slim(network("nothing"), EXAMPLE).model.state_dict())
 

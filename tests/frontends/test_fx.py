@@ -75,7 +75,7 @@ def test_an_unknown_operation_pins_what_it_reads_and_nothing_else():
 
 
 def test_an_example_that_does_not_fit_is_refused():
-    with pytest.raises(PruningError, match="Network: does not run on the example of shape 1x5x16x16"):
+    with pytest.raises(PruningError, match="Network: does not run on a batch of shape 2x5x16x16"):
         FxSubject.of(network("nothing"), torch.zeros(1, 5, 16, 16))
 
 

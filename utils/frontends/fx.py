@@ -22,8 +22,9 @@ from utils.errors import PruningError
 from utils.frontends.fx_calls import Call, Rule, Size, Trace
 from utils.frontends.fx_darknet import DARKNET_RULES
 from utils.frontends.fx_export import EXPORTED_RULES
+from utils.frontends.fx_parameters import pin_taken
 from utils.frontends.fx_rules import RULES
-from utils.frontends.fx_trace import traced
+from utils.frontends.fx_trace import running, said, traced
 from utils.frontends.fx_values import Value, pin_labels
 from utils.profiling import evaluating
 from utils.pruning.channels import ChannelGraph, UnitMask
@@ -62,23 +63,24 @@ class FxSubject:
 
         Args:
             model: takes a tensor.
-            example: (1, ...) an input; the smaller, the quicker.
+            example: (B, ...) an input; the smaller, the quicker. Two of its first are run, so that code that
+                drops axes of size 1 leaves that of the batch.
             values: other arguments of its `forward`, which are fixed from here on.
 
         Raises:
             PruningError: it cannot be traced, or does not run on the example.
         """
+        example = example[:1].repeat(2, *[1] * (example.ndim - 1))
+        if not isinstance(model, nn.Module):
+            raise PruningError(f"{model!r:.60}: is no torch.nn.Module that is built; give one")
         module = model if isinstance(model, fx.GraphModule) else graph_of(model, example, values or {})
         run = _Run(module)
-        try:
-            with evaluating(module), torch.no_grad():
-                run.run(example)
-        except RuntimeError as error:
-            shape = "x".join(map(str, example.shape))
-            fact = f"{type(model).__name__}: does not run on the example of shape {shape}"
-            raise PruningError(
-                f"{fact} ({str(error).splitlines()[0]}); give an input that it takes"
-            ) from error
+        with running(type(model).__name__, example), evaluating(module), torch.no_grad():
+            run.run(example)
+        pin_taken(module, run.trace)
+        if not run.trace.layers:
+            fact = "runs no convolution or linear layer as a part of it"
+            raise PruningError(f"{type(model).__name__}: {fact}; there is nothing to prune")
         graph, units = run.trace.tracer.finish(), run.trace.tracer.units()
         sizes = tuple(replace(size, ids=units[size.ids]) for size in run.trace.sizes)
         notes = tuple(dict.fromkeys(run.trace.not_followed))
@@ -105,7 +107,12 @@ class FxSubject:
         for size in self.sizes:
             _set_size(nodes[size.node], size.path, int(keep[size.ids].sum()))
         model.recompile()
-        compact = type(self).of(model, self.example).pinning(self.pinned)
+        try:
+            compact = type(self).of(model, self.example).pinning(self.pinned)
+        except PruningError as error:
+            fact = f"what is left does not run ({said(error.__cause__ or error)})"
+            remedy = "exclude the layers around code that counts channels, and report the network"
+            raise PruningError(f"{type(self.model).__name__}: {fact}; {remedy}") from error
         _require_same_wiring(self.graph, keep, compact.graph)
         return compact
 
@@ -130,11 +137,15 @@ def _require_same_wiring(graph: ChannelGraph, keep: UnitMask, traced: ChannelGra
                 raise PruningError(f"{name}: has {len(new)} channels instead of {len(kept)}; exclude it")
             pairs.append(np.stack((kept, new)))
     both = np.unique(np.concatenate(pairs, axis=1), axis=1)
-    if any(len(np.unique(row)) != both.shape[1] for row in both):
+    # A unit may fall apart, or several grow together: a group of one channel is depthwise, one of all is not.
+    many = [np.isin(row, np.flatnonzero(np.bincount(row) > 1)) for row in both]
+    if (many[0] & many[1]).any():
         fact = "what is left of the channels would be read in another order"
         raise PruningError(f"{fact}; exclude the layers around shuffles and slices, and report the network")
 
 
+# what an operation may give that holds no tensor
+_PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout)
 _RULES = {**RULES, **EXPORTED_RULES, **DARKNET_RULES}
 
 
@@ -145,6 +156,8 @@ def graph_of(model: nn.Module, example: Tensor, values: Mapping[str, Any]) -> fx
 
 def _rule_of(module: nn.Module) -> Rule | None:
     """That of its type, or of the type of torch that it is in all but its name and how it is built."""
+    if "forward" in vars(module):  # the user's own
+        return None
     lineage = type(module).__mro__
     place = next((number for number, kind in enumerate(lineage) if kind in _RULES), None)
     if place is None:
@@ -210,18 +223,16 @@ class _Run(fx.Interpreter):
 
         result = on(lambda value: value.tensor)
         tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-        if not tensors:  # a size, say
-            return result
+        if not tensors and all(isinstance(leaf, _PLAIN) for leaf in pytree.tree_leaves(result)):
+            return result  # a size, say
         assert self._node is not None
         call = Call(self.trace, self._node, args, kwargs, on, result, name, module)
         labels = rule(call) if rule else call.refuse()
         if isinstance(result, Tensor):
             return Value(result, labels)
-        found = [None] * len(result) if labels is None else labels
-        return type(result)(
-            Value(*pair) if isinstance(pair[0], Tensor) else pair[0]
-            for pair in zip(result, found, strict=True)
-        )
+        if labels is None:
+            return pytree.tree_map(lambda leaf: Value(leaf) if isinstance(leaf, Tensor) else leaf, result)
+        return type(result)(map(Value, result, labels))
 
 
 def _set_size(node: fx.Node, path: tuple[int | str, ...], value: int) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from utils.frontends.fx_values import Value, pin_labels
+from utils.frontends.fx_values import Value, channels, pin_labels
 from utils.pruning.channels import ChannelIds, ChannelTracer
 
 INPUT = "its reader takes an input of the network, or a constant"
@@ -30,11 +30,20 @@ class Size:
 
 @dataclass
 class Trace:
-    """What is known of a network while it is traced."""
+    """What is known of a network while it is traced.
+
+    Attributes:
+        layers: name -> channels that it reads and writes.
+        followers: name of a module or parameter -> its channels.
+        followed: names of the nodes at which a parameter was found to follow.
+        sizes: numbers in the code that count channels.
+        not_followed: what pinned what it reads, a text each.
+    """
 
     tracer: ChannelTracer = field(default_factory=ChannelTracer)
     layers: dict[str, tuple[ChannelIds, ChannelIds]] = field(default_factory=dict)
     followers: dict[str, ChannelIds] = field(default_factory=dict)
+    followed: set[str] = field(default_factory=set)
     sizes: list[Size] = field(default_factory=list)
     not_followed: list[str] = field(default_factory=list)
 
@@ -86,12 +95,31 @@ class Call:
 
     def refuse(self, reason: str = "is not known") -> Any:
         """Pin all that the operation reads, and report it; its result has no labels."""
+        self.keep_all(reason)
+
+    def read(self, value: Value, axis: int) -> ChannelIds:
+        """Ids of the channels of `value` along `axis`; if others tell them apart they stay."""
+        if value.axes and axis not in value.axes:
+            self.keep_all("mixes channels, which lie along another axis")
+        return channels(self.trace.tracer, value, axis, INPUT)
+
+    def keep_one(self, value: Value) -> None:
+        """Pin the one channel of `value`, which meets all of another tensor's.
+
+        A layer's only one is never removed anyway.
+        """
+        assert value.labels is not None
+        one = int(value.labels.flatten()[0])
+        if not any(written.tolist() == [one] for _, written in self.trace.layers.values()):
+            pin_labels(self.trace.tracer, value, f"{self.node.name} ({self.what}) takes it to all channels")
+
+    def keep_all(self, reason: str) -> None:
+        """Pin all that the operation reads, and report it."""
         text = f"{self.node.name} ({self.what}) {reason}"
         for value in self.values:
             pin_labels(self.trace.tracer, value, text)
         if any(value.labels is not None for value in self.values):
             self.trace.not_followed.append(text)
-        return None
 
     @property
     def what(self) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from utils.darknet.modules import RawHead, Shortcut, Softmax
-from utils.darknet.resampling_modules import Reorg
+from utils.darknet.resampling_modules import LocalAvgpool, Reorg
 from utils.frontends.fx_calls import INPUT, Call, Rule
+from utils.frontends.fx_math import channelwise
 from utils.frontends.fx_values import Labels, channels, spread
 
 
@@ -41,5 +42,5 @@ def _pinned(call: Call) -> Labels | None:
 
 
 DARKNET_RULES: Mapping[Any, Rule] = MappingProxyType(
-    {Shortcut: _shortcut, Reorg: _reorg, RawHead: _pinned, Softmax: _pinned}
+    {Shortcut: _shortcut, Reorg: _reorg, RawHead: _pinned, Softmax: _pinned, LocalAvgpool: channelwise}
 )

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from utils.frontends.fx_calls import Rule
 from utils.frontends.fx_math import added, channelwise, combined, multiplied, reduced, same, softmax
-from utils.frontends.fx_moves import chunk, moved, pad, reshaped, split_sizes
+from utils.frontends.fx_moves import chunk, expanded_as, moved, pad, pixels, reshaped, split_sizes
 
 _aten = torch.ops.aten
 _END = 2**63 - 1  # how ATen writes the end of a slice
@@ -33,8 +33,8 @@ _SAME = (
 )  # fmt: skip
 _CHANNELWISE = ("max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d")
 _MOVED = (
-    "cat", "stack", "permute", "squeeze", "unsqueeze", "flip", "repeat", "t", "pixel_shuffle",
-    "pixel_unshuffle", "expand_as", "view_as",
+    "cat", "stack", "permute", "squeeze", "unsqueeze", "flip", "repeat", "t", "pixel_unshuffle",
+    "view_as",
 )  # fmt: skip
 
 EXPORTED_RULES: Mapping[Any, Rule] = MappingProxyType(
@@ -51,7 +51,8 @@ EXPORTED_RULES: Mapping[Any, Rule] = MappingProxyType(
     | dict.fromkeys((_aten.softmax.int, _aten.log_softmax.int), softmax)
     | dict.fromkeys((_aten.view.default, _aten.reshape.default, _aten.expand.default), reshaped)
     | dict.fromkeys((_aten.split.Tensor, _aten.split_with_sizes.default), split_sizes)
-    | {_aten.chunk.default: chunk, _aten.pad.default: pad}
+    | {_aten.chunk.default: chunk, _aten.pad.default: pad, _aten.pixel_shuffle.default: pixels}
+    | {_aten.expand_as.default: expanded_as}
 )
 
 

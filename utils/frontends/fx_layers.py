@@ -2,9 +2,9 @@
 
 from torch import nn
 
-from utils.frontends.fx_calls import INPUT, Call
+from utils.frontends.fx_calls import Call
 from utils.frontends.fx_math import same
-from utils.frontends.fx_values import Labels, channels, pin_labels, spread
+from utils.frontends.fx_values import Labels, pin_labels, spread
 from utils.pruning.channel_selection import ChannelSelection
 from utils.pruning.layers import BATCH_NORMS, TRANSPOSED, channel_axis, is_depthwise
 
@@ -21,17 +21,41 @@ def layer(call: Call) -> Labels:
     outputs = call.result.shape[axis]
     if isinstance(module, TRANSPOSED) and groups > 1 and not is_depthwise(module):
         return call.refuse("is transposed and grouped")
-    ids = channels(call.trace.tracer, value, axis, INPUT)
+    twin = _twin(call, module)
+    if twin is not None and not _alike(call, module, twin):
+        return call.refuse(f"has the weights of {twin} and is no layer of the same kind")
+    ids = call.read(value, axis)
     if call.name in call.trace.layers:  # called again: the same weights read and write both
         first, written = call.trace.layers[call.name]
         call.trace.tracer.tie(first, ids, "joint")
-    else:
-        norm = _norm_behind(call)
-        written = call.trace.tracer.layer(call.name, ids, outputs, groups, norm)
-        call.trace.layers[call.name] = ids, written
-        if norm:
-            call.trace.followers[norm] = written
+        return spread(written, call.result.shape, axis)
+    norm = _norm_behind(call)
+    written = call.trace.tracer.layer(call.name, ids, outputs, groups, norm)
+    call.trace.layers[call.name] = ids, written
+    if norm:
+        call.trace.followers[norm] = written
+    if twin is not None:
+        for own, other in zip((ids, written), call.trace.layers[twin], strict=True):
+            call.trace.tracer.tie(own, other, "joint")
     return spread(written, call.result.shape, axis)
+
+
+def _twin(call: Call, module: nn.Module) -> str | None:
+    """The first other layer with the same weights, by name."""
+    owner = call.node.graph.owning_module
+    assert owner is not None
+    if isinstance(module, ChannelSelection):
+        return None
+    names = (name for name in call.trace.layers if name != call.name)
+    return next((name for name in names if owner.get_submodule(name).weight is module.weight), None)
+
+
+def _alike(call: Call, module: nn.Module, twin: str) -> bool:
+    owner = call.node.graph.owning_module
+    assert owner is not None
+    other = owner.get_submodule(twin)
+    kinds = {isinstance(each, TRANSPOSED) for each in (module, other)}
+    return len(kinds) == 1 and getattr(module, "groups", 1) == getattr(other, "groups", 1)
 
 
 def selection(call: Call) -> Labels:
@@ -41,21 +65,22 @@ def selection(call: Call) -> Labels:
 
 
 def _norm_behind(call: Call) -> str | None:
-    """The batch norm that alone reads the layer."""
+    """The batch norm that alone reads the layer, which is called nowhere else."""
     behind = next(iter(call.node.users)) if len(call.node.users) == 1 else None
     if behind is None or behind.op != "call_module" or behind.args[0] is not call.node:
         return None
     owner = behind.graph.owning_module
     assert owner is not None
     found = owner.get_submodule(str(behind.target))
-    again = sum(node.op == "call_module" and node.target == behind.target for node in behind.graph.nodes) > 1
-    return str(behind.target) if isinstance(found, BATCH_NORMS) and not again else None
+    called = [node.target for node in behind.graph.nodes if node.op == "call_module"]
+    once = called.count(behind.target) == called.count(call.node.target) == 1
+    return str(behind.target) if isinstance(found, BATCH_NORMS) and once else None
 
 
 def follow(call: Call) -> Labels | None:
     """Parameters for each channel."""
     (value,) = call.values
-    ids = channels(call.trace.tracer, value, 1, INPUT)
+    ids = call.read(value, 1)
     known = call.trace.followers.setdefault(call.name, ids)
     if known is ids:
         call.trace.tracer.follow(call.name, ids)
@@ -76,7 +101,7 @@ def group_norm(call: Call) -> Labels | None:
     (value,), groups = call.values, call.module.num_groups
     if groups == 1:
         return call.refuse(_MIXES)
-    ids = channels(call.trace.tracer, value, 1, INPUT)
+    ids = call.read(value, 1)
     for member in ids.reshape(groups, -1).T[1:]:
         call.trace.tracer.tie(ids.reshape(groups, -1)[:, 0], member, "joint")
     return follow(call)

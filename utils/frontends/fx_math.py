@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from utils.frontends.fx_calls import INPUT, Call
+from utils.frontends.fx_parameters import attribute
 from utils.frontends.fx_values import Labels, Value, channels, spread, tie_labels
 
 
@@ -14,12 +15,15 @@ def same(call: Call) -> Labels | None:
     return call.values[0].labels
 
 
-def channelwise(call: Call) -> Labels | None:
+def channelwise(call: Call) -> Labels | list[Labels] | None:
     """Within each channel, which lie along axis 1."""
     (value, *_) = call.values
     if value.labels is None:
         return None
-    return spread(channels(call.trace.tracer, value, 1, INPUT), call.result.shape, 1)
+    ids = call.read(value, 1)
+    if isinstance(call.result, Tensor):
+        return spread(ids, call.result.shape, 1)
+    return [spread(ids, part.shape, 1) for part in call.result]  # the largest, and where they were
 
 
 def added(call: Call) -> Labels | None:
@@ -43,27 +47,33 @@ def _binary(call: Call, kind: Any) -> Labels | None:
     labelled = [value for value in values if value.labels is not None]
     if len(labelled) < 2:
         return _beside_constant(call, labelled[0], values) if labelled else None
-    first, *others = labelled
+    first, *others = sorted(labelled, key=lambda value: -_size(value.tensor))
     if kind == "gate":
-        first, second = sorted(labelled, key=lambda value: -_size(value.tensor))
-        gates = [node for node, value in zip(call.node.args, call.args, strict=True) if value is second]
-        alone = all(isinstance(node, fx.Node) and len(node.users) == 1 for node in gates)
-        kind = "gate" if alone and _size(second.tensor) < _size(first.tensor) else "joint"
-        others = [second]
+        kind = (
+            "gate" if _is_gate(call, others[0]) and _size(others[0].tensor) < _size(first.tensor) else "joint"
+        )
     assert first.labels is not None
     labels = first.labels.expand(call.result.shape)
-    varying = Value(call.result, labels).axes
+    varying = set(Value(call.result, labels).axes)
     for other in others:
         assert other.labels is not None
         shape = (*[1] * (call.result.ndim - other.tensor.ndim), *other.tensor.shape)
-        if varying and all(shape[axis] == 1 for axis in varying):  # one channel beside all
-            continue
-        tie_labels(call.trace.tracer, labels, other.labels.expand(call.result.shape), kind)
+        own = other.labels.expand(call.result.shape)
+        if varying.isdisjoint(axes := Value(call.result, own).axes) and varying:
+            if axes:
+                return call.refuse("meets channels that lie along another axis")
+            if all(shape[axis] == 1 for axis in varying):
+                call.keep_one(other)
+                continue
+            call.keep_all("meets one channel as often as its code says")
+        tie_labels(call.trace.tracer, labels, own, kind)
     return labels
 
 
-def nothing(_call: Call) -> None:
-    """What comes out holds no channels: ones, say."""
+def _is_gate(call: Call, value: Value) -> bool:
+    """Whether nothing else reads it."""
+    nodes = [node for node, given in zip(call.node.args, call.args, strict=True) if given is value]
+    return all(isinstance(node, fx.Node) and len(node.users) == 1 for node in nodes)
 
 
 def _size(tensor: Tensor) -> int:
@@ -89,7 +99,8 @@ def _beside_constant(call: Call, value: Value, values: list[Value]) -> Labels | 
         if len(shared) == 1 and other.name and other.tensor.shape[shared[0] - offset] == other.tensor.numel():
             owner = call.node.graph.owning_module
             assert owner is not None
-            if isinstance(_attribute(owner, other.name), nn.Parameter):
+            if isinstance(attribute(owner, other.name), nn.Parameter):
+                call.trace.followed.add(call.node.name)
                 ids = channels(call.trace.tracer, Value(call.result, labels), shared[0], INPUT)
                 known = call.trace.followers.setdefault(other.name, ids)
                 if known is ids:
@@ -99,11 +110,6 @@ def _beside_constant(call: Call, value: Value, values: list[Value]) -> Labels | 
                 continue
         return call.refuse("meets a constant of its own width")
     return labels
-
-
-def _attribute(owner: nn.Module, name: str) -> Any:
-    parent, _, leaf = name.rpartition(".")
-    return getattr(owner.get_submodule(parent), leaf)
 
 
 def reduced(call: Call) -> Labels | None:

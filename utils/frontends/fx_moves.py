@@ -1,7 +1,7 @@
 """Rules of what only moves numbers: labels move with them; what in the code counts channels is noted."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch.utils import _pytree as pytree
@@ -29,6 +29,27 @@ def _labels(call: Call, value: Value) -> Labels:
     return spread(ids, [1] * value.tensor.ndim, 0).expand(value.tensor.shape)
 
 
+def pixels(call: Call) -> Labels | None:
+    """Channels become pixels: those of one map live and die together."""
+    labels = moved(call)
+    if labels is None:
+        return None
+    ids = channels(call.trace.tracer, Value(call.result, labels), 1, INPUT)
+    return spread(ids, call.result.shape, 1)
+
+
+def expanded_as(call: Call) -> Labels | None:
+    """One channel spread over as many as another tensor has: these come and go with its."""
+    value, target, shape = *call.values, call.values[0].tensor.shape
+    offset = target.tensor.ndim - value.tensor.ndim
+    one = not value.axes and all(axis < offset or shape[axis - offset] == 1 for axis in target.axes)
+    if not target.axes or not one:
+        return cast(Labels | None, moved(call))
+    if value.labels is not None:
+        call.keep_one(value)
+    return target.labels
+
+
 def pad(call: Call) -> Labels | None:
     """Around the map, or with channels of zeros, which stay."""
     (value,) = call.values
@@ -36,7 +57,7 @@ def pad(call: Call) -> Labels | None:
     if value.labels is None:
         return None
     if len(pads) // 2 < value.tensor.ndim - 1:
-        return channelwise(call)
+        return cast(Labels, channelwise(call))
     if call.argument(2, "mode", "constant") != "constant":
         return call.refuse("repeats channels")
     fresh = call.trace.tracer.new(1)

@@ -54,15 +54,18 @@ def shares_of(
     config: Sequence[Mapping[str, Any]] | None,
 ) -> dict[str, float]:
     """Share of each layer's channels that goes: an excluded one has 0, one outside of `scope` none at all."""
-    if not 0 <= ratio < 1:
+    if not isinstance(ratio, int | float) or not 0 <= ratio < 1:
         raise PruningError(f"ratio {ratio}: give a share from 0 to below 1")
-    inside = set(parts.named(words(scope)) if scope else parts.layers)
+    inside = set(parts.layers if scope is None else parts.named(words(scope)))
     shares = dict.fromkeys(
         (name for name in parts.layers if name in inside), ratio if config is None else 0.0
     )
     for entry in config or ():
-        shares |= {name: _entry_share(entry) for name in _entry_layers(parts, entry) if name in inside}
-    for wanted in exclude:
+        meant = _entry_layers(parts, entry)
+        shares |= dict.fromkeys(
+            (name for name in parts.layers if name in meant & inside), _entry_share(entry)
+        )
+    for wanted in [exclude] if isinstance(exclude, str | type) else exclude:
         gone = parts.of_types([wanted]) if isinstance(wanted, type) else parts.named([wanted])
         shares |= dict.fromkeys((name for name in gone if name in inside), 0.0)
     return shares
@@ -79,6 +82,8 @@ def _entry_share(entry: Mapping[str, Any]) -> float:
 
 def _entry_layers(parts: Parts, entry: Mapping[str, Any]) -> set[str]:
     """Those that an entry speaks of: of its types and of its names, where it has both."""
+    if not isinstance(entry, Mapping):
+        raise PruningError(f"config {entry!r}: is no dict; give a list of dicts")
     unknown = entry.keys() - {"sparsity", "ratio", "exclude", "op_types", "op_names"}
     if unknown:
         raise PruningError(f"config {dict(entry)}: {', '.join(sorted(unknown))} is not known")
@@ -87,6 +92,10 @@ def _entry_layers(parts: Parts, entry: Mapping[str, Any]) -> set[str]:
         found &= set(parts.named(entry["op_names"]))
     if "op_types" in entry and "default" not in entry["op_types"]:
         found &= set(parts.of_types(entry["op_types"]))
+    if not found:
+        fact = f"config {dict(entry)}: names no layer"
+        kinds = sorted({type(parts.model.get_submodule(name)).__name__ for name in parts.layers})
+        raise PruningError(f"{fact}; layers are {', '.join(parts.layers)}, of types {', '.join(kinds)}")
     return found
 
 

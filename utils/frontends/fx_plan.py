@@ -14,6 +14,7 @@ from torch.fx.node import map_arg
 
 from utils.errors import PruningError
 from utils.frontends.fx import FxSubject, graph_of
+from utils.frontends.fx_parameters import attribute
 from utils.pruning.channels import UnitMask
 from utils.pruning.narrow import narrow
 from utils.pruning.report import decode_mask, encode_mask
@@ -27,6 +28,7 @@ class Plan:
 
     Attributes:
         input_shape: of the example that the network was traced with.
+        input_type: of its numbers, such as "float32".
         kept: layer name -> (out,) mask of its output channels, layers that stay whole left out.
         values: other arguments of `forward` that were fixed.
     """
@@ -34,18 +36,25 @@ class Plan:
     input_shape: tuple[int, ...]
     kept: Mapping[str, UnitMask]
     values: Mapping[str, Any] = field(default_factory=dict)
+    input_type: str = "float32"
 
     @classmethod
     def of(cls, subject: FxSubject, keep: UnitMask, values: Mapping[str, Any]) -> "Plan":
         """From a mask over the units of a subject."""
         masks = {name: keep[layer.outputs] for name, layer in subject.graph.layers.items()}
         kept = {name: mask for name, mask in masks.items() if not mask.all()}
-        return cls(tuple(subject.example.shape), kept, dict(values))
+        example = subject.example[:1]
+        return cls(tuple(example.shape), kept, dict(values), str(example.dtype).removeprefix("torch."))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; a mask as "count:hex"."""
         kept = {name: encode_mask(mask) for name, mask in self.kept.items()}
-        return {"input_shape": list(self.input_shape), "kept": kept, "values": dict(self.values)}
+        return {
+            "input_shape": list(self.input_shape),
+            "input_type": self.input_type,
+            "kept": kept,
+            "values": dict(self.values),
+        }
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "Plan":
@@ -56,7 +65,9 @@ class Plan:
         """
         try:
             kept = {name: decode_mask(text) for name, text in plain["kept"].items()}
-            return cls(tuple(plain["input_shape"]), kept, plain["values"])
+            if not isinstance(getattr(torch, plain["input_type"]), torch.dtype):
+                raise TypeError("input_type: is no type of numbers")
+            return cls(tuple(plain["input_shape"]), kept, plain["values"], plain["input_type"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PruningError(f"plan: is none ({error!r}); give what Plan.to_json returned") from error
 
@@ -64,11 +75,18 @@ class Plan:
 def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     """A copy of `model`, freshly built or trained, without the channels that the plan removes.
 
+    Args:
+        model: of the class that the plan was made for; of a parallel wrapper what it wraps.
+        plan: of `slim`.
+
     Raises:
         PruningError: it is another network.
     """
-    place = type(model).__name__
-    example = torch.zeros(plan.input_shape).to(next(model.parameters()))
+    model = unwrapped(model)
+    place, weight = type(model).__name__, next(model.parameters(), torch.empty(0))
+    example = torch.zeros(plan.input_shape, dtype=getattr(torch, plan.input_type), device=weight.device)
+    if example.is_floating_point():
+        example = example.to(weight)
     subject = FxSubject.of(model, example, plan.values)
     keep = np.ones(subject.graph.unit_count, dtype=np.bool_)
     for name, mask in plan.kept.items():
@@ -84,6 +102,12 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     return finished(model, subject, keep, subject.narrowed(keep), plan.values)
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network in a parallel wrapper, or itself."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, wrappers) else model
+
+
 def finished(
     model: nn.Module, subject: FxSubject, keep: UnitMask, compact: FxSubject, values: Mapping[str, Any]
 ) -> nn.Module:
@@ -97,22 +121,43 @@ def finished(
         values: other arguments of `forward` that were fixed.
     """
     if isinstance(model, torch.fx.GraphModule):
-        return compact.model.train(model.training)
+        return _in_modes_of(model, compact.model)
     plain = narrow(model, subject.graph, keep)
-    if subject.sizes and not _runs_as(plain, compact, values):
-        return compact.model.train(model.training)
-    # what `forward` does not use is in the module and not in the trace
-    plain.load_state_dict(plain.state_dict() | compact.model.state_dict(), strict=True)
-    return plain.train(model.training)
+    if not _runs_as(plain, compact, values):
+        return _in_modes_of(model, compact.model)
+    # what `forward` does not use is in the module and not in the trace, whose constants are not in the module
+    own = plain.state_dict()
+    found = {name: tensor for name, tensor in compact.model.state_dict().items() if name in own}
+    plain.load_state_dict(own | found, strict=True)
+    return plain
+
+
+def _in_modes_of(model: nn.Module, found: nn.Module) -> nn.Module:
+    """`found` with each module in training or evaluation mode as the one of its name in `model`."""
+    modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
+    for name, module in found.named_modules(remove_duplicate=False):
+        module.training = modes.get(name, model.training)
+    return found
 
 
 def _runs_as(plain: nn.Module, compact: FxSubject, values: Mapping[str, Any]) -> bool:
-    """Whether its code finds the new numbers by itself, say from its narrower norms."""
+    """Whether its code does at the new widths what was traced: it may branch on them, or hold numbers."""
     try:
         found = graph_of(plain, compact.example, values)
     except PruningError:
         return False
-    return _code(found.graph) == _code(compact.model.graph)
+    return _code(found.graph) == _code(compact.model.graph) and _same_constants(found, compact.model)
+
+
+def _same_constants(found: torch.fx.GraphModule, compact: torch.fx.GraphModule) -> bool:
+    """Whether tensors that the code makes for itself are equal."""
+    names = [str(node.target) for node in found.graph.nodes if node.op == "get_attr"]
+    pairs = [(attribute(found, name), attribute(compact, name)) for name in names]
+    return all(
+        isinstance(one, nn.Parameter) or (isinstance(other, Tensor) and torch.equal(one, other))
+        for one, other in pairs
+        if isinstance(one, Tensor)
+    )
 
 
 def _code(graph: torch.fx.Graph) -> list[tuple[Any, ...]]:

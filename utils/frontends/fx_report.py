@@ -28,6 +28,7 @@ class SlimReport:
         not_followed: operations whose channels could not be followed, so that they stay.
         pins: why channels stay.
         unfolded: layers that lost the constants of removed channels.
+        limits: what the pruned network cannot do that the given one could.
     """
 
     layers: tuple[LayerChange, ...]
@@ -37,6 +38,7 @@ class SlimReport:
     not_followed: tuple[str, ...]
     pins: tuple[str, ...]
     unfolded: tuple[str, ...]
+    limits: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -54,4 +56,5 @@ class SlimReport:
         lines.append(f"zeroed / pruned: {self.difference:.1e} of the largest output, float64")
         lines += [f"not followed: {text}" for text in self.not_followed]
         lines += [f"constants lost at: {', '.join(self.unfolded)}"] if self.unfolded else []
+        lines += [f"limit: {text}" for text in self.limits]
         return "\n".join(lines)

@@ -15,8 +15,8 @@ from torch import nn
 
 from utils.frontends.fx_calls import Rule
 from utils.frontends.fx_layers import follow, group_norm, layer, layer_norm, prelu, selection
-from utils.frontends.fx_math import added, channelwise, combined, multiplied, nothing, reduced, same, softmax
-from utils.frontends.fx_moves import chunk, item, moved, pad, reshaped, split_sizes
+from utils.frontends.fx_math import added, channelwise, combined, multiplied, reduced, same, softmax
+from utils.frontends.fx_moves import chunk, expanded_as, item, moved, pad, pixels, reshaped, split_sizes
 from utils.pruning.channel_selection import ChannelSelection
 from utils.pruning.layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS
 
@@ -34,12 +34,17 @@ _WITHIN_CHANNELS = (
 )  # fmt: skip
 _UNARY = (
     F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.sigmoid, F.tanh, F.hardtanh, F.hardswish,
-    F.hardsigmoid, F.softplus, F.dropout, torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.abs,
-    torch.exp, torch.sqrt, torch.pow, torch.neg, operator.neg, operator.pow, operator.pos, torch.clone,
+    F.hardsigmoid, F.softplus, F.dropout, torch.relu, torch.sigmoid, torch.tanh, torch.abs, torch.exp,
+    torch.sqrt, torch.neg, operator.neg, operator.pos, torch.clone, torch.ones_like, torch.zeros_like,
 )  # fmt: skip
 _UNARY_METHODS = (
-    "relu", "relu_", "sigmoid", "sigmoid_", "tanh", "clamp", "clamp_", "clamp_min", "abs", "exp", "sqrt",
-    "pow", "neg", "clone", "contiguous", "detach", "to", "float", "half", "double", "type_as", "cpu", "cuda",
+    "relu", "relu_", "sigmoid", "sigmoid_", "tanh", "abs", "exp", "sqrt", "neg", "clone",
+    "contiguous", "detach", "to", "float", "half", "double", "type_as", "cpu", "cuda",
+)  # fmt: skip
+_SEVERAL = (
+    operator.truediv, operator.pow, operator.gt, operator.lt, operator.ge, operator.le, torch.div, torch.pow,
+    torch.maximum, torch.minimum, torch.where, torch.clamp, "div", "div_", "pow", "clamp", "clamp_",
+    "clamp_min",
 )  # fmt: skip
 _MOVING = (
     torch.cat,
@@ -69,20 +74,19 @@ RULES: Mapping[Any, Rule] = MappingProxyType(
     | dict.fromkeys(_POINTWISE, same)
     | dict.fromkeys(_WITHIN_CHANNELS, channelwise)
     | dict.fromkeys((*_UNARY, *_UNARY_METHODS), same)
-    | dict.fromkeys((*_MOVING, *_MOVING_METHODS, nn.Flatten, nn.PixelShuffle, nn.PixelUnshuffle), moved)
-    | dict.fromkeys((F.pixel_shuffle, F.pixel_unshuffle), moved)
+    | dict.fromkeys((*_MOVING, *_MOVING_METHODS, nn.Flatten, nn.PixelUnshuffle, F.pixel_unshuffle), moved)
+    | dict.fromkeys((nn.PixelShuffle, F.pixel_shuffle), pixels)
     | dict.fromkeys((operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub), added)
     | dict.fromkeys(("add", "add_", "sub", "sub_"), added)
     | dict.fromkeys((operator.mul, operator.imul, torch.mul, "mul", "mul_"), multiplied)
-    | dict.fromkeys((operator.truediv, torch.div, torch.maximum, torch.minimum, "div", "div_"), combined)
-    | dict.fromkeys((torch.where, operator.gt, operator.lt, operator.ge, operator.le), combined)
-    | dict.fromkeys((torch.ones_like, torch.zeros_like), nothing)
+    | dict.fromkeys(_SEVERAL, combined)
     | dict.fromkeys((torch.mean, torch.sum, torch.amax, torch.amin, "mean", "sum", "amax", "amin"), reduced)
     | dict.fromkeys((nn.Softmax, nn.LogSoftmax, F.softmax, F.log_softmax, torch.softmax, "softmax"), softmax)
     | dict.fromkeys((F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d, F.adaptive_max_pool2d), channelwise)
     | dict.fromkeys((F.interpolate, F.dropout2d, torch.max_pool2d), channelwise)
     | dict.fromkeys(("view", "reshape", "expand", torch.reshape), reshaped)
-    | dict.fromkeys(("expand_as", "view_as", "reshape_as"), moved)
+    | {"expand_as": expanded_as}
+    | dict.fromkeys(("view_as", "reshape_as"), moved)
     | dict.fromkeys((torch.chunk, "chunk"), chunk)
     | dict.fromkeys((torch.split, "split"), split_sizes)
     | {

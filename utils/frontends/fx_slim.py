@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from utils.errors import PruningError
 from utils.frontends.fx import FxSubject
 from utils.frontends.fx_parts import Parts, pinned_layers, shares_of, words
-from utils.frontends.fx_plan import Plan, finished
+from utils.frontends.fx_plan import Plan, finished, unwrapped
 from utils.frontends.fx_report import LayerChange, SlimReport
+from utils.frontends.fx_trace import WAY, said
 from utils.pruning.costs import costs_of
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.layers import CONVOLUTIONS
@@ -21,6 +22,11 @@ from utils.pruning.scores import Scorer, gamma_scores, named_scorer, random_scor
 from utils.pruning.sparsity import GammaPenalty
 from utils.pruning.surgery import Folding, PruningResult, prune
 
+_CHOICES = {
+    "scheme": ("uniform", "global", "guarded"),
+    "interface": ("follow", "keep"),
+    "folding": get_args(Folding),
+}
 # of the largest output; float64 rounding stays below 1e-12
 EQUAL = 1e-9
 
@@ -80,16 +86,16 @@ def slim(
     Raises:
         PruningError: it cannot be traced, an option names nothing, or the result fails its proof.
     """
-    example = _only(example_inputs)
-    whole = FxSubject.of(model, example, values)
+    _require_options({"scheme": scheme, "interface": interface, "folding": folding}, align, least, layer_keep)
+    model, fixed = unwrapped(model), values or {}
+    whole = FxSubject.of(model, _only(example_inputs), fixed)
     shares = shares_of(Parts(model, list(whole.graph.layers)), ratio, scope, exclude, config)
     subject = whole.pinning(pinned_layers(whole.graph, shares, interface))
     scorer = named_scorer(score, {"random": random_scores(seed)}) if isinstance(score, str) else score
-    policy = _policy(shares, scheme, ratio, layer_keep)
-    result = prune(subject, [policy], scorer, folding=folding, align=align, least=least, may_keep_all=True)
-    pruned = finished(model, subject, result.keep, result.compact, values or {})
-    report = _report(whole, result, _proven(model, result, example), _not_run(model, whole))
-    return SlimResult(pruned, Plan.of(subject, result.keep, values or {}), report)
+    policies = [_policy(shares, scheme, layer_keep)]
+    result = prune(subject, policies, scorer, folding=folding, align=align, least=least, may_keep_all=True)
+    small = finished(model, subject, result.keep, result.compact, fixed)
+    return SlimResult(small, Plan.of(subject, result.keep, fixed), _report(model, whole, result, small))
 
 
 def gamma_penalty(
@@ -110,9 +116,10 @@ def gamma_penalty(
         scope: names of the parts to prune; None for all.
         values: other arguments of `forward`, fixed.
     """
+    model = unwrapped(model)
     subject = FxSubject.of(model, example, values)
     parts = Parts(model, list(subject.graph.layers))
-    names = parts.named(words(scope)) if scope else parts.layers
+    names = parts.layers if scope is None else parts.named(words(scope))
     channels = candidate_channels(subject.graph, gamma_scores(subject), "all")
     judged = {name: mask for name, mask in channels.items() if name in names}
     norms = {name: model.get_submodule(str(subject.graph.layers[name].norm)) for name in judged}
@@ -120,25 +127,54 @@ def gamma_penalty(
 
 
 def _only(example_inputs: Tensor | Sequence[Tensor]) -> Tensor:
-    given = [example_inputs] if isinstance(example_inputs, Tensor) else list(example_inputs)
-    if len(given) != 1:
-        fact = f"example_inputs: {len(given)} tensors, but one is taken"
-        raise PruningError(f"{fact}; wrap the network so that forward takes one tensor")
+    given = list(example_inputs) if isinstance(example_inputs, Sequence) else [example_inputs]
+    if len(given) != 1 or not isinstance(given[0], Tensor):
+        kinds = ", ".join(type(each).__name__ for each in given) or "nothing"
+        fact = f"example_inputs: {kinds}, but one tensor is taken"
+        raise PruningError(f"{fact}; wrap the network so that forward takes one, or fix others with values")
+    if not given[0].ndim or not len(given[0]):
+        fact = f"example_inputs: of shape {tuple(given[0].shape)}"
+        raise PruningError(f"{fact}; give a batch of one, with the batch as the first axis")
     return given[0][:1]
 
 
-def _policy(shares: Mapping[str, float], scheme: str, ratio: float, layer_keep: float) -> Policy:
+def _require_options(chosen: Mapping[str, str], align: int, least: int, layer_keep: float) -> None:
+    for name, given in chosen.items():
+        if given not in _CHOICES[name]:
+            raise PruningError(f"{name} {given!r}: is not known; use {', '.join(_CHOICES[name])}")
+    for name, count in (("align", align), ("least", least)):
+        if not isinstance(count, int) or count < 1:
+            raise PruningError(f"{name} {count}: give a whole number of channels from 1")
+    if not 0 <= layer_keep <= 1:
+        raise PruningError(f"layer_keep {layer_keep}: give a share from 0 to 1")
+
+
+def _policy(shares: Mapping[str, float], scheme: str, layer_keep: float) -> Policy:
     if scheme == "uniform":
         return GroupShares(shares)
+    asked = sorted({share for share in shares.values() if share})
+    if len(asked) > 1:
+        fact = f"scheme {scheme!r}: has one threshold, but config asks for {', '.join(map(str, asked))}"
+        raise PruningError(f"{fact}; ask for one, or use scheme 'uniform'")
+    if not asked:  # nothing is to go
+        return GroupShares(shares)
+    (ratio,) = asked
     threshold = GlobalThreshold(ratio, layer_keep=layer_keep, guarded=scheme == "guarded")
     return lambda seen, scores: threshold(seen, {name: scores[name] for name in scores if shares.get(name)})
 
 
 def _proven(model: nn.Module, result: PruningResult[FxSubject], example: Tensor) -> float:
     """Difference of the compact network from the zeroed one on a random input, over the largest output."""
-    images = torch.rand(example.shape, generator=torch.Generator().manual_seed(0))
-    found, expected = (outputs_in_float64(each.model, images) for each in (result.compact, result.folded))
+    images = example
+    if example.is_floating_point():
+        images = torch.rand(example.shape, generator=torch.Generator().manual_seed(0))
+    try:
+        found, expected = (outputs_in_float64(each.model, images) for each in (result.compact, result.folded))
+    except Exception as error:  # the user's own code may raise anything
+        fact = f"cannot be proven, as a copy does not run in float64 ({said(error)})"
+        raise PruningError(f"{type(model).__name__}: {fact}; compute in the type of the input") from error
     # Of a network without training little may come out at all: that must not hide a fault.
+    found, expected = ([each.double() for each in outputs] for outputs in (found, expected))
     largest = max((float(each.abs().max()) for each in expected if each.numel()), default=0.0) or 1.0
     difference = relative_difference(
         [each / largest for each in found], [each / largest for each in expected]
@@ -160,9 +196,26 @@ def _not_run(model: nn.Module, subject: FxSubject) -> tuple[str, ...]:
     )
 
 
+def _limits(model: nn.Module, subject: FxSubject, pruned: nn.Module) -> tuple[str, ...]:
+    """What is lost where the traced network is returned, a text each."""
+    if type(pruned) is type(model):
+        return ()
+    found = ["its code counts channels, so it is the traced one: in training it runs the code of evaluation"]
+    if subject.model.meta.get(WAY) == "torch.export":
+        size = "x".join(map(str, subject.example.shape[1:]))
+        found.append(f"it was traced by torch.export, so it takes inputs of {size} alone, in any number")
+    return tuple(found)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Values of all parameters, frozen ones too; a shared one counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def _report(
-    subject: FxSubject, result: PruningResult[FxSubject], difference: float, more: tuple[str, ...]
+    model: nn.Module, subject: FxSubject, result: PruningResult[FxSubject], pruned: nn.Module
 ) -> SlimReport:
+    """Also the proof: PruningError where it fails."""
     graph = subject.graph
     costs = costs_of(subject.model, graph, subject.example)
     whole = np.ones(graph.unit_count, dtype=np.bool_)
@@ -178,10 +231,11 @@ def _report(
     ]
     return SlimReport(
         layers=tuple(layers),
-        parameters=(int(costs.parameters(whole)), int(costs.parameters(result.keep))),
+        parameters=(parameter_count(model), parameter_count(pruned)),
         macs=(int(costs.macs(whole)), int(costs.macs(result.keep))),
-        difference=difference,
-        not_followed=(*subject.not_followed, *more),
+        difference=_proven(model, result, subject.example),
+        not_followed=(*subject.not_followed, *_not_run(model, subject)),
         pins=tuple(dict.fromkeys(graph.pin_reasons.values())),
         unfolded=result.unfolded,
+        limits=_limits(model, subject, pruned),
     )

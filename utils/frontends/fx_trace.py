@@ -3,20 +3,22 @@
 Invariant: the graph computes what the module does, compared on a random input.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from utils.errors import PruningError
 from utils.frontends.fx_export import exported
 from utils.profiling import evaluating
-from utils.pruning.equality import relative_difference
+from utils.pruning.equality import relative_difference, tensors_in
 
 # relative and absolute; both run the same operations
 _EQUAL = 1e-5
+# where a graph's `meta` says by what it was traced
+WAY = "way"
 
 
 def traced(
@@ -37,7 +39,8 @@ def traced(
     if example.is_floating_point():
         images = torch.rand(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
     with evaluating(model), torch.no_grad():
-        expected = _expected(model, images, values)
+        with running(type(model).__name__, images):
+            expected = tensors_in(model(images, **values))
         ways = {
             "torch.fx": lambda: _symbolic(model, values, is_leaf),
             "torch.export": lambda: exported(model, example, values, is_leaf),
@@ -45,7 +48,9 @@ def traced(
         facts = []
         for name, way in ways.items():
             try:
-                return _tried(name, way, images, expected)
+                found = _tried(name, way, images, expected)
+                found.meta[WAY] = name
+                return found
             except PruningError as error:
                 facts.append(str(error))
     remedy = "keep decisions about tensors out of forward, or fix its other arguments with values={...}"
@@ -58,9 +63,9 @@ def _tried(
     try:
         graph = way()
         with evaluating(graph):
-            found = _tensors(graph(images))
+            found = tensors_in(graph(images))
     except Exception as error:  # whatever the user's own code raises on a stand-in for a tensor
-        raise PruningError(f"{name} cannot trace it ({_said(error)})") from error
+        raise PruningError(f"{name} cannot trace it ({said(error)})") from error
     if not _close(found, expected):
         difference = relative_difference(found, expected)
         raise PruningError(f"{name} takes it for another network (outputs differ by {difference:.1e})")
@@ -77,20 +82,19 @@ def _close(found: list[Tensor], expected: list[Tensor]) -> bool:
     )
 
 
-def _expected(model: nn.Module, images: Tensor, values: Mapping[str, Any]) -> list[Tensor]:
+@contextmanager
+def running(name: str, example: Tensor) -> Iterator[None]:
+    """Turn whatever the code of network `name` raises on `example` into a PruningError."""
     try:
-        return _tensors(model(images, **values))
-    except RuntimeError as error:
-        shape = "x".join(map(str, images.shape))
-        fact = f"{type(model).__name__}: does not run on the example of shape {shape}"
-        raise PruningError(f"{fact} ({_said(error)}); give an input that it takes") from error
+        yield
+    except Exception as error:  # the user's own code may raise anything
+        shape = "x".join(map(str, example.shape))
+        fact = f"{name}: does not run on a batch of shape {shape}"
+        raise PruningError(f"{fact} ({said(error)}); give an input that it takes") from error
 
 
-def _tensors(found: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor)]
-
-
-def _said(error: Exception) -> str:
+def said(error: BaseException) -> str:
+    """Its kind and its first line."""
     text = " ".join((str(error).strip().splitlines() or [""])[0].split())
     return f"{type(error).__name__}: {text[:200]}"
 
@@ -107,6 +111,7 @@ class _Tracer(fx.Tracer):
 def _symbolic(
     model: nn.Module, values: Mapping[str, Any], is_leaf: Callable[[nn.Module], bool]
 ) -> fx.GraphModule:
+    before = set(vars(model))
     graph = _Tracer(is_leaf).trace(model, concrete_args=dict(values))
     fixed: set[fx.Node] = set()
     for node in graph.nodes:
@@ -117,4 +122,7 @@ def _symbolic(
         about_fixed = node in fixed or not fixed.isdisjoint(node.all_input_nodes)
         if node.target is torch._assert or (not node.users and about_fixed):
             graph.erase_node(node)
-    return fx.GraphModule(model, graph, type(model).__name__)
+    found = fx.GraphModule(model, graph, type(model).__name__)
+    for name in set(vars(model)) - before:  # tensors that the code makes: the tracer leaves them on the model
+        delattr(model, name)
+    return found

@@ -64,7 +64,7 @@ def channels(tracer: ChannelTracer, value: Value, axis: int, reason: str) -> Cha
         tracer.pin(ids, reason)
         return ids
     (labels,) = _once(value.labels, but=axis)
-    rows = labels.movedim(axis, 0).flatten(1)
+    rows = labels.movedim(axis, 0).reshape(labels.shape[axis], -1)
     first = rows[:, :1]
     if bool((rows != first).any()):
         tie_labels(tracer, first.expand_as(rows), rows, "joint")

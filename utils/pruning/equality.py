@@ -1,15 +1,18 @@
 """Do two networks compute the same? Compared in float64, where rounding cannot hide a fault.
 
-A network is brought to float64 layer by layer while it runs: a second copy of it is never in memory.
+A network is brought to float64 layer by layer while it runs: a second copy of it is never in memory. What
+its code makes in another type, or takes from a module that it does not call, is brought there as it is used.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import cast
+from dataclasses import fields, is_dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from utils.profiling import evaluating
 
@@ -18,15 +21,27 @@ def outputs_in_float64(model: nn.Module, images: Tensor) -> list[Tensor]:
     """What `model` puts out, computed on the CPU in float64 and evaluation mode.
 
     Args:
-        model: takes one tensor, returns a tensor or several in any lists and dicts; is left as it is.
-        images: its input, of any type and device.
-
-    Returns:
-        The tensors in their order; what else is among them, such as the None of a head at rest, is left out.
+        model: takes one tensor, returns tensors in whatever `tensors_in` looks into; is left as it is.
+        images: its input, of any type and device; whole numbers stay such.
     """
-    with evaluating(model), torch.no_grad(), _in_float64(model):
-        outputs = model(images.to("cpu", torch.float64))
-    return [output for output in pytree.tree_leaves(outputs) if isinstance(output, Tensor)]
+    with evaluating(model), torch.no_grad(), _in_float64(model), _Doubles():  # type: ignore[no-untyped-call]
+        outputs = model(images.to("cpu", torch.float64 if images.is_floating_point() else None))
+    return tensors_in(outputs)
+
+
+def tensors_in(found: Any) -> list[Tensor]:
+    """The tensors among what a network puts out: sequences, dicts, tuples with names, dataclasses.
+
+    >>> tensors_in({"a": torch.zeros(1), "b": (None, 2, [torch.ones(1)])})
+    [tensor([0.]), tensor([1.])]
+    """
+    tensors: list[Tensor] = []
+    for leaf in pytree.tree_leaves(found):
+        if isinstance(leaf, Tensor):
+            tensors.append(leaf)
+        elif is_dataclass(leaf):
+            tensors += tensors_in([getattr(leaf, field.name) for field in fields(leaf)])
+    return tensors
 
 
 def relative_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
@@ -36,10 +51,13 @@ def relative_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) ->
     """
     if [output.shape for output in actual] != [output.shape for output in expected]:
         return float("inf")
-    scale = max((float(output.abs().max()) for output in expected), default=0.0)
-    differences = [
-        float((a.to(e) - e).abs().max()) for a, e in zip(actual, expected, strict=True) if e.numel()
+    pairs = [
+        (a.to(e).to(_comparable(e)), e.to(_comparable(e)))
+        for a, e in zip(actual, expected, strict=True)
+        if e.numel()
     ]
+    scale = max((float(e.abs().max()) for _, e in pairs), default=0.0)
+    differences = [float((a - e).abs().max()) for a, e in pairs]
     worst = float("nan") if any(d != d for d in differences) else max(differences, default=0.0)
     return worst / max(1.0, scale)
 
@@ -60,6 +78,33 @@ def _in_float64(model: nn.Module) -> Iterator[None]:
             ):
                 hooks.callback(handle.remove)
         yield
+
+
+class _Doubles(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Let no operation compute in less than float64, whatever type its code asks for."""
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run `func` on float64 copies of what it reads."""
+        given = pytree.tree_map(_doubled, (args, dict(kwargs or {})))
+        return pytree.tree_map(_doubled, func(*given[0], **given[1]))
+
+
+def _doubled(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor) and leaf.is_floating_point():
+        return leaf.to(torch.float64)
+    is_type = isinstance(leaf, torch.dtype) and leaf.is_floating_point
+    return torch.float64 if is_type else leaf
+
+
+def _comparable(output: Tensor) -> torch.dtype:
+    """A type that can be subtracted."""
+    return output.dtype if output.is_floating_point() or output.is_complex() else torch.float64
 
 
 class _Converted:

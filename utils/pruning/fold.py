@@ -16,7 +16,7 @@ constant is row 1; on a live one only the difference counts, what a removed bloc
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -78,16 +78,17 @@ def constants(
     def answer(name: str, module: nn.Module, value: Tensor) -> Tensor:
         channels = value.movedim(channel_axis(module, value), 1)
         constant = _constant(channels, torch.from_numpy(alive[graph.layers[name].inputs]))
-        if bool(constant.values.any()):
-            found[name] = constant
+        before = found.setdefault(name, constant)
+        if not torch.allclose(before.values, constant.values):  # called for several maps, it has one bias
+            found[name] = replace(before, is_uniform=False)
         return bias_alone(module, value)
 
     with ExitStack() as undo, answering(model, graph, answer):
         for block in blocks:
             hook = only_row_one(block.travels)
             undo.callback(model.get_submodule(block.output).register_forward_hook(hook).remove)
-        model(torch.zeros_like(example).repeat(2, *[1] * (example.ndim - 1)))
-    return found
+        model(torch.zeros_like(example[:1]).repeat(2, *[1] * (example.ndim - 1)))
+    return {name: constant for name, constant in found.items() if bool(constant.values.any())}
 
 
 def carriers(model: nn.Module, graph: ChannelGraph, found: Mapping[str, Constant]) -> UnitMask:
@@ -170,13 +171,15 @@ def _places(model: nn.Module, graph: ChannelGraph) -> dict[str, _Place | None]:
 
 
 def _constant(value: Tensor, live: Tensor) -> Constant:
-    maps = value.flatten(2) if value.ndim > 2 else value[..., None]  # (2, channels, cells)
-    rows = maps[:, :, 0]
+    maps = value.flatten(2) if value.ndim > 2 else value[..., None]  # (rows, channels, cells)
+    # Code may fold other axes into the batch: then the first half of all rows is row 0's.
+    half = max(1, len(maps) // 2)
+    rows = maps[[0, -1], :, 0]
     without, with_blocks = rows.cpu().double()  # some devices have no float64
     values = torch.where(live, with_blocks - without, with_blocks)
-    return Constant(
-        values, without.masked_fill(live, 0), torch.allclose(maps, rows[..., None], rtol=1e-5, atol=1e-6)
-    )
+    parts = ((maps[:half], rows[:1, :, None]), (maps[half:], rows[1:, :, None]))
+    uniform = all(torch.allclose(part, row.expand_as(part), rtol=1e-5, atol=1e-6) for part, row in parts)
+    return Constant(values, without.masked_fill(live, 0), uniform)
 
 
 def _response(weight: Tensor, layer: Layer, constant: Tensor) -> Tensor:

@@ -18,7 +18,10 @@ def masked_tensors(
     found = []
     for name, layer in graph.layers.items():
         dead = torch.from_numpy(~keep[layer.outputs]) | (name in gone)
-        module = model.get_submodule(layer.norm or name)
+        norm = model.get_submodule(layer.norm or name)
+        module = (
+            norm if isinstance(norm.weight, Tensor) else model.get_submodule(name)
+        )  # it may have no gammas
         assert isinstance(module.weight, Tensor)
         if bool(dead.any()):
             found.append((module.weight, dead, output_axis(module)))

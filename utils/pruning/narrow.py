@@ -21,6 +21,7 @@ def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:
     """
     model = shared_copy(model)
     before = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    shared = _shared(model)
     for name, layer in graph.layers.items():
         _cut_layer(model.get_submodule(name), layer, keep)
     norms: set[nn.Module] = set()  # layers that share their weights share their norm too
@@ -30,10 +31,30 @@ def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:
             _cut_follower(model, name, keep[follower.channels], follower.axis)
         if isinstance(found, nn.Module):
             norms.add(found)
+    for places in shared:
+        _share_again(places)
     for tensor in (*model.parameters(), *model.buffers()):
         if id(tensor) in before:  # nothing was cut: the copy owns it all the same
             tensor.data = tensor.data.clone()
     return model
+
+
+def _shared(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
+    """For each parameter that lies in several places, these: a module and the name there."""
+    places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                places.setdefault(parameter, []).append((module, name))
+    return [found for found in places.values() if len(found) > 1]
+
+
+def _share_again(places: list[tuple[nn.Module, str]]) -> None:
+    """Put what was cut of a parameter in all of its places."""
+    found = [getattr(module, name) for module, name in places]
+    smallest = min(found, key=torch.numel)
+    for module, name in places:
+        setattr(module, name, smallest)
 
 
 def _cut_layer(module: nn.Module, layer: Layer, keep: UnitMask) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from utils.errors import PruningError
 from utils.pruning.channels import ChannelGraph, UnitScores
-from utils.pruning.layers import filters
+from utils.pruning.layers import BATCH_NORMS, filters
 from utils.pruning.subject import LayerScores, Merge, Subject
 
 Scorer = Callable[[Subject], LayerScores]
@@ -179,12 +179,17 @@ def unit_scores(graph: ChannelGraph, scores: LayerScores, merge: Merge = "max") 
     return best
 
 
-def _norms(subject: Subject) -> dict[str, nn.BatchNorm1d | nn.BatchNorm2d | nn.SyncBatchNorm]:
-    """Layer name -> the batch norm behind it; the weight is its gamma."""
+def _norms(
+    subject: Subject,
+) -> dict[str, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm]:
+    """Layer name -> the batch norm behind it that has gammas, its weight."""
     modules = dict(subject.model.named_modules(remove_duplicate=False))
     norms = {name: modules.get(layer.norm or "") for name, layer in subject.graph.layers.items()}
-    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
-    return {name: norm for name, norm in norms.items() if isinstance(norm, kinds)}
+    return {
+        name: norm
+        for name, norm in norms.items()
+        if isinstance(norm, BATCH_NORMS) and norm.weight is not None
+    }
 
 
 def _relative(subject: Subject, measure: Callable[[Tensor], Tensor]) -> LayerScores:

@@ -27,10 +27,16 @@ def answering(model: nn.Module, graph: ChannelGraph, answer: Answer) -> Iterator
             def stand_in(value: Tensor, name: str = name, module: nn.Module = module) -> Tensor:
                 return answer(name, module, value)
 
-            # An attribute of the instance shadows the method of its class.
+            # An attribute of the instance shadows the method of its class, or the user's own of that kind.
+            undo.callback(_give_back, module, vars(module).get("forward"))
             module.forward = stand_in
-            undo.callback(module.__delattr__, "forward")
         yield
+
+
+def _give_back(module: nn.Module, forward: Callable[..., Tensor] | None) -> None:
+    del module.forward
+    if forward is not None:
+        module.forward = forward
 
 
 def bias_alone(module: nn.Module, value: Tensor) -> Tensor:
@@ -48,14 +54,16 @@ def layer_cells(model: nn.Module, graph: ChannelGraph, image: Tensor) -> dict[st
     Args:
         model: the network that `graph` describes.
         graph: its channels.
-        image: (1, C, H, W) of the size that counts.
+        image: (B, C, H, W) of the size that counts.
     """
     cells: dict[str, int] = {}
 
     def answer(name: str, module: nn.Module, value: Tensor) -> Tensor:
         output = bias_alone(module, value)
         counted = value if isinstance(module, TRANSPOSED) else output  # where kernels are set down
-        cells[name] = counted[0].numel() // counted.shape[channel_axis(module, counted)]
+        # code may fold other axes into the batch, and call a layer several times
+        uses = counted.numel() // counted.shape[channel_axis(module, counted)] // len(image)
+        cells[name] = cells.get(name, 0) + uses
         return output
 
     with answering(model, graph, answer):
