@@ -103,7 +103,12 @@ def test_config_lists():
         ({"exclude": ["nix"]}, "'nix': is or holds no layer"),
         ({"score": "gama"}, "score gama: 'gama' is no score; use gamma, l1"),
         ({"config": [{"sparsity": 2, "op_types": ["Conv2d"]}]}, "give a sparsity from 0 to below 1"),
-        ({"config": [{"sparsty": 0.5}]}, "sparsty is not known"),
+        ({"config": [{"sparsty": 0.5}]}, "sparsty is not known; use sparsity, ratio, exclude, op_types"),
+        ({"config": [{"exclude": True}]}, "excludes nothing by name; give op_names or op_types"),
+        (
+            {"config": [{"exclude": True, "sparsity": 0.5, "op_names": ["stem"]}]},
+            "has a sparsity and excludes",
+        ),
         ({"config": {"sparsity": 0.5}}, "is no dict; give a list of dicts"),
         ({"config": [{"sparsity": 0.5, "op_types": ["BatchNorm2d"]}]}, "names no layer; layers are stem.0,"),
         (
@@ -212,7 +217,7 @@ class TwoHeads(torch.nn.Module):
 
 def test_layers_that_do_not_run_are_named():
     found = slim(TwoHeads().eval(), EXAMPLE, values={"spare": False}).report.not_followed
-    assert found == ("spare (Linear) is not run on the example, so it stays as it is",)
+    assert found == ("spare (Linear) is not run on the example: it stays, whatever it reads",)
     assert slim(TwoHeads().eval(), EXAMPLE, values={"spare": True}).report.not_followed == ()
 
 
@@ -231,3 +236,43 @@ def test_the_example_of_the_readme_runs_and_says_what_is_printed_there(root, tmp
     printed = capsys.readouterr().out
     assert (tmp_path / "slim.pt").exists()
     assert all(line in printed for line in report.splitlines() if "zeroed" not in line)
+
+
+def test_a_score_that_judges_nothing_is_refused():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3))
+    with pytest.raises(
+        PruningError, match="score gamma: judges no layer, as no batch norm follows any; use l1"
+    ):
+        slim(model, EXAMPLE, score="gamma")
+
+
+class Module(torch.nn.Module):
+    """A network whose own part is called as parallel wrappers call theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = network("nothing")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x)
+
+
+def test_a_part_called_module_is_no_wrapper():
+    result = slim(Module().eval(), EXAMPLE, align=1)
+    again = apply_plan(Module().eval(), result.plan)
+    load(again, result.model.state_dict())
+    assert torch.equal(again(EXAMPLE), result.model(EXAMPLE))
+
+
+@pytest.mark.parametrize(
+    ("call", "fact"),
+    [
+        (lambda model: load(model, "x.pt"), "state: is a str; give what state_dict"),
+        (lambda model: apply_plan(model, {}), "plan: is a dict; give Plan.from_json"),
+        (lambda model: gamma_penalty(model, EXAMPLE, -1.0), "s -1.0: give a weight"),
+    ],
+)
+def test_what_is_no_state_plan_or_weight_is_refused(call, fact):
+    with pytest.raises(PruningError) as caught:
+        call(network("nothing"))
+    assert fact in str(caught.value)

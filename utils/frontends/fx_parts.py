@@ -10,6 +10,8 @@ from torch import nn
 from utils.errors import PruningError
 from utils.pruning.channels import ChannelGraph
 
+_KEYS = ("sparsity", "ratio", "exclude", "op_types", "op_names")  # of an entry of a config
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -73,6 +75,8 @@ def shares_of(
 
 def _entry_share(entry: Mapping[str, Any]) -> float:
     if entry.get("exclude"):
+        if {"sparsity", "ratio"} & entry.keys():
+            raise PruningError(f"config {dict(entry)}: has a sparsity and excludes; leave out one of them")
         return 0.0
     share = entry.get("sparsity", entry.get("ratio"))
     if not isinstance(share, int | float) or not 0 <= share < 1:
@@ -84,9 +88,12 @@ def _entry_layers(parts: Parts, entry: Mapping[str, Any]) -> set[str]:
     """Those that an entry speaks of: of its types and of its names, where it has both."""
     if not isinstance(entry, Mapping):
         raise PruningError(f"config {entry!r}: is no dict; give a list of dicts")
-    unknown = entry.keys() - {"sparsity", "ratio", "exclude", "op_types", "op_names"}
+    unknown = sorted(entry.keys() - set(_KEYS))
     if unknown:
-        raise PruningError(f"config {dict(entry)}: {', '.join(sorted(unknown))} is not known")
+        fact = f"config {dict(entry)}: {', '.join(unknown)} is not known"
+        raise PruningError(f"{fact}; use {', '.join(_KEYS)}")
+    if entry.keys() == {"exclude"}:
+        raise PruningError(f"config {dict(entry)}: excludes nothing by name; give op_names or op_types")
     found = set(parts.layers)
     if "op_names" in entry:
         found &= set(parts.named(entry["op_names"]))

@@ -80,8 +80,10 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
         plan: of `slim`.
 
     Raises:
-        PruningError: it is another network.
+        PruningError: it is another network, or no plan.
     """
+    if not isinstance(plan, Plan):
+        raise PruningError(f"plan: is a {type(plan).__name__}; give Plan.from_json of what to_json returned")
     model = unwrapped(model)
     place, weight = type(model).__name__, next(model.parameters(), torch.empty(0))
     example = torch.zeros(plan.input_shape, dtype=getattr(torch, plan.input_type), device=weight.device)
@@ -171,9 +173,12 @@ def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load a state strictly, also one that a parallel wrapper saved.
 
     Raises:
-        PruningError: it is of another network, with what differs.
+        PruningError: it is of another network, with what differs, or no state.
     """
-    if state and all(name.startswith(_PARALLEL) for name in state):
+    if not isinstance(state, Mapping):
+        raise PruningError(f"state: is a {type(state).__name__}; give what state_dict() returned")
+    is_wrapped = all(str(name).startswith(_PARALLEL) for name in state)
+    if is_wrapped and state.keys() != model.state_dict().keys():
         state = {name.removeprefix(_PARALLEL): tensor for name, tensor in state.items()}
     try:
         model.load_state_dict(dict(state), strict=True)

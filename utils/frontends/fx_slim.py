@@ -93,6 +93,8 @@ def slim(
     subject = whole.pinning(pinned_layers(whole.graph, shares, interface))
     scorer = named_scorer(score, {"random": random_scores(seed)}) if isinstance(score, str) else score
     policies = [_policy(shares, scheme, layer_keep)]
+    if isinstance(score, str) and not scorer(subject):
+        raise PruningError(f"score {score}: judges no layer, as no batch norm follows any; use l1")
     result = prune(subject, policies, scorer, folding=folding, align=align, least=least, may_keep_all=True)
     small = finished(model, subject, result.keep, result.compact, fixed)
     return SlimResult(small, Plan.of(subject, result.keep, fixed), _report(model, whole, result, small))
@@ -112,11 +114,13 @@ def gamma_penalty(
     Args:
         model: the network in training.
         example: (1, ...) an input.
-        s: weight of the penalty, 1e-4 .. 1e-3.
+        s: weight of the penalty, 1e-4 .. 1e-3, not below 0.
         scope: names of the parts to prune; None for all.
         values: other arguments of `forward`, fixed.
     """
     model = unwrapped(model)
+    if not s >= 0:
+        raise PruningError(f"s {s}: give a weight of the penalty from 0")
     subject = FxSubject.of(model, example, values)
     parts = Parts(model, list(subject.graph.layers))
     names = parts.layers if scope is None else parts.named(words(scope))
@@ -190,7 +194,7 @@ def _not_run(model: nn.Module, subject: FxSubject) -> tuple[str, ...]:
     named = [str(node.target) for node in subject.model.graph.nodes if node.op in ("call_module", "get_attr")]
     reached = {name for target in named for name in (target, target.rpartition(".")[0])}
     return tuple(
-        f"{name} ({type(module).__name__}) is not run on the example, so it stays as it is"
+        f"{name} ({type(module).__name__}) is not run on the example: it stays, whatever it reads"
         for name, module in model.named_modules()
         if isinstance(module, (nn.Linear, *CONVOLUTIONS)) and name not in reached
     )
