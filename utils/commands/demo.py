@@ -1,7 +1,8 @@
 """The whole way on a small data set that the project makes itself: `make demo`.
 
 Trains a small YOLOv3, makes it sparse, prunes channels and blocks, fine-tunes with the unpruned network as
-teacher, exports to ONNX, and compares all stages in one table and one picture. Every step is a command that
+teacher, exports to ONNX, and compares all stages in one table and one picture, beside them as a control the
+pruned network trained from random weights for as many epochs as the first. Every step is a command that
 you could type; it is shown before it runs. Everything goes to runs/demo/.
 """
 
@@ -104,6 +105,7 @@ def _run_steps(args: argparse.Namespace, data: Path) -> tuple[list[Stage], Path]
     slim = Stage("channels pruned", out / f"slim/{tag}_{DEMO_CFG.stem}.cfg", out / f"slim/{tag}_last.weights")
     tag = f"layers/prune_{SHORTCUTS}_shortcut_{tag}"
     short = Stage("blocks pruned", out / f"{tag}_{DEMO_CFG.stem}.cfg", out / f"{tag}_last.weights")
+    scratch = Stage("pruned, from scratch", short.cfg, out / "scratch/best.pt")
     tuned = Stage("fine-tuned", short.cfg, out / "fine_tuned/best.pt")
 
     # One thread: layers this small gain nothing from a second, which stalls as soon as it must share a core.
@@ -117,11 +119,13 @@ def _run_steps(args: argparse.Namespace, data: Path) -> tuple[list[Stage], Path]
     strategy = f"--global_percent {GLOBAL_PERCENT} --layer_keep {LAYER_KEEP}"
     _run("prune channels", f"slim_prune.py {_network(sparse)} {common} {strategy} {_into(slim)}")
     _run("prune blocks", f"layer_prune.py {_network(slim)} {common} --shortcuts {SHORTCUTS} {_into(short)}")
+    control = f"--scratch e --epochs {BASELINE_EPOCHS} {_into(scratch)}"
+    _run("train from scratch", f"train.py {_network(short)} {common} {control}")
     teacher = f"--t_cfg {DEMO_CFG} --t_weights {quoted(baseline.weights)}"
     tuning = f"--epochs {FINE_TUNING_EPOCHS} {teacher} {_into(tuned)}"
     _run("fine-tune", f"train.py {_network(short)} {common} {tuning}")
     _run("export", f"export.py {_network(tuned)} --data {quoted(data)} {_into(tuned)}")
-    return [baseline, sparse, slim, short, tuned], tuned.weights.with_suffix(".onnx")
+    return [baseline, sparse, slim, short, scratch, tuned], tuned.weights.with_suffix(".onnx")
 
 
 def _network(stage: Stage) -> str:
