@@ -64,7 +64,7 @@ def exported(
 
     Args:
         model: takes a tensor; in evaluation mode, in which functional dropouts stay.
-        example: (1, ...) an input.
+        example: (B, ...) an input.
         values: other arguments of its `forward`, fixed.
         is_leaf: whether a module is called as it is.
 
