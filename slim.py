@@ -29,7 +29,9 @@ KLSoftLoss(5))`, all of them lists with an entry for each head.
 
 Layers are traced by torch.fx, or by torch.export where that cannot; what the rules cannot follow stays as it
 is and is listed. Every result is proven: it computes what the network does with the removed channels at zero,
-after their constants have been folded as `folding` says.
+after their constants have been folded as `folding` says. It is a module of the class that was given; where
+its code counts channels, it is the traced network, and `report.limits` says what that cannot do. Of a
+parallel wrapper, what it wraps is pruned.
 """
 
 from utils.frontends.fx_plan import Plan, apply_plan, load

@@ -169,6 +169,13 @@ def test_one_name_or_type_may_be_excluded_without_a_list():
         assert widths(slim(network("nothing"), EXAMPLE, 0.5, exclude=exclude, align=1))["stem.0"] == 16
 
 
+def test_one_threshold_leaves_what_is_all_pinned():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 1), torch.nn.Softmax(1)).eval()
+    result = slim(model, EXAMPLE, 0.5, scheme="global")
+    assert result.report.not_followed == ("_1 (Softmax 1) mixes channels",)
+    assert widths(result) == {"0": 8}
+
+
 def test_one_threshold_takes_its_share_from_config():
     config = [{"sparsity": 0.75, "op_names": ["behind"]}]
     options = {"scheme": "global", "score": "random", "align": 1, "layer_keep": 0.0}
@@ -217,7 +224,10 @@ class TwoHeads(torch.nn.Module):
 
 def test_layers_that_do_not_run_are_named():
     found = slim(TwoHeads().eval(), EXAMPLE, values={"spare": False}).report.not_followed
-    assert found == ("spare (Linear) is not run on the example: it stays, whatever it reads",)
+    assert found == (
+        "spare (Linear) is not run on the example, so it stays as it is; "
+        "if training runs it, exclude what it reads",
+    )
     assert slim(TwoHeads().eval(), EXAMPLE, values={"spare": True}).report.not_followed == ()
 
 

@@ -111,3 +111,34 @@ def test_a_graph_that_computes_something_else_is_refused(monkeypatch):
     monkeypatch.setattr(fx_trace, "exported", another)
     with pytest.raises(PruningError, match=r"torch\.fx takes it for another network \(outputs differ by"):
         FxSubject.of(network("nothing"), EXAMPLE)
+
+
+class Parts(nn.Module):
+    """Modules that are several operations of ATen, read several tensors, give several, or go by two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.around = nn.Conv2d(16, 16, 3, padding=1, padding_mode="circular")
+        self.again, self.recurrent = nn.Conv2d(16, 16, 1), nn.GRU(16, 16, batch_first=True)
+        self.alias, self.bilinear = self.again, nn.Bilinear(16, 16, 16)
+        self.pool, self.embedding = nn.MaxPool2d(2, return_indices=True), nn.Embedding(4, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.alias(F.relu(self.again(self.around(x))))
+        y = self.recurrent(self.pool(x)[0].flatten(2).transpose(1, 2))[1][0]
+        y = self.bilinear(y, self.embedding(torch.zeros(len(y), dtype=torch.long)))
+        return x * y[:, :, None, None]
+
+
+@pytest.mark.usefixtures("export_alone")
+def test_modules_that_are_no_single_operation_are_left_as_they_are():
+    torch.manual_seed(0)
+    model = Network(Parts()).eval()
+    result = slim(model, EXAMPLE, 0.5, align=1)
+    assert result.report.difference <= 1e-12
+    assert {layer.name for layer in result.report.layers} == {"stem.0", "middle.again", "behind", "head"}
+    assert all(
+        any(name in text for text in result.report.not_followed) for name in ("conv2d", "max_pool2d_with")
+    )
+    with torch.no_grad():
+        assert result.model(IMAGES).shape == (3, 10)

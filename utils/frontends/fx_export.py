@@ -10,6 +10,7 @@ import inspect
 import logging
 import operator
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -63,7 +64,7 @@ def exported(
 
     Args:
         model: takes a tensor; in evaluation mode, in which functional dropouts stay.
-        example: (1, ...) an input.
+        example: (B, ...) an input.
         values: other arguments of its `forward`, fixed.
         is_leaf: whether a module is called as it is.
 
@@ -78,25 +79,40 @@ def exported(
     found, graph = program.module(), fx.Graph()
     outputs: Any = graph.graph_copy(found.graph, {})
     graph.output(pytree.tree_unflatten(outputs, program.call_spec.out_spec))
-    modules = dict(model.named_modules(remove_duplicate=False))
+    first_names = {module: name for name, module in model.named_modules()}
+    names = {path: first_names[module] for path, module in model.named_modules(remove_duplicate=False)}
+    calls = Counter(_call_of(node)[0] for node in graph.nodes if node.op == "call_function")
     for node in list(graph.nodes):
-        _rewrite(node, modules, is_leaf)
+        call, path = _call_of(node)
+        owner = model.get_submodule(names[path]) if path in names else None
+        whole = owner is not None and calls[call] == 1 and _is_call(node)
+        leaf = owner is not None and (is_leaf(owner) or _is_of_torch(owner))
+        _rewrite(node, names[path] if whole and leaf else None)
     _sweep(graph)
     owned = [str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")]
     return fx.GraphModule({name: _named(name, model, found) for name in owned}, graph, type(model).__name__)
 
 
-def _rewrite(node: fx.Node, modules: Mapping[str, nn.Module], is_leaf: Callable[[nn.Module], bool]) -> None:
+def _call_of(node: fx.Node) -> tuple[str, str]:
+    """Which call of a module made an operation, and the module's name."""
+    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
+    key, (path, _) = next(reversed(stack.items()))
+    return key, path
+
+
+def _is_call(node: fx.Node) -> bool:
+    """Whether an operation does what its module does: to one tensor, which comes first, giving one."""
+    read = [source for source in node.all_input_nodes if source.op != "get_attr"]
+    return node.args[:1] == tuple(read) and isinstance(node.meta.get("val"), Tensor)
+
+
+def _rewrite(node: fx.Node, module: str | None) -> None:
     """In the place of an ATen operation the module that made it; in that of slice and select an index."""
     if node.op != "call_function":
         return
-    stack = node.meta.get("nn_module_stack") or {"": ("", None)}
-    path = next(reversed(stack.values()))[0]
-    owner = modules.get(path)
-    whole = owner is not None and (is_leaf(owner) or _is_of_torch(owner))
     with node.graph.inserting_before(node):
-        if whole:
-            new = node.graph.call_module(path, node.args[:1])
+        if module is not None:
+            new = node.graph.call_module(module, node.args[:1])
         elif node.target in (_aten.slice.Tensor, _aten.select.int):
             new = node.graph.call_function(operator.getitem, (node.args[0], _index(node)))
         else:

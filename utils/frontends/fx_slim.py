@@ -20,6 +20,7 @@ from utils.pruning.layers import CONVOLUTIONS
 from utils.pruning.policies import GlobalThreshold, GroupShares, Policy, candidate_channels
 from utils.pruning.scores import Scorer, gamma_scores, named_scorer, random_scores
 from utils.pruning.sparsity import GammaPenalty
+from utils.pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
 from utils.pruning.surgery import Folding, PruningResult, prune
 
 _CHOICES = {
@@ -162,9 +163,15 @@ def _policy(shares: Mapping[str, float], scheme: str, layer_keep: float) -> Poli
         raise PruningError(f"{fact}; ask for one, or use scheme 'uniform'")
     if not asked:  # nothing is to go
         return GroupShares(shares)
-    (ratio,) = asked
-    threshold = GlobalThreshold(ratio, layer_keep=layer_keep, guarded=scheme == "guarded")
-    return lambda seen, scores: threshold(seen, {name: scores[name] for name in scores if shares.get(name)})
+    threshold = GlobalThreshold(asked[0], layer_keep=layer_keep, guarded=scheme == "guarded")
+
+    def policy(seen: Subject, scores: LayerScores) -> ChannelPlan | BlockPlan:
+        judged = {name: scores[name] for name in scores if shares.get(name)}
+        if not candidate_channels(seen.graph, judged, "all"):  # the report says what pins them
+            return GroupShares(shares)(seen, scores)
+        return threshold(seen, judged)
+
+    return policy
 
 
 def _proven(model: nn.Module, result: PruningResult[FxSubject], example: Tensor) -> float:
@@ -191,12 +198,17 @@ def _proven(model: nn.Module, result: PruningResult[FxSubject], example: Tensor)
 
 def _not_run(model: nn.Module, subject: FxSubject) -> tuple[str, ...]:
     """Layers of the module that its code does not reach, a text each."""
-    named = [str(node.target) for node in subject.model.graph.nodes if node.op in ("call_module", "get_attr")]
-    reached = {name for target in named for name in (target, target.rpartition(".")[0])}
+    nodes = subject.model.graph.nodes
+    called = {str(node.target) for node in nodes if node.op == "call_module"}
+    reached = called | {str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"}
+    inside = tuple(f"{name}." for name in called)  # a module that is called as it is uses its own parts
     return tuple(
-        f"{name} ({type(module).__name__}) is not run on the example: it stays, whatever it reads"
+        f"{name} ({type(module).__name__}) is not run on the example, so it stays as it is; "
+        "if training runs it, exclude what it reads"
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, *CONVOLUTIONS)) and name not in reached
+        if isinstance(module, (nn.Linear, *CONVOLUTIONS))
+        and name not in reached
+        and not name.startswith(inside)
     )
 
 

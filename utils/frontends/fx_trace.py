@@ -28,7 +28,7 @@ def traced(
 
     Args:
         model: takes a tensor.
-        example: (1, ...) an input.
+        example: (B, ...) an input.
         values: other arguments of its `forward`, which are fixed.
         is_leaf: whether a module is called as it is, and not looked into.
 
