@@ -106,7 +106,8 @@ class FxSubject:
         nodes = {node.name: node for node in model.graph.nodes}
         for size in self.sizes:
             _set_size(nodes[size.node], size.path, int(keep[size.ids].sum()))
-        model.recompile()
+        if self.sizes:
+            model.recompile()
         try:
             compact = type(self).of(model, self.example).pinning(self.pinned)
         except PruningError as error:
@@ -136,7 +137,9 @@ def _require_same_wiring(graph: ChannelGraph, keep: UnitMask, traced: ChannelGra
             if len(kept) != len(new):
                 raise PruningError(f"{name}: has {len(new)} channels instead of {len(kept)}; exclude it")
             pairs.append(np.stack((kept, new)))
-    both = np.unique(np.concatenate(pairs, axis=1), axis=1)
+    old, new = np.concatenate(pairs, axis=1)
+    base = int(new.max()) + 1  # a pair as one number: sorting these is much faster
+    both = np.divmod(np.unique(old * base + new), base)
     # A unit may fall apart, or several grow together: a group of one channel is depthwise, one of all is not.
     many = [np.isin(row, np.flatnonzero(np.bincount(row) > 1)) for row in both]
     if (many[0] & many[1]).any():
