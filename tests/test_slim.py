@@ -3,6 +3,8 @@
 import copy
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -193,6 +195,19 @@ def test_a_plan_of_another_network_is_refused():
         Plan.from_json(plan.to_json() | {"input_type": "float99"})
     with pytest.raises(PruningError, match="narrow a fresh network with its plan first"):
         load(network("nothing"), slim(network("nothing"), EXAMPLE).model.state_dict())
+
+
+def test_a_plan_without_a_type_of_input_is_of_float32():
+    plain = slim(network("nothing"), EXAMPLE).plan.to_json()
+    assert plain.pop("input_type") == "float32"
+    assert Plan.from_json(plain).input_type == "float32"
+
+
+def test_pruning_leaves_the_compiler_of_torch_alone(root):
+    code = "import sys, torch; from slim import slim; layer = torch.nn.Conv2d(3, 8, 1); "
+    code += "slim(torch.nn.Sequential(layer, torch.nn.Conv2d(8, 2, 1)), torch.zeros(1, 3, 4, 4)); "
+    code += "assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
 
 
 def test_sparse_training_meets_the_gammas_that_pruning_judges():

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections import OrderedDict, namedtuple
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -123,6 +124,79 @@ def test_shared_weights_stay_shared():
     assert result.middle.second.weight is result.middle.one.weight
     result = slim(built("SharedParameter"), EXAMPLE, 0.5, align=1).model
     assert result.middle.other.scale is result.middle.scale
+
+
+class SharesOnePart(nn.Module):
+    """Two layers or norms, each on channels of its own, that have a parameter in common."""
+
+    def __init__(self, make: Callable[[], nn.Module], part: str) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(16, 32, 3), nn.Conv2d(16, 32, 3)
+        self.of_one, self.of_two = make(), make()
+        setattr(self.of_two, part, getattr(self.of_one, part))
+        self.behind = nn.Conv2d(64, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = (self.of_one(self.one(x)), torch.relu(self.of_two(self.two(x))))
+        return self.behind(torch.cat(both, dim=1))
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (lambda: nn.BatchNorm2d(32), "weight"),
+        (lambda: nn.GroupNorm(8, 32), "bias"),
+        (lambda: nn.PReLU(32), "weight"),
+        (lambda: nn.Conv2d(32, 32, 1), "bias"),
+        (lambda: nn.ConvTranspose2d(32, 32, 3, groups=32), "weight"),
+    ],
+)
+def test_channels_with_a_parameter_in_common_go_together(make, part):
+    torch.manual_seed(0)
+    model = Network(SharesOnePart(make, part)).eval()
+    result = slim(model, EXAMPLE, 0.5, align=1, folding="off")
+    middle = result.model.middle
+    assert getattr(middle.of_one, part) is getattr(middle.of_two, part)
+    assert len(getattr(middle.of_one, part)) == 16
+    torch.testing.assert_close(result.model(IMAGES), zeroed(model, result.plan)(IMAGES))
+
+
+class SharesWithAnother(nn.Module):
+    """The weights of a layer are those of one that reads them the other way round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.back = nn.Conv2d(16, 16, 3, padding=1), nn.ConvTranspose2d(16, 16, 3, padding=1)
+        self.back.weight = self.one.weight
+        self.behind = nn.Conv2d(16, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.behind(torch.relu(self.back(torch.relu(self.one(x)))))
+
+
+def test_weights_that_another_module_has_stay_whole():
+    model = Network(SharesWithAnother()).eval()
+    result = slim(model, EXAMPLE, 0.5, align=1)
+    assert {"middle.one", "stem.0"}.isdisjoint(result.plan.kept)
+    assert "middle.back.weight is shared" in " ".join(result.report.not_followed)
+
+
+class SharedReader(nn.Module):
+    """One layer reads twice; what is removed puts out 0 the first time, and 0.5 the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(16, 16, 1, bias=False), nn.Conv2d(16, 16, 1, bias=False)
+        self.reader = nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.reader(self.one(x)), self.reader(torch.sigmoid(self.two(x)))
+        return torch.cat((first, second), dim=1)
+
+
+def test_a_constant_of_a_second_call_alone_is_said_to_be_lost():
+    result = slim(Network(SharedReader()).eval(), EXAMPLE, 0.5, scope=("middle.one", "middle.two"), align=1)
+    assert result.report.unfolded == ("middle.reader",)
 
 
 def test_modes_of_all_modules_are_kept():

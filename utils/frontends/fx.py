@@ -22,7 +22,7 @@ from utils.errors import PruningError
 from utils.frontends.fx_calls import Call, Rule, Size, Trace
 from utils.frontends.fx_darknet import DARKNET_RULES
 from utils.frontends.fx_export import EXPORTED_RULES
-from utils.frontends.fx_parameters import pin_taken
+from utils.frontends.fx_parameters import settle_shared
 from utils.frontends.fx_rules import RULES
 from utils.frontends.fx_trace import running, said, traced
 from utils.frontends.fx_values import Value, pin_labels
@@ -39,7 +39,7 @@ class FxSubject:
     Attributes:
         model: the traced module; its parts are those of the module that was given.
         graph: its channels.
-        example: an input.
+        example: (2, ...) an input, twice.
         sizes: numbers in its code that count channels.
         not_followed: operations that pinned what they read, a text each.
         pinned: names of layers that stay as wide as they are.
@@ -77,7 +77,7 @@ class FxSubject:
         run = _Run(module)
         with running(type(model).__name__, example), evaluating(module), torch.no_grad():
             run.run(example)
-        pin_taken(module, run.trace)
+        settle_shared(module, run.trace)
         if not run.trace.layers:
             fact = "runs no convolution or linear layer as a part of it"
             raise PruningError(f"{type(model).__name__}: {fact}; there is nothing to prune")
@@ -106,7 +106,8 @@ class FxSubject:
         nodes = {node.name: node for node in model.graph.nodes}
         for size in self.sizes:
             _set_size(nodes[size.node], size.path, int(keep[size.ids].sum()))
-        model.recompile()
+        if self.sizes:
+            model.recompile()
         try:
             compact = type(self).of(model, self.example).pinning(self.pinned)
         except PruningError as error:
@@ -136,7 +137,9 @@ def _require_same_wiring(graph: ChannelGraph, keep: UnitMask, traced: ChannelGra
             if len(kept) != len(new):
                 raise PruningError(f"{name}: has {len(new)} channels instead of {len(kept)}; exclude it")
             pairs.append(np.stack((kept, new)))
-    both = np.unique(np.concatenate(pairs, axis=1), axis=1)
+    old, new = np.concatenate(pairs, axis=1)
+    base = int(new.max()) + 1  # a pair as one number: sorting these is much faster
+    both = np.divmod(np.unique(old * base + new), base)
     # A unit may fall apart, or several grow together: a group of one channel is depthwise, one of all is not.
     many = [np.isin(row, np.flatnonzero(np.bincount(row) > 1)) for row in both]
     if (many[0] & many[1]).any():

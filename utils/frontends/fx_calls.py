@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
@@ -35,6 +36,7 @@ class Trace:
     Attributes:
         layers: name -> channels that it reads and writes.
         followers: name of a module or parameter -> its channels.
+        weights: identity of the weights of each layer -> the first layer that has them.
         followed: names of the nodes at which a parameter was found to follow.
         sizes: numbers in the code that count channels.
         not_followed: what pinned what it reads, a text each.
@@ -43,6 +45,7 @@ class Trace:
     tracer: ChannelTracer = field(default_factory=ChannelTracer)
     layers: dict[str, tuple[ChannelIds, ChannelIds]] = field(default_factory=dict)
     followers: dict[str, ChannelIds] = field(default_factory=dict)
+    weights: dict[int, str] = field(default_factory=dict)
     followed: set[str] = field(default_factory=set)
     sizes: list[Size] = field(default_factory=list)
     not_followed: list[str] = field(default_factory=list)
@@ -92,6 +95,14 @@ class Call:
     def counts(self, ids: ChannelIds, *path: int | str) -> None:
         """The number at an argument says how many of `ids` there are."""
         self.trace.sizes.append(Size(self.node.name, path, ids))
+
+    def follows(self, name: str, ids: ChannelIds, axis: int = 0) -> None:
+        """A module or parameter has an entry for each of `ids`, whichever call of it this is."""
+        known = self.trace.followers.setdefault(name, ids)
+        if known is ids:
+            self.trace.tracer.follow(name, ids, axis)
+        elif not np.array_equal(known, ids):
+            self.trace.tracer.tie(known, ids, "joint")
 
     def refuse(self, reason: str = "is not known") -> Any:
         """Pin all that the operation reads, and report it; its result has no labels."""

@@ -21,9 +21,10 @@ def layer(call: Call) -> Labels:
     outputs = call.result.shape[axis]
     if isinstance(module, TRANSPOSED) and groups > 1 and not is_depthwise(module):
         return call.refuse("is transposed and grouped")
-    twin = _twin(call, module)
-    if twin is not None and not _alike(call, module, twin):
-        return call.refuse(f"has the weights of {twin} and is no layer of the same kind")
+    if isinstance(module.weight, nn.Parameter):
+        twin = call.trace.weights.setdefault(id(module.weight), call.name)
+        if not _alike(call, module, twin):
+            return call.refuse(f"has the weights of {twin} and is no layer of the same kind")
     ids = call.read(value, axis)
     if call.name in call.trace.layers:  # called again: the same weights read and write both
         first, written = call.trace.layers[call.name]
@@ -34,20 +35,7 @@ def layer(call: Call) -> Labels:
     call.trace.layers[call.name] = ids, written
     if norm:
         call.trace.followers[norm] = written
-    if twin is not None:
-        for own, other in zip((ids, written), call.trace.layers[twin], strict=True):
-            call.trace.tracer.tie(own, other, "joint")
     return spread(written, call.result.shape, axis)
-
-
-def _twin(call: Call, module: nn.Module) -> str | None:
-    """The first other layer with the same weights, by name."""
-    owner = call.node.graph.owning_module
-    assert owner is not None
-    if isinstance(module, ChannelSelection):
-        return None
-    names = (name for name in call.trace.layers if name != call.name)
-    return next((name for name in names if owner.get_submodule(name).weight is module.weight), None)
 
 
 def _alike(call: Call, module: nn.Module, twin: str) -> bool:
@@ -81,11 +69,7 @@ def follow(call: Call) -> Labels | None:
     """Parameters for each channel."""
     (value,) = call.values
     ids = call.read(value, 1)
-    known = call.trace.followers.setdefault(call.name, ids)
-    if known is ids:
-        call.trace.tracer.follow(call.name, ids)
-    elif known is not ids:
-        call.trace.tracer.tie(known, ids, "joint")
+    call.follows(call.name, ids)
     return spread(ids, call.result.shape, 1)
 
 

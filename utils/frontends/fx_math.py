@@ -102,11 +102,7 @@ def _beside_constant(call: Call, value: Value, values: list[Value]) -> Labels | 
             if isinstance(attribute(owner, other.name), nn.Parameter):
                 call.trace.followed.add(call.node.name)
                 ids = channels(call.trace.tracer, Value(call.result, labels), shared[0], INPUT)
-                known = call.trace.followers.setdefault(other.name, ids)
-                if known is ids:
-                    call.trace.tracer.follow(other.name, ids, shared[0] - offset)
-                else:
-                    call.trace.tracer.tie(known, ids, "joint")
+                call.follows(other.name, ids, shared[0] - offset)
                 continue
         return call.refuse("meets a constant of its own width")
     return labels

@@ -1,4 +1,4 @@
-"""Parameters that the code of a network takes by itself, beside or instead of calling their module.
+"""Parameters that several parts of a network have or read.
 
 Invariant: a parameter is cut only if everything that reads it is cut with it.
 """
@@ -20,34 +20,47 @@ def attribute(owner: nn.Module, name: str) -> nn.Module | Tensor:
     return found
 
 
-def pin_taken(model: fx.GraphModule, trace: Trace) -> None:
-    """Pin the channels of weights that are read otherwise than by their layer, and report it.
+def settle_shared(model: fx.GraphModule, trace: Trace) -> None:
+    """Tie the channels of layers and norms that share a parameter; pin, and report, what others read.
 
-    Such as those of a layer in `functional.linear(x, self.encoder.weight.t())`.
+    Such as the weights of a layer in `functional.linear(x, self.encoder.weight.t())`, or of an embedding.
     """
-    channels = dict(_channels(model, trace))
-    for node in model.graph.nodes:
-        readers = [user.name for user in node.users if user.name not in trace.followed]
-        if node.op != "get_attr" or not readers:
-            continue
-        ids = channels.get(id(attribute(model, str(node.target))))
-        if ids is not None:
-            text = f"{node.target} is read by {readers[0]} besides"
-            trace.tracer.pin(ids, text)
+    channels: dict[int, ChannelIds] = {}
+    for tensor, ids in _cut(model, trace):
+        known = channels.setdefault(id(tensor), ids)
+        if known is not ids:
+            trace.tracer.tie(known, ids, "joint")
+    for tensor, text in _read_besides(model, trace):
+        if id(tensor) in channels:
+            trace.tracer.pin(channels[id(tensor)], text)
             trace.not_followed.append(text)
 
 
-def _channels(model: nn.Module, trace: Trace) -> Iterator[tuple[int, ChannelIds]]:
-    """Identity of each tensor that is cut -> the channels that it has."""
-    for name, ids in trace.layers.items():
-        for tensor in _tensors(attribute(model, name)):
-            yield id(tensor), np.concatenate(ids)
+def _cut(model: nn.Module, trace: Trace) -> Iterator[tuple[Tensor, ChannelIds]]:
+    """Each tensor that is cut, and the channels that it has."""
+    for name, (inputs, outputs) in trace.layers.items():
+        for leaf, tensor in _tensors(attribute(model, name)):
+            yield tensor, outputs if leaf == "bias" else np.concatenate((inputs, outputs))
     for name, followed in trace.followers.items():
-        for tensor in _tensors(attribute(model, name)):
-            yield id(tensor), followed
+        for _, tensor in _tensors(attribute(model, name)):
+            yield tensor, followed
 
 
-def _tensors(found: nn.Module | Tensor) -> list[Tensor]:
+def _read_besides(model: fx.GraphModule, trace: Trace) -> Iterator[tuple[Tensor, str]]:
+    """Tensors that the code takes by itself, or that modules have which are not cut; a text each."""
+    for node in model.graph.nodes:
+        name = str(node.target)
+        if node.op == "get_attr":
+            readers = [user.name for user in node.users if user.name not in trace.followed]
+            for _, tensor in _tensors(attribute(model, name)) if readers else ():
+                yield tensor, f"{name} is read by {readers[0]} besides"
+        elif node.op == "call_module" and name not in trace.layers and name not in trace.followers:
+            for leaf, tensor in model.get_submodule(name).named_parameters():
+                if f"{name}.{leaf}" not in trace.followers:
+                    yield tensor, f"{name}.{leaf} is shared with a layer that could be cut"
+
+
+def _tensors(found: nn.Module | Tensor) -> list[tuple[str, Tensor]]:
     if isinstance(found, Tensor):
-        return [found]
-    return [*found.parameters(recurse=False), *found.buffers(recurse=False)]
+        return [("", found)]
+    return [*found.named_parameters(recurse=False), *found.named_buffers(recurse=False)]

@@ -65,9 +65,10 @@ class Plan:
         """
         try:
             kept = {name: decode_mask(text) for name, text in plain["kept"].items()}
-            if not isinstance(getattr(torch, plain["input_type"]), torch.dtype):
+            input_type = plain.get("input_type", "float32")  # plans of older versions have none
+            if not isinstance(getattr(torch, input_type), torch.dtype):
                 raise TypeError("input_type: is no type of numbers")
-            return cls(tuple(plain["input_shape"]), kept, plain["values"], plain["input_type"])
+            return cls(tuple(plain["input_shape"]), kept, plain["values"], input_type)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PruningError(f"plan: is none ({error!r}); give what Plan.to_json returned") from error
 

@@ -92,10 +92,7 @@ def slim(
     whole = FxSubject.of(model, _only(example_inputs), fixed)
     shares = shares_of(Parts(model, list(whole.graph.layers)), ratio, scope, exclude, config)
     subject = whole.pinning(pinned_layers(whole.graph, shares, interface))
-    scorer = named_scorer(score, {"random": random_scores(seed)}) if isinstance(score, str) else score
-    policies = [_policy(shares, scheme, layer_keep)]
-    if isinstance(score, str) and not scorer(subject):
-        raise PruningError(f"score {score}: judges no layer, as no batch norm follows any; use l1")
+    policies, scorer = [_policy(shares, scheme, layer_keep)], _scorer(score, seed)
     result = prune(subject, policies, scorer, folding=folding, align=align, least=least, may_keep_all=True)
     small = finished(model, subject, result.keep, result.compact, fixed)
     return SlimResult(small, Plan.of(subject, result.keep, fixed), _report(model, whole, result, small))
@@ -152,6 +149,20 @@ def _require_options(chosen: Mapping[str, str], align: int, least: int, layer_ke
             raise PruningError(f"{name} {count}: give a whole number of channels from 1")
     if not 0 <= layer_keep <= 1:
         raise PruningError(f"layer_keep {layer_keep}: give a share from 0 to 1")
+
+
+def _scorer(score: str | Scorer, seed: int) -> Scorer:
+    if not isinstance(score, str):
+        return score
+    named = named_scorer(score, {"random": random_scores(seed)})
+
+    def judged(subject: Subject) -> LayerScores:
+        found = named(subject)
+        if not found:
+            raise PruningError(f"score {score}: judges no layer, as no batch norm follows any; use l1")
+        return found
+
+    return judged
 
 
 def _policy(shares: Mapping[str, float], scheme: str, layer_keep: float) -> Policy:

@@ -91,7 +91,7 @@ class Costs:
 
 
 def costs_of(model: nn.Module, graph: ChannelGraph, image: Tensor) -> Costs:
-    """The costs of `model`, which `graph` describes, for images of the size of `image` (1, C, H, W)."""
+    """The costs of `model`, which `graph` describes, for images of the size of `image` (B, C, H, W)."""
     cells = layer_cells(model, graph, image)
     modules = dict(model.named_modules(remove_duplicate=False))
     counted: set[int] = set()  # parameters, by identity: layers may share them

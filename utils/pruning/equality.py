@@ -83,6 +83,11 @@ def _in_float64(model: nn.Module) -> Iterator[None]:
 class _Doubles(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Let no operation compute in less than float64, whatever type its code asks for."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here; True would load all of torch.compile, which takes seconds."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: Callable[..., Any],

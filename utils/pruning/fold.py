@@ -71,7 +71,7 @@ def constants(
         graph: its channels.
         alive: (units,) whose gammas are not masked.
         blocks: removed blocks; what one that does not `travel` would add is dropped.
-        example: (1, C, H, W) any input the network takes.
+        example: (B, ...) any input the network takes.
     """
     found: dict[str, Constant] = {}
 
@@ -80,7 +80,7 @@ def constants(
         constant = _constant(channels, torch.from_numpy(alive[graph.layers[name].inputs]))
         before = found.setdefault(name, constant)
         if not torch.allclose(before.values, constant.values):  # called for several maps, it has one bias
-            found[name] = replace(before, is_uniform=False)
+            found[name] = replace(before if before.values.any() else constant, is_uniform=False)
         return bias_alone(module, value)
 
     with ExitStack() as undo, answering(model, graph, answer):

@@ -50,7 +50,7 @@ class Subject(Protocol):
 
     @property
     def example(self) -> Tensor:
-        """A small input, batch of one: to run the network on constants when folding."""
+        """(B, ...) a small input: to run the network on constants of its shape when folding."""
 
     def with_model(self, model: nn.Module) -> Self:
         """The same structure with other numbers."""

@@ -36,4 +36,7 @@ class UnionFind:
 
     def roots(self) -> NDArray[np.intp]:
         """(integers,) the name of the class of each."""
-        return np.array([self.find(item) for item in range(len(self.parent))], dtype=np.intp)
+        names = np.array(self.parent, dtype=np.intp)
+        while ((further := names[names]) != names).any():
+            names = further
+        return names
