@@ -48,10 +48,9 @@ on Pascal VOC, and is judged on the objects of these COCO images that belong to 
 
 For each channel removed, Taylor's scores lose least on all three. But shares are no sizes: the last two
 rows of each table give the better mAP where 90 % and 80 % of the multiply-adds are left. There Taylor's lead
-remains on MobileNetV2-YOLOv3-Nano alone; on yolov3-tiny it is that of chance, on yolo-fastest gamma and l1
-are ahead.
+remains on MobileNetV2-YOLOv3-Nano alone; on yolov3-tiny it is that of chance, on yolo-fastest gamma is level.
 
-Recalibration brings back up to 13 points of what gamma, l1 (relative to each layer's mean) and random scores
+Recalibration brings back up to 12 points of what gamma, l1 (relative to each layer's mean) and random scores
 lose, adds little to Taylor's and often takes some, and costs the unpruned network up to 2.4 points. No score
 keeps mAP within a point beyond 5 % of the channels: for that, train sparsely.
 
