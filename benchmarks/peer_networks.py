@@ -27,6 +27,7 @@ from utils.export.packages import package
 from utils.frontends.fx import FxSubject
 from utils.profiling import count_parameters, median_interval
 from utils.pruning.equality import outputs_in_float64, relative_difference
+from utils.pruning.surgery import Folding
 
 ALIGN, EPOCHS = 8, 30
 # name -> network, shape of an image
@@ -58,11 +59,9 @@ class AllOutputs(nn.Module):
 Cut = Callable[[nn.Module, Tensor, float], peer.PeerResult[nn.Module]]
 
 
-def by_slim(
-    model: nn.Module, example: Tensor, ratio: float, align: int = ALIGN
-) -> peer.PeerResult[nn.Module]:
+def by_slim(model: nn.Module, example: Tensor, ratio: float) -> peer.PeerResult[nn.Module]:
     """As users call it, but with nothing folded: a folded constant is not zero."""
-    found = slim(model, example, ratio, align=align, folding="off")
+    found = slim(model, example, ratio, align=ALIGN, folding="off")
     graph = FxSubject.of(model, example).graph
     keep = np.ones(graph.unit_count, dtype=np.bool_)
     for name, mask in found.plan.kept.items():
@@ -136,8 +135,8 @@ def measure_digits(args: argparse.Namespace, rows: Rows) -> None:
     torch.set_num_threads(1)
     train, test = load_digits()
     ways: Mapping[str, Callable[[nn.Module, float], nn.Module]] = {
-        "slim": lambda model, ratio: slim(model, EXAMPLE, ratio, align=1).model,
-        "slim, nothing folded": lambda model, ratio: by_slim(model, EXAMPLE, ratio, align=1).model,
+        **{f"slim, {score}": _slim_by(score) for score in ("l1", "group", "gamma")},
+        "slim, group, nothing folded": _slim_by("group", "off"),
         "Torch-Pruning": lambda model, ratio: by_peer(model, EXAMPLE, ratio, align=1).model,
     }
     for name in DIGITS:
@@ -154,6 +153,10 @@ def measure_digits(args: argparse.Namespace, rows: Rows) -> None:
                     pruned = cut(model, ratio)
                     right = accuracies(pruned, test)[0]
                     rows.add(Row("digits", case, way, count_parameters(pruned), right, note="digit head"))
+
+
+def _slim_by(score: str, folding: Folding = "interior") -> Callable[[nn.Module, float], nn.Module]:
+    return lambda model, ratio: slim(model, EXAMPLE, ratio, score, align=1, folding=folding).model
 
 
 def measure_time(args: argparse.Namespace, rows: Rows) -> None:

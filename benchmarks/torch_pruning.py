@@ -14,7 +14,8 @@ round_to=8, which adds up what reads a channel, too; layers of the outputs are l
 networks: is the pruned network the full one whose layers read 0 for the removed channels? In float64; nan and
 the error where there is no network or it does not run.
 digits: right answers of the digit head on the test images, trained without a penalty, not fine-tuned; widths
-are not rounded here, so that both leave networks of one size.
+are not rounded here, so that both leave networks of one size, and other scores are tried: "group" is of the
+peer's kind.
 time: seconds from the module to the pruned one, in turns; ours with its proof, folding and report.
 
 Darknet networks, slim against Torch-Pruning's batch-norm pruner:

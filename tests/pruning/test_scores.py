@@ -49,6 +49,32 @@ def test_measures_of_filters_are_relative_to_their_layer(subject, name):
         assert values.dtype == np.float32
 
 
+def test_a_group_score_is_the_mean_over_all_that_goes_with_a_channel(subject):
+    """Rows, gammas and columns of weights, each over its layer's mean, looked up channel by channel."""
+    model, graph = subject.model, subject.graph
+    terms: dict[int, list[float]] = {}
+    for name, layer in graph.layers.items():
+        weight = np.abs(model.get_submodule(name).weight.detach().numpy().astype(np.float64))
+        found = [(layer.outputs, weight.reshape(len(weight), -1).sum(1))]
+        if layer.norm:
+            gamma = model.get_submodule(layer.norm).weight.detach().numpy().astype(np.float64)
+            found.append((layer.outputs, np.abs(gamma)))
+        if not layer.depthwise:
+            per_group, rows = weight.shape[1], len(weight) // layer.groups
+            columns = [
+                weight[number // per_group * rows :][:rows, number % per_group].sum()
+                for number in range(len(layer.inputs))
+            ]
+            found.append((layer.inputs, np.array(columns)))
+        for units, sums in found:
+            for unit, term in zip(units.tolist(), sums / sums.mean(), strict=True):
+                terms.setdefault(unit, []).append(term)
+    assert any(layer.depthwise for layer in graph.layers.values())
+    for name, values in named_scorer("group")(subject).items():
+        expected = [np.mean(terms[unit]) for unit in graph.layers[name].outputs.tolist()]
+        np.testing.assert_allclose(values, expected, rtol=1e-5)
+
+
 def test_gamma_is_its_absolute_value_where_there_is_a_norm(subject):
     scores = gamma_scores(subject)
     assert set(scores) == set(subject.graph.layers) - {"head"}
@@ -76,7 +102,7 @@ def test_products_leave_out_what_one_factor_cannot_judge(subject):
 
 
 def test_unknown_names_are_refused_with_those_there_are():
-    with pytest.raises(PruningError, match=r"'l3' is no score; use gamma, l1, l2, fpgm, or several"):
+    with pytest.raises(PruningError, match=r"'l3' is no score; use gamma, l1, l2, fpgm, group, or several"):
         named_scorer("gamma_x_l3")
 
 

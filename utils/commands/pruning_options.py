@@ -29,7 +29,7 @@ from utils.pruning.subject import LayerScores, Subject
 from utils.runtimes.choice import NAMES
 from utils.training.losses import LossWeights, yolo_loss
 
-SCORES = "gamma, l1, l2, fpgm, taylor, random, or several joined by _x_ such as gamma_x_l1"
+SCORES = "gamma, l1, l2, fpgm, group, taylor, random, or several joined by _x_ such as gamma_x_l1"
 MERGES = ("union", "leader", "mean", "max", "norm")
 # images that a Taylor score takes its gradients on
 TAYLOR_IMAGES = 64

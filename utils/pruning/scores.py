@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from utils.errors import PruningError
-from utils.pruning.channels import ChannelGraph, UnitScores
+from utils.pruning.channels import ChannelGraph, ChannelIds, UnitScores
 from utils.pruning.layers import BATCH_NORMS, filters
 from utils.pruning.subject import LayerScores, Merge, Subject
 
@@ -50,6 +50,34 @@ def fpgm_scores(subject: Subject) -> LayerScores:
     A filter near the geometric median can be made up for by the others (FPGM, He et al. 2019).
     """
     return _relative(subject, lambda filters: torch.cdist(filters, filters).sum(1))
+
+
+def group_scores(subject: Subject) -> LayerScores:
+    """All weights that go with a channel: its filters, its gammas, and what its readers take of it.
+
+    The mean of their sums of absolute values, each relative to its own layer's mean (after DepGraph, Fang et
+    al. 2023, which adds up what is not relative). Channels that are tied get one score.
+    """
+    graph, norms = subject.graph, _norms(subject)
+    totals, counts = np.zeros(graph.unit_count), np.zeros(graph.unit_count)
+
+    def add(units: ChannelIds, weights: Tensor) -> None:
+        sums = weights.detach().double().abs().sum(1).cpu().numpy()
+        np.add.at(totals, units, sums / max(sums.mean(), np.finfo(np.float64).tiny))
+        np.add.at(counts, units, 1)
+
+    for name, layer in graph.layers.items():
+        weight = filters(subject.model.get_submodule(name))
+        if name in norms:
+            add(layer.outputs, norms[name].weight.unsqueeze(1))
+        if not weight.numel():  # a selection of channels
+            continue
+        add(layer.outputs, weight.flatten(1))
+        if not layer.depthwise:
+            parts = weight.reshape(layer.groups, -1, *weight.shape[1:])  # (groups, out, in, ...)
+            add(layer.inputs, parts.transpose(1, 2).flatten(0, 1).flatten(1))
+    means = (totals / np.maximum(counts, 1)).astype(np.float32)
+    return {name: means[layer.outputs] for name, layer in graph.layers.items()}
 
 
 def random_scores(seed: int) -> Scorer:
@@ -105,7 +133,7 @@ def product(scorers: Sequence[Scorer]) -> Scorer:
 
 # scores that need nothing but the weights
 WEIGHT_SCORES: Mapping[str, Scorer] = MappingProxyType(
-    {"gamma": gamma_scores, "l1": l1_scores, "l2": l2_scores, "fpgm": fpgm_scores}
+    {"gamma": gamma_scores, "l1": l1_scores, "l2": l2_scores, "fpgm": fpgm_scores, "group": group_scores}
 )
 
 
