@@ -62,7 +62,7 @@ def group_scores(subject: Subject) -> LayerScores:
     totals, counts = np.zeros(graph.unit_count), np.zeros(graph.unit_count)
 
     def add(units: ChannelIds, weights: Tensor) -> None:
-        sums = weights.detach().double().abs().sum(1).cpu().numpy()
+        sums = weights.detach().float().abs().sum(1).cpu().double().numpy()
         np.add.at(totals, units, sums / max(sums.mean(), np.finfo(np.float64).tiny))
         np.add.at(counts, units, 1)
 
