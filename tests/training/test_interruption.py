@@ -15,7 +15,6 @@ from utils.commands.newest import newest_run
 from utils.darknet.checkpoint import read_checkpoint
 from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
-from utils.training.interruption import listening
 
 WORDS = [
     "--workers", "0", "--threads", "1", "--batch-size", "2", "--accumulate", "2", "--epochs", "3", "-sr",
@@ -185,20 +184,33 @@ def test_resume_finds_the_newest_run(tmp_path: Path) -> None:
     assert newest_run(tmp_path) == tmp_path / "runs/two/last.pt"
 
 
-def test_signals_mean_what_they_did_before_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The handler is called by hand: a real signal's may run later, and then end the tests."""
-    ended: list[int] = []
-    monkeypatch.setattr(signal, "raise_signal", ended.append)
-    before = signal.getsignal(signal.SIGTERM)
-    with listening() as interruption:
-        note = signal.getsignal(signal.SIGTERM)
-        assert callable(note)
-        note(signal.SIGTERM, None)
-        note(signal.SIGTERM, None)  # the group's and the parent's: one request
-        assert interruption.signal == signal.SIGTERM
-        assert not ended
-        interruption.at -= 2
-        note(signal.SIGTERM, None)
-        assert ended == [signal.SIGTERM]
-        assert signal.getsignal(signal.SIGTERM) == before
-    assert signal.getsignal(signal.SIGTERM) == before
+LISTENS = """
+import signal, time
+from utils.training.interruption import listening
+
+def send():
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(0.01)  # its handler runs a moment later
+
+with listening() as interruption:
+    send()
+    interruption.at += 60
+    send()  # the group's and the parent's: one request
+    assert interruption.signal == signal.SIGTERM
+    print("noted", flush=True)
+    if {again}:
+        interruption.at -= 120
+        send()
+print("left", flush=True)
+send()
+print("survived", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("again", "said"), [(False, ["noted", "left"]), (True, ["noted"])])
+def test_a_second_signal_ends_at_once_and_signals_mean_what_they_did_before_afterwards(
+    root: Path, again: bool, said: list[str]
+) -> None:
+    command = [sys.executable, "-c", LISTENS.format(again=again)]
+    ended = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout.split()) == (-signal.SIGTERM, said), ended.stderr

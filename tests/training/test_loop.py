@@ -3,6 +3,7 @@
 import csv
 import signal
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from utils.frontends.darknet import gamma_penalty
 from utils.pruning.strength import AutoStrength
 from utils.training import loop
 from utils.training.history import EpochRecord, History
-from utils.training.interruption import InterruptedTrainingError
+from utils.training.interruption import InterruptedTrainingError, Interruption
 from utils.training.loop import BEST, LAST, OUTPUTS, PREVIOUS, Extras, Loaders, train, validate
 from utils.training.options import TrainingOptions
 
@@ -245,22 +246,31 @@ def test_a_run_resumed_inside_an_epoch_still_returns_to_the_epochs_start(
 def test_a_request_to_end_does_not_wait_for_the_validation(
     tiny_cfg: Path, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epoch: int
 ) -> None:
-    """It comes with the first batch of the epoch's validation; the resumed run ends as an unbroken one."""
+    """It comes with the first batch of the epoch's validation; the resumed run ends as an unbroken one.
+
+    Without a real signal, which belongs in a process of its own.
+    """
     whole = run(tiny_cfg, few_images, tmp_path / "whole", Witness())
-    calls = []
+    calls, interruption = [], Interruption()
+
+    @contextmanager
+    def listening() -> Iterator[Interruption]:
+        yield interruption
 
     def told(*args: object) -> object:
         calls.append(args)
         if len(calls) == epoch:
-            signal.raise_signal(signal.SIGTERM)
+            interruption.signal = signal.SIGTERM
         return validate(*args)  # type: ignore[arg-type]
 
+    monkeypatch.setattr(loop, "listening", listening)
     monkeypatch.setattr(loop, "validate", told)
     with pytest.raises(InterruptedTrainingError) as raised:
         run(tiny_cfg, few_images, tmp_path / "broken", Witness())
     assert raised.value.exit_code == 143
     state = read_checkpoint(tmp_path / "broken" / LAST).training
     assert (state["epoch"], state["trainer"]["done"]) == (epoch - 1, 2)
+    interruption.signal = 0
     assert comparable(run(tiny_cfg, few_images, tmp_path / "broken", Witness(), resume=True)) == comparable(
         whole
     )
