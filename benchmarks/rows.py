@@ -12,7 +12,7 @@ class Row:
     """One figure.
 
     Attributes:
-        task: "speed", "equality" or "map".
+        task: of the benchmark, such as "speed".
         case: network and setting.
         method: program and variant.
         parameters: of the pruned network; 0 where there is none.

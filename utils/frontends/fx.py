@@ -25,7 +25,7 @@ from utils.frontends.fx_export import EXPORTED_RULES
 from utils.frontends.fx_parameters import settle_shared
 from utils.frontends.fx_rules import RULES
 from utils.frontends.fx_trace import running, said, traced
-from utils.frontends.fx_values import Value, pin_labels
+from utils.frontends.fx_values import Value, pin_labels, unique_pairs
 from utils.profiling import evaluating
 from utils.pruning.channels import ChannelGraph, UnitMask
 from utils.pruning.narrow import narrow
@@ -138,8 +138,7 @@ def _require_same_wiring(graph: ChannelGraph, keep: UnitMask, traced: ChannelGra
                 raise PruningError(f"{name}: has {len(new)} channels instead of {len(kept)}; exclude it")
             pairs.append(np.stack((kept, new)))
     old, new = np.concatenate(pairs, axis=1)
-    base = int(new.max()) + 1  # a pair as one number: sorting these is much faster
-    both = np.divmod(np.unique(old * base + new), base)
+    both = unique_pairs(old, new)
     # A unit may fall apart, or several grow together: a group of one channel is depthwise, one of all is not.
     many = [np.isin(row, np.flatnonzero(np.bincount(row) > 1)) for row in both]
     if (many[0] & many[1]).any():

@@ -64,7 +64,7 @@ def exported(
 
     Args:
         model: takes a tensor; in evaluation mode, in which functional dropouts stay.
-        example: (B, ...) an input.
+        example: (B, ...) an input, B above 1: of a batch of 1 torch.export takes the 1 for fixed.
         values: other arguments of its `forward`, fixed.
         is_leaf: whether a module is called as it is.
 
@@ -73,9 +73,8 @@ def exported(
     """
     first = next(iter(inspect.signature(model.forward).parameters))
     sizes: dict[str, Any] = {first: {0: torch.export.Dim.AUTO}, **dict.fromkeys(values)}
-    two = example[:1].repeat(2, *[1] * (example.ndim - 1))  # of a batch of 1 it takes the 1 for fixed
     with _quiet():
-        program = torch.export.export(model, (two,), dict(values), dynamic_shapes=sizes)
+        program = torch.export.export(model, (example,), dict(values), dynamic_shapes=sizes)
     found, graph = program.module(), fx.Graph()
     outputs: Any = graph.graph_copy(found.graph, {})
     graph.output(pytree.tree_unflatten(outputs, program.call_spec.out_spec))

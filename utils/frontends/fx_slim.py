@@ -137,7 +137,7 @@ def _only(example_inputs: Tensor | Sequence[Tensor]) -> Tensor:
     if not given[0].ndim or not len(given[0]):
         fact = f"example_inputs: of shape {tuple(given[0].shape)}"
         raise PruningError(f"{fact}; give a batch of one, with the batch as the first axis")
-    return given[0][:1]
+    return given[0]
 
 
 def _require_options(chosen: Mapping[str, str], align: int, least: int, layer_keep: float) -> None:
@@ -234,7 +234,7 @@ def _limits(model: nn.Module, subject: FxSubject, pruned: nn.Module) -> tuple[st
     return tuple(found)
 
 
-def parameter_count(model: nn.Module) -> int:
+def _parameter_count(model: nn.Module) -> int:
     """Values of all parameters, frozen ones too; a shared one counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -258,7 +258,7 @@ def _report(
     ]
     return SlimReport(
         layers=tuple(layers),
-        parameters=(parameter_count(model), parameter_count(pruned)),
+        parameters=(_parameter_count(model), _parameter_count(pruned)),
         macs=(int(costs.macs(whole)), int(costs.macs(result.keep))),
         difference=_proven(model, result, subject.example),
         not_followed=(*subject.not_followed, *_not_run(model, subject)),

@@ -28,7 +28,7 @@ def traced(
 
     Args:
         model: takes a tensor.
-        example: (B, ...) an input.
+        example: (B, ...) an input, B above 1.
         values: other arguments of its `forward`, which are fixed.
         is_leaf: whether a module is called as it is, and not looked into.
 

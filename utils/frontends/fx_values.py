@@ -75,9 +75,14 @@ def tie_labels(tracer: ChannelTracer, first: Labels, second: Labels, kind: Tie) 
     """Tie what stands at the same place of both."""
     one, other = (labels.flatten().numpy() for labels in _once(first, second))
     differ = one != other
-    base = int(other.max(initial=0)) + 1  # a pair as one number: sorting these is much faster
-    pairs = np.unique(one[differ] * base + other[differ])
-    tracer.tie(pairs // base, pairs % base, kind)
+    tracer.tie(*unique_pairs(one[differ], other[differ]), kind)
+
+
+def unique_pairs(one: ChannelIds, other: ChannelIds) -> tuple[ChannelIds, ChannelIds]:
+    """What stands at the same place of both, each pair once."""
+    base = int(other.max(initial=0)) + 1  # a pair as one number: sorting these is much faster than rows
+    first, second = np.divmod(np.unique(one * base + other), base)
+    return first, second
 
 
 def pin_labels(tracer: ChannelTracer, value: Value, reason: str) -> None:

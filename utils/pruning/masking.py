@@ -18,10 +18,9 @@ def masked_tensors(
     found = []
     for name, layer in graph.layers.items():
         dead = torch.from_numpy(~keep[layer.outputs]) | (name in gone)
-        norm = model.get_submodule(layer.norm or name)
-        module = (
-            norm if isinstance(norm.weight, Tensor) else model.get_submodule(name)
-        )  # it may have no gammas
+        module = model.get_submodule(layer.norm or name)
+        if not isinstance(module.weight, Tensor):  # a norm without gammas
+            module = model.get_submodule(name)
         assert isinstance(module.weight, Tensor)
         if bool(dead.any()):
             found.append((module.weight, dead, output_axis(module)))
