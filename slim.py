@@ -34,9 +34,9 @@ its code counts channels, it is the traced network, and `report.limits` says wha
 parallel wrapper, what it wraps is pruned.
 """
 
-from utils.frontends.fx_plan import Plan, apply_plan, load
-from utils.frontends.fx_report import SlimReport
-from utils.frontends.fx_slim import SlimResult, gamma_penalty, slim
+from utils.frontends.fx.plan import Plan, apply_plan, load
+from utils.frontends.fx.report import SlimReport
+from utils.frontends.fx.slim import SlimResult, gamma_penalty, slim
 from utils.pruning.channel_selection import ChannelSelection
 from utils.pruning.soft_loss import KLSoftLoss, taught_loss
 

@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from utils.commands import rows as csv_rows
+from utils.commands import csv_results as csv_rows
 
 TABLE = ROOT / "benchmarks" / "bccd.csv"
 COMMON = (
@@ -244,8 +244,8 @@ def _figures(cfg: Path, weights: Path, data: Path) -> tuple[float, float, int, i
     """mAP@0.5 on validation and test images, parameters and multiply-adds."""
     import torch
 
-    from utils.commands.evaluate import evaluate_network, open_split
-    from utils.commands.project import open_files
+    from utils.commands.evaluate.command import evaluate_network, open_split
+    from utils.commands.inputs import open_files
     from utils.data.listing import read_data_file
     from utils.profiling import count_macs
 

@@ -20,23 +20,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from utils.commands.arguments import (
-    Parser,
-    add_common,
-    add_data,
-    add_network,
-    positive_int,
-    prepare,
-    resolve,
-    run_main,
-)
-from utils.commands.evaluate import evaluate_network, open_split
-from utils.commands.latency_network import network_latencies
-from utils.commands.project import open_files, open_network
-from utils.commands.rows import read_rows, write_rows
+from utils.cli import run_main
+from utils.commands.arguments import Parser, add_common, add_data, add_network, positive_int, prepare, resolve
+from utils.commands.csv_results import read_rows, write_rows
+from utils.commands.evaluate.command import evaluate_network, open_split
+from utils.commands.inputs import open_files, open_network
+from utils.commands.latency.network import network_latencies
 from utils.darknet.model import Darknet
 from utils.data.listing import DataFile, read_data_file
-from utils.frontends.darknet import DarknetSubject
+from utils.frontends.darknet.subject import DarknetSubject
 from utils.profiling import count_macs, count_parameters
 from utils.pruning.policies import slim
 from utils.pruning.recalibrate import recalibrate

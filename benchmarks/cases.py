@@ -24,7 +24,7 @@ from utils.data.images import read_image
 from utils.data.labels import label_path, read_labels
 from utils.data.listing import SPLITS, read_data_file
 from utils.errors import CfgError, DatasetError, WeightsError
-from utils.frontends.darknet import trace
+from utils.frontends.darknet.subject import trace
 
 ROOT = Path(__file__).resolve().parents[1]
 # above this many weights a network is built without memory, and above so many values in its maps not run

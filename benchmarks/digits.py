@@ -21,9 +21,10 @@ import torch
 
 from examples.digits import Course, Outcome
 from examples.digits_training import NETWORKS
-from utils.commands.arguments import Parser, positive_int, run_main
-from utils.commands.rows import read_rows, write_rows
-from utils.export.packages import package
+from utils.cli import run_main
+from utils.commands.arguments import Parser, positive_int
+from utils.commands.csv_results import read_rows, write_rows
+from utils.exporters.packages import package
 from utils.files import write_text
 
 TABLE, PAGE = ROOT / "benchmarks" / "digits.csv", ROOT / "docs" / "digits.md"

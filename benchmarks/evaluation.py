@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from rich.table import Table
 
+from utils.cli import run_main
 from utils.commands.arguments import (
     Parser,
     Project,
@@ -41,10 +42,9 @@ from utils.commands.arguments import (
     positive_int,
     prepare,
     resolve,
-    run_main,
 )
-from utils.commands.evaluate import evaluate_network, open_split, predictor
-from utils.commands.project import open_network
+from utils.commands.evaluate.command import evaluate_network, open_split, predictor
+from utils.commands.inputs import open_network
 from utils.commands.tables import show
 from utils.data.listing import SPLITS, read_data_file
 from utils.detection.evaluator import Evaluation, evaluate

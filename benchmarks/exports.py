@@ -21,18 +21,19 @@ from tqdm import tqdm
 
 from benchmarks.exports_page import Row, page
 from benchmarks.zoo_cases import ROOT, SHARED, STRATEGIES, network_of
-from utils.commands.arguments import Parser, run_main
-from utils.commands.export import FORMATS
-from utils.commands.export_job import metadata
-from utils.commands.rows import read_rows, write_rows
+from utils.cli import run_main
+from utils.commands.arguments import Parser
+from utils.commands.csv_results import read_rows, write_rows
+from utils.commands.export.command import FORMATS
+from utils.commands.export.job import metadata
 from utils.darknet.model import Darknet
 from utils.data.images import read_image, resize_exactly
 from utils.data.listing import read_data_file
 from utils.errors import PruningError, ToolkitError
-from utils.export.job import PRECISIONS, Exporting, Precision, exporting
-from utils.export.onnx import OnnxFiles
+from utils.exporters.job import PRECISIONS, Exporting, Precision, exporting
+from utils.exporters.onnx import OnnxFiles
 from utils.files import write_text
-from utils.frontends.darknet import DarknetSubject
+from utils.frontends.darknet.subject import DarknetSubject
 from utils.pruning.surgery import prune
 from utils.runtimes.runtime import Images
 

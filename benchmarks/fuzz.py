@@ -26,7 +26,8 @@ from rich.table import Table
 from tqdm import tqdm
 
 from benchmarks.cases import KINDS, Outcome, run_case
-from utils.commands.arguments import Parser, positive_int, run_main
+from utils.cli import run_main
+from utils.commands.arguments import Parser, positive_int
 from utils.commands.tables import show
 from utils.files import write_text
 

@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from utils.commands.ladder_rungs import Rung
-from utils.commands.rows import read_rows
+from utils.commands.csv_results import read_rows
+from utils.commands.ladder.rungs import Rung
 from utils.data.labels import label_path
 from utils.data.listing import DataFile, read_data_file, read_names
 from utils.files import atomic_path, write_text

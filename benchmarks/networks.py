@@ -32,13 +32,14 @@ from examples.preresnet import PreResNet
 from examples.resnet import resnet18, resnet50, resnet_cifar
 from examples.vgg import VGG16
 from slim import SlimResult, slim
-from utils.commands.arguments import Parser, positive_float, run_main
-from utils.commands.rows import read_rows, write_rows
+from utils.cli import run_main
+from utils.commands.arguments import Parser, positive_float
+from utils.commands.csv_results import read_rows, write_rows
 from utils.errors import ToolkitError
-from utils.export.onnx_running import onnx_infer
-from utils.export.tracing import trace_onnx
+from utils.exporters.onnx_running import onnx_infer
+from utils.exporters.tracing import trace_onnx
 from utils.files import write_text
-from utils.frontends.fx import FxSubject
+from utils.frontends.fx.subject import FxSubject
 from utils.profiling import take_turns
 
 EXACT, PARITY = 1e-12, 1e-3
@@ -83,8 +84,8 @@ def main(argv: list[str] | None = None) -> None:
     done = {(row.network, row.ratio) for row in rows}
     names = [name for name in CASES if any(text.lower() in name for text in args.only)]
     if not names:
-        fact = f"--only {' '.join(args.only)}: is in no network's name"
-        raise ToolkitError(f"{fact}; they are {'; '.join(CASES)}")
+        fact = "is in no network's name"
+        raise ToolkitError(f"--only {' '.join(args.only)}", fact, f"they are {'; '.join(CASES)}")
     for row in _run(names, done, args.seconds):
         rows.append(row)
         write_rows(args.output, rows)

@@ -52,8 +52,8 @@ def package() -> ModuleType:
     try:
         import torch_pruning
     except ImportError:
-        fact = "torch_pruning: is not installed, and this benchmark compares with it"
-        raise ToolkitError(f"{fact}; pip install torch-pruning==1.6.1") from None
+        fact = "is not installed, and this benchmark compares with it"
+        raise ToolkitError("torch_pruning", fact, "pip install torch-pruning==1.6.1") from None
     return torch_pruning
 
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from benchmarks import peer
 from benchmarks.rows import Row, Rows
-from utils.commands.evaluate import evaluate_network, open_split
-from utils.commands.project import open_files
+from utils.commands.evaluate.command import evaluate_network, open_split
+from utils.commands.inputs import open_files
 from utils.darknet.model import Darknet
 from utils.data.listing import DataFile, read_data_file
 from utils.errors import UnsupportedSectionError
-from utils.frontends.darknet import DarknetSubject, usable_size
+from utils.frontends.darknet.subject import DarknetSubject, usable_size
 from utils.profiling import count_parameters, median_interval
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.policies import slim

@@ -23,8 +23,8 @@ from examples.preresnet import PreResNet
 from examples.resnet import resnet18, resnet50, resnet_cifar
 from examples.vgg import VGG16
 from slim import slim
-from utils.export.packages import package
-from utils.frontends.fx import FxSubject
+from utils.exporters.packages import package
+from utils.frontends.fx.subject import FxSubject
 from utils.profiling import count_parameters, median_interval
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.surgery import Folding

@@ -18,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks.rows import Row, Rows
-from utils.commands.arguments import Parser, add_image_size, positive_int, run_main
-from utils.commands.benchmark_models import Model
-from utils.export.session import random_images
+from utils.cli import run_main
+from utils.commands.arguments import Parser, add_image_size, positive_int
+from utils.commands.benchmark.models import Model
+from utils.exporters.onnx_session import random_images
 from utils.profiling import count_parameters, median_interval, take_turns, torch_threads
 from utils.runtimes.choice import find_runtime
 

@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from utils.commands.arguments import Parser, positive_int, run_main
+from utils.cli import run_main
+from utils.commands.arguments import Parser, positive_int
 from utils.errors import ToolkitError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,7 +165,7 @@ def _run(command: list[str], threads: int) -> tuple[float, float]:
         printed = output.read()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise ToolkitError(f"{' '.join(command[:3])}: failed: {printed[-500:]}; run it by hand")
+        raise ToolkitError(f"{' '.join(command[:3])}", f"failed: {printed[-500:]}", "run it by hand")
     if command[1] == "-c" and printed.strip():
         seconds = float(printed.split()[-1])
     return seconds, usage.ru_maxrss / 1024  # KiB on Linux

@@ -4,7 +4,7 @@ import math
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from utils.commands.rows import read_rows, write_rows
+from utils.commands.csv_results import read_rows, write_rows
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np
 import torch
 
+from utils.cli import run_main
 from utils.commands.arguments import (
     Parser,
     add_common,
@@ -33,18 +34,17 @@ from utils.commands.arguments import (
     fraction,
     positive_int,
     prepare,
-    run_main,
 )
-from utils.commands.budget_clock import Clock
-from utils.commands.budgets import STAGES
-from utils.commands.latency_network import network_latencies
-from utils.commands.prune import prune_parser
-from utils.commands.pruning_job import Job, open_job
-from utils.commands.pruning_options import add_budget, add_merge
-from utils.commands.pruning_stages import evaluations, recalibrated
-from utils.commands.rows import read_rows, write_rows
+from utils.commands.csv_results import read_rows, write_rows
+from utils.commands.latency.network import network_latencies
+from utils.commands.prune.budget import STAGES
+from utils.commands.prune.budget_latency import Clock
+from utils.commands.prune.command import prune_parser
+from utils.commands.prune.job import Job, open_job
+from utils.commands.prune.options import add_budget, add_merge
+from utils.commands.prune.stages import evaluations, recalibrated
 from utils.darknet.model import Darknet
-from utils.frontends.darknet import DarknetSubject
+from utils.frontends.darknet.subject import DarknetSubject
 from utils.profiling import count_macs, count_parameters
 from utils.pruning.budget import Widths
 from utils.pruning.channels import UnitMask
@@ -112,7 +112,7 @@ def main() -> None:
 
 def _job(args: Namespace, device: torch.device, runtime: str) -> Job:
     """What slim_prune.py --max-ms would work on."""
-    parser = prune_parser(None)
+    parser = prune_parser(None, "slim-prune")
     parser.add_argument("--layer_keep", type=float, default=LAYER_KEEP)
     add_merge(parser)
     add_budget(parser)

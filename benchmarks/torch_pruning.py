@@ -41,7 +41,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks import peer, peer_darknet, peer_networks
 from benchmarks.rows import Rows
-from utils.commands.arguments import Parser, fraction, non_negative_int, positive_int, run_main
+from utils.cli import run_main
+from utils.commands.arguments import Parser, fraction, non_negative_int, positive_int
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -28,17 +28,18 @@ import torch
 from torch import nn
 from torch.nn.utils import prune as masks
 
-from utils.commands.arguments import Parser, fraction, positive_int, run_main
-from utils.commands.evaluate import evaluate_network, open_split
-from utils.commands.project import open_files
-from utils.commands.rows import read_rows, write_rows
+from utils.cli import run_main
+from utils.commands.arguments import Parser, fraction, positive_int
+from utils.commands.csv_results import read_rows, write_rows
+from utils.commands.evaluate.command import evaluate_network, open_split
+from utils.commands.inputs import open_files
 from utils.darknet.fuse import fused
 from utils.darknet.model import Darknet
 from utils.data.listing import read_data_file
-from utils.export.endings import BoxesAndScores
-from utils.export.session import random_images, session
+from utils.exporters.onnx_session import random_images, session
+from utils.exporters.output_modules import BoxesAndScores
 from utils.files import write_text
-from utils.frontends.darknet import DarknetSubject
+from utils.frontends.darknet.subject import DarknetSubject
 from utils.profiling import count_macs, count_parameters, median_interval, take_turns, torch_threads
 from utils.pruning.policies import slim
 from utils.pruning.surgery import prune

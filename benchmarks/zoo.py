@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from benchmarks.zoo_cases import STRATEGIES, Row, cfgs, network_of, run_case
 from benchmarks.zoo_page import page
-from utils.commands.arguments import Parser, run_main
+from utils.cli import run_main
+from utils.commands.arguments import Parser
 from utils.errors import CfgError
 from utils.files import write_text
 

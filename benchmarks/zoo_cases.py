@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.commands.ledger import Ledger, compare_files
+from utils.commands.prune.ledger import Ledger, compare_files
 from utils.darknet.checkpoint import load_weights
 from utils.darknet.costs import section_costs
 from utils.darknet.edit import residual_blocks
@@ -19,7 +19,7 @@ from utils.darknet.network import Network
 from utils.darknet.sections import Convolutional
 from utils.darknet.weights import read_weights
 from utils.errors import CfgError, PruningError
-from utils.frontends.darknet import DarknetSubject, classic_scores, trace, usable_size
+from utils.frontends.darknet.subject import DarknetSubject, classic_scores, trace, usable_size
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.policies import Policy, WeakestBlocks, normal, shortcut, slim
 from utils.pruning.report import Check

@@ -1,26 +1,18 @@
-"""Fetch the Oxford hand data set and make a Darknet data set of it (one class, needs scipy).
-
-    python data/get_oxford_hand.py
-    python data/get_oxford_hand.py --output data/oxfordhand --copy
-
-Its training, validation and test images become train, valid and test; the upright box around the four marked
-corners becomes the label. A download that broke off is continued by calling again; an archive that lies in
-DIR/download already is used.
-"""
+"""`python data/get_oxford_hand.py --help` is the manual; the same as `netslim data get-oxford-hand`."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # started from anywhere
 
-from utils.commands.arguments import run_main
-from utils.commands.convert import hands_parser, run_hands
+from utils.cli import call, start
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Parse the command line, fetch and convert."""
-    run_hands(hands_parser(__doc__).parse_args(argv))
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command with the words `argv`, None for those that were typed; return its exit code."""
+    return call("data get-oxford-hand", argv)
 
 
 if __name__ == "__main__":
-    run_main(main)
+    start("data get-oxford-hand")

@@ -9,7 +9,9 @@ import pytest
 import torch
 from hypothesis import settings
 
-import utils  # noqa: F401 - before OpenCV is loaded, which takes its limits from it
+from utils.cli import prepare_environment
+
+prepare_environment()  # before OpenCV is loaded, which takes its limits from it
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -15,8 +15,8 @@ SCRIPTS = sorted([*ROOT.glob("*.py"), *(ROOT / "data").glob("*.py")])
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
-MODULE_LINES = 300
-FUNCTION_LINES = 50
+MODULE_LINES = 400
+FUNCTION_LINES = 60
 SCRIPT_LINES = 50
 UNFINISHED = ("TO" + "DO", "FIX" + "ME", "XX" + "X", "NotImplemented" + "Error")
 
@@ -35,7 +35,23 @@ def imported(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (f"{_absolute(path, node)}.{alias.name}" for alias in node.names)
+
+
+def _absolute(path: Path, node: ast.ImportFrom) -> str:
+    """The module that an import names, in full: `from ..errors` in utils/pruning/fold.py is utils.errors."""
+    if not node.level:
+        return node.module or ""
+    parts = path.relative_to(ROOT).parent.parts
+    base = parts[: len(parts) - node.level + 1]
+    assert base, f"{path}: the import leaves the package"
+    return ".".join([*base, *([node.module] if node.module else [])])
+
+
+def test_relative_imports_are_resolved() -> None:
+    path = ROOT / "utils" / "pruning" / "fold.py"
+    found = {name for name in imported(path) if name.startswith("utils.")}
+    assert "utils.pruning.channels.ChannelGraph" in found
 
 
 def calls(path: Path, name: str) -> Iterator[ast.Call]:
@@ -69,10 +85,8 @@ def test_every_package_has_a_floor() -> None:
 
 
 @all_files(SCRIPTS)
-def test_scripts_reach_only_for_commands(path: Path) -> None:
-    allowed = ["utils.commands."]
-    if path.stem.endswith("prune"):
-        allowed.append("utils.pruning.policies.")
+def test_scripts_reach_only_for_the_command_line(path: Path) -> None:
+    allowed = ["utils.cli."]
     if path.stem == "models":
         allowed = ["utils.darknet."]
     if path.stem == "slim":
@@ -113,7 +127,7 @@ def test_models_offers_just_what_users_write() -> None:
     assert [sorted(value) for value in values] == [["Darknet", "convert", "load_weights", "save_weights"]]
 
 
-@all_files([path for path in PACKAGE if path.parent.name != "commands"])
+@all_files([path for path in PACKAGE if "commands" not in path.parts and path.stem != "cli"])
 def test_only_commands_print(path: Path) -> None:
     assert not list(calls(path, "print"))
 

@@ -14,7 +14,7 @@ from benchmarks.rows import Row, Rows
 from benchmarks.unstructured import variants, zeros
 from examples.digits import Course, Outcome
 from examples.resnet import BasicBlock, ResNet
-from utils.commands.benchmark_models import Model
+from utils.commands.benchmark.models import Model
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.errors import ExportError

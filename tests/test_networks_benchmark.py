@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.networks import CASES, main, measured
 from benchmarks.networks_page import page
-from utils.commands.rows import read_rows, write_rows
+from utils.commands.csv_results import read_rows, write_rows
 from utils.errors import ExportError, ToolkitError
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 import pytest
 import torch
 
-from utils.commands.arguments import run_main
+from utils.cli import run_main
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
 from utils.data.shapes import make_shapes

@@ -1,21 +1,40 @@
 """What can go wrong for a user, by kind.
 
-Every message reads "place: fact; remedy", so that it can be acted on without a traceback:
-the scripts print it on one line and exit with code 2. Checks that go on collect a `Finding` for each instead.
+Every error has three parts, place, fact and remedy, and reads "place: fact; remedy", so that it can be acted
+on without a traceback: the scripts print it on one line and exit with code 2. Checks that continue after an
+error collect a `Finding` for each instead.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 
 class ToolkitError(Exception):
-    """Something that the user can mend; the message says where, what and how.
+    """Something that the user can correct.
+
+    >>> print(ToolkitError("cfg/my.cfg:12", "filters=0", "use at least 1"))
+    cfg/my.cfg:12: filters=0; use at least 1
 
     Attributes:
-        exit_code: of a script that ends with it.
+        place: file, file:line, section or option; empty where there is none to name.
+        fact: what is wrong.
+        remedy: what the user can do about it; empty where there is nothing to do.
+        exit_code: exit code of a script that ends with this error.
     """
 
     exit_code: int = 2
+
+    def __init__(self, place: str | Path, fact: str, remedy: str = "") -> None:
+        super().__init__(place, fact, remedy)  # the arguments, so that it survives pickling
+        self.place, self.fact, self.remedy = str(place), fact, remedy
+
+    def __str__(self) -> str:
+        return _sentence(self.place, self.fact, self.remedy)
+
+
+def _sentence(place: str, fact: str, remedy: str) -> str:
+    return (f"{place}: " if place else "") + fact + (f"; {remedy}" if remedy else "")
 
 
 class CfgError(ToolkitError):
@@ -66,14 +85,12 @@ class Finding:
 
     @classmethod
     def of(cls, error: ToolkitError, place: str) -> "Finding":
-        """An error as a finding; `place` stands in where the message names none.
+        """An error as a finding; `place` is used where the error names none.
 
-        >>> Finding.of(DatasetError("a.txt:3: is empty; fill it"), "a.data").remedy
+        >>> Finding.of(DatasetError("a.txt:3", "is empty", "fill it"), "a.data").remedy
         'fill it'
         """
-        where, separator, rest = str(error).partition(": ")
-        fact, _, remedy = (rest if separator else where).partition("; ")
-        return cls("error", where if separator else place, fact, remedy)
+        return cls("error", error.place or place, error.fact, error.remedy)
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.fact}" + (f"; {self.remedy}" if self.remedy else "")
+        return _sentence(self.place, self.fact, self.remedy)

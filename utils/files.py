@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from utils.errors import ToolkitError
+from .errors import ToolkitError
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +67,9 @@ def told(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or f"is the disk full? {error}".splitlines()[0]
-        fact = f"{path}: cannot be written ({reason})"
+        fact = f"cannot be written ({reason})"
         raise ToolkitError(
-            f"{fact}; free some space or choose another folder, the file before is kept"
+            path, fact, "free some space or choose another folder, the file before is kept"
         ) from error
 
 
@@ -111,7 +111,7 @@ def require_writable(folder: Path, remedy: str) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        raise ToolkitError(f"{folder}: cannot be written to ({error.strerror}); {remedy}") from error
+        raise ToolkitError(folder, f"cannot be written to ({error.strerror})", remedy) from error
 
 
 def protect_inputs(outputs: Iterable[Path], inputs: Iterable[Path | None]) -> dict[Path, Path]:

@@ -23,7 +23,7 @@ from utils.darknet.network import Network
 from utils.darknet.sections import Connected
 from utils.darknet.weights import read_weights, write_weights
 from utils.errors import CfgError
-from utils.frontends.darknet import DarknetSubject
+from utils.frontends.darknet.subject import DarknetSubject
 from utils.pruning.policies import slim
 from utils.pruning.surgery import PruningResult, prune
 

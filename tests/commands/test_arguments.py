@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from utils.commands import arguments, project
-from utils.commands.arguments import Parser, prepare, resolve, run_main, write_json
+from utils.cli import run_main
+from utils.commands import arguments
+from utils.commands import inputs as project
+from utils.commands.arguments import Parser, prepare, resolve, write_json
 from utils.commands.results import plain
 from utils.darknet.network import Network
 from utils.errors import ToolkitError
@@ -136,7 +138,7 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path in (project.DEMO_CFG, project.DEMO_WEIGHTS):
         path.parent.mkdir(parents=True)
         path.write_text(CFG_TEXT)
-    monkeypatch.setattr("utils.commands.project.ensure_shapes", lambda folder: folder / "made.data")
+    monkeypatch.setattr("utils.commands.inputs.ensure_shapes", lambda folder: folder / "made.data")
     return tmp_path
 
 
@@ -200,7 +202,7 @@ def stored(demo: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str | None]
     """Sets the cfg that checkpoints hold."""
 
     def store(text: str | None) -> None:
-        monkeypatch.setattr("utils.commands.project.read_checkpoint", lambda path: Checkpoint(text))
+        monkeypatch.setattr("utils.commands.inputs.read_checkpoint", lambda path: Checkpoint(text))
 
     return store
 
@@ -252,7 +254,7 @@ def test_files_as_they_would_be_typed(files: tuple, names: tuple, typed: str) ->
 @pytest.mark.parametrize(
     ("raised", "code", "line"),
     [
-        (ToolkitError("x.cfg:3: fact; remedy"), 2, "error: x.cfg:3: fact; remedy\n"),
+        (ToolkitError("x.cfg:3", "fact", "remedy"), 2, "error: x.cfg:3: fact; remedy\n"),
         (
             FileNotFoundError(2, "No such file or directory", "x.json"),
             2,
@@ -284,7 +286,7 @@ def test_a_bug_keeps_its_traceback() -> None:
 
 def test_a_reader_that_leaves_early_is_no_error(root: Path) -> None:
     chatty = "run_main(lambda: [print('x' * 99) for _ in range(9999)])"
-    code = f"from utils.commands.arguments import run_main; {chatty}"
+    code = f"from utils.cli import run_main; {chatty}"
     command = f'"{sys.executable}" -c "{code}" | head -n 1'
     done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout == "x" * 99 + "\n"

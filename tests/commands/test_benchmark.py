@@ -9,13 +9,13 @@ import pytest
 
 import benchmark as script
 from tests.runtimes.exported import tiny_detector, write_onnx, write_torchscript
-from utils.commands import benchmark as command
-from utils.commands import benchmark_measure
-from utils.commands.benchmark_measure import Benchmark, Cell, Effort, Timing, cells_of
-from utils.commands.benchmark_models import Model, open_models
-from utils.commands.benchmark_tables import ModelRow, markdown, panels
-from utils.commands.project import open_files
-from utils.commands.rows import read_rows
+from utils.commands.benchmark import command
+from utils.commands.benchmark import measure as benchmark_measure
+from utils.commands.benchmark.measure import Benchmark, Cell, Effort, Timing, cells_of
+from utils.commands.benchmark.models import Model, open_models
+from utils.commands.benchmark.tables import ModelRow, markdown, panels
+from utils.commands.csv_results import read_rows
+from utils.commands.inputs import open_files
 from utils.darknet.checkpoint import save_weights
 from utils.data.listing import read_data_file
 from utils.data.shapes import make_shapes
@@ -120,7 +120,7 @@ def test_what_fails_while_boxes_are_suppressed_stops_nothing(project: Path, monk
 
 def test_a_runtime_that_is_not_there_is_one_reason(project: Path, monkeypatch, capsys) -> None:
     def missing(name: str) -> object:
-        raise ToolkitError(f"runtime {name}: the package is missing; python -m pip install {name}")
+        raise ToolkitError(f"runtime {name}", "the package is missing", f"python -m pip install {name}")
 
     monkeypatch.setattr(benchmark_measure, "find_runtime", missing)
     run(project, [pair(project, "one")], "--img_size", "64", "--batch", "1", "2")
@@ -201,7 +201,7 @@ def test_models_are_described_and_evaluated_once(project: Path, monkeypatch) -> 
     assert rows[0].size == (project / "one.weights").stat().st_size
     assert (rows[1].parameters, rows[1].size) == (None, (project / "fixed.onnx").stat().st_size)
     assert rows[0].map50 == pytest.approx(rows[1].map50, abs=1e-3)
-    monkeypatch.setattr("utils.commands.benchmark.evaluate_network", None)
+    monkeypatch.setattr("utils.commands.benchmark.command.evaluate_network", None)
     run(project, models, *inputs, *data)  # would fail if it evaluated again
     assert (project / "out/benchmark.png").read_bytes().startswith(b"\x89PNG")
     assert (project / "out/benchmark.md").read_text().startswith("# Benchmark\n\n## Models\n\n|  | model |")
@@ -246,7 +246,7 @@ def test_a_row_without_figures_is_tried_again_with_the_others(project: Path, mon
 
     def failing(self: Model, *args: object) -> object:
         if self.name == "two":
-            raise ToolkitError("out of memory")
+            raise ToolkitError("", "out of memory")
         return session(self, *args)
 
     with monkeypatch.context() as patch:
@@ -283,7 +283,7 @@ def test_map_follows_the_list_and_errors_are_not_kept(project: Path, monkeypatch
     def counting(*args: object, **options: object) -> object:
         evaluated.append(1)
         if len(evaluated) == 1:
-            raise ToolkitError("out of memory")
+            raise ToolkitError("", "out of memory")
         return original(*args, **options)
 
     monkeypatch.setattr(command, "evaluate_network", counting)
@@ -355,6 +355,6 @@ def test_an_exported_file_runs_where_it_is_read(project: Path) -> None:
 
 def test_open_files_leave_the_usual_inputs(project: Path) -> None:
     arguments = ["--models", str(project / "open.onnx"), pair(project, "one"), "--threads", "1"]
-    args = command.benchmark_parser("").parse_args(arguments)
+    args = command.benchmark_parser().parse_args(arguments)
     cells = command._cells(args, open_models(args.models))
     assert cells == cells_of(["onnxruntime"], [1], ["square", "rect"], [320, 416, 608], [1, 4, 8, 16])

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from tests.test_scripts import DATA, FILES, Fail, fail, project
-from utils.commands import budget_clock, pruning_job, pruning_stages
-from utils.commands.pruning_options import Amount, amount
+from utils.commands.prune import budget_latency as budget_clock
+from utils.commands.prune import job as pruning_job
+from utils.commands.prune import stages as pruning_stages
+from utils.commands.prune.options import Amount, amount
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
 from utils.profiling import Latency, count_macs, count_parameters

@@ -5,9 +5,9 @@ import re
 import pytest
 
 import train
-from utils.commands.cfg_defaults import augment_of, cfg_defaults
-from utils.commands.train import train_parser
-from utils.commands.training_options import choose_options
+from utils.commands.train.cfg_defaults import augment_of, cfg_defaults
+from utils.commands.train.command import train_parser
+from utils.commands.train.options import choose_options
 from utils.darknet.network import Network
 from utils.data.augment import Augment
 from utils.errors import CfgError, ToolkitError

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.commands.convert import (
+from utils.commands.data.convert import (
     HANDS_ARCHIVE,
     VOC_ARCHIVES,
     convert_parser,
@@ -35,7 +35,7 @@ def picture(path: Path, width: int = WIDTH, height: int = HEIGHT) -> Path:
 
 
 def convert(*words: object) -> None:
-    run_conversion(convert_parser(None).parse_args([str(word) for word in words]))
+    run_conversion(convert_parser().parse_args([str(word) for word in words]))
 
 
 def boxes(data: Path, split: str = "train") -> dict[str, list[list[float]]]:
@@ -253,7 +253,7 @@ def test_voc_is_fetched_verified_and_converted(voc, tmp_path, monkeypatch):
         archives.append((name, hashlib.md5(path.read_bytes()).hexdigest()))
     monkeypatch.setitem(VOC_ARCHIVES, "2007", tuple(archives))
     url = (tmp_path / "server").as_uri()
-    args = voc_parser(None).parse_args(["--url", url, "--output", str(tmp_path / "got")])
+    args = voc_parser().parse_args(["--url", url, "--output", str(tmp_path / "got")])
     run_voc(args)
     assert boxes(tmp_path / "got/got.data", "train") == boxes(tmp_path / "got/got.data", "valid")
     monkeypatch.setitem(VOC_ARCHIVES, "2007", tuple((name, "0" * 32) for name, _ in archives))
@@ -278,7 +278,7 @@ def test_hands_are_turned_boxes_y_before_x(tmp_path):
         scipy_io.savemat(root / folder / "annotations/h.mat", {"boxes": cells})
     packed(root, tmp_path / "server" / HANDS_ARCHIVE)
     words = ["--url", (tmp_path / "server").as_uri(), "--output", str(tmp_path / "hands")]
-    run_hands(hands_parser(None).parse_args(words))
+    run_hands(hands_parser().parse_args(words))
     for split in ("train", "valid", "test"):
         assert boxes(tmp_path / "hands/hands.data", split) == {
             "h.jpg": [[0, 20, 10, 40, 30], [0, 25, 10, 45, 30]]

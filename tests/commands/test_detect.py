@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import detect as script
-from utils.commands.detect import detect_parser, run_detection
+from utils.commands.detect.command import detect_parser, run_detection
 from utils.commands.detector import Detector, Thresholds
-from utils.commands.project import open_files
+from utils.commands.inputs import open_files
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.data.images import read_image
@@ -190,7 +190,7 @@ def test_a_source_that_is_not_there_is_told(project: Path, source: str, message:
 def test_without_a_source_it_asks_for_one(project: Path) -> None:
     args = ["--cfg", str(project / "net.cfg"), "--weights", str(project / "net.weights")]
     with pytest.raises(ToolkitError, match="--source: missing; give an image"):
-        run_detection(detect_parser(None).parse_args(args))
+        run_detection(detect_parser().parse_args(args))
 
 
 def test_names_of_another_network_are_refused(project: Path) -> None:

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import doctor as script
-from utils.commands.doctor_checks import what_can_be_pruned
+from utils.commands.doctor.checks import what_can_be_pruned
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.data.shapes import make_shapes
-from utils.frontends.darknet import DarknetSubject
+from utils.frontends.darknet.subject import DarknetSubject
 from utils.pruning.policies import slim
 from utils.pruning.scores import gamma_scores, random_scores
 

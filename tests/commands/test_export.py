@@ -9,20 +9,20 @@ from typing import Any
 
 import pytest
 
-from utils.commands.export import FORMATS, Format, export_parser, run_export
-from utils.commands.export_checks import convolutional_sections, require_packages
-from utils.commands.export_job import make_job, metadata
+from utils.commands.export.checks import convolutional_sections, require_packages
+from utils.commands.export.command import FORMATS, Format, export_parser, run_export
+from utils.commands.export.job import make_job, metadata
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.errors import ExportError
-from utils.export.job import Accuracy, Exported, Exporting, Precision
-from utils.export.onnx import export_onnx
+from utils.exporters.job import Accuracy, Exported, Exporting, Precision
+from utils.exporters.onnx import export_onnx
 
 CFGS = Path(__file__).resolve().parents[1] / "cfgs"
 
 
 def parsed(*words: str) -> argparse.Namespace:
-    return export_parser("manual").parse_args(list(words))
+    return export_parser().parse_args(list(words))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_packages_of_all_formats_are_looked_for_first(
         if module == missing:
             raise ImportError(module)
 
-    monkeypatch.setattr("utils.export.packages.import_module", import_without)
+    monkeypatch.setattr("utils.exporters.packages.import_module", import_without)
     require_packages(("torchscript",), precision)
     with pytest.raises(ExportError, match=rf"--format {name}: .*pip install {missing}$"):
         require_packages(("torchscript", name), precision)
@@ -124,7 +124,7 @@ def test_packages_of_all_formats_are_looked_for_first(
 @pytest.mark.parametrize("name", ["residual", "depthwise", "local_avgpool", "messy"])
 def test_sections_known_before_are_those_that_onnx_quantises(name: str, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
-    from utils.export.onnx_int8 import convolutions
+    from utils.exporters.onnx_int8 import convolutions
 
     model = Darknet.from_cfg(CFGS / f"{name}.cfg").eval()
     job = make_job(model, None, (model.network.height, model.network.width), 0)
@@ -140,10 +140,10 @@ def test_what_was_written_is_told_when_a_later_format_fails(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(job: Exporting, path: Path) -> Exported:
-        raise ExportError("torch: cannot; do not")
+        raise ExportError("torch", "cannot", "do not")
 
     formats = dict(FORMATS) | {"torchscript": Format(".torchscript", fails)}
-    monkeypatch.setattr("utils.commands.export.FORMATS", formats)
+    monkeypatch.setattr("utils.commands.export.command.FORMATS", formats)
     with pytest.raises(ExportError, match="torch: cannot"):
         run(project, "--format", "torchscript,onnx")
     assert "net.onnx" in capsys.readouterr().out
@@ -180,9 +180,9 @@ def test_a_loss_above_a_point_is_warned_of_in_every_format(
         "openvino": Format(".xml", writing("openvino", **facts)),
         "torchscript": Format(".torchscript", writing("torchscript", accuracy=0.7901)),
     }
-    monkeypatch.setattr("utils.commands.export.FORMATS", formats)
-    monkeypatch.setattr("utils.commands.export.require_possible", lambda *_: None)
-    monkeypatch.setattr("utils.commands.export.make_job", with_accuracy)
+    monkeypatch.setattr("utils.commands.export.command.FORMATS", formats)
+    monkeypatch.setattr("utils.commands.export.command.require_possible", lambda *_: None)
+    monkeypatch.setattr("utils.commands.export.command.make_job", with_accuracy)
     run(project, "--precision", precision, "--format", "openvino,torchscript")
     told = capsys.readouterr().out
     assert f"openvino: WARNING loses 2.9 points of mAP; {remedy}" in told
@@ -201,8 +201,8 @@ def test_an_engine_that_cannot_run_here_is_not_what_comes_next(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     formats = {name: Format(kind.suffix, writing(name)) for name, kind in FORMATS.items()}
-    monkeypatch.setattr("utils.commands.export.FORMATS", formats)
-    monkeypatch.setattr("utils.commands.export.require_possible", lambda *_: None)
+    monkeypatch.setattr("utils.commands.export.command.FORMATS", formats)
+    monkeypatch.setattr("utils.commands.export.command.require_possible", lambda *_: None)
     run(project, "--format", chosen)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next:")]
     wanted = f"next: python detect.py --weights {project / after} --source IMAGE"

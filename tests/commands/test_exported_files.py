@@ -17,16 +17,16 @@ from tests.runtimes.exported import (
     write_onnx,
 )
 from utils.commands.detector import Detector, Thresholds
-from utils.commands.evaluate import evaluate_network, open_split
-from utils.commands.project import open_files
+from utils.commands.evaluate.command import evaluate_network, open_split
+from utils.commands.inputs import open_files
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.data.images import read_image
 from utils.data.listing import read_data_file
 from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
-from utils.export.job import exporting
-from utils.export.onnx import export_onnx
+from utils.exporters.job import exporting
+from utils.exporters.onnx import export_onnx
 from utils.runtimes.choice import readers
 from utils.runtimes.detecting import of_file
 from utils.runtimes.onnxruntime import OnnxRuntime

@@ -10,9 +10,9 @@ import pytest
 
 from tests.commands.test_budgets import folder
 from tests.test_scripts import DATA, FILES, Fail, fail, project
-from utils.commands import iterative
-from utils.commands.iterative import Round
-from utils.commands.pruning_options import Amount
+from utils.commands.prune import iterative
+from utils.commands.prune.iterative import Round
+from utils.commands.prune.options import Amount
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
 from utils.errors import ToolkitError
@@ -67,7 +67,7 @@ def test_a_round_that_is_broken_off_goes_on_with_its_training(folder, monkeypatc
         calls.append(args)
         (args.output / "last.pt").parent.mkdir(parents=True, exist_ok=True)
         (args.output / "last.pt").write_bytes(b"")
-        raise InterruptedTrainingError("...; --resume last.pt", signal.SIGINT)
+        raise InterruptedTrainingError("...", "--resume last.pt", signal.SIGINT)
 
     calls: list = []
     monkeypatch.setattr(iterative, "run_training", interrupted)
@@ -100,7 +100,7 @@ def test_rounds_go_down_to_the_limit_and_are_not_done_twice(folder, monkeypatch,
     first = json.loads(path.read_text())["after"]
     assert 0.4**0.5 * 0.85 * whole < first["macs"] <= 0.4**0.5 * whole
     monkeypatch.setattr(
-        "utils.commands.iterative.run_training", lambda *_, **__: pytest.fail("trained again")
+        "utils.commands.prune.iterative.run_training", lambda *_, **__: pytest.fail("trained again")
     )
     slim_prune(*WORDS, "--threads", "1")
     assert "round 2: " in capsys.readouterr().out
@@ -173,7 +173,7 @@ def test_rounds_of_a_run_with_other_options_or_weights_are_not_taken(folder, mon
     words = list(WORDS)
     slim_prune(*words)
     trained = []
-    monkeypatch.setattr("utils.commands.iterative.run_training", lambda args, **_: trained.append(args))
+    monkeypatch.setattr("utils.commands.prune.iterative.run_training", lambda args, **_: trained.append(args))
     if change == ("--weights",):
         save_weights(Darknet.from_cfg("small.cfg"), "small.weights")
     else:

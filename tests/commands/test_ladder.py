@@ -12,11 +12,13 @@ import prune
 import shortcut_prune
 import slim_prune
 from tests.commands.trials import WORDS, evaluations, make_project
-from utils.commands import ladder_rungs, pruning_job, pruning_stages
-from utils.commands.arguments import run_main
-from utils.commands.ladder import ladder_parser, run_ladder
-from utils.commands.ladder_rungs import Ladder, Rung
-from utils.commands.rows import read_rows, write_rows
+from utils.cli import run_main
+from utils.commands.csv_results import read_rows, write_rows
+from utils.commands.ladder import rungs as ladder_rungs
+from utils.commands.ladder.command import ladder_parser, run_ladder
+from utils.commands.ladder.rungs import Ladder, Rung
+from utils.commands.prune import job as pruning_job
+from utils.commands.prune import stages as pruning_stages
 from utils.errors import ToolkitError
 from utils.pruning.knee import knee
 
@@ -27,7 +29,7 @@ __all__ = ["evaluations"]  # a fixture
 
 
 def climb(*words):
-    return run_ladder(ladder_parser("").parse_args([*WORDS, *NO_TIMES, *words]))
+    return run_ladder(ladder_parser().parse_args([*WORDS, *NO_TIMES, *words]))
 
 
 STRATEGIES = {
@@ -216,10 +218,10 @@ def test_auto_takes_the_latency_tables_stairs(evaluations, monkeypatch) -> None:
     monkeypatch.setattr(pruning_job, "find_or_measure", table)
     monkeypatch.setattr(Ladder, "time", lambda *_: None)
     words = (*WORDS, "--rungs", "0.5", "--refine", "0", "--runtime", "torch", "--align")
-    made = run_ladder(ladder_parser("").parse_args([*words, "auto"]))
+    made = run_ladder(ladder_parser().parse_args([*words, "auto"]))
     assert asked == ["torch"]
     count = evaluations.count
-    assert run_ladder(ladder_parser("").parse_args([*words, "4"])).rungs("gamma") == made.rungs("gamma")
+    assert run_ladder(ladder_parser().parse_args([*words, "4"])).rungs("gamma") == made.rungs("gamma")
     assert evaluations.count == count  # the same trials
 
 
@@ -227,7 +229,7 @@ def test_files_hold_every_rung_and_latency(evaluations, capsys, monkeypatch) -> 
     monkeypatch.setattr(ladder_rungs, "_SECONDS", 0.0)
     pytest.importorskip("onnxruntime")
     words = ("--rungs", "0.4", "0.7", "0.9", "--refine", "0", "--output", "out")
-    made = run_ladder(ladder_parser("").parse_args([*WORDS, *words, "--runtime", "onnxruntime"]))
+    made = run_ladder(ladder_parser().parse_args([*WORDS, *words, "--runtime", "onnxruntime"]))
     rows = read_rows(Path("out/small_ladder.csv"), Rung)
     assert [row.share for row in rows] == [0.0, 0.4, 0.7, 0.9]
     for row in rows:
@@ -241,7 +243,7 @@ def test_files_hold_every_rung_and_latency(evaluations, capsys, monkeypatch) -> 
     assert Path("out/small_ladder.png").read_bytes().startswith(b"\x89PNG")
     times = [row.ms for row in rows]
     capsys.readouterr()
-    run_ladder(ladder_parser("").parse_args([*WORDS, *words, "--runtime", "onnxruntime"]))
+    run_ladder(ladder_parser().parse_args([*WORDS, *words, "--runtime", "onnxruntime"]))
     assert [row.ms for row in read_rows(Path("out/small_ladder.csv"), Rung)] == times
 
 

@@ -9,9 +9,9 @@ import torch
 
 import latency as script
 import slim_prune
-from utils.commands import latency_measure
-from utils.commands.latency_measure import Branches, find_or_measure, spaced_widths
-from utils.commands.latency_network import darknet_convolutions, network_latencies
+from utils.commands.latency import measure as latency_measure
+from utils.commands.latency.measure import Branches, find_or_measure, spaced_widths
+from utils.commands.latency.network import darknet_convolutions, network_latencies
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.errors import ToolkitError

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from tests.darknet.references import randomised
-from utils.commands import ledger
-from utils.commands.ledger import compare_files, compare_in_memory
+from utils.commands.prune import ledger
+from utils.commands.prune.ledger import compare_files, compare_in_memory
 from utils.darknet.model import Darknet
 from utils.errors import PruningError
-from utils.frontends.darknet import DarknetSubject
+from utils.frontends.darknet.subject import DarknetSubject
 from utils.pruning.policies import slim
 from utils.pruning.surgery import prune
 

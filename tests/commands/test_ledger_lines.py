@@ -7,12 +7,12 @@ import torch
 
 from tests.darknet.references import randomised as with_random_numbers
 from tests.frontends.test_darknet import randomised
-from utils.commands.ledger import compare_files, compare_in_memory
+from utils.commands.prune.ledger import compare_files, compare_in_memory
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.darknet.weights import read_weights
 from utils.errors import PruningError
-from utils.frontends.darknet import DarknetSubject
+from utils.frontends.darknet.subject import DarknetSubject
 from utils.pruning.policies import slim
 from utils.pruning.surgery import prune
 

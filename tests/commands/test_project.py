@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.commands.project import open_files
+from utils.commands.inputs import open_files
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 

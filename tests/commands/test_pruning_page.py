@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.reporting.example import changes, randomised
-from utils.commands.pruning_page import (
+from utils.commands.prune.page import (
     cards,
     channel_scores,
     class_rows,
@@ -20,7 +20,7 @@ from utils.darknet.edit import residual_blocks, without_blocks
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.detection.evaluator import Evaluation
-from utils.frontends.darknet import DarknetSubject
+from utils.frontends.darknet.subject import DarknetSubject
 from utils.profiling import Latency, count_macs, count_parameters
 from utils.pruning.policies import WeakestBlocks, slim
 from utils.pruning.report import Figures, SectionChange

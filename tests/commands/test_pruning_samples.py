@@ -6,14 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.commands import pruning_samples
-from utils.commands.evaluate import open_split
-from utils.commands.project import open_files
-from utils.commands.pruning_samples import compared, samples
+from utils.commands.evaluate.command import open_split
+from utils.commands.inputs import open_files
+from utils.commands.prune import samples as pruning_samples
+from utils.commands.prune.samples import compared, samples
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file
 from utils.data.loader import make_loader
-from utils.frontends.darknet import DarknetSubject
+from utils.frontends.darknet.subject import DarknetSubject
 from utils.pruning.policies import slim
 from utils.pruning.surgery import prune
 

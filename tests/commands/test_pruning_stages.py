@@ -3,9 +3,9 @@
 import pytest
 
 from tests.frontends.test_darknet import CFGS, randomised
-from utils.commands.pruning_stages import notes
+from utils.commands.prune.stages import notes
 from utils.darknet.sections import Convolutional
-from utils.frontends.darknet import DarknetSubject
+from utils.frontends.darknet.subject import DarknetSubject
 from utils.pruning.policies import slim
 from utils.pruning.surgery import prune
 

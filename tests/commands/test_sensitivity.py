@@ -9,12 +9,14 @@ import pytest
 
 import sensitivity as script
 from tests.commands.trials import WORDS, evaluations, make_project
-from utils.commands import pruning_job, pruning_stages, sensitivity
-from utils.commands.arguments import run_main
-from utils.commands.project import open_files
-from utils.commands.rows import read_rows
+from utils.cli import run_main
+from utils.commands import sensitivity
+from utils.commands.csv_results import read_rows
+from utils.commands.inputs import open_files
+from utils.commands.prune import job as pruning_job
+from utils.commands.prune import stages as pruning_stages
 from utils.commands.sensitivity import Cut, alone, judged_groups, run_sensitivity, sensitivity_parser
-from utils.frontends.darknet import DarknetSubject
+from utils.frontends.darknet.subject import DarknetSubject
 from utils.pruning.scores import gamma_scores
 from utils.pruning.surgery import prune
 
@@ -25,7 +27,7 @@ __all__ = ["evaluations"]  # a fixture
 
 
 def measure(*words):
-    return run_sensitivity(sensitivity_parser("").parse_args([*WORDS, *words]))
+    return run_sensitivity(sensitivity_parser().parse_args([*WORDS, *words]))
 
 
 def test_only_the_group_gets_narrower(evaluations) -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from utils.commands import pruning_stages
+from utils.commands.prune import stages as pruning_stages
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.data.shapes import make_shapes

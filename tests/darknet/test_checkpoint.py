@@ -10,13 +10,7 @@ import torch
 
 import models
 from tests.darknet.references import old_names, randomised
-from utils.darknet.checkpoint import (
-    convert,
-    load_weights,
-    read_checkpoint,
-    save_checkpoint,
-    save_weights,
-)
+from utils.darknet.checkpoint import convert, load_weights, read_checkpoint, save_checkpoint, save_weights
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.darknet.weights import WeightsHeader, fields

@@ -10,7 +10,7 @@ from utils.darknet.fuse import fused
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.darknet.weights import fields, read_weights, write_weights
-from utils.frontends.darknet import DarknetSubject, gamma_penalty
+from utils.frontends.darknet.subject import DarknetSubject, gamma_penalty
 from utils.profiling import count_parameters
 from utils.pruning.policies import slim
 from utils.pruning.surgery import prune

@@ -15,7 +15,7 @@ from examples.preresnet import PreResNet
 from examples.resnet import Bottleneck, ResNet, resnet18, resnet50, resnet_cifar
 from examples.vgg import VGG16
 from slim import Plan, SlimResult, apply_plan, gamma_penalty, load, slim
-from utils.export.tracing import trace_onnx
+from utils.exporters.tracing import trace_onnx
 
 # network, input shape, options of `slim`
 NETWORKS = {

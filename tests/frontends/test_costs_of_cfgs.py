@@ -11,7 +11,7 @@ from utils.darknet.costs import section_costs
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.errors import CfgError
-from utils.frontends.darknet import DarknetSubject, narrowed_network, usable_size
+from utils.frontends.darknet.subject import DarknetSubject, narrowed_network, usable_size
 from utils.profiling import count_macs, count_parameters
 from utils.pruning.costs import costs_of
 

@@ -11,7 +11,13 @@ from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.darknet.weights import read_weights
 from utils.errors import PruningError
-from utils.frontends.darknet import DarknetSubject, classic_candidates, gamma_penalty, trace, usable_size
+from utils.frontends.darknet.subject import (
+    DarknetSubject,
+    classic_candidates,
+    gamma_penalty,
+    trace,
+    usable_size,
+)
 from utils.profiling import count_parameters
 from utils.pruning.channels import UnitMask
 from utils.pruning.policies import WeakestBlocks, normal, slim

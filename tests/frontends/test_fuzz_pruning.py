@@ -14,7 +14,7 @@ from utils.darknet.edit import residual_blocks
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.errors import CfgError, PruningError
-from utils.frontends.darknet import DarknetSubject, trace, usable_size
+from utils.frontends.darknet.subject import DarknetSubject, trace, usable_size
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.policies import GlobalThreshold, WeakestBlocks
 from utils.pruning.scores import gamma_scores, unit_scores

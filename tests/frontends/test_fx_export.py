@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from slim import Plan, apply_plan, load, slim
 from tests.frontends.networks import MIDDLES, Network, network
 from utils.errors import PruningError
-from utils.frontends import fx_trace
-from utils.frontends.fx import FxSubject
+from utils.frontends.fx import trace as fx_trace
+from utils.frontends.fx.subject import FxSubject
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))

@@ -11,7 +11,7 @@ import torch
 
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
-from utils.frontends.darknet import DarknetSubject, classic_scores
+from utils.frontends.darknet.subject import DarknetSubject, classic_scores
 from utils.profiling import count_parameters
 from utils.pruning.policies import GlobalThreshold, WeakestBlocks, normal, slim
 from utils.pruning.report import encode_mask

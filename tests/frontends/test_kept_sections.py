@@ -5,9 +5,9 @@ import argparse
 import pytest
 
 from tests.frontends.test_darknet import heads, image, randomised
-from utils.commands.pruning_options import sections
+from utils.commands.prune.options import sections
 from utils.errors import PruningError
-from utils.frontends.darknet import DarknetSubject
+from utils.frontends.darknet.subject import DarknetSubject
 from utils.pruning.policies import WeakestBlocks, normal, slim
 from utils.pruning.surgery import prune
 

@@ -8,7 +8,7 @@ import torch
 from tests.darknet.references import as_map, opencv_heads, random_images, randomised
 from utils.darknet.checkpoint import load_weights
 from utils.darknet.model import Darknet
-from utils.frontends.darknet import DarknetSubject
+from utils.frontends.darknet.subject import DarknetSubject
 from utils.pruning.policies import WeakestBlocks, slim
 from utils.pruning.surgery import prune
 

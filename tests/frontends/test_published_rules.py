@@ -11,7 +11,7 @@ from tests.frontends import published
 from utils.darknet.edit import residual_blocks, without_blocks
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
-from utils.frontends.darknet import DarknetSubject, classic_candidates, classic_scores
+from utils.frontends.darknet.subject import DarknetSubject, classic_candidates, classic_scores
 from utils.pruning.policies import GlobalThreshold, WeakestBlocks, normal, shortcut, slim
 from utils.pruning.scores import unit_scores
 

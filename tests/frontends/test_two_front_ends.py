@@ -9,8 +9,8 @@ import torch
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.errors import UnsupportedSectionError
-from utils.frontends.darknet import DarknetSubject
-from utils.frontends.fx import FxSubject
+from utils.frontends.darknet.subject import DarknetSubject
+from utils.frontends.fx.subject import FxSubject
 from utils.pruning.channels import ChannelGraph
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.pruning.toy import ToyNet, ToySubject
-from utils.pruning.free import free_share
+from utils.pruning.dead_channels import free_share
 from utils.pruning.policies import slim
 from utils.pruning.scores import gamma_scores
 from utils.pruning.subject import ChannelPlan, LayerScores, Subject

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import torch
 
-from utils.commands.pruning_page import network_page
+from utils.commands.prune.page import network_page
 from utils.darknet.model import Darknet
-from utils.frontends.darknet import DarknetSubject, section_index
+from utils.frontends.darknet.subject import DarknetSubject, section_index
 from utils.pruning.policies import WeakestBlocks, slim
 from utils.pruning.report import SectionChange
 from utils.pruning.scores import gamma_scores

@@ -24,7 +24,7 @@ from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.detection.decode import decode_heads
 from utils.errors import CfgError, ToolkitError
-from utils.export.tracing import trace_onnx
+from utils.exporters.tracing import trace_onnx
 from utils.runtimes.choice import runtime_of
 from utils.runtimes.detecting import as_predict, detecting, facts_of, of_file
 from utils.runtimes.opencv import OpenCv

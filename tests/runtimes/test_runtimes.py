@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import ToolkitError
-from utils.export.session import random_images, session
+from utils.exporters.onnx_session import random_images, session
 from utils.runtimes.choice import find_runtime
 from utils.runtimes.openvino import OpenVino
 from utils.runtimes.torch import Torch

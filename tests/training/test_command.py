@@ -57,7 +57,7 @@ def test_a_teacher_that_is_moved_is_found_again_on_resume(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("utils.commands.progress.EpochBars.epoch_started", break_off)
+        patch.setattr("utils.commands.train.progress.EpochBars.epoch_started", break_off)
         with pytest.raises(KeyboardInterrupt):
             start(tiny_cfg, few_images, output, *teacher)
     train.main(["--resume", str(output / "last.pt"), "--workers", "0"])
@@ -86,7 +86,7 @@ def test_weights_of_other_classes_are_used_but_for_the_heads(
         loaded.append(model.layers[0].conv.weight.detach().clone())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("utils.commands.train.train", look)
+    monkeypatch.setattr("utils.commands.train.command.train", look)
     with pytest.raises(KeyboardInterrupt):
         start(tiny_cfg, few_images, tmp_path / "out", "--weights", tmp_path / "donor.pt")
     assert bool((loaded[0] == 0.5).all())
@@ -175,7 +175,7 @@ def test_options_that_would_change_nothing_are_refused(
 def test_an_output_that_cannot_be_written_is_refused_before_training(
     tiny_cfg: Path, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("utils.commands.train.train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("utils.commands.train.command.train", lambda *_, **__: pytest.fail("trained"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ToolkitError, match=r"file/out: cannot be written to .*; choose another folder"):
         start(tiny_cfg, few_images, tmp_path / "file/out")

@@ -10,7 +10,7 @@ from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.darknet.sections import Convolutional
 from utils.errors import ToolkitError
-from utils.frontends.darknet import DarknetSubject, section_index
+from utils.frontends.darknet.subject import DarknetSubject, section_index
 from utils.pruning.policies import slim
 from utils.pruning.report import encode_mask
 from utils.pruning.surgery import PruningResult, prune

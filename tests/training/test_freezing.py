@@ -9,7 +9,7 @@ from tests.training.test_trainer import OPTIONS, FakeBatch, ignore
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.errors import ToolkitError
-from utils.frontends.darknet import gamma_penalty
+from utils.frontends.darknet.subject import gamma_penalty
 from utils.training.freezing import Freezing
 from utils.training.trainer import Trainer
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import train
-from utils.commands.scratch import show_pruned
-from utils.commands.training_options import Run
+from utils.commands.train.options import Run
+from utils.commands.train.random_init import show_pruned
 from utils.darknet.checkpoint import save_checkpoint
 from utils.darknet.model import Darknet
 from utils.errors import ToolkitError
@@ -46,7 +46,7 @@ def begin(tiny_cfg: Path, few_images: Path, tmp_path: Path, monkeypatch: pytest.
             seen.update(model=model, options=options)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("utils.commands.train.train", look)
+        monkeypatch.setattr("utils.commands.train.command.train", look)
         monkeypatch.setenv("COLUMNS", "250")  # so that no line of the table is broken
         files = ["--cfg", tiny_cfg, "--data", few_images, "--output", tmp_path / "out"]
         with pytest.raises(KeyboardInterrupt):

@@ -1,6 +1,6 @@
 """What all scripts share: option spelling, common flags, the demo's defaults, errors, JSON results.
 
-parser = Parser(__doc__)
+parser = Parser(__doc__, "evaluate")
 add_network(parser), add_data(parser), add_common(parser)
 args = parser.parse_args(argv)
 device = prepare(args)
@@ -8,7 +8,6 @@ project = resolve(args, needs=("cfg", "weights"))
 """
 
 import argparse
-import logging
 import math
 import os
 import random
@@ -21,16 +20,17 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from utils.commands.project import Need, Project, resolve
-from utils.commands.results import arguments, next_command, provenance, write_json
-from utils.errors import ToolkitError
-from utils.runtimes.choice import ALL_NAMES
+from ..errors import ToolkitError
+from ..runtimes.choice import ALL_NAMES
+from .inputs import Need, Project, resolve
+from .invocation import as_typed, program
+from .results import arguments, next_command, provenance, write_json
 
 __all__ = [  # of project.py and results.py too: one import serves a command
     "Need", "Parser", "Project", "add_common", "add_data", "add_image_size", "add_network", "add_runtime",
     "arguments", "fraction", "fraction_below_one", "next_command", "non_negative_float",
     "non_negative_int", "positive_float", "positive_int", "prepare", "provenance", "resolve",
-    "run_main", "write_json",
+    "write_json",
 ]  # fmt: skip
 
 Number = TypeVar("Number", int, float)
@@ -52,13 +52,23 @@ class Parser(argparse.ArgumentParser):
 
     Options must be written out, not abbreviated. The namespace also gets `command`, the line typed.
 
-    >>> parser = Parser("Prune."); _ = parser.add_argument("--img_size", type=int)
+    Args:
+        manual: the help text; scripts in it are shown as the user starts them.
+        command: such as "slim-prune"; None for a program that is no command of this package.
+
+    >>> parser = Parser("Prune.", "prune"); _ = parser.add_argument("--img_size", type=int)
     >>> parser.parse_args(["--img-size=320"]).img_size
     320
     """
 
-    def __init__(self, description: str | None = None, *, prog: str | None = None) -> None:
-        super().__init__(prog, description=description, formatter_class=_ManualFormatter, allow_abbrev=False)
+    def __init__(self, manual: str | None, command: str | None = None) -> None:
+        self.program = program(command) if command else f"python {Path(sys.argv[0]).name}"
+        super().__init__(
+            self.program.removeprefix("python "),
+            description=as_typed(manual or ""),
+            formatter_class=_ManualFormatter,
+            allow_abbrev=False,
+        )
 
     def parse_known_args(  # type: ignore[override]  # the base is overloaded over namespace types
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -68,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         end = words.index("--") if "--" in words else len(words)
         spelled = [self._spelled(word) for word in words[:end]] + words[end:]
         parsed, rest = super().parse_known_args(spelled, namespace)
-        parsed.command = shlex.join(["python", self.prog, *words])
+        parsed.command = f"{self.program} {shlex.join(words)}".rstrip()
         return parsed, rest
 
     def _spelled(self, word: str) -> str:
@@ -216,36 +226,5 @@ def _device(name: str) -> torch.device:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:  # AssertionError: this torch was built without the device
         fact = "this torch knows or finds no such device"
-        raise ToolkitError(f"--device {name}: {fact}; use auto, cpu, cuda or cuda:N") from error
+        raise ToolkitError(f"--device {name}", fact, "use auto, cpu, cuda or cuda:N") from error
     return device
-
-
-def run_main(main: Callable[[], object]) -> None:
-    """Run a script's main; what its user can mend becomes one line on stderr and exit code 2."""
-    _set_up_streams()
-    try:
-        main()
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-    except BrokenPipeError:
-        # Or the flush at exit would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except ToolkitError as error:
-        _fail(f"{'error: ' if error.exit_code == ToolkitError.exit_code else ''}{error}", error.exit_code)
-    except OSError as error:
-        _fail(f"error: {error.filename or 'file system'}: {error.strerror or error}", 2)
-
-
-def _set_up_streams() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            # A table's frame must not end a run on a console that lacks the characters.
-            stream.reconfigure(errors="replace")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-
-
-def _fail(message: str, code: int) -> None:
-    sys.stdout.flush()
-    print(message, file=sys.stderr)
-    sys.exit(code)

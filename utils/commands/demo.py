@@ -21,33 +21,26 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from utils.commands.arguments import (
-    Parser,
-    add_common,
-    next_command,
-    prepare,
-    provenance,
-    run_main,
-    write_json,
-)
-from utils.commands.evaluate import evaluate_network, open_split, predictor
-from utils.commands.project import DEMO_CFG, DEMO_DATA, open_files
-from utils.commands.results import quoted
-from utils.commands.tables import show
-from utils.darknet.checkpoint import save_weights
-from utils.darknet.fuse import deployed_run
-from utils.darknet.model import Darknet
-from utils.data.dataset import Sample
-from utils.data.images import read_image
-from utils.data.listing import read_data_file
-from utils.data.shapes import ensure_shapes
-from utils.detection.draw import draw_detections
-from utils.detection.evaluator import evaluate
-from utils.detection.nms import suppress
-from utils.errors import ToolkitError
-from utils.profiling import count_macs, count_parameters, measure_latency
-from utils.runtimes.detecting import as_predict
-from utils.runtimes.onnxruntime import OnnxRuntime
+from ..cli import start
+from ..darknet.checkpoint import save_weights
+from ..darknet.fuse import deployed_run
+from ..darknet.model import Darknet
+from ..data.dataset import Sample
+from ..data.images import read_image
+from ..data.listing import read_data_file
+from ..data.shapes import ensure_shapes
+from ..detection.draw import draw_detections
+from ..detection.evaluator import evaluate
+from ..detection.nms import suppress
+from ..errors import ToolkitError
+from ..profiling import count_macs, count_parameters, measure_latency
+from ..runtimes.detecting import as_predict
+from ..runtimes.onnxruntime import OnnxRuntime
+from .arguments import Parser, add_common, next_command, prepare, provenance, write_json
+from .evaluate.command import evaluate_network, open_split, predictor
+from .inputs import DEMO_CFG, DEMO_DATA, open_files
+from .results import quoted
+from .tables import show
 
 BASELINE_EPOCHS, SPARSE_EPOCHS, FINE_TUNING_EPOCHS = 20, 12, 12
 S, GLOBAL_PERCENT, LAYER_KEEP, SHORTCUTS = 0.001, 0.7, 0.05, 8
@@ -77,13 +70,13 @@ class Row:
 
 def main(argv: list[str] | None = None) -> None:
     """Run all steps, then compare."""
-    parser = Parser(__doc__, prog="demo")
+    parser = Parser(__doc__, "demo")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="for all files")
     add_common(parser)
     args = parser.parse_args(argv)
     prepare(args)
     if not DEMO_CFG.exists():
-        raise ToolkitError(f"{DEMO_CFG}: not found from here; run the demo in the project's folder")
+        raise ToolkitError(DEMO_CFG, "not found from here", "run the demo in the project's folder")
     start = time.monotonic()
     data = ensure_shapes(DEMO_DATA.parent)
     stages, onnx = _run_steps(args, data)
@@ -145,7 +138,7 @@ def _run(title: str, command: str) -> None:
     print(f"\n== {title}\n$ python {command}", flush=True)
     status = subprocess.run([sys.executable, *shlex.split(command)], check=False).returncode
     if status:
-        raise ToolkitError(f"demo: the step '{title}' ended with exit code {status}; see above")
+        raise ToolkitError("demo", f"the step '{title}' ended with exit code {status}", "see above")
 
 
 def _load(stage: Stage) -> Darknet:
@@ -229,4 +222,4 @@ def _tile(model: Darknet, small: Tensor, original: np.ndarray, names: Sequence[s
 
 
 if __name__ == "__main__":
-    run_main(main)
+    start("demo")

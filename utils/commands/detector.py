@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from utils.data.images import place, resize_exactly
-from utils.detection.evaluator import as_fractions
-from utils.detection.nms import suppress
-from utils.runtimes.detecting import Detecting, detecting
+from ..data.images import place, resize_exactly
+from ..detection.evaluator import as_fractions
+from ..detection.nms import suppress
+from ..runtimes.detecting import Detecting, detecting
 
 Floats = NDArray[np.float64]
 

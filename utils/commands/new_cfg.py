@@ -1,43 +1,53 @@
-"""The new_cfg command: a cfg for one's own data out of a stock one."""
+"""Write a cfg for your own data out of a stock one, without editing by hand.
+
+    python new_cfg.py --from cfg/yolov3.cfg --classes 3 --output cfg/my.cfg
+    python new_cfg.py --from cfg/yolov3-tiny.cfg --data data/my.data --anchors auto --output cfg/my.cfg
+    python new_cfg.py --from cfg/yolov4-tiny.cfg --classes 1 --width 0.5 --img_size 320 --output cfg/my.cfg
+
+    --classes   into every head, with the filters of the convolution before it
+    --anchors   auto: by k-means from the labels of --data, the small ones to the heads that mask them
+    --width     that many times the filters of all other convolutions; depthwise groups follow
+    --img_size  the network's input; anchors grow with it
+The result is read back and checked before it is written. Weights of the stock cfg still fit as long as
+--width is 1: give them to train.py, which lets the heads start anew.
+"""
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.table import Column, Table
 from rich.text import Text
 
-from utils.commands.arguments import (
-    Parser,
-    add_data,
-    add_image_size,
-    next_command,
-    positive_float,
-    positive_int,
-)
-from utils.commands.doctor_checks import Anchors, check_anchors
-from utils.commands.project import DEMO_DATA
-from utils.commands.results import quoted
-from utils.commands.tables import multiply_adds, show
-from utils.darknet.anchors import slots, with_anchors
-from utils.darknet.costs import section_costs
-from utils.darknet.edit import with_classes
-from utils.darknet.heads import Head
-from utils.darknet.network import Network
-from utils.darknet.scale import with_size, with_width
-from utils.data.checks import check_data
-from utils.data.listing import read_data_file
-from utils.data.shapes import ensure_shapes
-from utils.errors import CfgError, DatasetError, ToolkitError
-from utils.files import same_file, write_text
+from ..darknet.anchors import slots, with_anchors
+from ..darknet.costs import section_costs
+from ..darknet.edit import with_classes
+from ..darknet.heads import Head
+from ..darknet.network import Network
+from ..darknet.scale import with_size, with_width
+from ..data.checks import check_data
+from ..data.listing import read_data_file
+from ..data.shapes import ensure_shapes
+from ..errors import CfgError, DatasetError, Finding, ToolkitError
+from ..files import same_file, write_text
+from .arguments import Parser, add_data, add_image_size, next_command, positive_float, positive_int
+from .doctor.checks import Anchors, check_anchors
+from .inputs import DEMO_DATA
+from .results import quoted
+from .tables import multiply_adds, show
 
 Row = tuple[str, ...]  # what, before, after
 
 
-def new_cfg_parser(manual: str | None) -> Parser:
-    """The command line of new_cfg.py; `manual` is its help text."""
-    parser = Parser(manual)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and run the command."""
+    run_new_cfg(new_cfg_parser().parse_args(argv))
+
+
+def new_cfg_parser() -> Parser:
+    """The command line; its help text is this module's docstring."""
+    parser = Parser(__doc__, "new-cfg")
     parser.add_argument(
         "--from", dest="source", type=Path, required=True, metavar="CFG", help="cfg to start from"
     )
@@ -66,15 +76,15 @@ def run_new_cfg(args: argparse.Namespace) -> None:
         ToolkitError: a file cannot be used, or no valid network comes out.
     """
     if args.anchors == "auto" and args.data is None:
-        raise ToolkitError("--anchors auto: takes them from the labels of a data set; add --data")
+        raise ToolkitError("--anchors auto", "takes them from the labels of a data set", "add --data")
     if args.output.exists() and same_file(args.output, args.source):
-        raise ToolkitError(f"--output {args.output}: is the cfg to start from; give another name")
+        raise ToolkitError(f"--output {args.output}", "is the cfg to start from", "give another name")
     data = args.data
     if data is not None and same_file(data, DEMO_DATA):
         data = ensure_shapes(DEMO_DATA.parent)
     before = Network.from_cfg(args.source)
     if not before.heads:
-        raise CfgError(f"{args.source}: has no detection head; start from the cfg of a detector")
+        raise CfgError(args.source, "has no detection head", "start from the cfg of a detector")
     network = _changed(before, args, _class_count(args.classes, data))
     anchors = _best_anchors(network, data) if args.anchors == "auto" and data is not None else None
     if anchors is not None:
@@ -98,7 +108,7 @@ def _class_count(classes: int | None, data: Path | None) -> int | None:
         return classes
     found = read_data_file(data)
     if classes not in (None, found.classes):
-        raise ToolkitError(f"--classes {classes}: {data} has {found.classes}; make them agree")
+        raise ToolkitError(f"--classes {classes}", f"{data} has {found.classes}", "make them agree")
     return found.classes
 
 
@@ -112,7 +122,9 @@ def _changed(network: Network, args: argparse.Namespace, classes: int | None) ->
             network = with_size(network, *args.img_size)
         except CfgError as error:
             stride = max(network.stride(head) for head in network.heads)
-            raise CfgError(f"{error}; --img_size must be made of multiples of {stride}") from None
+            raise CfgError(
+                error.place, error.fact, f"--img_size must be made of multiples of {stride}"
+            ) from None
     return network
 
 
@@ -121,7 +133,8 @@ def _best_anchors(network: Network, data: Path) -> Anchors:
     anchors = check_anchors(network, check)
     if anchors is None:
         errors = [finding for finding in check.findings if finding.severity == "error"]
-        raise DatasetError(str(errors[0]) if errors else f"{data}: has no object to take anchors from")
+        first = errors[0] if errors else Finding("error", str(data), "has no object to take anchors from")
+        raise DatasetError(first.place, first.fact, first.remedy)
     return anchors
 
 

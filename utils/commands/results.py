@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.errors import ToolkitError
-from utils.files import write_text
+from ..errors import ToolkitError
+from ..files import write_text
+from .invocation import as_typed
 
 
 def provenance(args: argparse.Namespace) -> dict[str, Any]:
@@ -76,12 +77,12 @@ def read_report(path: Path, remedy: str = "give another --report") -> dict[str, 
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        fact = f"{path}: there is no such file, in which the pruning run put its figures"
-        raise ToolkitError(f"{fact}; name its .json with --report") from error
+        fact = "there is no such file, in which the pruning run put its figures"
+        raise ToolkitError(path, fact, "name its .json with --report") from error
     except (OSError, ValueError) as error:
-        raise ToolkitError(f"{path}: cannot be read as JSON ({error}); {remedy}") from error
+        raise ToolkitError(path, f"cannot be read as JSON ({error})", remedy) from error
     if not isinstance(content, dict):
-        raise ToolkitError(f"{path}: is no report of a pruning run; {remedy}")
+        raise ToolkitError(path, "is no report of a pruning run", remedy)
     return content
 
 
@@ -91,11 +92,12 @@ def next_command(*parts: str) -> None:
     Args:
         parts: the line in one or more pieces, empty ones among them; the first begins "python script".
     """
-    program, script, *rest = " ".join(filter(None, parts)).split(" ", 2)
+    line = " ".join(filter(None, parts))
+    program, script, *rest = line.split(" ", 2)
     folder = Path(sys.argv[0]).parent
     if (folder / "models.py").is_file() and (folder / script).is_file():
-        script = quoted(folder / script)
-    print("next:", program, script, *rest)
+        line = " ".join([program, quoted(folder / script), *rest])
+    print("next:", as_typed(line))
 
 
 def quoted(path: Path) -> str:

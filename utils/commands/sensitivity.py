@@ -1,4 +1,16 @@
-"""The sensitivity command: prune each group alone at several ratios, and measure every cut once."""
+"""Find what must not be cut: each group of layers pruned alone, at several ratios, and evaluated.
+
+    python sensitivity.py --cfg cfg/my.cfg --weights weights/last.pt --data data/my.data
+    python sensitivity.py ... --ratios .3 .6 .9 --score l1
+
+A group is the layers that have to have the same width: one, or all that a shortcut ties. The worst channels
+of one group at a time are removed, batch-norm statistics are estimated anew (--recalibrate), and mAP is
+measured on a sample of the validation images. What is lost is counted from the unpruned network with
+statistics estimated in the same way. The groups that lose most are named for --keep-sections.
+
+Files: <weights>_sensitivity.csv, .png (a heat map) and .json. A run that is broken off, or one with more
+ratios, computes only what the CSV file lacks; a changed option computes anew.
+"""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -10,7 +22,14 @@ from numpy.typing import NDArray
 from rich.table import Table
 from tqdm import tqdm
 
-from utils.commands.arguments import (
+from ..errors import PruningError
+from ..frontends.darknet.subject import section_index
+from ..pruning.channels import ChannelGraph
+from ..pruning.groups import Group, groups, keep_best
+from ..pruning.scores import unit_scores
+from ..pruning.subject import ChannelPlan, LayerScores, Policy, Subject
+from ..reporting.curves import plot_sensitivity
+from .arguments import (
     Parser,
     arguments,
     fraction_below_one,
@@ -20,17 +39,10 @@ from utils.commands.arguments import (
     provenance,
     write_json,
 )
-from utils.commands.pruning_options import add_align
-from utils.commands.rows import read_rows, write_rows
-from utils.commands.tables import percent, show
-from utils.commands.trials import Trials, add_scores, identity, options, outputs, settings, trial_parser
-from utils.errors import PruningError
-from utils.frontends.darknet import section_index
-from utils.pruning.channels import ChannelGraph
-from utils.pruning.groups import Group, groups, keep_best
-from utils.pruning.scores import unit_scores
-from utils.pruning.subject import ChannelPlan, LayerScores, Policy, Subject
-from utils.reporting.curves import plot_sensitivity
+from .csv_results import read_rows, write_rows
+from .prune.experiment import Trials, add_scores, identity, options, outputs, settings, trial_parser
+from .prune.options import add_align
+from .tables import percent, show
 
 _RATIOS = (0.2, 0.4, 0.6, 0.8)
 _KEYS = ("score", "align", "recalibrate", "eval_images", "img_size", "batch_size", "seed")
@@ -67,9 +79,14 @@ class Cut:
     macs: int
 
 
-def sensitivity_parser(manual: str | None) -> Parser:
-    """The command line of sensitivity.py; `manual` is its help text."""
-    parser = trial_parser(manual)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and run the command."""
+    run_sensitivity(sensitivity_parser().parse_args(argv))
+
+
+def sensitivity_parser() -> Parser:
+    """The command line; its help text is this module's docstring."""
+    parser = trial_parser(__doc__, "sensitivity")
     group = parser.add_argument_group("the cuts")
     text = "of each group, to remove"
     group.add_argument(
@@ -138,7 +155,7 @@ class Sensitivity:
         found = judged_groups(trials.job.subject.graph, trials.scores(score))
         self.groups = {",".join(str(section_index(name)) for name in group.layers): group for group in found}
         if not self.groups:
-            raise PruningError(f"--score {score}: judges no channel of this network; use another one")
+            raise PruningError(f"--score {score}", "judges no channel of this network", "use another one")
 
     @property
     def unpruned(self) -> Cut:

@@ -8,9 +8,9 @@ Invariant: `slots(with_anchors(network, sizes))` are `sizes` up to how many digi
 
 from collections.abc import Iterator, Sequence
 
-from utils.darknet.cfg import RawSection
-from utils.darknet.heads import Head, Region
-from utils.darknet.network import Network
+from .cfg import RawSection
+from .heads import Head, Region
+from .network import Network
 
 Size = tuple[float, float]  # width, height
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from utils.darknet import heads, modules, resampling, resampling_modules, sections
-from utils.darknet.sections import Section, Shape
+from . import heads, modules, resampling, resampling_modules, sections
+from .sections import Section, Shape
 
 
 def build(section: Section, inputs: Sequence[Shape], built: Sequence[nn.Module]) -> nn.Module:

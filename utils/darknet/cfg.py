@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
 
-from utils.errors import CfgError, UnsupportedSectionError
+from ..errors import CfgError, UnsupportedSectionError
 
 logger = logging.getLogger(__name__)
 
@@ -93,18 +93,20 @@ def parse_cfg(text: str, source: str = "<cfg>") -> list[RawSection]:
             continue
         key, value = _option(line, f"{source}:{number}")
         if not sections:
-            raise CfgError(f"{source}:{number}: {line!r} stands before the first section; begin with [net]")
+            raise CfgError(
+                f"{source}:{number}", f"{line!r} stands before the first section", "begin with [net]"
+            )
         options.setdefault(key, value)
         option_lines.setdefault(key, number)
     if not sections:
-        raise CfgError(f"{source}: holds no [section]; give a Darknet cfg file")
+        raise CfgError(source, "holds no [section]", "give a Darknet cfg file")
     return sections
 
 
 def _header(line: str, place: str) -> str:
     match = re.fullmatch(r"\[([^\[\]]+)\]", line)
     if match is None:
-        raise CfgError(f"{place}: {line!r} is no section header; write [name] alone on its line")
+        raise CfgError(place, f"{line!r} is no section header", "write [name] alone on its line")
     return ALIASES.get(match[1], match[1])
 
 
@@ -113,9 +115,9 @@ def _option(line: str, place: str) -> tuple[str, str]:
     if key not in COMPARED_WHOLE:
         value = _REMARK.sub("", value)
     if not equals:
-        raise CfgError(f"{place}: {line!r} has no '='; write key=value, or # before a comment")
+        raise CfgError(place, f"{line!r} has no '='", "write key=value, or # before a comment")
     if not key or not value:
-        raise CfgError(f"{place}: {line!r} lacks its {'value' if key else 'key'}; write key=value")
+        raise CfgError(place, f"{line!r} lacks its {'value' if key else 'key'}", "write key=value")
     return key, value
 
 
@@ -146,13 +148,13 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise CfgError(f"{path}: no such file; check --cfg") from None
+        raise CfgError(path, "no such file", "check --cfg") from None
     except OSError as error:
-        raise CfgError(f"{path}: cannot be read ({error.strerror}); give a cfg file") from None
+        raise CfgError(path, f"cannot be read ({error.strerror})", "give a cfg file") from None
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", errors="replace")
     if b"\0" in data:
-        raise CfgError(f"{path}: is binary, not text; give the .cfg, not the weights, as network")
+        raise CfgError(path, "is binary, not text", "give the .cfg, not the weights, as network")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -178,7 +180,7 @@ class Options:
         if key is not None and key in self.section.options:
             line, what = self.section.option_lines.get(key, line), f"{key}={self.section.options[key]} "
         name = "[net]" if self.index < 0 else f"[{self.section.kind}] #{self.index}"
-        raise kind(f"{self._source}:{line}: {name} {what}{fact}; {remedy}")
+        raise kind(f"{self._source}:{line}", f"{name} {what}{fact}", remedy)
 
     def refuse(self, keys: Sequence[str], reason: str = "nothing here computes the same") -> None:
         """Raise UnsupportedSectionError if one of `keys` is set to anything but 0."""

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.darknet.header import WeightsHeader
-from utils.darknet.heads import Head
-from utils.darknet.legacy import load_restricted, translate_names
-from utils.darknet.model import Darknet
-from utils.darknet.network import Network
-from utils.darknet.sections import Dropout, Section
-from utils.darknet.weights import Cutoff, read_weights, write_weights
-from utils.errors import WeightsError
-from utils.files import atomic_path, keep_previous, same_file, set_aside, told
+from ..errors import WeightsError
+from ..files import atomic_path, keep_previous, same_file, set_aside, told
+from .header import WeightsHeader
+from .heads import Head
+from .legacy import load_restricted, translate_names
+from .model import Darknet
+from .network import Network
+from .sections import Dropout, Section
+from .weights import Cutoff, read_weights, write_weights
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def load_weights(model: Darknet, path: str | Path, cutoff: Cutoff = None) -> Non
     if isinstance(cutoff, int):
         if not 0 < cutoff <= count:
             remedy = f"{model.network.source} has {count} sections"
-            raise WeightsError(f"{path}: cutoff={cutoff} is out of range; {remedy}")
+            raise WeightsError(path, f"cutoff={cutoff} is out of range", remedy)
         count = cutoff
     _load_state(model, checkpoint, path, count)
     model.header = checkpoint.header
@@ -121,7 +121,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     path = Path(path)
     content = load_restricted(path)
     if "model" not in content or not isinstance(content["model"], Mapping):
-        raise WeightsError(f"{path}: has no 'model' with tensors; give a checkpoint that train.py wrote")
+        raise WeightsError(path, "has no 'model' with tensors", "give a checkpoint that train.py wrote")
     state = translate_names(content["model"], path)
     if "cfg" in content:
         return _own_checkpoint(state, content, path)
@@ -133,12 +133,12 @@ def _own_checkpoint(state: Mapping[str, Tensor], content: Mapping[str, Any], pat
     remedy = "give a checkpoint that train.py wrote"
     for key, value, kind in (("cfg", cfg, str), ("training", training, Mapping)):
         if not isinstance(value, kind):
-            raise WeightsError(f"{path}: its {key!r} is of type {type(value).__name__}; {remedy}")
+            raise WeightsError(path, f"its {key!r} is of type {type(value).__name__}", remedy)
     try:
         header = WeightsHeader(**content.get("header", {}))
         header.pack()
     except (TypeError, struct.error):
-        raise WeightsError(f"{path}: its 'header' is none of a .weights file; {remedy}") from None
+        raise WeightsError(path, "its 'header' is none of a .weights file", remedy) from None
     return Checkpoint(state, header, cfg, training)
 
 
@@ -159,7 +159,7 @@ def convert(cfg: str | Path, weights: str | Path, output: str | Path | None = No
     source = Path(weights)
     target = Path(output) if output else source.with_suffix(".weights" if is_checkpoint(source) else ".pt")
     if same_file(source, target):
-        raise WeightsError(f"{target}: is the input itself; give another output")
+        raise WeightsError(target, "is the input itself", "give another output")
     model = Darknet.from_cfg(cfg)
     load_weights(model, source)
     if is_checkpoint(target) and target.exists() and not _holds_only_weights(target):
@@ -223,7 +223,7 @@ def _interchangeable(ours: Section, theirs: Section) -> bool:
 
 def _refuse_pair(network: Network, path: Path, index: int, fact: str) -> None:
     place = network.place(min(index, len(network) - 1))
-    raise WeightsError(f"{path}: does not fit, first at {place}: {fact}; give the cfg it was made with")
+    raise WeightsError(path, f"does not fit, first at {place}: {fact}", "give the cfg it was made with")
 
 
 def section_of(name: str) -> int:

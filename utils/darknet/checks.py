@@ -12,16 +12,16 @@ from pathlib import Path
 
 import torch
 
-from utils.darknet.cfg import Options, RawSection, read_cfg
-from utils.darknet.checkpoint import is_checkpoint, load_weights
-from utils.darknet.heads import Head
-from utils.darknet.model import Darknet
-from utils.darknet.network import Network
-from utils.darknet.pretrained import load_pretrained
-from utils.darknet.reading import READERS, read_section
-from utils.darknet.sections import Section
-from utils.darknet.weights import read_header
-from utils.errors import CfgError, Finding, ToolkitError, WeightsError
+from ..errors import CfgError, Finding, ToolkitError, WeightsError
+from .cfg import Options, RawSection, read_cfg
+from .checkpoint import is_checkpoint, load_weights
+from .heads import Head
+from .model import Darknet
+from .network import Network
+from .pretrained import load_pretrained
+from .reading import READERS, read_section
+from .sections import Section
+from .weights import read_header
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from utils.darknet.cfg import RawSection, parse_cfg
-from utils.darknet.heads import Head, Region
-from utils.darknet.network import Network
-from utils.darknet.resampling import Pool, Upsample
-from utils.darknet.sections import Connected, Convolutional, Route, ScaleChannels, Section, Shortcut, Softmax
-from utils.errors import Finding, Severity
+from ..errors import Finding, Severity
+from .cfg import RawSection, parse_cfg
+from .heads import Head, Region
+from .network import Network
+from .resampling import Pool, Upsample
+from .sections import Connected, Convolutional, Route, ScaleChannels, Section, Shortcut, Softmax
 
 Effect = Literal["refuses", "reads wrongly", "untried", "note"]
 

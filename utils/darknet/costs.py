@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from utils.darknet.network import Network
-from utils.darknet.sections import BatchNorm, Connected, Convolutional, Shape
+from .network import Network
+from .sections import BatchNorm, Connected, Convolutional, Shape
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from utils.darknet.cfg import RawSection
-from utils.darknet.heads import Head
-from utils.darknet.network import Network
-from utils.darknet.sections import Connected, Convolutional, Shortcut
-from utils.errors import CfgError
+from ..errors import CfgError
+from .cfg import RawSection
+from .heads import Head
+from .network import Network
+from .sections import Connected, Convolutional, Shortcut
 
 _NOTHING: Mapping[int, int] = MappingProxyType({})
 
@@ -85,7 +85,7 @@ def with_classes(network: Network, classes: int) -> Network:
         assert isinstance(section, Head)
         if not isinstance(network[source], Convolutional):
             remedy = "give a cfg with the class count of the weights"
-            raise CfgError(f"{network.place(head)} has no convolution right before it to resize; {remedy}")
+            raise CfgError(network.place(head), "has no convolution right before it to resize", remedy)
         changes[head] = {"classes": str(classes)}
         changes[source] = {"filters": str(len(section.mask) * (section.box_values + 1 + classes))}
     return _changed(network, changes)

@@ -9,8 +9,8 @@
 Invariant: the frozen sections at a later iteration are a subset of those at an earlier one.
 """
 
-from utils.darknet.cfg import Options
-from utils.darknet.network import Network
+from .cfg import Options
+from .network import Network
 
 NEVER = 1 << 31  # an iteration that no training reaches
 

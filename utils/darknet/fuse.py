@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from utils.darknet.model import Darknet
-from utils.darknet.modules import ConvBlock
+from .model import Darknet
+from .modules import ConvBlock
 
 _IN_PLACE = (nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.Mish)
 

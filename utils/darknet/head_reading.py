@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from utils.darknet.cfg import Options
-from utils.darknet.heads import GaussianYolo, Head, Region, Yolo
+from .cfg import Options
+from .heads import GaussianYolo, Head, Region, Yolo
 
 NMS_KINDS = ("default", "greedynms", "diounms")
 Anchors = tuple[tuple[float, float], ...]

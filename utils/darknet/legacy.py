@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.errors import WeightsError
+from ..errors import WeightsError
 
 _PARTS = {"Conv2d": "conv", "conv": "conv", "BatchNorm2d": "norm", "batch_norm": "norm"}
 # What the reader stops with somewhere in a damaged file, its own asserts included.
@@ -46,16 +46,16 @@ def load_restricted(path: Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals(_numpy_numbers()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file; check --weights") from None
+        raise WeightsError(path, "no such file", "check --weights") from None
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL ([\w.]+)", str(error))
         fact = f"holds objects of {name[1]}, which could run code" if name else "is no checkpoint"
-        raise WeightsError(f"{path}: {fact}; save a state_dict with the program that made it") from None
+        raise WeightsError(path, fact, "save a state_dict with the program that made it") from None
     except _DAMAGE as error:
         reason = str(error).split("\n")[0] or type(error).__name__
-        raise WeightsError(f"{path}: is no checkpoint, or damaged ({reason}); copy it again") from None
+        raise WeightsError(path, f"is no checkpoint, or damaged ({reason})", "copy it again") from None
     if not isinstance(content, Mapping):
-        raise WeightsError(f"{path}: holds a {type(content).__name__}, no dictionary; give a checkpoint")
+        raise WeightsError(path, f"holds a {type(content).__name__}, no dictionary", "give a checkpoint")
     if content and all(isinstance(value, Tensor) for value in content.values()):
         return {"model": content}
     return content
@@ -72,17 +72,17 @@ def translate_names(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
     translated = {}
     for name, tensor in state.items():
         if not isinstance(name, str):
-            raise WeightsError(f"{path}: {name!r} is no name; give a checkpoint that train.py wrote")
+            raise WeightsError(path, f"{name!r} is no name", "give a checkpoint that train.py wrote")
         if not _is_plain(tensor):
             fact = f"{name!r} is no tensor of plain real numbers"
-            raise WeightsError(f"{path}: {fact}; give a checkpoint that train.py wrote")
+            raise WeightsError(path, fact, "give a checkpoint that train.py wrote")
         if re.fullmatch(r"layers\.\d+\.\w+(\.\w+)?", name):
             translated[name] = tensor
             continue
         match = _NAME.fullmatch(name)
         if match is None:
             fact = f"holds {name!r}, which is no name of a Darknet network's weights"
-            raise WeightsError(f"{path}: {fact}; give a checkpoint of a network built from a cfg")
+            raise WeightsError(path, fact, "give a checkpoint of a network built from a cfg")
         translated[f"layers.{match[1]}.{_PARTS[match[2]]}.{match[3]}"] = tensor
     return translated
 

@@ -12,15 +12,15 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, fx, nn
 
-from utils.darknet.build import build
-from utils.darknet.edit import residual_blocks
-from utils.darknet.freezing import detached
-from utils.darknet.header import WeightsHeader
-from utils.darknet.heads import GaussianYolo, Head, Region, Yolo
-from utils.darknet.modules import ConvBlock, RawHead
-from utils.darknet.network import Network
-from utils.detection.decode import HeadKind, HeadSpec
-from utils.errors import CfgError, ToolkitError
+from ..detection.decode import HeadKind, HeadSpec
+from ..errors import CfgError, ToolkitError
+from .build import build
+from .edit import residual_blocks
+from .freezing import detached
+from .header import WeightsHeader
+from .heads import GaussianYolo, Head, Region, Yolo
+from .modules import ConvBlock, RawHead
+from .network import Network
 
 KINDS: Mapping[type[Head], HeadKind] = MappingProxyType(
     {Yolo: "yolo", GaussianYolo: "gaussian_yolo", Region: "region"}
@@ -101,7 +101,7 @@ class Darknet(nn.Module):
         wanted = self.network.channels(-1)
         if images.dim() != 4 or images.shape[1] != wanted:
             fact = f"images of shape {tuple(images.shape)} do not fit"
-            raise ToolkitError(f"{self.network.source}: {fact}; give (batch, {wanted}, height, width)")
+            raise ToolkitError(self.network.source, fact, f"give (batch, {wanted}, height, width)")
         height, width = images.shape[2:]
         if (height, width) in self._fitting_sizes:
             return
@@ -111,14 +111,16 @@ class Darknet(nn.Module):
             self._fitting_sizes.add((height, width))
         except CfgError as error:
             remedy = f"use multiples of {self.network.size_step}"
-            raise ToolkitError(f"{error}; the images are {width}x{height}, {remedy}") from None
+            raise ToolkitError(
+                error.place, error.fact, f"the images are {width}x{height}, {remedy}"
+            ) from None
 
     def _require_whole_cells(self, height: int, width: int) -> None:
         """Refuse a size at which a cell is no longer `stride` pixels, so that boxes would be displaced."""
         for head, spec in zip(self.network.heads, self.head_specs, strict=True):
             if spec.cell is None and (height % spec.stride or width % spec.stride):
                 fact = f"does not divide the image into whole cells of {spec.stride} pixels"
-                raise CfgError(f"{self.network.place(head)} {fact}")
+                raise CfgError(self.network.place(head), fact)
 
     @torch.no_grad()
     def _initialise(self) -> None:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from utils.darknet import heads, sections
+from . import heads, sections
 
 # Inside the root, in double when fused (batchnorm_layer.c): torch's default is exact, OpenCV's 1e-6 is not.
 BATCH_NORM_EPS = 1e-5

@@ -14,12 +14,12 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from utils.darknet.cfg import Options, RawSection, format_cfg, parse_cfg, read_cfg
-from utils.darknet.heads import Head
-from utils.darknet.reading import read_section
-from utils.darknet.resampling import Maxpool, Reorg, Upsample
-from utils.darknet.sections import Connected, Convolutional, Section, Shape
-from utils.errors import CfgError, UnsupportedSectionError
+from ..errors import CfgError, UnsupportedSectionError
+from .cfg import Options, RawSection, format_cfg, parse_cfg, read_cfg
+from .heads import Head
+from .reading import read_section
+from .resampling import Maxpool, Reorg, Upsample
+from .sections import Connected, Convolutional, Section, Shape
 
 # The widest stock detector tried has 3,584 channels in a map and YOLOv4-P7, the largest published, 2.9e8
 # weights; beyond these limits a cfg is a slip of the finger, or wants the machine's memory.
@@ -44,7 +44,9 @@ class Network:
     def __init__(self, raw: Sequence[RawSection], source: str = "<cfg>") -> None:
         net = Options(raw[0], -1, source)
         if raw[0].kind != "net":
-            raise CfgError(f"{source}:{raw[0].line}: the first section is [{raw[0].kind}]; begin with [net]")
+            raise CfgError(
+                f"{source}:{raw[0].line}", f"the first section is [{raw[0].kind}]", "begin with [net]"
+            )
         if len(raw) == 1:
             net.fail(None, "is the only section", "add the network's sections below it")
         self.source = source
@@ -161,7 +163,7 @@ class Network:
             if isinstance(section, Connected) and shapes[source] != self._shapes[source]:
                 own = f"{self.width}x{self.height}"
                 fact = f"is made for the maps of a {own} image, not for {width}x{height}"
-                raise CfgError(f"{self.place(index)} {fact}; use {own}")
+                raise CfgError(f"{self.place(index)}", f"{fact}", f"use {own}")
         return shapes
 
     def _shapes_of(self, height: int, width: int) -> Mapping[int, Shape]:
@@ -173,7 +175,7 @@ class Network:
                 if min(shapes[index]) < 1:
                     raise ValueError(f"has nothing left of a {width}x{height} image; use a larger one")
             except ValueError as error:
-                raise CfgError(f"{self.place(index)} {error}") from None
+                raise CfgError(f"{self.place(index)}", f"{error}") from None
         return shapes
 
     def _weight_counts(self) -> tuple[int, ...]:
@@ -182,7 +184,7 @@ class Network:
             counts.append(section.weight_count([self._shapes[source] for source in section.sources]))
             if sum(counts) > MOST_FLOATS:
                 fact = f"brings the weights to {sum(counts):,} floats, above the limit of {MOST_FLOATS:,}"
-                raise CfgError(f"{self.place(index)} {fact}; correct filters, size or groups")
+                raise CfgError(f"{self.place(index)}", f"{fact}", "correct filters, size or groups")
         return tuple(counts)
 
     def _check_shared_weights(self) -> None:
@@ -193,19 +195,19 @@ class Network:
             other = self.sections[section.shared_with]
             if not isinstance(other, Convolutional):
                 fact = f"shares the weights of #{section.shared_with}, which is [{other.kind}]"
-                raise CfgError(f"{self.place(index)} {fact}; correct share_index")
+                raise CfgError(f"{self.place(index)}", f"{fact}", "correct share_index")
             ours = (*_form(section), self.input_channels(index))
             if ours != (*_form(other), self.input_channels(section.shared_with)):
                 fact = f"has another form than #{section.shared_with}, whose weights it shares"
                 remedy = "make filters, size, groups, batch_normalize and the input channels equal"
-                raise CfgError(f"{self.place(index)} {fact}; {remedy}")
+                raise CfgError(f"{self.place(index)}", f"{fact}", remedy)
 
     def _refuse_readers_of_heads(self) -> None:
         for head in self.heads:
             for reader in self.readers(head):
                 fact = f"reads detection head #{head}"
                 remedy = "put a [route] before it that names the section it should read"
-                raise UnsupportedSectionError(f"{self.place(reader)} {fact}; {remedy}")
+                raise UnsupportedSectionError(f"{self.place(reader)}", f"{fact}", remedy)
 
 
 def _defaults(section: Section) -> list[tuple[str, str]]:

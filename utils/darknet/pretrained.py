@@ -7,12 +7,12 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.darknet.checkpoint import Checkpoint, is_checkpoint, load_weights, read_checkpoint, section_of
-from utils.darknet.edit import with_classes
-from utils.darknet.heads import Head
-from utils.darknet.model import Darknet
-from utils.darknet.network import Network
-from utils.darknet.weights import read_header
+from .checkpoint import Checkpoint, is_checkpoint, load_weights, read_checkpoint, section_of
+from .edit import with_classes
+from .heads import Head
+from .model import Darknet
+from .network import Network
+from .weights import read_header
 
 logger = logging.getLogger(__name__)
 

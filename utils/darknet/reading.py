@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from utils.darknet import resampling, sections
-from utils.darknet.cfg import Options
-from utils.darknet.head_reading import HEAD_READERS
-from utils.darknet.sections import Section
-from utils.errors import UnsupportedSectionError
+from ..errors import UnsupportedSectionError
+from . import resampling, sections
+from .cfg import Options
+from .head_reading import HEAD_READERS
+from .sections import Section
 
 ACTIVATIONS = (
     *("linear", "leaky", "relu", "mish", "swish", "logistic", "tanh"),

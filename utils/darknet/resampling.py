@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from utils.darknet.sections import Section, Shape
+from .sections import Section, Shape
 
 
 @dataclass(frozen=True, kw_only=True)

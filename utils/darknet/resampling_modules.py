@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.darknet import resampling
+from . import resampling
 
 
 class Maxpool(nn.Module):

@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import gcd
 
-from utils.darknet.anchors import slots, with_anchors
-from utils.darknet.edit import with_filters
-from utils.darknet.network import Network
-from utils.darknet.resampling import Pool, Upsample
-from utils.darknet.sections import (
+from ..errors import CfgError
+from .anchors import slots, with_anchors
+from .edit import with_filters
+from .network import Network
+from .resampling import Pool, Upsample
+from .sections import (
     Activation,
     BatchNorm,
     Connected,
@@ -28,7 +29,6 @@ from utils.darknet.sections import (
     Shape,
     Shortcut,
 )
-from utils.errors import CfgError
 
 MULTIPLE = 8
 _WRITERS = (Convolutional, Connected)
@@ -81,7 +81,7 @@ def with_width(network: Network, factor: float) -> Network:
             break
         filters[writer] = widths.shapes[other].channels
     fact = f"factor {factor:g} parts channels that are joined"
-    raise CfgError(f"{network.place(widths.broken or 0)} {fact}; try another width")
+    raise CfgError(f"{network.place(widths.broken or 0)}", f"{fact}", "try another width")
 
 
 def _try(network: Network, filters: Mapping[int, int]) -> _Widths:
@@ -98,7 +98,7 @@ def _try(network: Network, filters: Mapping[int, int]) -> _Widths:
         try:
             shapes[index] = section.shape(inputs)
         except ValueError as error:
-            raise CfgError(f"{network.place(index)} {error}, or try another width") from None
+            raise CfgError(network.place(index), f"{error}, or try another width") from None
     return _Widths(used, groups, None, shapes)
 
 

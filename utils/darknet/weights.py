@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.darknet.header import WeightsHeader
-from utils.darknet.model import Darknet
-from utils.darknet.modules import ConnectedBlock, ConvBlock, Shortcut
-from utils.darknet.network import Network
-from utils.errors import WeightsError
-from utils.files import atomic_path
+from ..errors import WeightsError
+from ..files import atomic_path
+from .header import WeightsHeader
+from .model import Darknet
+from .modules import ConnectedBlock, ConvBlock, Shortcut
+from .network import Network
 
 __all__ = ["Cutoff", "WeightsHeader", "fields", "read_weights", "write_weights"]
 
@@ -65,19 +65,19 @@ def read_header(path: Path) -> tuple[WeightsHeader, int, int]:
             start = file.read(64)
         size = path.stat().st_size
     except FileNotFoundError:
-        raise WeightsError(f"{path}: no such file; check --weights") from None
+        raise WeightsError(path, "no such file", "check --weights") from None
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror}); give a weights file") from None
+        raise WeightsError(path, f"cannot be read ({error.strerror})", "give a weights file") from None
     if not start:
-        raise WeightsError(f"{path}: is empty; download or copy it again")
+        raise WeightsError(path, "is empty", "download or copy it again")
     try:
         header, length = WeightsHeader.unpack(start)
     except ValueError:
         fact = f"has {size} bytes, too few for the header of a Darknet weights file"
-        raise WeightsError(f"{path}: {fact}; download or copy it again") from None
+        raise WeightsError(path, fact, "download or copy it again") from None
     if not header.is_plausible:
         fact = f"is no Darknet weights file (begins with {start[:4]!r})"
-        raise WeightsError(f"{path}: {fact}; give a .weights file, or name a checkpoint *.pt")
+        raise WeightsError(path, fact, "give a .weights file, or name a checkpoint *.pt")
     return header, length, -(-(size - length) // 4)
 
 
@@ -107,7 +107,7 @@ def read_weights(path: Path, model: Darknet, cutoff: Cutoff = None) -> WeightsHe
         for field in wanted:
             values = buffer[: field.numel()]
             if file.readinto(values.data) < values.nbytes:
-                raise WeightsError(f"{path}: became shorter while it was read; copy it again")
+                raise WeightsError(path, "became shorter while it was read", "copy it again")
             field.copy_(torch.from_numpy(values).view(field.shape))
     if count < len(model.network):
         logger.info("%s: weights of the first %d of %d sections loaded", path, count, len(model.network))
@@ -118,7 +118,7 @@ def _sections_to_load(path: Path, network: Network, ends: Sequence[int], floats:
     if isinstance(cutoff, int):
         if not 0 < cutoff <= len(network):
             remedy = f"{network.source} has {len(network)} sections"
-            raise WeightsError(f"{path}: cutoff={cutoff} is out of range; {remedy}")
+            raise WeightsError(path, f"cutoff={cutoff} is out of range", remedy)
         if floats < ends[cutoff]:
             _fail_short(path, network, ends, floats)
         return cutoff
@@ -134,7 +134,7 @@ def _sections_to_load(path: Path, network: Network, ends: Sequence[int], floats:
 def _fail_short(path: Path, network: Network, ends: Sequence[int], floats: int) -> NoReturn:
     total = f"{network.source} needs {ends[-1]:,} floats, the file has {floats:,}"
     if floats == 0:
-        raise WeightsError(f"{path}: holds a header and no weights ({total}); download or copy it again")
+        raise WeightsError(path, f"holds a header and no weights ({total})", "download or copy it again")
     if floats in ends:
         # The smallest such count is the one in names like darknet53.conv.74.
         count = ends.index(floats)
@@ -142,18 +142,18 @@ def _fail_short(path: Path, network: Network, ends: Sequence[int], floats: int) 
         fact = f"ends exactly after section #{count - 1}: {guess}"
         missing = f"{_place(network, count, ends)} and what follows it lack {ends[-1] - floats:,} floats"
         remedy = f"load it with cutoff={count} (--cutoff {count}) or cutoff=auto"
-        raise WeightsError(f"{path}: {fact}; {remedy}; without that, {missing}")
+        raise WeightsError(path, fact, f"{remedy}; without that, {missing}")
     section = next(index for index, end in enumerate(ends[1:]) if end > floats)
     missing = f"{ends[section + 1] - floats:,} of its {ends[section + 1] - ends[section]:,} floats"
     fact = f"ends inside {network.place(section)}: {missing} are missing ({total})"
-    raise WeightsError(f"{path}: {fact}; give the weights made for this cfg, or copy them again")
+    raise WeightsError(path, fact, "give the weights made for this cfg, or copy them again")
 
 
 def _fail_long(path: Path, network: Network, ends: Sequence[int], floats: int) -> NoReturn:
     last = max((index for index in range(len(network)) if ends[index + 1] > ends[index]), default=0)
     fact = f"{floats - ends[-1]:,} floats are left over after {network.place(last)}, the last with weights"
     total = f"{network.source} needs {ends[-1]:,} floats, the file has {floats:,}"
-    raise WeightsError(f"{path}: {fact} ({total}); give the weights made for this cfg")
+    raise WeightsError(path, f"{fact} ({total})", "give the weights made for this cfg")
 
 
 def _place(network: Network, index: int, ends: Sequence[int]) -> str:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.data.listing import SPLITS, read_data_file
-from utils.errors import DatasetError
-from utils.files import atomic_path, write_text
+from ..errors import DatasetError
+from ..files import atomic_path, write_text
+from .listing import SPLITS, read_data_file
 
 Box = tuple[float, float, float, float]
 
@@ -77,7 +77,7 @@ def choose_classes(found: Iterable[str], wanted: Sequence[str] | None, place: st
     absent = [name for name in wanted or () if name not in known]
     if absent or not known:
         fact = f"has no class {', '.join(absent)}" if absent else "names no class"
-        raise DatasetError(f"{place}: {fact}; it has {', '.join(known[:100]) or 'none'}")
+        raise DatasetError(place, fact, f"it has {', '.join(known[:100]) or 'none'}")
     return tuple(wanted) if wanted else known
 
 
@@ -133,10 +133,10 @@ def write_dataset(
 def _refuse_clash(names: Sequence[str], data: Path, listed: Path, force: bool) -> None:
     """Refuse to replace a list unasked, or to join lists of different classes."""
     if listed.exists() and not force:
-        raise DatasetError(f"{listed}: exists already; add --force to replace it, or choose another --output")
+        raise DatasetError(listed, "exists already", "add --force to replace it, or choose another --output")
     if data.exists() and (before := read_data_file(data).names) != tuple(names):
         fact = f"has the classes {', '.join(before[:20])}, not {', '.join(names[:20])}"
-        raise DatasetError(f"{data}: {fact}; give --classes in its order, or another --output")
+        raise DatasetError(data, fact, "give --classes in its order, or another --output")
 
 
 def _place(source: Path, target: Path, copy: bool) -> None:

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.data.images import GREY, place
+from .images import GREY, place
 
 # a box is dropped when less of it remains inside the image, or when a side is shorter than this many pixels
 LEAST_VISIBLE = 0.25

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.data.images import read_image
-from utils.files import atomic_path
+from ..files import atomic_path
+from .images import read_image
 
 
 def default_folder() -> Path:

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.data.images import place, read_image
-from utils.data.index import LabelIndex, read_index
-from utils.data.labels import FIELDS, TOLERANCE, label_path
-from utils.data.listing import SPLITS, DataFile, ImageList, read_data_file
-from utils.errors import DatasetError, Finding, Severity
+from ..errors import DatasetError, Finding, Severity
+from .images import place, read_image
+from .index import LabelIndex, read_index
+from .labels import FIELDS, TOLERANCE, label_path
+from .listing import SPLITS, DataFile, ImageList, read_data_file
 
 # So many examples stand in a finding; `details` has all.
 EXAMPLES = 3

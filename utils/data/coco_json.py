@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from utils.data.annotations import Annotated, Annotations, choose_classes
-from utils.data.listing import read_text
-from utils.errors import DatasetError
+from ..errors import DatasetError
+from .annotations import Annotated, Annotations, choose_classes
+from .listing import read_text
 
 
 def read_coco(path: Path, images: Path, classes: Sequence[str] | None = None) -> Annotations:
@@ -36,19 +36,19 @@ def read_coco(path: Path, images: Path, classes: Sequence[str] | None = None) ->
         name = _inside(entry, path)
         sizes[entry["id"]] = (float(entry["width"]), float(entry["height"]))
         if min(sizes[entry["id"]]) <= 0:
-            raise DatasetError(f"{path}: image {name} has no size; correct its width and height")
+            raise DatasetError(path, f"image {name} has no size", "correct its width and height")
         if (images / name).is_file():
             found[entry["id"]] = Annotated(images / name, name)
         else:
             result.dropped["images that do not exist"] += 1
     result.images += found.values()
     if not found:
-        raise DatasetError(f"{path}: none of its images is in {images}; correct --images")
+        raise DatasetError(path, f"none of its images is in {images}", "correct --images")
     for entry in _entries(content, "annotations", path):
         image, category = entry["image_id"], entry["category_id"]
         if image not in sizes or category not in known:
             what = f"image {image}" if image not in sizes else f"category {category}"
-            raise DatasetError(f"{path}: annotation {entry.get('id')} names {what}, which is not listed")
+            raise DatasetError(path, f"annotation {entry.get('id')} names {what}, which is not listed")
         if entry.get("iscrowd"):
             result.dropped["crowd regions"] += 1
         elif category in numbers and image in found:
@@ -62,9 +62,9 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise DatasetError(f"{path}: is no JSON ({error}); give COCO's annotation file") from None
+        raise DatasetError(path, f"is no JSON ({error})", "give COCO's annotation file") from None
     if not isinstance(content, dict):
-        raise DatasetError(f"{path}: holds no object; give COCO's annotation file")
+        raise DatasetError(path, "holds no object", "give COCO's annotation file")
     return content
 
 
@@ -78,13 +78,13 @@ _FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
 def _entries(content: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
     entries = content.get(key)
     if not isinstance(entries, list):
-        raise DatasetError(f"{path}: has no list {key!r}; give COCO's annotation file")
+        raise DatasetError(path, f"has no list {key!r}", "give COCO's annotation file")
     for number, entry in enumerate(entries):
         for name, kind in _FIELDS[key].items():
             if not isinstance(entry, dict) or not isinstance(entry.get(name), kind):
-                raise DatasetError(f"{path}: {key}[{number}] has no usable {name!r}; correct it")
+                raise DatasetError(path, f"{key}[{number}] has no usable {name!r}", "correct it")
         if key == "annotations" and not _is_box(entry["bbox"]):
-            raise DatasetError(f"{path}: annotations[{number}] bbox is not four numbers; correct it")
+            raise DatasetError(path, f"annotations[{number}] bbox is not four numbers", "correct it")
     return entries
 
 
@@ -96,5 +96,5 @@ def _inside(entry: dict[str, Any], path: Path) -> Path:
     """The image's name, which may hold folders but must not lead out of the data set."""
     name = PurePosixPath(entry["file_name"].replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts or not name.name:
-        raise DatasetError(f"{path}: image {entry['file_name']!r} leads out of the folder; correct its name")
+        raise DatasetError(path, f"image {entry['file_name']!r} leads out of the folder", "correct its name")
     return Path(name)

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from utils.data.augment import Augment
-from utils.data.cache import DiskCache
-from utils.data.images import Placement, place, read_image, resize_exactly
-from utils.data.index import LabelIndex, read_index
-from utils.data.labels import label_path
-from utils.data.listing import DataFile, ImageList
-from utils.data.mosaic import Composer, Picture
-from utils.data.rectangles import fit
-from utils.errors import DatasetError
+from ..errors import DatasetError
+from .augment import Augment
+from .cache import DiskCache
+from .images import Placement, place, read_image, resize_exactly
+from .index import LabelIndex, read_index
+from .labels import label_path
+from .listing import DataFile, ImageList
+from .mosaic import Composer, Picture
+from .rectangles import fit
 
 logger = logging.getLogger(__name__)
 
@@ -164,8 +164,9 @@ class DetectionDataset(Dataset[Sample | str]):
         )
         if dataset.index.without_file == len(images):
             raise DatasetError(
-                f"{images.path}: none of its {len(images)} images has a label file; "
-                f"the first was looked for at {label_path(images.images[0])}"
+                images.path,
+                f"none of its {len(images)} images has a label file",
+                f"the first was looked for at {label_path(images.images[0])}",
             )
         return dataset
 

@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from utils.errors import DatasetError
+from ..errors import DatasetError
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def download(url: str, target: Path, md5: str | None = None, progress: Progress 
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         remedy = f"call again to go on, or put the file there yourself: {target}"
-        raise DatasetError(f"{url}: cannot be fetched ({reason}); {remedy}") from None
+        raise DatasetError(url, f"cannot be fetched ({reason})", remedy) from None
     try:
         _verify(part, md5)
     except DatasetError:
@@ -85,7 +85,7 @@ def _verify(path: Path, md5: str | None) -> None:
     if md5 is None:
         logger.info("%s: no checksum is published; SHA-256 %s", path, digest.hexdigest())
     elif digest.hexdigest() != md5:
-        raise DatasetError(f"{path}: has MD5 {digest.hexdigest()}, not {md5}; remove it and call again")
+        raise DatasetError(path, f"has MD5 {digest.hexdigest()}, not {md5}", "remove it and call again")
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -95,9 +95,9 @@ def unpack(archive: Path, folder: Path) -> None:
         DatasetError: it is no tar archive, is cut off, or holds such a member.
     """
     if not hasattr(tarfile, "data_filter"):
-        raise DatasetError("unpacking needs Python 3.11.4 or newer; update Python")
+        raise DatasetError("", "unpacking needs Python 3.11.4 or newer", "update Python")
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise DatasetError(f"{archive}: cannot be unpacked ({error}); download it again") from None
+        raise DatasetError(archive, f"cannot be unpacked ({error})", "download it again") from None

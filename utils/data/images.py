@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from utils.errors import DatasetError
+from ..errors import DatasetError
 
 GREY = 128
 # Darknet fills the letterbox with .5
@@ -41,18 +41,18 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     try:
         data = np.fromfile(path, np.uint8)
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from error
+        raise DatasetError(path, f"cannot be read ({error.strerror})") from error
     if _is_cut_off(data.tobytes()):
-        raise DatasetError(f"{path}: the image file ends too early")
+        raise DatasetError(path, "the image file ends too early")
     try:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
     except cv2.error as error:
         if "MAX_IMAGE" in error.err:
             remedy = "make it smaller, or raise OPENCV_IO_MAX_IMAGE_PIXELS in the environment"
-            raise DatasetError(f"{path}: claims more pixels than are read; {remedy}") from None
-        raise DatasetError(f"{path}: cannot be decoded ({error.err})") from error
+            raise DatasetError(path, "claims more pixels than are read", remedy) from None
+        raise DatasetError(path, f"cannot be decoded ({error.err})") from error
     if image is None:
-        raise DatasetError(f"{path}: not an image that OpenCV can decode")
+        raise DatasetError(path, "not an image that OpenCV can decode")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.data.labels import FIELDS, Labels, label_path, read_labels
-from utils.files import atomic_path
+from ..files import atomic_path
+from .labels import FIELDS, Labels, label_path, read_labels
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.data.listing import read_text
-from utils.errors import DatasetError
+from ..errors import DatasetError
+from .listing import read_text
 
 FIELDS = 5
 # annotation tools round outwards: a side or a centre may leave the image by this share of it

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import DatasetError
+from ..errors import DatasetError
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +44,13 @@ class DataFile:
             DatasetError: the file names no list for this split, or the list cannot be used.
         """
         if split not in SPLITS:
-            raise DatasetError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
+            raise DatasetError("", f"split {split!r} is unknown", f"use one of {', '.join(SPLITS)}")
         path: Path | None = getattr(self, split)
         if path is None:
-            raise DatasetError(f"{self.path}: no `{split}=` line; add one that names an image list")
+            raise DatasetError(self.path, f"no `{split}=` line", "add one that names an image list")
         folders = _search_folders(self.path)
         if not is_there(path):
-            raise DatasetError(f"{self.path}: {split}={path} is not a file; {_searched(folders)}")
+            raise DatasetError(self.path, f"{split}={path} is not a file", f"{_searched(folders)}")
         return read_image_list(path, search=folders)
 
 
@@ -96,16 +96,14 @@ def read_data_file(path: Path) -> DataFile:
     classes = _class_count(path, options)
     folders = _search_folders(path)
     if "names" not in options:
-        raise DatasetError(
-            f"{path}: no `names=` line; add one that names the file with one class name a line"
-        )
+        raise DatasetError(path, "no `names=` line", "add one that names the file with one class name a line")
     names_path = _find(options["names"], folders)
     if names_path is None:
-        raise DatasetError(f"{path}: names={options['names']} is not a file; {_searched(folders)}")
+        raise DatasetError(path, f"names={options['names']} is not a file", f"{_searched(folders)}")
     names = read_names(names_path)
     if len(names) != classes:
         raise DatasetError(
-            f"{names_path}: {len(names)} names for classes={classes} of {path}; make them agree"
+            names_path, f"{len(names)} names for classes={classes} of {path}", "make them agree"
         )
     lists: dict[str, Path] = {}
     for split in SPLITS:
@@ -153,7 +151,7 @@ def read_image_list(path: Path, search: Sequence[Path] = ()) -> ImageList:
             if problems
             else "lists no image"
         )
-        raise DatasetError(f"{path}: {fact}")
+        raise DatasetError(path, fact)
     for problem in problems:
         logger.warning("%s; skipped", problem)
     return ImageList(path, tuple(images), tuple(lines), tuple(problems))
@@ -168,11 +166,11 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise DatasetError(f"{path}: no such file; check the path, relative to {Path.cwd()}") from None
+        raise DatasetError(path, "no such file", f"check the path, relative to {Path.cwd()}") from None
     except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); name a readable text file") from error
+        raise DatasetError(path, f"cannot be read ({error.strerror})", "name a readable text file") from error
     except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: byte {error.start} is not UTF-8 text; save the file as UTF-8") from error
+        raise DatasetError(path, f"byte {error.start} is not UTF-8 text", "save the file as UTF-8") from error
 
 
 def _read_options(path: Path) -> dict[str, str]:
@@ -184,7 +182,7 @@ def _read_options(path: Path) -> dict[str, str]:
         key, equals, value = (part.strip() for part in line.partition("="))
         if not equals or not value:
             raise DatasetError(
-                f"{path}:{number}: {line!r} is not `key = value`; see data/shapes.data for an example"
+                f"{path}:{number}", f"{line!r} is not `key = value`", "see data/shapes.data for an example"
             )
         # as in a cfg, the first of two equal keys counts (option_find)
         options.setdefault(key, value)
@@ -194,9 +192,9 @@ def _read_options(path: Path) -> dict[str, str]:
 def _class_count(path: Path, options: dict[str, str]) -> int:
     text = options.get("classes")
     if text is None:
-        raise DatasetError(f"{path}: no `classes=` line; add the number of classes")
+        raise DatasetError(path, "no `classes=` line", "add the number of classes")
     if not text.isdecimal() or int(text) == 0:
-        raise DatasetError(f"{path}: classes={text} is not a positive whole number")
+        raise DatasetError(path, f"classes={text} is not a positive whole number")
     return int(text)
 
 

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from utils.data.dataset import DetectionDataset, Sample
-from utils.data.images import Placement
-from utils.data.sampling import SEEDS, EpochBatches, EpochSampler, MultiScale, repeat_factors
-from utils.errors import DatasetError
+from ..errors import DatasetError
+from .dataset import DetectionDataset, Sample
+from .images import Placement
+from .sampling import SEEDS, EpochBatches, EpochSampler, MultiScale, repeat_factors
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Loader:
                 yield batch
             elif self._in_step:
                 fact = "a batch without a usable image, and several processes must take equally many"
-                raise DatasetError(f"training: {fact}; correct the images named above")
+                raise DatasetError("training", fact, "correct the images named above")
 
     def _collated(self) -> Iterable[Batch]:
         if self.dataset.rectangles is None:

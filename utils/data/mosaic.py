@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.data.augment import Augment, move_labels, warp
-from utils.data.images import GREY
+from .augment import Augment, move_labels, warp
+from .images import GREY
 
 # the corner where four pictures meet stays this far from the borders, as a share (mosaic_bound, data.c)
 MARGIN = 0.2

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from utils.data.images import GREY, Placement
+from .images import GREY, Placement
 
 
 def fit(image: NDArray[np.uint8], size: tuple[int, int], multiple: int) -> tuple[Tensor, Placement]:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from utils.data.dataset import SampleKey
+from .dataset import SampleKey
 
 SEEDS = 2**63  # torch's generators take no larger seed
 # a class in at least this share of the images is not drawn more often

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.data.textures import Image, background, random_colour, shaded
-from utils.errors import DatasetError
-from utils.files import write_text
+from ..errors import DatasetError
+from ..files import write_text
+from .textures import Image, background, random_colour, shaded
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def make_shapes(folder: Path, seed: int = SEED, sizes: dict[str, int] | None = N
         text = f"classes = {len(NAMES)}\n{lists}names = shapes.names\nbackup = weights\n"
         write_text(folder / "shapes.data", text)
     except OSError as error:
-        raise DatasetError(f"{target}: cannot be made ({error.strerror}); make {folder} writable") from error
+        raise DatasetError(target, f"cannot be made ({error.strerror})", f"make {folder} writable") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder / "shapes.data"

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.data.listing import read_image_list
-from utils.errors import DatasetError
+from ..errors import DatasetError
+from .listing import read_image_list
 
 Image = NDArray[np.uint8]
 
@@ -43,7 +43,10 @@ def find_images(source: str) -> tuple[Path, ...]:
     if path.is_dir():
         found = [entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES]
         kinds = ", ".join(IMAGE_SUFFIXES)
-        return _some(sorted(found), f"--source {source}: no image in this folder; it may hold {kinds}")
+        return _some(
+            sorted(found),
+            DatasetError(f"--source {source}", "no image in this folder", f"it may hold {kinds}"),
+        )
     if path.suffix.lower() == ".txt" and path.is_file():
         return tuple(dict.fromkeys(read_image_list(path).images))
     if path.is_file():
@@ -51,14 +54,16 @@ def find_images(source: str) -> tuple[Path, ...]:
     if any(letter in source for letter in "*?["):
         matches = (Path(match) for match in glob.glob(source, recursive=True))  # noqa: PTH207
         files = sorted(match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES)
-        return _some(files, f"--source {source}: no image matches; check the pattern and quote it")
+        return _some(
+            files, DatasetError(f"--source {source}", "no image matches", "check the pattern and quote it")
+        )
     remedy = "give an image, a folder, a pattern in quotes, a list, a video or the number of a camera"
-    raise DatasetError(f"--source {source}: no such file or folder; {remedy}")
+    raise DatasetError(f"--source {source}", "no such file or folder", remedy)
 
 
-def _some(files: list[Path], message: str) -> tuple[Path, ...]:
+def _some(files: list[Path], error: DatasetError) -> tuple[Path, ...]:
     if not files:
-        raise DatasetError(message)
+        raise error
     return tuple(files)
 
 
@@ -93,13 +98,13 @@ def open_video(source: str) -> Iterator[Video]:
         DatasetError: it is missing, or no such camera answers.
     """
     if not source.isdecimal() and not Path(source).is_file():
-        raise DatasetError(f"--source {source}: no such file; check the path, relative to {Path.cwd()}")
+        raise DatasetError(f"--source {source}", "no such file", f"check the path, relative to {Path.cwd()}")
     capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
     try:
         if not capture.isOpened():
             camera = "no camera answers to this number; try another, or give a file"
             fact = camera if source.isdecimal() else "OpenCV cannot read this video; convert it to mp4"
-            raise DatasetError(f"--source {source}: {fact}")
+            raise DatasetError(f"--source {source}", fact)
         yield Video(capture)
     finally:
         capture.release()
@@ -115,7 +120,7 @@ def write_video(path: Path, size: tuple[int, int], rate: float) -> Iterator[cv2.
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, size[::-1])
     try:
         if not writer.isOpened():
-            raise DatasetError(f"{path}: OpenCV cannot write this video; choose another --output")
+            raise DatasetError(path, "OpenCV cannot write this video", "choose another --output")
         yield writer
     finally:
         writer.release()

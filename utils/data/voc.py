@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from utils.data.annotations import Annotated, Annotations, choose_classes
-from utils.data.images import read_image
-from utils.data.listing import read_text
-from utils.errors import DatasetError
+from ..errors import DatasetError
+from .annotations import Annotated, Annotations, choose_classes
+from .images import read_image
+from .listing import read_text
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -63,7 +63,7 @@ def read_voc(
             kind = (entry.findtext("name") or "").strip()
             objects.append((result.images[-1], kind, _box(entry, annotation), size))
     if not result.images:
-        raise DatasetError(f"{root}: none of the images of {image_set} exists; correct --root")
+        raise DatasetError(root, f"none of the images of {image_set} exists", "correct --root")
     kinds = sorted({kind for _, kind, _, _ in objects})
     # a list may lack some of the twenty
     found = VOC_CLASSES if set(kinds) <= set(VOC_CLASSES) else kinds
@@ -84,9 +84,9 @@ def _image_names(root: Path, image_set: str) -> list[str]:
         names = sorted(path.stem for path in (root / "Annotations").glob("*.xml"))
     if not names:
         remedy = "give the folder that holds Annotations and JPEGImages as --root"
-        raise DatasetError(f"{root}: no annotation found; {remedy}")
+        raise DatasetError(root, "no annotation found", remedy)
     if any(Path(name).name != name for name in names):
-        raise DatasetError(f"{sets / image_set}.txt: names lead out of the folder; correct them")
+        raise DatasetError(f"{sets / image_set}.txt", "names lead out of the folder", "correct them")
     return names
 
 
@@ -94,11 +94,11 @@ def _parse(path: Path) -> ElementTree.Element:
     text = read_text(path)
     # An annotation declares nothing; entities are how XML is made to explode.
     if len(text) > MOST_CHARACTERS or "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise DatasetError(f"{path}: is no plain annotation; give Pascal VOC's xml files")
+        raise DatasetError(path, "is no plain annotation", "give Pascal VOC's xml files")
     try:
         return ElementTree.fromstring(text.encode())
     except (ElementTree.ParseError, ValueError) as error:
-        raise DatasetError(f"{path}: is no XML ({error}); correct the file") from None
+        raise DatasetError(path, f"is no XML ({error})", "correct the file") from None
 
 
 def _image_of(tree: ElementTree.Element, root: Path, name: str) -> Path | None:
@@ -127,5 +127,5 @@ def _box(entry: ElementTree.Element, path: Path) -> tuple[float, float, float, f
         )
     except ValueError:
         name = entry.findtext("name")
-        raise DatasetError(f"{path}: object {name!r} has no bndbox of four numbers; correct it") from None
+        raise DatasetError(path, f"object {name!r} has no bndbox of four numbers", "correct it") from None
     return left - 1, top - 1, right, bottom

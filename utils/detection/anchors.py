@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.errors import Finding
+from ..errors import Finding
 
 Sizes = NDArray[np.float64]  # (n, 2): width, height in pixels of the network input
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.errors import ToolkitError
+from ..errors import ToolkitError
 
 Floats = NDArray[np.float64]
 SIZES = ("small", "medium", "large")
@@ -49,7 +49,7 @@ def coco_figures(
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
         remedy = "pip install faster-coco-eval"
-        raise ToolkitError(f"COCO style needs faster-coco-eval: not installed; {remedy}") from error
+        raise ToolkitError("COCO style needs faster-coco-eval", "not installed", remedy) from error
     logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it tells of every step
     truth = COCO(_truth_set(truths, sizes, classes))
     found = truth.loadRes(_detection_rows(detections))

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.data.images import Placement
-from utils.data.loader import Batch, Loader
-from utils.detection.boxes import xywh_to_xyxy
-from utils.detection.coco import CocoFigures, coco_figures
-from utils.detection.metrics import COCO_THRESHOLDS, Floats, ImageMatches, match_image, merge
-from utils.detection.nms import Suppression, suppress
-from utils.errors import DatasetError, ToolkitError
+from ..data.images import Placement
+from ..data.loader import Batch, Loader
+from ..errors import DatasetError, ToolkitError
+from .boxes import xywh_to_xyxy
+from .coco import CocoFigures, coco_figures
+from .metrics import COCO_THRESHOLDS, Floats, ImageMatches, match_image, merge
+from .nms import Suppression, suppress
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def evaluate(
         ToolkitError: the style is unknown, or faster-coco-eval is missing.
     """
     if style not in STYLES:
-        raise ToolkitError(f"style {style!r} is unknown; use one of {', '.join(STYLES)}")
+        raise ToolkitError("", f"style {style!r} is unknown", f"use one of {', '.join(STYLES)}")
     least = CONFIDENCES[style] if confidence is None else confidence
     detect = _detection(predict, specs, least, overlap)
     start = time.perf_counter()
@@ -136,7 +136,7 @@ def evaluate(
     results = merge(results)
     seconds = time.perf_counter() - start
     if not results:
-        raise DatasetError("no image of the data set could be read; see the warnings above")
+        raise DatasetError("", "no image of the data set could be read", "see the warnings above")
     ordered = [results[number] for number in sorted(results)]
     return summarize(ordered, names, style, skipped=len(loader.problems), rate=len(ordered) / seconds)
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from utils.detection.boxes import center_distance, elementwise_iou, xywh_to_xyxy
+from .boxes import center_distance, elementwise_iou, xywh_to_xyxy
 
 
 class Suppression(Protocol):

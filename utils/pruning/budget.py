@@ -19,10 +19,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.errors import PruningError
-from utils.pruning.channels import ChannelGraph, ChannelIds, UnitMask, UnitScores
-from utils.pruning.costs import Cost, LayerCost
-from utils.pruning.groups import groups
+from ..errors import PruningError
+from .channels import ChannelGraph, ChannelIds, UnitMask, UnitScores
+from .costs import Cost, LayerCost
+from .groups import groups
 
 # How many chunks ahead a group looks for a stair to end.
 _AHEAD = 6
@@ -88,7 +88,7 @@ class Removals:
             return self.mask([])
         shortest = self._shortest(everything, fits)
         if shortest is None:
-            raise PruningError("the budget is smaller than the smallest network that the floors allow")
+            raise PruningError("", "the budget is smaller than the smallest network that the floors allow")
         found = [self._filled(shortest, fits)]
         crossing = shortest[-1]
         others = [n for n in everything if n < crossing or self.owners[n] != self.owners[crossing]]

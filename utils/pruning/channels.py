@@ -29,7 +29,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.pruning.union_find import UnionFind
+from .union_find import UnionFind
 
 ChannelIds = NDArray[np.intp]
 UnitMask = NDArray[np.bool_]  # True = keep

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from utils.profiling import evaluating
-from utils.pruning.latency import ConvClass, LatencyTable
+from ..profiling import evaluating
+from .latency import ConvClass, LatencyTable
 
 
 @dataclass(frozen=True)

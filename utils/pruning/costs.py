@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, nn
 
-from utils.pruning.channels import ChannelGraph, Layer, UnitMask
-from utils.pruning.layers import filters
-from utils.pruning.shapes import layer_cells
+from .channels import ChannelGraph, Layer, UnitMask
+from .layers import filters
+from .shapes import layer_cells
 
 Cost = Callable[[UnitMask], float]
 # (layer name, kept inputs, kept outputs) -> what the layer costs at these widths

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from utils.profiling import evaluating
+from ..profiling import evaluating
 
 
 def outputs_in_float64(model: nn.Module, images: Tensor) -> list[Tensor]:

@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.pruning.channels import ChannelGraph, UnitMask
-from utils.pruning.subject import ChannelPlan, LayerScores, Merge
+from .channels import ChannelGraph, UnitMask
+from .subject import ChannelPlan, LayerScores, Merge
 
 Kind = Literal[
     "below", "passes", "chosen", "voted", "unscored", "floor", "coupled", "pinned", "restored", "carrier"

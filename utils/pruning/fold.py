@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.pruning.channels import ChannelGraph, Layer, UnitMask
-from utils.pruning.layers import BATCH_NORMS, TRANSPOSED, channel_axis, filters
-from utils.pruning.masking import only_row_one
-from utils.pruning.shapes import answering, bias_alone
-from utils.pruning.subject import Block
+from .channels import ChannelGraph, Layer, UnitMask
+from .layers import BATCH_NORMS, TRANSPOSED, channel_axis, filters
+from .masking import only_row_one
+from .shapes import answering, bias_alone
+from .subject import Block
 
 # A carrier's kernel is divided by its constant: float32 has to hold it.
 _LEAST_CARRIED = 1e-2

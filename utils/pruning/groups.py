@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from utils.pruning.channels import ChannelGraph, ChannelIds, UnitMask, UnitScores
-from utils.pruning.union_find import UnionFind
+from .channels import ChannelGraph, ChannelIds, UnitMask, UnitScores
+from .union_find import UnionFind
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.errors import PruningError
+from ..errors import PruningError
 
 Axis = Literal["inputs", "outputs", "depthwise"]
 Widths = tuple[int, int]  # inputs, outputs
@@ -159,7 +159,9 @@ class LatencyTable:
         """
         grid = self._grids.get(conv)
         if grid is None:
-            raise PruningError(f"latency table: {conv} was not measured; run latency.py on this cfg and size")
+            raise PruningError(
+                "latency table", f"{conv} was not measured", "run latency.py on this cfg and size"
+            )
         if conv.is_depthwise:
             ends = (1, _stair_end(outputs, self.step("depthwise"), grid.outputs))
         else:

@@ -7,7 +7,7 @@ layer has its channels along the last axis.
 import torch.nn.functional as F
 from torch import Size, Tensor, nn
 
-from utils.pruning.channel_selection import ChannelSelection
+from .channel_selection import ChannelSelection
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from utils.pruning.channels import ChannelGraph, UnitMask
-from utils.pruning.layers import channel_axis, output_axis
-from utils.pruning.subject import Block
+from .channels import ChannelGraph, UnitMask
+from .layers import channel_axis, output_axis
+from .subject import Block
 
 
 def masked_tensors(

@@ -5,10 +5,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from utils.pruning.channel_selection import ChannelSelection
-from utils.pruning.channels import ChannelGraph, Layer, UnitMask
-from utils.pruning.layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, filters, output_axis
-from utils.pruning.sharing import shared_copy
+from .channel_selection import ChannelSelection
+from .channels import ChannelGraph, Layer, UnitMask
+from .layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, filters, output_axis
+from .shared_copies import shared_copy
 
 
 def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.errors import PruningError
-from utils.pruning.channels import ChannelGraph, ChannelIds, UnitMask
-from utils.pruning.groups import groups, keep_best
-from utils.pruning.scores import chain_scores, merged_scores, silent_chains, unit_scores
-from utils.pruning.subject import BlockPlan, Candidates, ChannelPlan, LayerScores, Merge, Policy, Subject
+from ..errors import PruningError
+from .channels import ChannelGraph, ChannelIds, UnitMask
+from .groups import groups, keep_best
+from .scores import chain_scores, merged_scores, silent_chains, unit_scores
+from .subject import BlockPlan, Candidates, ChannelPlan, LayerScores, Merge, Policy, Subject
 
 __all__ = [
     "Candidates", "GlobalThreshold", "GroupShares", "Policy", "WeakestBlocks", "candidate_channels",
@@ -69,16 +69,17 @@ class GlobalThreshold:
 
     def _threshold(self, pool: NDArray[np.float32]) -> np.float32:
         if not len(pool):
-            fact = "nothing to prune: no channel of this network is a candidate of this strategy and score"
+            fact = "no channel of this network is a candidate of this strategy and score"
             remedy = "use slim_prune.py, another score, or let fewer layers stay (--keep-sections, exclude)"
-            raise PruningError(f"{fact}; {remedy}")
+            raise PruningError("nothing to prune", fact, remedy)
         index = int(len(pool) * self.percent)
         if index >= len(pool):
             # So many nines that all channels but one are below the threshold.
             largest = "0." + "9" * max(4, len(str(len(pool))))
             raise PruningError(
-                f"percent {self.percent}: removes all {len(pool)} candidate channels; "
-                f"the largest value is {largest}"
+                f"percent {self.percent}",
+                f"removes all {len(pool)} candidate channels",
+                f"the largest value is {largest}",
             )
         return np.float32(np.sort(pool)[index])
 
@@ -108,8 +109,9 @@ class WeakestBlocks:
         found = [block for block in subject.blocks if block.layers[-1] in scores]
         if self.count > len(found):
             raise PruningError(
-                f"{self.count} blocks asked for, but this network has {len(found)} that can be removed; "
-                "ask for fewer, or prune channels"
+                "",
+                (f"{self.count} blocks asked for, but this network has {len(found)} that can be removed"),
+                "ask for fewer, or prune channels",
             )
         means = [float(np.mean(scores[block.layers[-1]], dtype=np.float64)) for block in found]
         weakest = np.argsort(means, kind="stable")[: self.count]

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from utils.profiling import Latency
-from utils.pruning.channels import UnitMask
+from ..profiling import Latency
+from .channels import UnitMask
 
 
 @dataclass(frozen=True)

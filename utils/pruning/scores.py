@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from utils.errors import PruningError
-from utils.pruning.channels import ChannelGraph, ChannelIds, UnitScores
-from utils.pruning.layers import BATCH_NORMS, filters
-from utils.pruning.subject import LayerScores, Merge, Subject
+from ..errors import PruningError
+from .channels import ChannelGraph, ChannelIds, UnitScores
+from .layers import BATCH_NORMS, filters
+from .subject import LayerScores, Merge, Subject
 
 Scorer = Callable[[Subject], LayerScores]
 Batch = TypeVar("Batch")
@@ -112,7 +112,9 @@ def taylor_scores(batches: Iterable[Batch], loss: Callable[[nn.Module, Batch], T
             for name, term in terms.items():
                 totals[name] += term.cpu()
         if not count:
-            raise PruningError("score taylor: there is not one batch to take gradients on; give a data set")
+            raise PruningError(
+                "score taylor", "there is not one batch to take gradients on", "give a data set"
+            )
         return {name: _floats(total / count) for name, total in totals.items()}
 
     return score
@@ -151,8 +153,10 @@ def named_scorer(text: str, more: Mapping[str, Scorer] = MappingProxyType({})) -
     names = text.split("_x_")
     for name in names:
         if name not in known:
-            fact = f"score {text}: {name!r} is no score"
-            raise PruningError(f"{fact}; use {', '.join(known)}, or several of them joined by _x_")
+            fact = f"{name!r} is no score"
+            raise PruningError(
+                f"score {text}", fact, f"use {', '.join(known)}, or several of them joined by _x_"
+            )
     return known[names[0]] if len(names) == 1 else product([known[name] for name in names])
 
 

@@ -11,14 +11,14 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from utils.errors import PruningError
-from utils.pruning.budget import Removals, Widths, fits_all, removals
-from utils.pruning.channels import UnitMask, UnitScores
-from utils.pruning.costs import Cost, LayerCost
-from utils.pruning.policies import slim
-from utils.pruning.scores import gamma_scores, unit_scores
-from utils.pruning.subject import ChannelPlan, LayerScores, Merge, Subject
-from utils.pruning.surgery import prune
+from ..errors import PruningError
+from .budget import Removals, Widths, fits_all, removals
+from .channels import UnitMask, UnitScores
+from .costs import Cost, LayerCost
+from .policies import slim
+from .scores import gamma_scores, unit_scores
+from .subject import ChannelPlan, LayerScores, Merge, Subject
+from .surgery import prune
 
 S = TypeVar("S", bound=Subject)
 # share of all that the channels are worth that counts as nothing
@@ -103,7 +103,7 @@ class Selection(Generic[S]):
         if all(cost <= limit.most for cost, limit in pairs):
             found = [f"{shown(cost)} of {limit.name} {shown(limit.most)}" for cost, limit in pairs]
             raise WithinBudgetError(
-                f"the network is within the budget as it is, {', '.join(found)}; ask for less"
+                "", f"the network is within the budget as it is, {', '.join(found)}", "ask for less"
             )
 
     def _require_enough(self, smallest: UnitMask) -> None:
@@ -113,7 +113,7 @@ class Selection(Generic[S]):
                 remedy = (
                     "allow more, or ask less of --align, --min-channels, --layer_keep and --keep-sections"
                 )
-                raise PruningError(f"{limit.name}: {shown(limit.most)} asked for, but {fact}; {remedy}")
+                raise PruningError(limit.name, f"{shown(limit.most)} asked for, but {fact}", remedy)
 
     def _descend(self, keep: UnitMask, stages: int) -> None:
         """Plan anew in equal steps (as factors) from what `keep` costs down to the limits."""
@@ -172,7 +172,7 @@ class Selection(Generic[S]):
             low, high = (low, middle) if fits(cut(middle)) else (middle, high)
         keep = cut(high)
         if not fits(keep):
-            raise PruningError("no threshold leaves a network within the limits")
+            raise PruningError("", "no threshold leaves a network within the limits")
         return keep
 
     def _fits(self, goals: Sequence[float]) -> Callable[[UnitMask], bool]:

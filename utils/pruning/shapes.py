@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from utils.profiling import evaluating
-from utils.pruning.channels import ChannelGraph
-from utils.pruning.layers import TRANSPOSED, channel_axis, filters, map_size
+from ..profiling import evaluating
+from .channels import ChannelGraph
+from .layers import TRANSPOSED, channel_axis, filters, map_size
 
 Answer = Callable[[str, nn.Module, Tensor], Tensor]  # layer name, the layer, its input -> its output
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from utils.errors import PruningError
+from ..errors import PruningError
 
 
 def soft_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -42,7 +42,9 @@ class KLSoftLoss(nn.Module):
         """Raise PruningError unless the temperature is above 0."""
         super().__init__()
         if not temperature > 0:
-            raise PruningError(f"temperature {temperature}: divides logits; give a number above 0, such as 5")
+            raise PruningError(
+                f"temperature {temperature}", "divides logits", "give a number above 0, such as 5"
+            )
         self.temperature = temperature
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -50,7 +52,7 @@ class KLSoftLoss(nn.Module):
         if student.shape != teacher.shape:
             shapes = f"{tuple(student.shape)} and {tuple(teacher.shape)}"
             raise PruningError(
-                f"a head of student and teacher gives {shapes}; give heads of the same classes"
+                "", f"a head of student and teacher gives {shapes}", "give heads of the same classes"
             )
         return soft_divergence(student, teacher, self.temperature) / len(student)
 
@@ -77,11 +79,13 @@ def taught_loss(
         PruningError: the networks differ in their heads, or these are not lists.
     """
     if any(isinstance(heads, Tensor) for heads in (student, teacher, targets)):
-        fact = "taught_loss: was given a tensor, but takes lists with an entry for each head"
-        raise PruningError(f"{fact}; put that of a single head in a list, such as [student(images)]")
+        fact = "was given a tensor, but takes lists with an entry for each head"
+        raise PruningError(
+            "taught_loss", fact, "put that of a single head in a list, such as [student(images)]"
+        )
     if not len(student) == len(teacher) == len(targets):
         counts = f"{len(student)} heads of the student, {len(teacher)} of the teacher, {len(targets)} targets"
-        raise PruningError(f"{counts}; give as many of each")
+        raise PruningError("", counts, "give as many of each")
     return torch.stack(
         [
             functional.cross_entropy(mine, target) + soft_weight * soft(mine, other)

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from utils.pruning.strength import AutoStrength, SparsitySchedule
+from .penalty_schedule import AutoStrength, SparsitySchedule
 
 Sparsifier = Literal["l1", "proximal", "polarized"]
 SPARSIFIERS: tuple[Sparsifier, ...] = get_args(Sparsifier)

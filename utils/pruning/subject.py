@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from utils.pruning.channels import ChannelGraph, UnitMask
+from .channels import ChannelGraph, UnitMask
 
 Candidates = Literal["uncoupled", "all"]
 Merge = Literal["union", "leader", "mean", "max", "norm"]

@@ -15,14 +15,14 @@ from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
-from utils.errors import PruningError
-from utils.profiling import torch_threads
-from utils.pruning.channels import ChannelGraph, UnitMask, UnitScores
-from utils.pruning.fold import Constant, carriers, constants, fold, written_tensors
-from utils.pruning.masking import mask_gammas, masked_tensors, zero_removed
-from utils.pruning.scores import gamma_scores, unit_scores
-from utils.pruning.sharing import shared_copy
-from utils.pruning.subject import Block, BlockPlan, LayerScores, Plan, Policy, Subject
+from ..errors import PruningError
+from ..profiling import torch_threads
+from .channels import ChannelGraph, UnitMask, UnitScores
+from .fold import Constant, carriers, constants, fold, written_tensors
+from .masking import mask_gammas, masked_tensors, zero_removed
+from .scores import gamma_scores, unit_scores
+from .shared_copies import shared_copy
+from .subject import Block, BlockPlan, LayerScores, Plan, Policy, Subject
 
 S = TypeVar("S", bound=Subject)
 Folding = Literal["off", "interior", "borders"]
@@ -202,7 +202,7 @@ def _require_removal(graph: ChannelGraph, cut: _Cut, values: UnitScores, widths:
     given = {"--align": widths.align, "--min-channels": widths.least}
     options = " ".join(f"{name} {value}" for name, value in given.items() if value > 1)
     fact = f"brings all {int((~cut.wish).sum())} channels back that were to go, so nothing is removed"
-    raise PruningError(f"{options}: {fact}; ask for less of it, or remove a larger share")
+    raise PruningError(options, fact, "ask for less of it, or remove a larger share")
 
 
 def _restored(graph: ChannelGraph, wish: UnitMask, keep: UnitMask) -> tuple[str, ...]:

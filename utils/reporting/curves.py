@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.files import atomic_path
+from ..files import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

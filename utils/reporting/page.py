@@ -13,9 +13,9 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from utils.files import write_text
-from utils.reporting import charts, figures
-from utils.reporting.diff import cfg_parts
+from ..files import write_text
+from . import charts, figures
+from .diff import cfg_parts
 
 # What the networks of a run are, for readers who see their names for the first time.
 STAGES: Mapping[str, str] = {

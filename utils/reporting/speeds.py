@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.files import atomic_path
-from utils.reporting.curves import COLOURS
+from ..files import atomic_path
+from .curves import COLOURS
 
 
 @dataclass(frozen=True)

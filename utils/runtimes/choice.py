@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from utils.errors import ToolkitError
-from utils.runtimes.ncnn import Ncnn
-from utils.runtimes.onnxruntime import OnnxRuntime
-from utils.runtimes.opencv import OpenCv
-from utils.runtimes.openvino import OpenVino
-from utils.runtimes.runtime import Runtime
-from utils.runtimes.tensorrt import TensorRt
-from utils.runtimes.torch import Torch
+from ..errors import ToolkitError
+from .ncnn import Ncnn
+from .onnxruntime import OnnxRuntime
+from .opencv import OpenCv
+from .openvino import OpenVino
+from .runtime import Runtime
+from .tensorrt import TensorRt
+from .torch import Torch
 
 NAMES = ("torch", "onnxruntime", "openvino", "tensorrt")  # run any module, by way of ONNX where need be
 ALL_NAMES = (*NAMES, "opencv", "ncnn")
@@ -47,9 +47,9 @@ def find_runtime(name: str, precision: str = "f32") -> Runtime:
         "ncnn": Ncnn,
     }
     if name not in plain:
-        raise ToolkitError(f"runtime {name!r}: is not known; use one of {', '.join(ALL_NAMES)}")
+        raise ToolkitError(f"runtime {name!r}", "is not known", f"use one of {', '.join(ALL_NAMES)}")
     if precision != "f32":
-        raise ToolkitError(f"{name}: computes in f32 here, not in {precision}; leave the precision out")
+        raise ToolkitError(name, f"computes in f32 here, not in {precision}", "leave the precision out")
     return plain[name]()
 
 
@@ -80,7 +80,7 @@ def runtime_of(path: Path, name: str | None = None) -> Runtime:
     names = readers(path)
     if not names:
         fact = "no runtime reads files of this kind"
-        raise ToolkitError(f"{path}: {fact}; give one of {', '.join(READERS)}")
+        raise ToolkitError(path, fact, f"give one of {', '.join(READERS)}")
     if name is not None and name not in names:
-        raise ToolkitError(f"{path}: {name} does not read this; use {' or '.join(names)}")
+        raise ToolkitError(path, f"{name} does not read this", f"use {' or '.join(names)}")
     return find_runtime(name or names[0])

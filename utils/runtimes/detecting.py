@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.darknet.fuse import fused
-from utils.darknet.heads import Head
-from utils.darknet.model import Darknet
-from utils.darknet.network import Network
-from utils.detection.boxes import xyxy_to_xywh
-from utils.detection.decode import decode_heads
-from utils.detection.evaluator import Predict
-from utils.errors import CfgError, ToolkitError
-from utils.runtimes.runtime import OPEN, Images, Outputs, Runtime, Session, warm_up
-from utils.runtimes.texts import darknet_of, names_of, size_step_of
+from ..darknet.fuse import fused
+from ..darknet.heads import Head
+from ..darknet.model import Darknet
+from ..darknet.network import Network
+from ..detection.boxes import xyxy_to_xywh
+from ..detection.decode import decode_heads
+from ..detection.evaluator import Predict
+from ..errors import CfgError, ToolkitError
+from .runtime import OPEN, Images, Outputs, Runtime, Session, warm_up
+from .texts import darknet_of, names_of, size_step_of
 
 _STEP = 32  # pixels; strides of a file that says nothing
 
@@ -107,7 +107,7 @@ def _facts_of_darknet(network: Network) -> dict[str, Any]:
     heads = [section for section in network.sections if isinstance(section, Head)]
     if len({head.classes for head in heads}) != 1:
         counts = ", ".join(str(head.classes) for head in heads)
-        raise CfgError(f"{network.source}: its heads have {counts or 'no'} classes; give all the same number")
+        raise CfgError(network.source, f"its heads have {counts or 'no'} classes", "give all the same number")
     return {
         "source": network.source,
         "image_size": (network.height, network.width),
@@ -133,7 +133,7 @@ def of_file(path: Path, runtime: Runtime, cfg: Network | None = None) -> Detecti
     """
     session = runtime.load(path)
     if len(session.sizes) != len(OPEN):
-        raise ToolkitError(f"{path}: does not take images (B, C, H, W); give the file of a detector")
+        raise ToolkitError(path, "does not take images (B, C, H, W)", "give the file of a detector")
     facts = _facts_of_file(session.texts, path, cfg)
     known = (1, facts["channels"], *facts["image_size"])
     shape = tuple(own or said for own, said in zip(session.sizes, known, strict=True))
@@ -141,7 +141,7 @@ def of_file(path: Path, runtime: Runtime, cfg: Network | None = None) -> Detecti
     classes = _classes(_first_run(session, shape, path), path)
     if len(facts["names"]) not in (0, classes):
         fact = f"names {len(facts['names'])} classes, and has {classes}"
-        raise ToolkitError(f"{path}: {fact}; export the network anew with its --data")
+        raise ToolkitError(path, fact, "export the network anew with its --data")
     step = None if cfg is None else cfg.size_step
     return DetectingNetwork(**facts | {"classes": classes}, predict=as_predict(session, str(path), step))
 
@@ -153,7 +153,7 @@ def _first_run(session: Session, shape: tuple[int, ...], path: Path) -> Outputs:
         raise
     except Exception as error:  # each runtime's own
         fact = f"cannot be run on images {shape}: {' '.join(str(error).split())}"
-        raise ToolkitError(f"{path}: {fact}; export the network anew") from error
+        raise ToolkitError(path, fact, "export the network anew") from error
 
 
 def _facts_of_file(texts: Mapping[str, str], path: Path, cfg: Network | None) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def _facts_of_file(texts: Mapping[str, str], path: Path, cfg: Network | None) ->
         return names | said | {"size_step": step}
     if cfg is None:
         fact = "does not say its image size and how its boxes are suppressed"
-        raise ToolkitError(f"{path}: {fact}; add --cfg, or export the network anew")
+        raise ToolkitError(path, fact, "add --cfg, or export the network anew")
     return _facts_of_darknet(cfg) | names
 
 
@@ -176,7 +176,7 @@ def _classes(outputs: Outputs, path: Path) -> int:
     )
     if not fits:
         fact = f"its outputs {shapes} are not boxes (B, N, 4) and scores (B, N, classes)"
-        raise ToolkitError(f"{path}: {fact}; export the network without --nms and --raw-heads")
+        raise ToolkitError(path, fact, "export the network without --nms and --raw-heads")
     return int(shapes[1][2])
 
 
@@ -248,10 +248,10 @@ def size_check(session: Session, source: str, step: int | None = None) -> Callab
                 "x".join("any" if n is None else str(n) for n in each[1:]) for each in (sizes, shape)
             )
             fact = f"takes images of {own} (channels, height, width) alone, not {given}"
-            raise ToolkitError(f"{source}: {fact}; give that size, or export it with --dynamic")
+            raise ToolkitError(source, fact, "give that size, or export it with --dynamic")
         sides = [side for own, side in zip(sizes[2:], shape[2:], strict=True) if own is None]
         if step and shape[2:] != made_for and any(side % step for side in sides):
             fact = f"its strides do not divide images of {shape[2]}x{shape[3]} (height, width)"
-            raise ToolkitError(f"{source}: {fact}; use multiples of {step}")
+            raise ToolkitError(source, fact, f"use multiples of {step}")
 
     return require

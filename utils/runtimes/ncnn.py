@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.errors import ToolkitError
-from utils.runtimes.runtime import Images, Outputs, Session, Sizes, package, read_texts, texts_path
-from utils.runtimes.texts import darknet_of
+from ..errors import ToolkitError
+from .runtime import Images, Outputs, Session, Sizes, package, read_texts, texts_path
+from .texts import darknet_of
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Ncnn:
         binary = path.with_suffix(".bin")
         for file in (path, binary):
             if not file.is_file():
-                raise ToolkitError(f"{file}: not found; ncnn needs both {path.name} and {binary.name}")
+                raise ToolkitError(file, "not found", f"ncnn needs both {path.name} and {binary.name}")
         net = ncnn.Net()
         net.opt.num_threads = torch.get_num_threads()
         net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
         net.opt.use_bf16_storage = False
         if net.load_param(str(path)) or net.load_model(str(binary)):
-            raise ToolkitError(f"{path}: ncnn cannot load it; export the network anew")
+            raise ToolkitError(path, "ncnn cannot load it", "export the network anew")
         texts = read_texts(path)
         return _Session(ncnn, net, _sizes(texts, str(texts_path(path))), texts)
 
@@ -66,7 +66,9 @@ class _Session:
 
     def _given(self, images: Images) -> Any:
         if len(images) != 1:
-            raise ToolkitError(f"ncnn: takes one image at a time, not {len(images)}; give them one by one")
+            raise ToolkitError(
+                "ncnn", f"takes one image at a time, not {len(images)}", "give them one by one"
+            )
         return self.ncnn.Mat(np.ascontiguousarray(images[0])).clone()
 
     def _run(self, given: Any) -> list[Any]:
@@ -78,6 +80,6 @@ class _Session:
         status, output = extractor.extract(name)
         if status:
             raise ToolkitError(
-                f"ncnn: cannot compute {name} (status {status}); is the image of the file's size?"
+                "ncnn", f"cannot compute {name} (status {status})", "is the image of the file's size?"
             )
         return output

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from utils.runtimes.runtime import Images, Outputs, Session, Sizes, known_texts, package, unloadable, unusable
+from .runtime import Images, Outputs, Session, Sizes, known_texts, package, unloadable, unusable
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.darknet.compatibility import opencv_findings
-from utils.darknet.model import Darknet
-from utils.darknet.modules import BATCH_NORM_EPS, ConvBlock
-from utils.darknet.network import Network
-from utils.darknet.weights import write_weights
-from utils.detection.boxes import xywh_to_xyxy
-from utils.detection.decode import decode_heads
-from utils.errors import ToolkitError
-from utils.files import write_text
-from utils.runtimes.runtime import OPEN, Images, Outputs, Session, Sizes
+from ..darknet.compatibility import opencv_findings
+from ..darknet.model import Darknet
+from ..darknet.modules import BATCH_NORM_EPS, ConvBlock
+from ..darknet.network import Network
+from ..darknet.weights import write_weights
+from ..detection.boxes import xywh_to_xyxy
+from ..detection.decode import decode_heads
+from ..errors import ToolkitError
+from ..files import write_text
+from .runtime import OPEN, Images, Outputs, Session, Sizes
 
 # Inside the root, where Darknet has `BATCH_NORM_EPS`: the variances are shifted by the difference.
 OPENCV_EPS = 1e-6
@@ -47,7 +47,7 @@ class OpenCv:
 
     def load(self, path: Path) -> Session:
         """Refuse: what OpenCV reads here are a cfg and its weights."""
-        raise ToolkitError(f"{path}: opencv runs a cfg with its .weights here; give these")
+        raise ToolkitError(path, "opencv runs a cfg with its .weights here", "give these")
 
     def wrap(self, model: Darknet, image_size: tuple[int, int]) -> Session:
         """A network with its batch norms, on the CPU, for images of one size (height, width).
@@ -59,13 +59,13 @@ class OpenCv:
             ToolkitError: OpenCV refuses the cfg or reads it wrongly.
         """
         if objection := opencv_objection(model.network):
-            raise ToolkitError(f"{model.network.source}: {objection}; use another runtime")
+            raise ToolkitError(model.network.source, objection, "use another runtime")
         cv2.setNumThreads(torch.get_num_threads())
         try:
             net = _read(model, image_size, self.winograd)
         except cv2.error as error:
             fact = f"OpenCV cannot read it: {' '.join(str(error).split())}"
-            raise ToolkitError(f"{model.network.source}: {fact}; use another runtime") from error
+            raise ToolkitError(model.network.source, fact, "use another runtime") from error
         return _Session(net, model, (None, model.network.channels(-1), *image_size))
 
 

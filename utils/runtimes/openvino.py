@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.errors import ToolkitError
-from utils.runtimes.runtime import Images, Outputs, Session, Sizes, known_texts, package, unloadable, unusable
+from ..errors import ToolkitError
+from .runtime import Images, Outputs, Session, Sizes, known_texts, package, unloadable, unusable
 
 PRECISIONS = ("f32", "bf16", "f16", "dynamic")
 
@@ -30,7 +30,7 @@ class OpenVino:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             fact = f"precision {self.precision!r} is not known"
-            raise ToolkitError(f"runtime openvino: {fact}; use one of {', '.join(PRECISIONS)}")
+            raise ToolkitError("runtime openvino", fact, f"use one of {', '.join(PRECISIONS)}")
 
     @property
     def version(self) -> str:
@@ -102,4 +102,4 @@ class _Session:
         counts = [len(output) for output in outputs if output.ndim > 2]
         if any(count != len(images) for count in counts):
             fact = f"OpenVINO gave outputs of {counts} images for images {images.shape}"
-            raise ToolkitError(f"{self.path}: {fact}; give a size that fits, or export it again")
+            raise ToolkitError(self.path, fact, "give a size that fits, or export it again")

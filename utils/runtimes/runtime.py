@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from utils.errors import ToolkitError
+from ..errors import ToolkitError
 
 Images = NDArray[np.float32]  # (B, C, H, W)
 Outputs = list[NDArray[np.float32]]
@@ -114,7 +114,7 @@ def read_beside(path: Path) -> dict[str, object]:
             raise ValueError(f"{str(found)[:_SHORT]!r} is no object")
     except (ValueError, RecursionError) as error:
         fact = f"is not what an export writes ({error})"
-        raise ToolkitError(f"{file}: {fact}; export the network anew") from error
+        raise ToolkitError(file, fact, "export the network anew") from error
     return found
 
 
@@ -129,13 +129,13 @@ def known_texts(found: Mapping[str, object]) -> dict[str, str]:
 
 def unloadable(path: Path, runtime: str, error: Exception) -> ToolkitError:
     """What to raise where a package cannot load a file."""
-    return ToolkitError(f"{path}: {runtime} cannot load it: {gist(error, path)}; export it again")
+    return ToolkitError(path, f"{runtime} cannot load it: {gist(error, path)}", "export it again")
 
 
 def unusable(path: Path, shape: tuple[int, ...], error: Exception) -> ToolkitError:
     """What to raise where a package cannot run a file on images of `shape`."""
     fact = f"cannot be run on images {shape}: {gist(error, path)}"
-    return ToolkitError(f"{path}: {fact}; give a size that fits, or export it again")
+    return ToolkitError(path, fact, "give a size that fits, or export it again")
 
 
 def gist(error: Exception, path: Path) -> str:
@@ -166,5 +166,5 @@ def package(runtime: str, name: str, requirement: str = "") -> ModuleType:
     except ImportError as error:
         fact = f"the package {name} is missing"
         raise ToolkitError(
-            f"runtime {runtime}: {fact}; python -m pip install {requirement or name}"
+            f"runtime {runtime}", fact, f"python -m pip install {requirement or name}"
         ) from error

@@ -8,17 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.errors import ToolkitError
-from utils.runtimes.runtime import (
-    Images,
-    Outputs,
-    Session,
-    Sizes,
-    package,
-    read_beside,
-    read_texts,
-    texts_path,
-)
+from ..errors import ToolkitError
+from .runtime import Images, Outputs, Session, Sizes, package, read_beside, read_texts, texts_path
 
 PRECISIONS = ("f32", "f16")
 PACKAGES = ("tensorrt", "tensorrt_rtx")  # have one interface; each reads only its own engines
@@ -35,7 +26,7 @@ class TensorRt:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             fact = f"precision {self.precision!r} is not known"
-            raise ToolkitError(f"runtime tensorrt: {fact}; use one of {', '.join(PRECISIONS)}")
+            raise ToolkitError("runtime tensorrt", fact, f"use one of {', '.join(PRECISIONS)}")
 
     @property
     def version(self) -> str:
@@ -60,7 +51,7 @@ class TensorRt:
         engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
         if engine is None:
             fact = "was built for another GPU or another version of TensorRT"
-            raise ToolkitError(f"{path}: {fact}; export the network anew for this machine")
+            raise ToolkitError(path, fact, "export the network anew for this machine")
         return _Session(trt, engine, engine.create_execution_context(), read_texts(path))
 
     def _plan(self, trt: Any, logger: Any, path: Path) -> Any:
@@ -68,18 +59,18 @@ class TensorRt:
         network = builder.create_network(0)
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(path)):
-            raise ToolkitError(f"{path}: TensorRT cannot read it: {parser.get_error(0)}")
+            raise ToolkitError(path, f"TensorRT cannot read it: {parser.get_error(0)}")
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)  # 10 bits of mantissa would not be f32
         if self.precision == "f16":
             if not hasattr(trt.BuilderFlag, "FP16"):  # strongly typed: the ONNX file says the precision
                 raise ToolkitError(
-                    f"{path}: this TensorRT takes f16 from the file; export it with --precision fp16"
+                    path, "this TensorRT takes f16 from the file", "export it with --precision fp16"
                 )
             config.set_flag(trt.BuilderFlag.FP16)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise ToolkitError(f"{path}: TensorRT cannot build an engine of it; its log says why")
+            raise ToolkitError(path, "TensorRT cannot build an engine of it", "its log says why")
         return plan
 
 
@@ -88,7 +79,7 @@ def _builders(path: Path) -> Sequence[str]:
     facts = read_beside(path).get("tensorrt", {})
     if not isinstance(facts, dict):
         fact = f"is not what an export writes (tensorrt: {facts!r} is no object)"
-        raise ToolkitError(f"{texts_path(path)}: {fact}; export the network anew")
+        raise ToolkitError(f"{texts_path(path)}", fact, "export the network anew")
     builder = facts.get("package")
     return [name for name in PACKAGES if name == builder] or PACKAGES
 
@@ -105,7 +96,7 @@ def _package(names: Sequence[str]) -> Any:
         if torch.cuda.is_available():
             return trt
         fact = "torch finds no NVIDIA GPU with its driver here"
-        raise ToolkitError(f"runtime tensorrt: {fact}; use torch, onnxruntime or openvino")
+        raise ToolkitError("runtime tensorrt", fact, "use torch, onnxruntime or openvino")
     raise missing[0]
 
 
@@ -134,7 +125,7 @@ class _Session:
         given = torch.from_numpy(images).to("cuda")
         if not self.context.set_input_shape(name, tuple(given.shape)):
             fact = f"takes no images of {tuple(given.shape)}"
-            raise ToolkitError(f"TensorRT engine: {fact}; keep within the shapes that it was built for")
+            raise ToolkitError("TensorRT engine", fact, "keep within the shapes that it was built for")
         self.context.set_tensor_address(name, given.data_ptr())
         outputs = []
         for name in self._names(self.trt.TensorIOMode.OUTPUT):

@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from utils.detection.nms import NMS_KINDS
-from utils.errors import ToolkitError
+from ..detection.nms import NMS_KINDS
+from ..errors import ToolkitError
 
 
 def darknet_of(texts: Mapping[str, str], source: str) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _parsed(texts: Mapping[str, str], name: str, source: str) -> object:
 
 def _refusal(source: str, fact: str) -> ToolkitError:
     fact = f"what it says of itself is not what an export writes ({fact})"
-    return ToolkitError(f"{source}: {fact}; export the network anew")
+    return ToolkitError(source, fact, "export the network anew")
 
 
 def _is_count(value: object) -> bool:

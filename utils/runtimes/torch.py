@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils.errors import ToolkitError
-from utils.runtimes.runtime import OPEN, TEXTS, Images, Outputs, Session, Sizes, unloadable
+from ..errors import ToolkitError
+from .runtime import OPEN, TEXTS, Images, Outputs, Session, Sizes, unloadable
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Torch:
         """
         if path.suffix != ".torchscript":
             fact = "torch runs modules and .torchscript files, not this"
-            raise ToolkitError(f"{path}: {fact}; use onnxruntime or openvino")
+            raise ToolkitError(path, fact, "use onnxruntime or openvino")
         texts = dict.fromkeys(TEXTS, "")
         try:
             module = torch.jit.load(str(path), self.place, _extra_files=texts)
@@ -74,7 +74,7 @@ class _Session:
             if not isinstance(self.module, torch.jit.ScriptModule):
                 raise
             fact = f"cannot run images {images.shape}: {_last_line(error)}"
-            raise ToolkitError(f"TorchScript file: {fact}; give the size it was made for") from error
+            raise ToolkitError("TorchScript file", fact, "give the size it was made for") from error
         tensors = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         return [np.ascontiguousarray(tensor.cpu().numpy()) for tensor in tensors]
 

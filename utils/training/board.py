@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from utils.errors import ToolkitError
-from utils.training.history import EpochRecord
+from ..errors import ToolkitError
+from .history import EpochRecord
 
 GROUPS = {
     "loss": ("loss", "box", "objectness", "classes", "distillation"),
@@ -32,7 +32,9 @@ class Board:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ToolkitError("--tensorboard: not installed; python -m pip install tensorboard") from error
+            raise ToolkitError(
+                "--tensorboard", "not installed", "python -m pip install tensorboard"
+            ) from error
         self._writer: Any = SummaryWriter(  # type: ignore[no-untyped-call]
             str(folder), purge_step=first_epoch if first_epoch > 1 else None
         )

@@ -25,11 +25,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from utils.detection.boxes import box_overlap, pairwise_iou, xywh_to_xyxy
-from utils.detection.decode import HeadSpec, decode_boxes
-from utils.training.head_rules import HeadRules
-from utils.training.losses import Losses
-from utils.training.targets import input_size, shape_iou
+from ..detection.boxes import box_overlap, pairwise_iou, xywh_to_xyxy
+from ..detection.decode import HeadSpec, decode_boxes
+from .head_rules import HeadRules
+from .losses import Losses
+from .targets import input_size, shape_iou
 
 # compare_yolo_class: a class must be so probable for a prediction to be spared as background
 _LIKELY = 0.25

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from utils.detection.boxes import box_overlap, xywh_to_xyxy
-from utils.detection.decode import HeadSpec, decode_boxes
-from utils.errors import ToolkitError
-from utils.pruning.soft_loss import soft_divergence
-from utils.training.losses import confidence_logits
-from utils.training.processes import Processes
-from utils.training.targets import HeadTargets, assign_targets
+from ..detection.boxes import box_overlap, xywh_to_xyxy
+from ..detection.decode import HeadSpec, decode_boxes
+from ..errors import ToolkitError
+from ..pruning.soft_loss import soft_divergence
+from .losses import confidence_logits
+from .processes import Processes
+from .targets import HeadTargets, assign_targets
 
 DistillationKind = Literal["classic1", "classic2", "sigmoid", "feature"]
 KINDS: tuple[DistillationKind, ...] = get_args(DistillationKind)
@@ -64,8 +64,9 @@ class Teacher:
         own, wanted = ([_compared(spec) for spec in each] for each in (self.specs, specs))
         if own != wanted:
             raise ToolkitError(
-                f"teacher: its heads {own} are not the student's {wanted}; "
-                "use the network that the student was pruned from"
+                "teacher",
+                f"its heads {own} are not the student's {wanted}",
+                "use the network that the student was pruned from",
             )
 
 

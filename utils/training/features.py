@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from utils.darknet.network import Network
-from utils.darknet.sections import Convolutional
-from utils.errors import ToolkitError
-from utils.pruning.report import decode_mask
+from ..darknet.network import Network
+from ..darknet.sections import Convolutional
+from ..errors import ToolkitError
+from ..pruning.report import decode_mask
 
 # A sum over the parts of the loss is about 1 early in a training; so is this, per channel and deviation.
 FEATURE_WEIGHT = 0.5
@@ -113,9 +113,7 @@ def pairs_from_report(
         ]
     except (KeyError, TypeError, ValueError):
         fact = "is no report of a pruning run"
-        raise ToolkitError(
-            f"{source}: {fact}; give the .json that stands beside the pruned weights"
-        ) from None
+        raise ToolkitError(source, fact, "give the .json that stands beside the pruned weights") from None
     left = [(index, mask) for index, removed, mask in changes if not removed]
     own = [i for i, section in enumerate(student.sections) if isinstance(section, Convolutional)]
     fits = len(own) == len(left) and all(
@@ -127,8 +125,12 @@ def pairs_from_report(
     if not fits:
         fact = "does not tell how the student came from the teacher"
         raise ToolkitError(
-            f"{source}: {fact}; give as teacher the network that was pruned, as student its "
-            "result; after several prunings, the network before the last one"
+            source,
+            fact,
+            (
+                "give as teacher the network that was pruned, as student its result; after several "
+                "prunings, the network before the last one"
+            ),
         )
     origin = dict(zip(own, left, strict=True))
     return tuple(

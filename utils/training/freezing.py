@@ -9,9 +9,9 @@ from collections import Counter
 
 from torch import nn
 
-from utils.darknet.freezing import NEVER, learns_from
-from utils.darknet.model import Darknet
-from utils.errors import ToolkitError
+from ..darknet.freezing import NEVER, learns_from
+from ..darknet.model import Darknet
+from ..errors import ToolkitError
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ class Freezing:
     """The parameters of a network that wait: those that wait for ever lose `requires_grad` at once."""
 
     def __init__(self, model: Darknet, first: int = 0) -> None:
-        """Read the network's cfg, see `utils.darknet.freezing`.
+        """Read the network's cfg, see `darknet.freezing`.
 
         Args:
             model: the network.
@@ -47,7 +47,7 @@ class Freezing:
                     parameter.requires_grad_(False)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             fact = "--freeze, stopbackward or the like leaves no section that learns"
-            raise ToolkitError(f"{model.network.source}: {fact}; leave the option out for training")
+            raise ToolkitError(model.network.source, fact, "leave the option out for training")
         for start, count in sorted(Counter(starts).items()):
             if start:
                 until = "never learn" if start == NEVER else f"learn from step {start} on"

@@ -5,11 +5,11 @@ Names and defaults are those of parse_yolo (parser.c).
 
 from dataclasses import dataclass
 
-from utils.darknet.cfg import Options, RawSection
-from utils.darknet.heads import Yolo
-from utils.darknet.network import Network
-from utils.detection.boxes import OVERLAP_KINDS
-from utils.errors import ToolkitError, UnsupportedSectionError
+from ..darknet.cfg import Options, RawSection
+from ..darknet.heads import Yolo
+from ..darknet.network import Network
+from ..detection.boxes import OVERLAP_KINDS
+from ..errors import ToolkitError, UnsupportedSectionError
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,19 @@ def _rules(network: Network, index: int) -> HeadRules:
     section = network[index]
     if not isinstance(section, Yolo):
         fact = "has a loss of its own in Darknet, which is not supported"
-        raise UnsupportedSectionError(f"{network.place(index)} {fact}; train with --loss modern")
+        raise UnsupportedSectionError(network.place(index), f"{fact}", "train with --loss modern")
     raw = RawSection(section.kind, section.options, section.line)
     options = Options(raw, index, network.source)
     for key, plain in (("truth_thresh", 1.0), ("focal_loss", 0.0)):
         if options.number(key, plain) != plain:
             fact = f"{key}={options.number(key, plain)} is not supported by --loss darknet"
             raise UnsupportedSectionError(
-                f"{network.place(index)} {fact}; write {plain:g} or train with --loss modern"
+                network.place(index), f"{fact}", f"write {plain:g} or train with --loss modern"
             )
     if "counters_per_class" in section.options:
         fact = "counters_per_class is not supported by --loss darknet"
         remedy = "remove it (--balanced draws rare classes more often) or train with --loss modern"
-        raise UnsupportedSectionError(f"{network.place(index)} {fact}; {remedy}")
+        raise UnsupportedSectionError(network.place(index), f"{fact}", remedy)
     return HeadRules(
         anchors=section.anchors,
         mask=section.mask,
@@ -87,5 +87,5 @@ def _rules(network: Network, index: int) -> HeadRules:
 def check_supported(network: Network) -> None:
     """Raise ToolkitError unless Darknet's loss can be computed for the network."""
     if not network.heads:
-        raise ToolkitError(f"{network.source}: has no [yolo] section to train; give the cfg of a detector")
+        raise ToolkitError(network.source, "has no [yolo] section to train", "give the cfg of a detector")
     head_rules(network)

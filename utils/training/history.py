@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.errors import ToolkitError
-from utils.files import write_text
-from utils.pruning.strength import RELATIVE_THRESHOLD
-from utils.training.plots import plot_gammas, plot_history
+from ..errors import ToolkitError
+from ..files import write_text
+from ..pruning.penalty_schedule import RELATIVE_THRESHOLD
+from .plots import plot_gammas, plot_history
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SMALL_GAMMA = 0.01
@@ -140,4 +140,4 @@ class History:
             return cls(tuple(EpochRecord(**record) for record in found))
         except (KeyError, TypeError):
             fact = "its history is of another version of this program"
-            raise ToolkitError(f"checkpoint: {fact}; start anew with --weights") from None
+            raise ToolkitError("checkpoint", fact, "start anew with --weights") from None

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from utils.errors import ToolkitError
+from ..errors import ToolkitError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 REPEATED = 1.0
@@ -19,8 +19,9 @@ REPEATED = 1.0
 class InterruptedTrainingError(ToolkitError):
     """The training was asked to end and has saved its state; the exit code is 128 + the signal."""
 
-    def __init__(self, message: str, number: int) -> None:
-        super().__init__(message)
+    def __init__(self, place: str, remedy: str, number: int) -> None:
+        super().__init__("", f"interrupted {place}", remedy)
+        self.args = (place, remedy, number)
         self.exit_code = 128 + number
 
 

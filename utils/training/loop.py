@@ -20,21 +20,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.darknet.checkpoint import Checkpoint, save_checkpoint
-from utils.darknet.model import Darknet
-from utils.data.loader import Loader
-from utils.errors import ToolkitError
-from utils.pruning.sparsity import GammaPenalty
-from utils.training.freezing import Freezing
-from utils.training.history import FILES as HISTORY_FILES
-from utils.training.history import EpochRecord, History, gamma_statistics
-from utils.training.interruption import InterruptedTrainingError, Interruption, listening
-from utils.training.memory import keep_freed_memory
-from utils.training.objective import Objective
-from utils.training.options import TrainingOptions
-from utils.training.processes import Processes
-from utils.training.trainer import NotFiniteError, Trainer
-from utils.training.validation import validate
+from ..darknet.checkpoint import Checkpoint, save_checkpoint
+from ..darknet.model import Darknet
+from ..data.loader import Loader
+from ..errors import ToolkitError
+from ..pruning.sparsity import GammaPenalty
+from .freezing import Freezing
+from .history import FILES as HISTORY_FILES
+from .history import EpochRecord, History, gamma_statistics
+from .interruption import InterruptedTrainingError, Interruption, listening
+from .memory import keep_freed_memory
+from .objective import Objective
+from .options import TrainingOptions
+from .processes import Processes
+from .trainer import NotFiniteError, Trainer
+from .validation import validate
 
 logger = logging.getLogger(__name__)
 
@@ -183,8 +183,9 @@ class _Run:
         """Continue where a checkpoint was written."""
         if "trainer" not in checkpoint.training:
             raise ToolkitError(
-                "--resume: this checkpoint holds no training state; name the last.pt of a run, or start anew "
-                "with --weights"
+                "--resume",
+                "this checkpoint holds no training state",
+                "name the last.pt of a run, or start anew with --weights",
             )
         self.trainer.load_state_dict(checkpoint.training["trainer"], checkpoint.state)
         self.history = History.from_list(checkpoint.training["history"])
@@ -210,7 +211,8 @@ class _Run:
         epoch = min(len(self.history.records) + 1, self.trainer.options.epochs)
         place = f"after step {self.trainer.step}, in epoch {epoch}"
         return InterruptedTrainingError(
-            f"interrupted {place}; saved, so go on with: --resume {self.output / LAST}",
+            place,
+            f"saved, so go on with: --resume {self.output / LAST}",
             interruption.signal or signal.SIGTERM,
         )
 
@@ -267,7 +269,7 @@ class _Run:
         self._returns += 1
         if self._good is None or self._returns > MOST_RETURNS:
             remedy = "start again with a smaller --learning-rate, or in full precision (--precision fp32)"
-            raise ToolkitError(f"{error}, {self._returns} times now; {remedy}") from error
+            raise ToolkitError(error.place, f"{error.fact}, {self._returns} times now", remedy) from error
         slower = self.trainer.rate * SLOWER
         self.trainer.load_state_dict(*self._good)
         self.trainer.rate = slower

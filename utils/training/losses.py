@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from utils.detection.boxes import box_overlap, xywh_to_xyxy
-from utils.detection.decode import HeadSpec, decode_boxes
-from utils.training.targets import HeadTargets, assign_targets, ignored_cells, input_size
+from ..detection.boxes import box_overlap, xywh_to_xyxy
+from ..detection.decode import HeadSpec, decode_boxes
+from .targets import HeadTargets, assign_targets, ignored_cells, input_size
 
 LossKind = Literal["modern", "darknet"]
 LOSSES: tuple[LossKind, ...] = get_args(LossKind)

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from utils.detection.decode import HeadSpec
-from utils.training.darknet_loss import HeadRules, darknet_loss
-from utils.training.distillation import DistillationKind, Teacher, distillation_loss
-from utils.training.features import FeatureMatch
-from utils.training.losses import Losses, LossWeights, yolo_loss
-from utils.training.processes import Processes
+from ..detection.decode import HeadSpec
+from .darknet_loss import HeadRules, darknet_loss
+from .distillation import DistillationKind, Teacher, distillation_loss
+from .features import FeatureMatch
+from .losses import Losses, LossWeights, yolo_loss
+from .processes import Processes
 
 PARTS = ("loss", "box", "objectness", "classes", "distillation", "farther")
 

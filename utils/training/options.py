@@ -8,16 +8,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from utils.data.augment import Augment
-from utils.errors import ToolkitError
-from utils.pruning.sparsity import Sparsifier
-from utils.pruning.strength import ScheduleKind as SparsityScheduleKind
-from utils.pruning.strength import SparsitySchedule
-from utils.training.distillation import DistillationKind
-from utils.training.losses import LossKind, LossWeights
-from utils.training.optimizer import OptimizerKind
-from utils.training.precision import Precision
-from utils.training.schedule import ScheduleKind
+from ..data.augment import Augment
+from ..errors import ToolkitError
+from ..pruning.penalty_schedule import ScheduleKind as SparsityScheduleKind
+from ..pruning.penalty_schedule import SparsitySchedule
+from ..pruning.sparsity import Sparsifier
+from .distillation import DistillationKind
+from .losses import LossKind, LossWeights
+from .optimizer import OptimizerKind
+from .precision import Precision
+from .schedule import ScheduleKind
 
 Value = TypeVar("Value")
 
@@ -111,7 +111,7 @@ class TrainingOptions:
         if names != mapping.keys():
             differing = ", ".join(sorted(names ^ mapping.keys()))
             fact = f"its options are of another version of this program ({differing})"
-            raise ToolkitError(f"checkpoint: {fact}; start anew with --weights")
+            raise ToolkitError("checkpoint", fact, "start anew with --weights")
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in mapping.items()
         }

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from utils.detection.boxes import pairwise_iou, xywh_to_xyxy
-from utils.detection.decode import HeadSpec
+from ..detection.boxes import pairwise_iou, xywh_to_xyxy
+from ..detection.decode import HeadSpec
 
 
 class HeadTargets(NamedTuple):

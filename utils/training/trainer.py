@@ -16,17 +16,17 @@ from typing import Any, Generic, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from utils.detection.decode import HeadSpec
-from utils.errors import DatasetError, ToolkitError
-from utils.pruning.sparsity import GammaPenalty
-from utils.training.ema import Model, WeightAverage
-from utils.training.freezing import Freezing
-from utils.training.objective import PARTS, Objective
-from utils.training.optimizer import make_optimizer, scaled_rate, set_rate, step_size
-from utils.training.options import TrainingOptions
-from utils.training.precision import autocast, channels_last, half_type
-from utils.training.processes import Processes, gradient_sync
-from utils.training.schedule import Schedule
+from ..detection.decode import HeadSpec
+from ..errors import DatasetError, ToolkitError
+from ..pruning.sparsity import GammaPenalty
+from .ema import Model, WeightAverage
+from .freezing import Freezing
+from .objective import PARTS, Objective
+from .optimizer import make_optimizer, scaled_rate, set_rate, step_size
+from .options import TrainingOptions
+from .precision import autocast, channels_last, half_type
+from .processes import Processes, gradient_sync
+from .schedule import Schedule
 
 OnBatch = Callable[[int, Mapping[str, float]], None]
 # a loss scale this small means that float16 overflows whatever the scale
@@ -161,7 +161,7 @@ class Trainer(Generic[Model]):
             after_step()
         if not self.done:
             fact = "no image of the training list could be read"
-            raise DatasetError(f"training: {fact}; correct the list or the files that it names")
+            raise DatasetError("training", fact, "correct the list or the files that it names")
         return _means(self.processes.average(self._sums.to(self.device)), self.done)
 
     def end_epoch(self) -> None:
@@ -191,7 +191,7 @@ class Trainer(Generic[Model]):
             if "value per channel" not in str(error):  # the words of torch's batch norm
                 raise
             fact = f"a batch of {len(images)} ends in maps of one cell, which batch norm cannot learn from"
-            raise ToolkitError(f"training: {fact}; give a larger --batch-size or --img_size") from error
+            raise ToolkitError("training", fact, "give a larger --batch-size or --img_size") from error
 
     def _optimizer_step(self) -> None:
         set_rate(self.optimizer, self.rate * self.schedule.factor(self.step))
@@ -225,7 +225,7 @@ class Trainer(Generic[Model]):
             failed = not bool(norm.isfinite())
         if failed:
             self.optimizer.zero_grad(set_to_none=True)
-            raise NotFiniteError(f"training: the gradient of step {self.step + 1} is not finite")
+            raise NotFiniteError("training", f"the gradient of step {self.step + 1} is not finite")
         if norm > self.options.clip_norm:
             nn.utils.clip_grads_with_norm_(parameters, self.options.clip_norm, norm)
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from utils.data.loader import Loader
-from utils.detection.decode import HeadSpec, decode_heads
-from utils.detection.evaluator import Evaluation, evaluate
-from utils.training.processes import Processes
+from ..data.loader import Loader
+from ..detection.decode import HeadSpec, decode_heads
+from ..detection.evaluator import Evaluation, evaluate
+from .processes import Processes
 
 
 def validate(

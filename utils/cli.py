@@ -1,0 +1,199 @@
+"""The command line: `netslim COMMAND ...`, `python -m netslim COMMAND ...` and the scripts of a checkout.
+
+All three call the same function of the same module. This module is imported before torch and OpenCV, so it
+knows neither, and it is the only place that sets environment variables: a program that imports the package as
+a library keeps its own settings.
+"""
+
+import difflib
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from types import MappingProxyType
+
+from .errors import ToolkitError
+
+INTERRUPTED = 130
+ENVIRONMENT: Mapping[str, str] = MappingProxyType(
+    {
+        # Threads sleep while they wait: spinning makes each step two to ten times slower as soon as anything
+        # else (the processes that load images, for one) needs a core.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        # Tensors in large pages: fetching small ones for every new activation takes up to a third of the time
+        # of a batch. Linux only.
+        "THP_MEM_ALLOC_ENABLE": "1",
+        # OpenCV refuses larger images by their headers alone. 134 million pixels are 11585 x 11585, 400 MB
+        # decoded; more is a mistake or an attack, unless the user raises the limit.
+        "OPENCV_IO_MAX_IMAGE_PIXELS": str(1 << 27),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        target: "module:function" below this package; the function takes the words after the command.
+        summary: one line for the list of commands.
+    """
+
+    target: str
+    summary: str
+
+
+COMMANDS: Mapping[str, Command] = MappingProxyType(
+    {
+        "new-cfg": Command(
+            "commands.new_cfg:main", "write a cfg for your own classes, anchors, width, image size"
+        ),
+        "doctor": Command("commands.doctor.command:main", "check cfg, data set and weights before training"),
+        "train": Command(
+            "commands.train.command:main", "train, sparsely with -sr, with a teacher with --t_weights"
+        ),
+        "ladder": Command("commands.ladder.command:main", "prune at many shares and measure each"),
+        "sensitivity": Command("commands.sensitivity:main", "prune each group of layers alone"),
+        "slim-prune": Command(
+            "commands.prune.strategies:slim_prune", "remove channels by one threshold, or down to a budget"
+        ),
+        "prune": Command("commands.prune.strategies:prune", "the same, without channels that shortcuts add"),
+        "shortcut-prune": Command(
+            "commands.prune.strategies:shortcut_prune",
+            "the same, the first layer of a shortcut group decides",
+        ),
+        "layer-prune": Command("commands.prune.strategies:layer_prune", "remove whole residual blocks"),
+        "layer-channel-prune": Command(
+            "commands.prune.strategies:layer_channel_prune", "remove channels and blocks in one run"
+        ),
+        "evaluate": Command("commands.evaluate.command:main", "mean average precision on a data set"),
+        "detect": Command("commands.detect.command:main", "find objects on images, videos or a camera"),
+        "export": Command(
+            "commands.export.command:main", "write ONNX, OpenVINO, TensorRT, ncnn, TorchScript"
+        ),
+        "benchmark": Command(
+            "commands.benchmark.command:main", "compare the speed of networks on each runtime"
+        ),
+        "latency": Command("commands.latency.command:main", "measure convolutions of any width on a runtime"),
+        "data convert": Command(
+            "commands.data.convert:convert", "make a Darknet data set of COCO or Pascal VOC"
+        ),
+        "data get-voc": Command("commands.data.convert:get_voc", "download Pascal VOC as a Darknet data set"),
+        "data get-oxford-hand": Command(
+            "commands.data.convert:get_oxford_hand", "download Oxford hand as a Darknet data set"
+        ),
+        "demo": Command("commands.demo:main", "train, prune, fine-tune and export a small network"),
+    }
+)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run `netslim WORDS`; ends the process with the command's exit code."""
+    words = list(sys.argv[1:] if words is None else words)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_overview())
+        sys.exit(0 if words else 2)
+    if words[0] in ("-V", "--version"):
+        print(_version())
+        sys.exit(0)
+    name, rest = _split(words)
+    if name is None:
+        print(_unknown(words), file=sys.stderr)
+        sys.exit(2)
+    start(name, rest)
+
+
+def start(name: str, words: Sequence[str] | None = None) -> None:
+    """Run a command as a program: errors become one line on stderr and exit code 2.
+
+    Args:
+        name: of the command, see COMMANDS.
+        words: what was typed after it; None for sys.argv.
+    """
+    prepare_environment()
+    run_main(lambda: call(name, words))
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run a program's main function: errors become one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # A table's frame must not end a run on a console that lacks the characters.
+            stream.reconfigure(errors="replace")
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # Or the flush at exit would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except ToolkitError as error:
+        _fail(f"{'error: ' if error.exit_code == ToolkitError.exit_code else ''}{error}", error.exit_code)
+    except OSError as error:
+        _fail(f"error: {error.filename or 'file system'}: {error.strerror or error}", 2)
+    else:
+        if code:
+            sys.exit(code)
+
+
+def call(name: str, words: Sequence[str] | None = None) -> int:
+    """Run a command inside this process.
+
+    Returns:
+        Its exit code.
+
+    Raises:
+        ToolkitError: something given cannot be used.
+    """
+    module, function = COMMANDS[name].target.split(":")
+    code: int | None = getattr(importlib.import_module(f".{module}", __package__), function)(words)
+    return code or 0
+
+
+def prepare_environment() -> None:
+    """Set the variables of ENVIRONMENT that are not set; call it before torch or OpenCV is imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+
+
+def _split(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """The command, of one or two words, and the words after it; `_` and `-` are the same."""
+    for count in (2, 1):
+        name = " ".join(word.replace("_", "-").removesuffix(".py") for word in words[:count])
+        if name in COMMANDS:
+            return name, words[count:]
+    return None, words
+
+
+def _unknown(words: Sequence[str]) -> str:
+    typed = " ".join(words[:2]) if words[0] == "data" else words[0]
+    close = difflib.get_close_matches(typed.replace("_", "-"), COMMANDS, n=1)
+    remedy = f"did you mean {close[0]!r}?" if close else "netslim --help lists the commands"
+    return f"error: {typed}: unknown command; {remedy}"
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"    {name:<{width}}{command.summary}" for name, command in COMMANDS.items()]
+    head = (
+        "usage: netslim COMMAND [options]\n\nPrune networks, Darknet detectors first, and prove the result."
+    )
+    return "\n".join([head, "", *lines, "", "netslim COMMAND --help is the manual of a command."])
+
+
+def _version() -> str:
+    try:
+        return f"netslim {version('netslim')}"
+    except PackageNotFoundError:
+        return "netslim, a checkout that is not installed"
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stdout.flush()
+    print(message, file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,138 @@
+"""The network of the export command, with what a data set adds: images to calibrate on, and a measure."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ...darknet.model import Darknet
+from ...data.listing import DataFile
+from ...detection.evaluator import evaluate
+from ...exporters.accuracy import predictor
+from ...exporters.job import Accuracy, Exporting, exporting
+from ...exporters.parity import Infer, module_infer
+from ...runtimes.detecting import facts_of
+from ...runtimes.runtime import Images
+from ..evaluate.command import open_split, require_same_classes
+
+CALIBRATION_IMAGES = 128
+BATCH = 8
+
+
+def make_job(
+    model: Darknet,
+    data: DataFile | None,
+    image_size: tuple[int, int],
+    workers: int,
+    *,
+    raw_heads: bool = False,
+    **options: Any,
+) -> Exporting:
+    """Get a network ready to be exported.
+
+    Args:
+        model: with its weights.
+        data: of its data set, where one was given.
+        image_size: (height, width) of the input in pixels.
+        workers: processes that load images.
+        raw_heads: end in the raw heads.
+        options: other arguments of `exporting`.
+
+    Raises:
+        ExportError: see `exporting`.
+        ToolkitError: the network has other classes than the data set.
+    """
+    network = model.network
+    job = exporting(
+        model,
+        model.head_specs,
+        image_size,
+        channels=network.channels(-1),
+        size_step=network.size_step,
+        metadata=metadata(model, data.names if data else (), image_size),
+        raw_heads=raw_heads,
+        progress=progress,
+        **options,
+    )
+    if data is None:
+        return job
+    require_same_classes(data, facts_of(model))
+    job = replace(job, calibration=calibration(model, data, image_size, workers))
+    if job.precision == "fp32" or raw_heads:
+        return job
+    measure = partial(measured, model=model, data=data, image_size=image_size, workers=workers)
+    before = measure(module_infer(job.module))
+    return replace(job, accuracy=Accuracy(before, partial(measure, batch=None if job.dynamic_batch else 1)))
+
+
+def progress(items: Sequence[int], label: str) -> Iterable[int]:
+    """The items, under a bar."""
+    return tqdm(items, desc=label, unit="section", leave=False, disable=None)
+
+
+def metadata(model: Darknet, names: Iterable[str], image_size: tuple[int, int]) -> dict[str, str]:
+    """What a program needs to detect with an exported file and without a cfg, as JSON texts."""
+    specs, network = model.head_specs, model.network
+    darknet = {
+        "letterbox": network.letterbox,
+        "nms_kind": specs[-1].nms_kind,
+        "beta_nms": specs[-1].beta_nms,
+        "image_size": list(image_size),
+        "channels": network.channels(-1),
+    }
+    texts = {
+        "anchors": json.dumps([spec.anchors for spec in specs]),
+        "strides": json.dumps([spec.stride for spec in specs]),
+        "cfg_sha256": hashlib.sha256(network.to_cfg().encode()).hexdigest(),
+        "darknet": json.dumps(darknet),
+    }
+    listed = list(names)
+    return texts | ({"names": json.dumps(listed)} if listed else {})
+
+
+def calibration(
+    model: Darknet, data: DataFile, image_size: tuple[int, int], workers: int = 0
+) -> Callable[[], Iterable[Images]]:
+    """Images of the training list, evenly spread, as `evaluate.py` prepares them; batches (B, C, H, W)."""
+
+    def batches() -> Iterable[Images]:
+        loader = open_split(
+            data, "train", model, image_size, batch_size=BATCH, workers=workers, limit=CALIBRATION_IMAGES
+        )
+        with tqdm(
+            total=len(loader.dataset), desc="calibrating", unit="image", leave=False, disable=None
+        ) as bar:
+            for batch in loader:
+                yield np.ascontiguousarray(batch.images.numpy())
+                bar.update(len(batch))
+
+    return batches
+
+
+def measured(
+    infer: Infer,
+    model: Darknet,
+    data: DataFile,
+    image_size: tuple[int, int],
+    workers: int = 0,
+    batch: int | None = None,
+) -> float:
+    """mAP@0.5 on the valid list, 0..1, of what gives boxes and scores.
+
+    Args:
+        infer: images (B, 3, H, W) -> boxes (B, N, 4) as xyxy and scores (B, N, classes).
+        model: the network that is exported.
+        data: of the data set.
+        image_size: (height, width) of the input in pixels.
+        workers: processes that load images.
+        batch: how many images `infer` takes at a time; None for any number.
+    """
+    loader = open_split(data, "valid", model, image_size, batch_size=BATCH, workers=workers)
+    predict, specs = predictor(infer, batch), model.head_specs
+    with tqdm(total=len(loader.dataset), desc="evaluating", unit="image", leave=False, disable=None) as bar:
+        return evaluate(predict, loader, data.names, specs=specs, progress=bar.update).map50

@@ -1,0 +1,207 @@
+"""The files that a command works on.
+
+Invariant: with none of --cfg, --data, --weights given the demo's files apply, all of them; with one given,
+the others come from that one or are asked for, never from the demo. A checkpoint brings its network with
+it; nothing is written for that.
+"""
+
+import argparse
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ..darknet.checkpoint import is_checkpoint, load_weights, read_checkpoint
+from ..darknet.model import Darknet
+from ..darknet.network import Network
+from ..data.shapes import ensure_shapes
+from ..errors import CfgError, ToolkitError
+from ..files import same_file
+from ..runtimes.choice import is_exported, runtime_of
+from ..runtimes.detecting import DetectingNetwork, as_predict, detecting, facts_of, of_file
+from ..runtimes.opencv import OpenCv
+from .results import quoted
+
+DEMO_CFG = Path("cfg/yolov3-shapes.cfg")
+DEMO_DATA = Path("data/shapes.data")
+DEMO_WEIGHTS = Path("weights/last.pt")
+
+Need = Literal["cfg", "data", "weights"]
+NEEDS: tuple[Need, ...] = ("cfg", "data", "weights")
+
+
+@dataclass(frozen=True)
+class Project:
+    """The files that a command works on; None for one that was not given.
+
+    Attributes:
+        cfg: of the network; None where the checkpoint `weights` carries it.
+        data: the .data file.
+        weights: a .weights file or a .pt checkpoint.
+        is_demo: whether these are the demo's files.
+    """
+
+    cfg: Path | None
+    data: Path | None
+    weights: Path | None
+    is_demo: bool
+
+    def needed(self, name: Need) -> Path:
+        """The path of a file that the command cannot do without.
+
+        Raises:
+            ToolkitError: it was not given.
+        """
+        return _required({other: getattr(self, other) for other in NEEDS}, name)
+
+    def network(self) -> Network:
+        """The network of the cfg file, or else the one that the checkpoint carries.
+
+        Raises:
+            CfgError: it cannot be used.
+            ToolkitError: there is neither.
+        """
+        if self.cfg is not None:
+            return Network.from_cfg(self.cfg)
+        weights = _changeable(self.needed("weights"))
+        text = read_checkpoint(weights).cfg if is_checkpoint(weights) else None
+        if text is None:
+            raise ToolkitError(f"--weights {weights}", "holds no cfg of its network", "add --cfg")
+        return Network.from_text(text, f"cfg in {weights}")
+
+    def options(self, *names: Need) -> str:
+        """The files as they would be typed, all or those named; empty for the demo's.
+
+        >>> Project(None, Path("my.data"), Path("best.pt"), False).options("cfg", "weights")
+        '--weights best.pt'
+        """
+        paths = {name: getattr(self, name) for name in names or ("cfg", "weights", "data")}
+        given = [] if self.is_demo else [(name, path) for name, path in paths.items() if path]
+        return " ".join(f"--{name} {quoted(path)}" for name, path in given)
+
+
+def fresh_network(network: Network, initialise: bool = True) -> Darknet:
+    """A network as it is before training; without `initialise` it waits for its weights.
+
+    Raises:
+        CfgError: it detects nothing.
+    """
+    model = Darknet(network, initialise)
+    if not model.head_specs:
+        fact = "has no [yolo] section or other head, so it detects nothing"
+        raise CfgError(network.source, fact, "give the cfg of a detector")
+    return model
+
+
+def open_network(project: Project) -> Darknet:
+    """The project's network with its weights.
+
+    Raises:
+        ToolkitError: a file is missing or cannot be used, or the network detects nothing.
+    """
+    weights = _changeable(project.needed("weights"))
+    model = fresh_network(project.network(), initialise=False)
+    load_weights(model, weights)
+    return model
+
+
+def open_detecting(
+    project: Project,
+    device: torch.device,
+    runtime: str | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> DetectingNetwork:
+    """The project's network ready to detect: an exported file on its runtime, anything else in torch.
+
+    Args:
+        project: its weights are an exported file, or weights beside a cfg, or a checkpoint.
+        device: of torch.
+        runtime: one of several that read an exported file; "opencv" for a cfg with its weights.
+        image_size: (height, width) that OpenCV is made ready for; None for the cfg's own.
+
+    Raises:
+        ToolkitError: a file is missing or cannot be used, or the network detects nothing.
+    """
+    weights = project.needed("weights")
+    if is_exported(weights):
+        if not weights.is_file():
+            raise ToolkitError(f"--weights {weights}", "not found")
+        cfg = None if project.cfg is None else project.network()
+        return of_file(weights, runtime_of(weights, runtime), cfg)
+    if runtime not in (None, "torch", "opencv"):
+        fact = f"runs exported files, and {weights} is none"
+        raise ToolkitError(f"--runtime {runtime}", fact, "export it first, or leave --runtime out")
+    model = open_network(project)
+    if runtime != "opencv":
+        return detecting(model.to(device))
+    size = image_size or (model.network.height, model.network.width)
+    predict = as_predict(OpenCv().wrap(model, size), model.network.source)
+    return DetectingNetwork(**vars(facts_of(model)), predict=predict)
+
+
+def open_files(cfg: Path | None, weights: Path) -> Darknet:
+    """A network that is not the project's, such as a teacher; cfg None for the one in a checkpoint.
+
+    Raises:
+        ToolkitError: as for `open_network`.
+    """
+    return open_network(Project(cfg, None, weights, is_demo=False))
+
+
+def _changeable(weights: Path) -> Path:
+    """The path, unless it is an exported file, which can be run but not pruned, trained or exported."""
+    if is_exported(weights):
+        fact = "is an exported file, which detect.py, evaluate.py and benchmark.py run"
+        raise ToolkitError(f"--weights {weights}", fact, "give the .weights or .pt that it was made from")
+    return weights
+
+
+def _required(files: Mapping[Need, Path | None], name: Need) -> Path:
+    path = files[name]
+    if path is None:
+        others = " ".join(f"--{other}" for other, found in files.items() if found)
+        raise ToolkitError(
+            f"--{name}", f"missing beside {others}", "add it, or give none of them for the demo"
+        )
+    return path
+
+
+def resolve(args: argparse.Namespace, needs: Collection[Need] = NEEDS) -> Project:
+    """Find the command's files by the rule above; make the embedded data set where it is used.
+
+    Args:
+        args: has `cfg`, and `data` and `weights` where the command offers them.
+        needs: what the command cannot do without (the network always: a cfg, or a checkpoint instead).
+
+    Raises:
+        ToolkitError: a needed file is neither given nor to be derived.
+    """
+    cfg, data, weights = (getattr(args, name, None) for name in NEEDS)
+    is_demo = not (cfg or data or weights)
+    if is_demo:
+        cfg, weights = DEMO_CFG, DEMO_WEIGHTS if "weights" in needs else None
+        data = DEMO_DATA if hasattr(args, "data") else None
+        _check_demo(cfg, weights)
+    given: dict[Need, Path | None] = {"cfg": cfg, "data": data, "weights": weights}
+    if cfg is None and weights is not None:
+        if not (is_checkpoint(weights) or is_exported(weights)):
+            fact = "a .weights file says nothing of its network"
+            raise ToolkitError(f"--weights {weights}", fact, "add --cfg")
+        needs = set(needs) - {"cfg"}
+    else:
+        needs = {"cfg", *needs}
+    for name in NEEDS:
+        if name in needs:
+            _required(given, name)
+    if data is not None and same_file(data, DEMO_DATA):
+        data = ensure_shapes(DEMO_DATA.parent)
+    return Project(cfg, data, weights, is_demo)
+
+
+def _check_demo(cfg: Path, weights: Path | None) -> None:
+    if not cfg.exists():
+        raise ToolkitError(cfg, "not found from here", "go to the project's folder, or give --cfg")
+    if weights is not None and not weights.exists():
+        raise ToolkitError(weights, "the demo's network is not trained yet", "run: python train.py")

@@ -1,0 +1,249 @@
+"""What the page of a pruning run shows of its networks; `pruning_samples` has the pictures.
+
+page = network_page(model, compact, subject.graph, scores, sections, removed_blocks, image_size, title="...")
+page = replace(page, cards=cards(figures_before, figures_after), classes=class_rows(...), ...)
+write_page(path, page)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...darknet.costs import section_costs
+from ...darknet.edit import residual_blocks
+from ...darknet.fuse import fused, inference
+from ...darknet.model import Darknet
+from ...darknet.network import Network
+from ...darknet.sections import Convolutional, Section
+from ...detection.evaluator import Evaluation
+from ...frontends.darknet.subject import section_index
+from ...profiling import measure_modules
+from ...pruning.channels import ChannelGraph
+from ...pruning.policies import Candidates, candidate_channels
+from ...pruning.report import Figures, SectionChange
+from ...pruning.subject import LayerScores
+from ...pruning.union_find import UnionFind
+from ...reporting.figures import digits, percent, points, short
+from ...reporting.page import Card, ClassRow, Page, SectionRow
+
+_ROUNDS, _WARM_UP = 9, 2
+
+Pair = tuple[float, float]  # milliseconds before and after
+
+
+def network_page(
+    before: Darknet,
+    after: Darknet,
+    graph: ChannelGraph,
+    scores: LayerScores,
+    sections: Sequence[SectionChange],
+    removed_blocks: Sequence[int],
+    image_size: tuple[int, int],
+    *,
+    title: str,
+    threshold: float | None = None,
+    candidates: Candidates = "all",
+    timed: bool = True,
+) -> Page:
+    """The parts of a page that come from the networks: sections with their times, scores, cfgs.
+
+    Args:
+        before: the network as it was.
+        after: the pruned one.
+        graph: the channels of `before`.
+        scores: importance of its channels.
+        sections: what became of each layer of `graph`.
+        removed_blocks: numbers of the shortcuts whose blocks were removed.
+        image_size: (height, width) at which multiply-adds and times count.
+        title: the heading.
+        threshold: the score below which channels went.
+        candidates: what the strategy could remove.
+        timed: whether to measure every section's milliseconds.
+    """
+    moved = moved_sections(before.network, removed_blocks)
+    times = section_times(before, after, moved, image_size) if timed else None
+    rows = section_rows(before, after, graph, sections, moved, image_size, times)
+    values, kept = channel_scores(graph, scores, sections, candidates)
+    lost = sum(row.removed for row in rows)
+    left = f"{int(kept.sum()):,} of the {len(kept):,} channels that could go are left"
+    return Page(
+        title=title,
+        subtitle=f"{left}, {lost} sections with filters are removed." if lost else f"{left}.",
+        sections=rows,
+        other_milliseconds=None if times is None else other_times(rows, times),
+        scores=values,
+        kept=kept,
+        threshold=threshold,
+        cfg_before=before.network.to_cfg(),
+        cfg_after=after.network.to_cfg(),
+        moved=moved,
+    )
+
+
+def moved_sections(network: Network, removed_blocks: Sequence[int]) -> dict[int, int]:
+    """Old -> new number of every section that stays.
+
+    Args:
+        network: as it was before.
+        removed_blocks: numbers of the shortcuts whose blocks were removed, as in `PruningReport`.
+    """
+    blocks = {block.shortcut: block for block in residual_blocks(network)}
+    gone = {index for shortcut in removed_blocks for index in blocks[shortcut].sections}
+    kept = (index for index in range(len(network)) if index not in gone)
+    return {old: new for new, old in enumerate(kept)}
+
+
+def section_rows(
+    before: Darknet,
+    after: Darknet,
+    graph: ChannelGraph,
+    sections: Sequence[SectionChange],
+    moved: Mapping[int, int],
+    image_size: tuple[int, int],
+    times: Sequence[Pair] | None = None,
+) -> tuple[SectionRow, ...]:
+    """A row for each section with filters.
+
+    Args:
+        before: the network as it was.
+        after: the pruned one.
+        graph: the channels of `before`.
+        sections: what became of each layer of `graph`.
+        moved: see `moved_sections`.
+        image_size: (height, width) at which multiply-adds count.
+        times: see `section_times`; None where it was not measured.
+    """
+    old = section_costs(before.network, image_size)
+    new = section_costs(after.network, image_size)
+    groups = _groups(graph)
+    rows = []
+    for change in sections:
+        index = change.index
+        cost = new[moved[index]] if index in moved else None
+        rows.append(
+            SectionRow(
+                index=index,
+                label=_label(before.network[index]),
+                filters_before=len(change.mask),
+                filters_after=after.network.channels(moved[index]) if cost else 0,
+                removed=cost is None,
+                group=groups.get(index),
+                parameters=(old[index].parameters, cost.parameters if cost else 0),
+                macs=(old[index].macs, cost.macs if cost else 0),
+                milliseconds=times[index] if times else None,
+            )
+        )
+    return tuple(rows)
+
+
+def section_times(
+    before: Darknet, after: Darknet, moved: Mapping[int, int], image_size: tuple[int, int]
+) -> tuple[Pair, ...]:
+    """Milliseconds of every section of `before` and of what became of it, as deployed, taking turns.
+
+    A removed section takes none after.
+    """
+    deployed = {"before": fused(before), "after": fused(after)}
+    times = measure_modules(
+        {name: inference(model, image_size) for name, model in deployed.items()},
+        {name: list(model.layers) for name, model in deployed.items()},
+        rounds=_ROUNDS,
+        warmup=_WARM_UP,
+    )
+    return tuple(
+        (time, times["after"][moved[index]] if index in moved else 0.0)
+        for index, time in enumerate(times["before"])
+    )
+
+
+def other_times(rows: Sequence[SectionRow], times: Sequence[Pair]) -> Pair:
+    """Milliseconds of all sections that have no row, together."""
+    shown = {row.index for row in rows}
+    others = [pair for index, pair in enumerate(times) if index not in shown]
+    return sum(before for before, _ in others), sum(after for _, after in others)
+
+
+def channel_scores(
+    graph: ChannelGraph,
+    scores: LayerScores,
+    sections: Sequence[SectionChange],
+    candidates: Candidates = "all",
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Scores of all channels that could be removed, (channels,), and which of them stay, (channels,).
+
+    Args:
+        graph: the channels of the network before.
+        scores: of its layers.
+        sections: what became of each layer.
+        candidates: what the strategy may remove.
+    """
+    kept = {change.index: change.mask for change in sections}
+    judged = candidate_channels(graph, scores, candidates)
+    nothing = np.zeros(0)
+    values = [scores[name][mask] for name, mask in judged.items()]
+    staying = [kept[section_index(name)][mask] for name, mask in judged.items()]
+    return (
+        np.concatenate([nothing, *values]).astype(np.float32),
+        np.concatenate([nothing, *staying]).astype(np.bool_),
+    )
+
+
+def class_rows(before: Evaluation, after: Evaluation) -> tuple[ClassRow, ...]:
+    """Both networks' AP of every class that occurs, evaluated on the same images."""
+    return tuple(
+        ClassRow(name, before.truths[name], ap, after.per_class[name])
+        for name, ap in before.per_class.items()
+        if before.truths[name]
+    )
+
+
+def cards(before: Figures, after: Figures, timed_on: str) -> tuple[Card, ...]:
+    """The summary: accuracy where it was measured, parameters, MACs, file size, latency on a runtime."""
+    found = []
+    if before.map50 is not None and after.map50 is not None:
+        change = f"{points(after.map50 - before.map50)} points"
+        share = after.map50 / before.map50 if before.map50 else None
+        found.append(Card("mAP@0.5", percent(before.map50), percent(after.map50), change, share))
+    found.append(_left("Parameters", before.parameters, after.parameters, short))
+    found.append(_left("MACs per image", before.macs, after.macs, short))
+    found.append(_left("Weights file", before.file_size, after.file_size, _mebibytes))
+    if before.latency is not None and after.latency is not None:
+        found.append(_left(f"Latency, {timed_on}", before.latency.p50, after.latency.p50, _milliseconds))
+    return tuple(found)
+
+
+def _groups(graph: ChannelGraph) -> dict[int, int]:
+    """Section number -> number of its set of sections, from 1, for those whose channels shortcuts tie."""
+    written = {section_index(name): layer.outputs for name, layer in graph.layers.items()}
+    coupled = {index: units[graph.coupled[units]].tolist() for index, units in written.items()}
+    classes = UnionFind()
+    classes.grow(graph.unit_count)
+    for first, *others in filter(None, coupled.values()):
+        for unit in others:
+            classes.union(first, unit)
+    sets = {index: classes.find(units[0]) for index, units in coupled.items() if units}
+    numbers = {root: number for number, root in enumerate(dict.fromkeys(sets.values()), start=1)}
+    return {index: numbers[root] for index, root in sets.items()}
+
+
+def _label(section: Section) -> str:
+    if not isinstance(section, Convolutional):
+        return section.kind
+    stride = "/".join(map(str, sorted(set(section.stride))))
+    parts = [f"{section.size}×{section.size}"]
+    parts += [f"/ {stride}"] if stride != "1" else []
+    parts += [f"{section.groups} groups"] if section.groups > 1 else []
+    return " ".join(parts)
+
+
+def _left(label: str, before: float, after: float, show: Callable[[float], str]) -> Card:
+    return Card(label, show(before), show(after), f"{100 * after / before:.0f} % left", after / before)
+
+
+def _mebibytes(value: float) -> str:
+    return f"{digits(value / 2**20)} MiB"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{digits(value)} ms"

@@ -1,0 +1,162 @@
+"""What is exported, and what came of it: the same for every format."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from ..detection.decode import HeadSpec
+from ..errors import ExportError
+from ..pruning.shared_copies import shared_copy
+from ..runtimes.runtime import Images
+from .output_modules import BoxesAndScores, Ending, RawHeads
+from .parity import Infer, Parity, Shape
+
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+# how much mAP@0.5 a file may lose before something is done or said, as a fraction
+ALLOWED_LOSS = 0.01
+
+
+def _no_onnx(precision: Precision) -> Path:
+    raise ExportError(f"ONNX {precision}", "no file was made for this export", "set Exporting.onnx")
+
+
+def _silent(items: Sequence[int], label: str) -> Iterable[int]:  # noqa: ARG001 - a bar shows it
+    return items
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How good a network is on a data set.
+
+    Attributes:
+        before: mAP@0.5 of the network itself, in float32, 0..1.
+        measure: mAP@0.5 of what gives boxes and scores, 0..1.
+    """
+
+    before: float
+    measure: Callable[[Infer], float]
+
+
+@dataclass(frozen=True)
+class Exporting:
+    """A network that is ready to be exported; see `exporting`.
+
+    Attributes:
+        module: in evaluation mode, on the CPU, in float32: images (B, C, H, W), RGB in 0..1, -> `outputs`.
+        specs: one for each head.
+        image_size: (height, width) of the input in pixels.
+        channels: of the input.
+        dynamic_batch: leave the batch open; otherwise it is 1.
+        dynamic_size: leave height and width open; otherwise they are `image_size`.
+        size_step: pixels by which sizes may differ.
+        opset: of the ONNX operators.
+        precision: of the file; inputs and outputs are float32 in any.
+        metadata: texts to store in the file or beside it.
+        onnx: a verified ONNX file of this network in a precision, for formats that are made from one.
+        calibration: batches of images (B, C, H, W) to find int8 ranges on; None where no data set was given.
+        accuracy: mAP before, and how to measure it after; None where nothing is measured.
+        int8_skip: numbers of the sections that stay in float in int8, or "auto".
+        suppress: whether an ONNX file suppresses overlapping boxes itself.
+        confidence: least score, and
+        overlap: largest overlap of two boxes of a class, with `suppress`.
+        progress: wraps what takes long, under a label, to show how far it is.
+        targets: GPUs, such as "SM86", to build for; empty for the format's own choice.
+    """
+
+    module: Ending
+    specs: tuple[HeadSpec, ...]
+    image_size: tuple[int, int]
+    channels: int = 3
+    dynamic_batch: bool = False
+    dynamic_size: bool = False
+    size_step: int = 32
+    opset: int = 17
+    precision: Precision = "fp32"
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    onnx: Callable[[Precision], Path] = _no_onnx
+    calibration: Callable[[], Iterable[Images]] | None = None
+    accuracy: Accuracy | None = None
+    int8_skip: tuple[int, ...] | Literal["auto"] = ()
+    suppress: bool = False
+    confidence: float = 0.25
+    overlap: float = 0.45
+    targets: tuple[str, ...] = ()
+    progress: Callable[[Sequence[int], str], Iterable[int]] = _silent
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """Of images to compare an exported file on: two that differ in whatever is dynamic, else one."""
+        first = (1, self.channels, *self.image_size)
+        batch = 3 if self.dynamic_batch else 1
+        size = other_size(self.image_size, self.size_step) if self.dynamic_size else self.image_size
+        second = (batch, self.channels, *size)
+        return (first,) if second == first else (first, second)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and verified.
+
+    Attributes:
+        paths: the file that one names to load it, then those that belong to it.
+        format: as on the command line.
+        precision: of its weights and arithmetic.
+        parities: how far it is from torch, at each of the job's shapes; empty where it cannot run here.
+        infer: runs it, to measure it; None where it cannot run here.
+        accuracy: mAP@0.5 of the file, 0..1, where its export measured it already.
+        note: what its user should know, in a sentence; empty for nothing.
+    """
+
+    paths: tuple[Path, ...]
+    format: str
+    precision: Precision
+    parities: tuple[Parity, ...] = ()
+    infer: Infer | None = None
+    accuracy: float | None = None
+    note: str = ""
+
+
+def exporting(
+    model: nn.Module,
+    specs: Sequence[HeadSpec],
+    image_size: tuple[int, int],
+    *,
+    raw_heads: bool = False,
+    size_step: int = 0,
+    **options: Any,
+) -> Exporting:
+    """Get a detector ready to be exported.
+
+    Args:
+        model: images (B, C, H, W) in 0..1 -> raw heads; is left as it is.
+        specs: one for each of its heads.
+        image_size: (height, width) of the input in pixels.
+        raw_heads: end in the raw heads instead of boxes and scores.
+        size_step: pixels by which sizes may differ; 0 for the largest stride of a head.
+        options: other attributes of `Exporting`.
+
+    Raises:
+        ExportError: the network has no head.
+    """
+    if not specs:
+        raise ExportError(
+            "export", "the network has no detection head, so there are no boxes", "give a detector"
+        )
+    copy = shared_copy(model).cpu().float()
+    ending: Ending = RawHeads(copy, len(specs)) if raw_heads else BoxesAndScores(copy, specs)
+    step = size_step or max(spec.stride for spec in specs)
+    return Exporting(ending.eval(), tuple(specs), image_size, size_step=step, **options)
+
+
+def other_size(image_size: tuple[int, int], step: int) -> tuple[int, int]:
+    """A (height, width) that differs in both by one step.
+
+    >>> other_size((416, 320), 32)
+    (384, 352)
+    """
+    height, width = image_size
+    return (height - step if height > step else height + step), width + step

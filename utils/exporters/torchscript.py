@@ -1,0 +1,88 @@
+"""A network as a TorchScript file: traced, frozen, and compared with the network that it came from.
+
+Freezing folds the batch norms and makes constants of all parameters, so the file can be run but not trained.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ExportError
+from ..files import atomic_path
+from ..pruning.shared_copies import shared_copy
+from ..runtimes.torch import Torch
+from .job import Exported, Exporting
+from .limits import Limits
+from .output_modules import Ending
+from .verification import verify
+
+LIMITS = Limits(
+    "TorchScript",
+    refused={"int8": "torch's quantised operators lack what detectors use; use --format onnx or openvino"},
+)
+
+
+class HalfInside(nn.Module):
+    """A detector that computes in float16; its images and raw heads are float32.
+
+    Args:
+        model: images (B, C, H, W) -> raw heads; is made half precision.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.half()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (B, C, H, W) -> for each head (B, A, h, w, width)."""
+        return [head.float() for head in self.model(images.half())]
+
+
+def half_inside(ending: Ending) -> nn.Module:
+    """A copy of `ending` that computes in float16 up to the heads."""
+    copy = shared_copy(ending)
+    copy.model = HalfInside(shared_copy(ending.model))
+    return copy.eval()
+
+
+def export_torchscript(job: Exporting, path: Path) -> Exported:
+    """Write a `.torchscript` file; its texts are torch.jit's `_extra_files`.
+
+    Args:
+        job: fp32 or fp16. Where batch and size are not left open, the file may take others all the same:
+            they are not compared.
+        path: of the file.
+
+    Raises:
+        ExportError: int8 is asked for, the network cannot be traced, or the file computes something else.
+    """
+    LIMITS.check(job.precision, job.dynamic_batch or job.dynamic_size)
+    module = job.module if job.precision == "fp32" else half_inside(job.module)
+    with atomic_path(path) as temporary:
+        traced(module, torch.zeros(job.shapes[0])).save(str(temporary), _extra_files=dict(job.metadata))
+        infer = Torch().load(temporary).infer
+        parities = verify(job, infer, "TorchScript")
+    return Exported((path,), "torchscript", job.precision, parities, infer)
+
+
+def traced(module: nn.Module, example: Tensor) -> Any:
+    """`module` as a frozen graph.
+
+    Args:
+        module: in evaluation mode; (B, C, H, W) -> a tensor or several.
+        example: images to run it on; what depends on their values or sizes becomes a constant.
+
+    Raises:
+        ExportError: the module cannot be traced.
+    """
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of sizes that may become constants
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module(example)  # a size that does not fit is the model's own error; traced, models do not check
+        try:
+            return torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))
+        except RuntimeError as error:
+            raise ExportError("torch.jit.trace", str(error), "nothing was written") from error

@@ -1,0 +1,243 @@
+"""A Darknet network as the engine sees it, traced section by section with the rules of `darknet_rules`.
+
+Invariants: retracing a narrowed subject gives the channel counts of the mask, and the narrowed tensors load
+strictly into a `Darknet` that is built anew from the narrowed cfg.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...darknet.edit import ResidualBlock, residual_blocks, with_filters, without_blocks
+from ...darknet.model import Darknet
+from ...darknet.network import Network
+from ...darknet.resampling import Maxpool, Upsample
+from ...darknet.sections import Connected, Convolutional, Route, Shortcut
+from ...darknet.weights import write_weights
+from ...errors import CfgError, PruningError
+from ...files import write_text
+from ...pruning.channels import ChannelGraph, ChannelTracer, UnitMask
+from ...pruning.narrow import narrow
+from ...pruning.policies import candidate_channels
+from ...pruning.scores import gamma_scores
+from ...pruning.sparsity import GammaPenalty
+from ...pruning.subject import Block, LayerScores
+from .rules import RULES, TRANSPARENT, Step
+
+
+def trace(network: Network, keep_sections: Sequence[int] = ()) -> ChannelGraph:
+    """The channels of `network`; layers and followers are named as the modules of `Darknet`.
+
+    Args:
+        network: to trace.
+        keep_sections: convolutions whose channels are pinned.
+
+    Raises:
+        PruningError: one of these sections is no convolution.
+    """
+    tracer = ChannelTracer()
+    image = tracer.new(network.channels(-1))
+    tracer.pin(image, "the image has its channels")
+    ids = {-1: image}
+    for index, section in enumerate(network.sections):
+        ids[index] = RULES[type(section)](Step(tracer, network, index, ids))
+        if not network.readers(index):
+            tracer.pin(ids[index], f"layers.{index} [{section.kind}] is read by nobody")
+    names = [_layer_name(network, index) for index in keep_sections]
+    return tracer.finish().pinning(names, "asked for with --keep-sections")
+
+
+@dataclass(frozen=True)
+class DarknetSubject:
+    """A `Darknet` to prune; see `pruning.subject.Subject`.
+
+    Attributes:
+        kept: names of layers that the user wants left whole.
+    """
+
+    model: Darknet
+    graph: ChannelGraph
+    kept: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, model: Darknet, keep_sections: Sequence[int] = ()) -> Self:
+        """Trace `model`; the convolutions at `keep_sections` stay as wide as they are, their blocks too.
+
+        Raises:
+            PruningError: a section is no convolution.
+        """
+        names = frozenset(_layer_name(model.network, index) for index in keep_sections)
+        return cls(model, trace(model.network, keep_sections), names)
+
+    @property
+    def network(self) -> Network:
+        """The description of the model."""
+        return self.model.network
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Residual blocks in order; one without a convolution in its branch is left out."""
+        found = (_block(self.network, block) for block in residual_blocks(self.network))
+        return tuple(block for block in found if block.layers and self.kept.isdisjoint(block.layers))
+
+    @property
+    def example(self) -> Tensor:
+        """(1, C, H, W) zeros, small where the network takes it."""
+        size = usable_size(self.network, 2 * self.network.size_step)
+        return torch.zeros(1, self.network.channels(-1), *size).to(next(self.model.parameters()))
+
+    def with_model(self, model: nn.Module) -> Self:
+        """The same structure with other numbers."""
+        return replace(self, model=cast(Darknet, model))
+
+    def copied(self) -> Self:
+        """The same network in tensors of its own."""
+        return self.with_model(deepcopy(self.model))
+
+    def narrowed(self, keep: UnitMask) -> Self:
+        """A compact copy with the kept channels, built from its own cfg and traced anew."""
+        network = narrowed_network(self.network, self.graph, keep)
+        state = narrow(self.model, self.graph, keep).state_dict()
+        return self._rebuilt(network, state, map(section_index, self.kept))
+
+    def shortened(self, blocks: Sequence[Block]) -> Self:
+        """A copy without these blocks."""
+        if not blocks:
+            return self
+        gone = {block.name for block in blocks}
+        chosen = [b for b in residual_blocks(self.network) if f"layers.{b.shortcut}" in gone]
+        network, moved = without_blocks(self.network, chosen)
+        state = {}
+        for key, tensor in self.model.state_dict().items():
+            if section_index(key) in moved:
+                _, _, rest = key.split(".", 2)
+                state[f"layers.{moved[section_index(key)]}.{rest}"] = tensor
+        return self._rebuilt(network, state, (moved[section_index(name)] for name in self.kept))
+
+    def save(self, cfg: Path, weights: Path) -> None:
+        """Write both files, each whole or not at all."""
+        write_text(cfg, self.network.to_cfg())
+        write_weights(weights, self.model, self.model.header)
+
+    def _rebuilt(self, network: Network, state: Mapping[str, Tensor], kept: Iterable[int]) -> Self:
+        model = Darknet(network, initialise=False).to(next(self.model.parameters()))
+        model.load_state_dict(state, strict=True)
+        model.header = self.model.header
+        return type(self).of(model.train(self.model.training), sorted(kept))
+
+
+def narrowed_network(network: Network, graph: ChannelGraph, keep: UnitMask) -> Network:
+    """The description alone, without the removed channels; `keep` must be legal for its `graph`."""
+    layers = {section_index(name): layer for name, layer in graph.layers.items()}
+    filters = {index: int(keep[layer.outputs].sum()) for index, layer in layers.items()}
+    groups = {index: int(keep[layer.inputs].sum()) for index, layer in layers.items() if layer.depthwise}
+    return with_filters(network, filters, groups)
+
+
+def usable_size(network: Network, wanted: int) -> tuple[int, int]:
+    """(height, width): `wanted` pixels square if the network takes such an input, else its own size."""
+    own = network.height, network.width
+    # Cells would not be whole; a map larger than the image has cells of no pixel.
+    if any(wanted % max(1, network.stride(head)) for head in network.heads):
+        return own
+    try:
+        network.shapes_at(wanted, wanted)
+    except CfgError:
+        return own
+    return wanted, wanted
+
+
+def section_index(name: str) -> int:
+    """Darknet's number of the section that a module or tensor belongs to.
+
+    >>> section_index("layers.12.conv")
+    12
+    """
+    return int(name.split(".")[1])
+
+
+def _layer_name(network: Network, index: int) -> str:
+    if index >= len(network):
+        fact = f"has no section {index}"
+        raise PruningError(network.source, fact, f"its last is {len(network) - 1}")
+    if not isinstance(network[index], Convolutional | Connected):
+        fact = f"{network.place(index)} has no channels of its own to keep"
+        raise PruningError("", fact, "name the convolution before it")
+    return _with_weights(network, index)
+
+
+def _with_weights(network: Network, index: int) -> str:
+    return f"layers.{index}.{'conv' if isinstance(network[index], Convolutional) else 'linear'}"
+
+
+def classic_candidates(network: Network) -> frozenset[str]:
+    """Layers that the published programs may prune: batch-norm convolutions but those directly before an
+    upsample, before a max-pool that is directly before a route (SPP), or before a route with groups.
+    """
+    names = set()
+    for index, section in enumerate(network.sections):
+        if isinstance(section, Convolutional) and section.batch_normalize:
+            behind = [*network.sections[index + 1 : index + 3], None, None]
+            excluded = (
+                isinstance(behind[0], Upsample)
+                or (isinstance(behind[0], Maxpool) and isinstance(behind[1], Route))
+                or (isinstance(behind[0], Route) and behind[0].groups > 1)
+            )
+            if not excluded:
+                names.add(f"layers.{index}.conv")
+    return frozenset(names)
+
+
+def classic_scores(subject: DarknetSubject) -> LayerScores:
+    """|gamma| of the published candidates only: a layer without score stays whole."""
+    candidates = classic_candidates(subject.network)
+    return {name: values for name, values in gamma_scores(subject).items() if name in candidates}
+
+
+def gamma_penalty(model: Darknet, s: float, prune: Literal[0, 1], classic: bool = False) -> GammaPenalty:
+    """The penalty on exactly the gammas that pruning will judge.
+
+    Args:
+        model: the network in training.
+        s: weight of the penalty.
+        prune: 0 for the candidates of prune.py (no shortcuts), 1 for those of slim_prune.py.
+        classic: the published programs' narrower set.
+    """
+    subject = DarknetSubject.of(model)
+    scores = classic_scores(subject) if classic else gamma_scores(subject)
+    channels = candidate_channels(subject.graph, scores, "all" if prune else "uncoupled")
+    norms: dict[str, nn.BatchNorm2d] = {}
+    for name in channels:
+        norm = cast(nn.BatchNorm2d, model.get_submodule(cast(str, subject.graph.layers[name].norm)))
+        if norm not in norms.values():  # convolutions may share one (share_index)
+            norms[name] = norm
+    return GammaPenalty(norms, s, channels)
+
+
+def _block(network: Network, block: ResidualBlock) -> Block:
+    branch = (index for index in block.branch if isinstance(network[index], Convolutional | Connected))
+    layers = tuple(_with_weights(network, index) for index in branch)
+    travels = block.activation == "linear" and _reaches_linear_readers_only(network, block.shortcut)
+    return Block(f"layers.{block.shortcut}", layers, f"layers.{block.branch[-1]}", travels)
+
+
+def _reaches_linear_readers_only(network: Network, index: int) -> bool:
+    """Whether a constant added to section `index` passes to convolutions by adds, routes and pools alone."""
+    waiting, seen = [index], {index}
+    while waiting:
+        for reader in network.readers(waiting.pop()):
+            section = network[reader]
+            if isinstance(section, Convolutional | Connected) or reader in seen:
+                continue
+            linear_add = isinstance(section, Shortcut) and section.activation == "linear"
+            if not linear_add and type(section) not in TRANSPARENT:
+                return False
+            seen.add(reader)
+            waiting.append(reader)
+    return True

@@ -1,0 +1,190 @@
+"""What is left of a network, as plain JSON, and a freshly built one narrowed by it.
+
+Invariant: `apply_plan(fresh, plan)` takes `state_dict` of the network that the plan was made with, strictly.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx.node import map_arg
+
+from ...errors import PruningError
+from ...pruning.channels import UnitMask
+from ...pruning.narrow import narrow
+from ...pruning.report import decode_mask, encode_mask
+from .parameters import attribute
+from .subject import FxSubject, graph_of
+
+_PARALLEL = "module."  # what DataParallel and DistributedDataParallel put before every name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which channels are left.
+
+    Attributes:
+        input_shape: of the example that the network was traced with.
+        input_type: of its numbers, such as "float32".
+        kept: layer name -> (out,) mask of its output channels, layers that stay whole left out.
+        values: other arguments of `forward` that were fixed.
+    """
+
+    input_shape: tuple[int, ...]
+    kept: Mapping[str, UnitMask]
+    values: Mapping[str, Any] = field(default_factory=dict)
+    input_type: str = "float32"
+
+    @classmethod
+    def of(cls, subject: FxSubject, keep: UnitMask, values: Mapping[str, Any]) -> "Plan":
+        """From a mask over the units of a subject."""
+        masks = {name: keep[layer.outputs] for name, layer in subject.graph.layers.items()}
+        kept = {name: mask for name, mask in masks.items() if not mask.all()}
+        example = subject.example[:1]
+        return cls(tuple(example.shape), kept, dict(values), str(example.dtype).removeprefix("torch."))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; a mask as "count:hex"."""
+        kept = {name: encode_mask(mask) for name, mask in self.kept.items()}
+        return {
+            "input_shape": list(self.input_shape),
+            "input_type": self.input_type,
+            "kept": kept,
+            "values": dict(self.values),
+        }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Plan":
+        """What `to_json` gave.
+
+        Raises:
+            PruningError: it is something else.
+        """
+        try:
+            kept = {name: decode_mask(text) for name, text in plain["kept"].items()}
+            input_type = plain.get("input_type", "float32")  # plans of older versions have none
+            if not isinstance(getattr(torch, input_type), torch.dtype):
+                raise TypeError("input_type: is no type of numbers")
+            return cls(tuple(plain["input_shape"]), kept, plain["values"], input_type)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PruningError("plan", f"is none ({error!r})", "give what Plan.to_json returned") from error
+
+
+def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
+    """A copy of `model`, freshly built or trained, without the channels that the plan removes.
+
+    Args:
+        model: of the class that the plan was made for; of a parallel wrapper what it wraps.
+        plan: of `slim`.
+
+    Raises:
+        PruningError: it is another network, or no plan.
+    """
+    if not isinstance(plan, Plan):
+        raise PruningError(
+            "plan", f"is a {type(plan).__name__}", "give Plan.from_json of what to_json returned"
+        )
+    model = unwrapped(model)
+    place, weight = type(model).__name__, next(model.parameters(), torch.empty(0))
+    example = torch.zeros(plan.input_shape, dtype=getattr(torch, plan.input_type), device=weight.device)
+    if example.is_floating_point():
+        example = example.to(weight)
+    subject = FxSubject.of(model, example, plan.values)
+    keep = np.ones(subject.graph.unit_count, dtype=np.bool_)
+    for name, mask in plan.kept.items():
+        layer = subject.graph.layers.get(name)
+        if layer is None or len(layer.outputs) != len(mask):
+            found = "no such layer" if layer is None else f"{len(layer.outputs)} channels"
+            raise PruningError(
+                place, f"{name} has {found}, the plan {len(mask)}", "build what it was made for"
+            )
+        keep[layer.outputs[~mask]] = False
+    if (subject.graph.legal(keep, np.zeros(len(keep))) != keep).any():
+        raise PruningError(place, "ties other channels than the network of the plan", "build that one")
+    return finished(model, subject, keep, subject.narrowed(keep), plan.values)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network in a parallel wrapper, or itself."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, wrappers) else model
+
+
+def finished(
+    model: nn.Module, subject: FxSubject, keep: UnitMask, compact: FxSubject, values: Mapping[str, Any]
+) -> nn.Module:
+    """What users get: a narrow module of the given class, or where its code holds numbers the traced one.
+
+    Args:
+        model: as given.
+        subject: its trace.
+        keep: (units,) what is left.
+        compact: narrowed by the engine, whose numbers count.
+        values: other arguments of `forward` that were fixed.
+    """
+    if isinstance(model, torch.fx.GraphModule):
+        return _in_modes_of(model, compact.model)
+    plain = narrow(model, subject.graph, keep)
+    if not _runs_as(plain, compact, values):
+        return _in_modes_of(model, compact.model)
+    # what `forward` does not use is in the module and not in the trace, whose constants are not in the module
+    own = plain.state_dict()
+    found = {name: tensor for name, tensor in compact.model.state_dict().items() if name in own}
+    plain.load_state_dict(own | found, strict=True)
+    return plain
+
+
+def _in_modes_of(model: nn.Module, found: nn.Module) -> nn.Module:
+    """`found` with each module in training or evaluation mode as the one of its name in `model`."""
+    modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
+    for name, module in found.named_modules(remove_duplicate=False):
+        module.training = modes.get(name, model.training)
+    return found
+
+
+def _runs_as(plain: nn.Module, compact: FxSubject, values: Mapping[str, Any]) -> bool:
+    """Whether its code does at the new widths what was traced: it may branch on them, or hold numbers."""
+    try:
+        found = graph_of(plain, compact.example, values)
+    except PruningError:
+        return False
+    return _code(found.graph) == _code(compact.model.graph) and _same_constants(found, compact.model)
+
+
+def _same_constants(found: torch.fx.GraphModule, compact: torch.fx.GraphModule) -> bool:
+    """Whether tensors that the code makes for itself are equal."""
+    names = [str(node.target) for node in found.graph.nodes if node.op == "get_attr"]
+    pairs = [(attribute(found, name), attribute(compact, name)) for name in names]
+    return all(
+        isinstance(one, nn.Parameter) or (isinstance(other, Tensor) and torch.equal(one, other))
+        for one, other in pairs
+        if isinstance(one, Tensor)
+    )
+
+
+def _code(graph: torch.fx.Graph) -> list[tuple[Any, ...]]:
+    """What it does step by step, whatever the steps are called."""
+    number: dict[Any, Any] = {node: place for place, node in enumerate(graph.nodes)}
+    arguments = (map_arg((node.args, node.kwargs), number.__getitem__) for node in graph.nodes)
+    return [(node.op, node.target, *given) for node, given in zip(graph.nodes, arguments, strict=True)]
+
+
+def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a state strictly, also one that a parallel wrapper saved.
+
+    Raises:
+        PruningError: it is of another network, with what differs, or no state.
+    """
+    if not isinstance(state, Mapping):
+        raise PruningError("state", f"is a {type(state).__name__}", "give what state_dict() returned")
+    is_wrapped = all(str(name).startswith(_PARALLEL) for name in state)
+    if is_wrapped and state.keys() != model.state_dict().keys():
+        state = {name.removeprefix(_PARALLEL): tensor for name, tensor in state.items()}
+    try:
+        model.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        fact = " ".join(str(error).split())[:300]
+        raise PruningError("", fact, "narrow a fresh network with its plan first: apply_plan") from error

@@ -1,0 +1,257 @@
+"""Any `nn.Module` as a subject of the engine, by way of torch.fx.
+
+The traced graph (`fx_trace`) is run once on an example, and each operation's rule says what it does to the
+channels (`fx_rules`). What no rule knows pins the channels that it reads and is listed, so a result is never
+wrong.
+
+Invariant: `narrowed` computes what the network does with the removed channels at zero; where the code itself
+holds numbers of channels (slices, views), these are changed with them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.node import Target
+from torch.utils import _pytree as pytree
+
+from ...errors import PruningError
+from ...profiling import evaluating
+from ...pruning.channels import ChannelGraph, UnitMask
+from ...pruning.narrow import narrow
+from ...pruning.subject import Block
+from .call import Call, Rule, Size, Trace
+from .export import EXPORTED_RULES
+from .parameters import settle_shared
+from .rules.darknet import DARKNET_RULES
+from .rules.table import RULES
+from .trace import running, said, traced
+from .values import Value, pin_labels, unique_pairs
+
+
+@dataclass(frozen=True)
+class FxSubject:
+    """A module to prune; see `pruning.subject.Subject`.
+
+    Attributes:
+        model: the traced module; its parts are those of the module that was given.
+        graph: its channels.
+        example: (2, ...) an input, twice.
+        sizes: numbers in its code that count channels.
+        not_followed: operations that pinned what they read, a text each.
+        pinned: names of layers that stay as wide as they are.
+    """
+
+    model: fx.GraphModule
+    graph: ChannelGraph
+    example: Tensor
+    sizes: tuple[Size, ...] = ()
+    not_followed: tuple[str, ...] = ()
+    pinned: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        example: Tensor,
+        values: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Trace `model`.
+
+        Args:
+            model: takes a tensor.
+            example: (B, ...) an input; the smaller, the quicker. Two of its first are run, so that code that
+                drops axes of size 1 leaves that of the batch.
+            values: other arguments of its `forward`, which are fixed from here on.
+
+        Raises:
+            PruningError: it cannot be traced, or does not run on the example.
+        """
+        example = example[:1].repeat(2, *[1] * (example.ndim - 1))
+        if not isinstance(model, nn.Module):
+            raise PruningError(f"{model!r:.60}", "is no torch.nn.Module that is built", "give one")
+        module = model if isinstance(model, fx.GraphModule) else graph_of(model, example, values or {})
+        run = _Run(module)
+        with running(type(model).__name__, example), evaluating(module), torch.no_grad():
+            run.run(example)
+        settle_shared(module, run.trace)
+        if not run.trace.layers:
+            fact = "runs no convolution or linear layer as a part of it"
+            raise PruningError(f"{type(model).__name__}", fact, "there is nothing to prune")
+        graph, units = run.trace.tracer.finish(), run.trace.tracer.units()
+        sizes = tuple(replace(size, ids=units[size.ids]) for size in run.trace.sizes)
+        notes = tuple(dict.fromkeys(run.trace.not_followed))
+        return cls(module, graph, example, sizes, notes)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """None: removing whole blocks would change the code."""
+        return ()
+
+    def pinning(self, names: Iterable[str]) -> Self:
+        """The same with these layers left as they are."""
+        pinned = self.pinned | set(names)
+        return replace(self, graph=self.graph.pinning(pinned, "excluded"), pinned=pinned)
+
+    def with_model(self, model: nn.Module) -> Self:
+        """The same structure with other numbers."""
+        return replace(self, model=cast(fx.GraphModule, model))
+
+    def narrowed(self, keep: UnitMask) -> Self:
+        """A compact copy with the kept channels, traced anew."""
+        model = cast(fx.GraphModule, narrow(self.model, self.graph, keep))
+        nodes = {node.name: node for node in model.graph.nodes}
+        for size in self.sizes:
+            _set_size(nodes[size.node], size.path, int(keep[size.ids].sum()))
+        if self.sizes:
+            model.recompile()
+        try:
+            compact = type(self).of(model, self.example).pinning(self.pinned)
+        except PruningError as error:
+            fact = f"what is left does not run ({said(error.__cause__ or error)})"
+            remedy = "exclude the layers around code that counts channels, and report the network"
+            raise PruningError(f"{type(self.model).__name__}", fact, remedy) from error
+        _require_same_wiring(self.graph, keep, compact.graph)
+        return compact
+
+    def shortened(self, blocks: Iterable[Block]) -> Self:
+        """Itself: there are no blocks."""
+        del blocks
+        return self
+
+
+def _require_same_wiring(graph: ChannelGraph, keep: UnitMask, traced: ChannelGraph) -> None:
+    """Refuse a network in which a layer reads or writes other channels than those that were kept, in order.
+
+    Raises:
+        PruningError: the code does something with channels that the rules take for something else.
+    """
+    pairs = []
+    for name, layer in graph.layers.items():
+        found = traced.layers[name]
+        for old, new in ((layer.inputs, found.inputs), (layer.outputs, found.outputs)):
+            kept = old[keep[old]]
+            if len(kept) != len(new):
+                raise PruningError(name, f"has {len(new)} channels instead of {len(kept)}", "exclude it")
+            pairs.append(np.stack((kept, new)))
+    old, new = np.concatenate(pairs, axis=1)
+    both = unique_pairs(old, new)
+    # A unit may fall apart, or several grow together: a group of one channel is depthwise, one of all is not.
+    many = [np.isin(row, np.flatnonzero(np.bincount(row) > 1)) for row in both]
+    if (many[0] & many[1]).any():
+        fact = "what is left of the channels would be read in another order"
+        raise PruningError("", fact, "exclude the layers around shuffles and slices, and report the network")
+
+
+# what an operation may give that holds no tensor
+_PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout)
+_RULES = {**RULES, **EXPORTED_RULES, **DARKNET_RULES}
+
+
+def graph_of(model: nn.Module, example: Tensor, values: Mapping[str, Any]) -> fx.GraphModule:
+    """The code of `model` as the rules read it; arguments and errors as those of `traced`."""
+    return traced(model, example, values, lambda module: _rule_of(module) is not None)
+
+
+def _rule_of(module: nn.Module) -> Rule | None:
+    """That of its type, or of the type of torch that it is in all but its name and how it is built."""
+    if "forward" in vars(module):  # the user's own
+        return None
+    lineage = type(module).__mro__
+    place = next((number for number, kind in enumerate(lineage) if kind in _RULES), None)
+    if place is None:
+        return None
+    base = lineage[place]
+    changed = {name for kind in lineage[:place] for name in vars(kind) if hasattr(base, name)}
+    harmless = {"extra_repr", "reset_parameters"} | {name for name in changed if name.startswith("__")}
+    return None if changed - harmless else _RULES[base]
+
+
+class _Run(fx.Interpreter):
+    """The example run: numbers as they are, and beside them what they belong to."""
+
+    def __init__(self, model: fx.GraphModule) -> None:
+        super().__init__(model)
+        self.trace = Trace()
+        self._node: fx.Node | None = None
+
+    def run_node(self, n: fx.Node) -> Any:
+        self._node = n
+        return super().run_node(n)
+
+    def placeholder(self, target: Target, args: Any, kwargs: Any) -> Any:
+        found = super().placeholder(target, args, kwargs)
+        return Value(found) if isinstance(found, Tensor) else found
+
+    def get_attr(self, target: Target, args: Any, kwargs: Any) -> Any:
+        found = super().get_attr(target, args, kwargs)
+        return Value(found, name=str(target)) if isinstance(found, Tensor) else found
+
+    def call_module(self, target: Target, args: Any, kwargs: Any) -> Any:
+        module = self.fetch_attr(str(target))
+        run = super().call_module
+        return self._call(_rule_of(module), target, args, kwargs, run, str(target), module)
+
+    def call_function(self, target: Target, args: Any, kwargs: Any) -> Any:
+        return self._call(_RULES.get(target), target, args, kwargs, super().call_function)
+
+    def call_method(self, target: Target, args: Any, kwargs: Any) -> Any:
+        return self._call(_RULES.get(target), target, args, kwargs, super().call_method)
+
+    def output(self, target: Target, args: Any, kwargs: Any) -> Any:
+        for value in pytree.tree_leaves(args):
+            if isinstance(value, Value):
+                pin_labels(self.trace.tracer, value, "an output of the network")
+        return super().output(target, args, kwargs)
+
+    def _call(
+        self,
+        rule: Callable[[Call], Any] | None,
+        target: Target,
+        args: Any,
+        kwargs: Any,
+        run: Callable[[Target, Any, Any], Any],
+        name: str = "",
+        module: nn.Module | None = None,
+    ) -> Any:
+        def on(pick: Callable[[Value], Tensor]) -> Any:
+            given = pytree.tree_map(
+                lambda leaf: pick(leaf) if isinstance(leaf, Value) else leaf, (args, kwargs)
+            )
+            return run(target, *given)
+
+        result = on(lambda value: value.tensor)
+        tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+        if not tensors and all(isinstance(leaf, _PLAIN) for leaf in pytree.tree_leaves(result)):
+            return result  # a size, say
+        assert self._node is not None
+        call = Call(self.trace, self._node, args, kwargs, on, result, name, module)
+        labels = rule(call) if rule else call.refuse()
+        if isinstance(result, Tensor):
+            return Value(result, labels)
+        if labels is None:
+            return pytree.tree_map(lambda leaf: Value(leaf) if isinstance(leaf, Tensor) else leaf, result)
+        return type(result)(map(Value, result, labels))
+
+
+def _set_size(node: fx.Node, path: tuple[int | str, ...], value: int) -> None:
+    """Change one number among a node's arguments."""
+
+    def changed(found: Any, rest: tuple[int | str, ...]) -> Any:
+        if not rest:
+            return value
+        step, *others = rest
+        if isinstance(found, slice):
+            bounds = {name: getattr(found, name) for name in ("start", "stop", "step")}
+            return slice(*(bounds | {str(step): changed(bounds[str(step)], tuple(others))}).values())
+        items = list(found)
+        items[cast(int, step)] = changed(items[cast(int, step)], tuple(others))
+        return tuple(items) if isinstance(found, tuple) else items
+
+    if isinstance(path[0], str):
+        node.kwargs = {**node.kwargs, path[0]: changed(node.kwargs[path[0]], path[1:])}
+    else:
+        node.args = changed(node.args, path)
