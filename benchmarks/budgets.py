@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from utils.cli import run_main
-from utils.commands.arguments import Parser, add_common, add_data, add_network, positive_int, prepare, resolve
+from utils.commands.arguments import Parser, add_common, add_data, add_network, prepare, resolve
 from utils.commands.csv_results import read_rows, write_rows
 from utils.commands.evaluate.command import evaluate_network, open_split
 from utils.commands.inputs import open_files, open_network
@@ -29,6 +29,7 @@ from utils.commands.latency.network import network_latencies
 from utils.darknet.model import Darknet
 from utils.data.listing import DataFile, read_data_file
 from utils.frontends.darknet.subject import DarknetSubject
+from utils.options import POSITIVE_INT
 from utils.profiling import count_macs, count_parameters
 from utils.pruning.policies import slim
 from utils.pruning.recalibrate import recalibrate
@@ -69,7 +70,7 @@ def main() -> None:
     add_data(parser)
     parser.add_argument("--max-ms", nargs="+", required=True, help="budgets, shares such as 25%%")
     parser.add_argument("--runtime", choices=NAMES, default="onnxruntime", help="what is timed")
-    parser.add_argument("--recalibrate", type=positive_int, default=128, help="training images")
+    parser.add_argument("--recalibrate", type=POSITIVE_INT, default=128, help="training images")
     parser.add_argument("--table", type=Path, default=ROOT / "benchmarks" / "budgets.csv", help="CSV")
     add_common(parser)
     args = parser.parse_args()

@@ -22,10 +22,11 @@ import torch
 from examples.digits import Course, Outcome
 from examples.digits_training import NETWORKS
 from utils.cli import run_main
-from utils.commands.arguments import Parser, positive_int
+from utils.commands.arguments import Parser
 from utils.commands.csv_results import read_rows, write_rows
 from utils.exporters.packages import package
 from utils.files import write_text
+from utils.options import POSITIVE_INT
 
 TABLE, PAGE = ROOT / "benchmarks" / "digits.csv", ROOT / "docs" / "digits.md"
 KNOWN = 0.0001
@@ -114,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(__doc__)
     parser.add_argument("--table", type=Path, default=TABLE, help="CSV of the results, gone on from")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the tables go")
-    parser.add_argument("--seeds", type=positive_int, default=3, metavar="N")
+    parser.add_argument("--seeds", type=POSITIVE_INT, default=3, metavar="N")
     parser.add_argument("--networks", choices=list(NETWORKS), nargs="+", default=list(NETWORKS))
     parser.add_argument("--report", action="store_true", help="compute nothing")
     args = parser.parse_args(argv)

@@ -38,8 +38,6 @@ from utils.commands.arguments import (
     add_data,
     add_image_size,
     add_network,
-    positive_float,
-    positive_int,
     prepare,
     resolve,
 )
@@ -49,6 +47,7 @@ from utils.commands.tables import show
 from utils.data.listing import SPLITS, read_data_file
 from utils.detection.evaluator import Evaluation, evaluate
 from utils.files import atomic_path
+from utils.options import POSITIVE_FLOAT, POSITIVE_INT
 
 Way = Callable[[], Evaluation]
 
@@ -104,10 +103,10 @@ def _parser() -> Parser:
     add_image_size(parser)
     parser.add_argument("--split", choices=SPLITS, default="valid", help="which list of the .data file")
     parser.add_argument("--rect", action="store_true", help="rectangular inputs")
-    parser.add_argument("--batch-size", type=positive_int, default=16, help="images at a time, fast way")
-    parser.add_argument("--rounds", type=positive_int, default=3, help="evaluations of each way")
+    parser.add_argument("--batch-size", type=POSITIVE_INT, default=16, help="images at a time, fast way")
+    parser.add_argument("--rounds", type=POSITIVE_INT, default=3, help="evaluations of each way")
     parser.add_argument(
-        "--tolerance", type=positive_float, default=1e-3, help="allowed difference of mAP@0.5"
+        "--tolerance", type=POSITIVE_FLOAT, default=1e-3, help="allowed difference of mAP@0.5"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="CSV file of all rounds")
     add_common(parser)

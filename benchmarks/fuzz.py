@@ -27,9 +27,10 @@ from tqdm import tqdm
 
 from benchmarks.cases import KINDS, Outcome, run_case
 from utils.cli import run_main
-from utils.commands.arguments import Parser, positive_int
+from utils.commands.arguments import Parser
 from utils.commands.tables import show
 from utils.files import write_text
+from utils.options import POSITIVE_INT
 
 MOST_SECONDS = 2.0
 MOST_MEBIBYTES = 2048
@@ -54,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     """Run what the CSV file lacks, and sum it up."""
     parser = Parser(__doc__)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="which files")
-    parser.add_argument("--cases", type=positive_int, default=5000, help="of each kind")
+    parser.add_argument("--cases", type=POSITIVE_INT, default=5000, help="of each kind")
     parser.add_argument(
         "--output", type=Path, default=Path("runs/fuzz.csv"), metavar="FILE", help="every case"
     )

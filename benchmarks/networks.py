@@ -33,13 +33,14 @@ from examples.resnet import resnet18, resnet50, resnet_cifar
 from examples.vgg import VGG16
 from slim import SlimResult, slim
 from utils.cli import run_main
-from utils.commands.arguments import Parser, positive_float
+from utils.commands.arguments import Parser
 from utils.commands.csv_results import read_rows, write_rows
 from utils.errors import ToolkitError
 from utils.exporters.onnx_running import onnx_infer
 from utils.exporters.tracing import trace_onnx
 from utils.files import write_text
 from utils.frontends.fx.subject import FxSubject
+from utils.options import POSITIVE_FLOAT
 from utils.profiling import take_turns
 
 EXACT, PARITY = 1e-12, 1e-3
@@ -102,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
 def _parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="with this in the name")
-    parser.add_argument("--seconds", type=positive_float, default=1.0, help="for each pair of latencies")
+    parser.add_argument("--seconds", type=POSITIVE_FLOAT, default=1.0, help="for each pair of latencies")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/networks.csv", metavar="FILE")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write what the CSV file has as Markdown")
     return parser

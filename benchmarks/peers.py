@@ -19,9 +19,10 @@ import numpy as np
 
 from benchmarks.rows import Row, Rows
 from utils.cli import run_main
-from utils.commands.arguments import Parser, add_image_size, positive_int
+from utils.commands.arguments import Parser, add_image_size
 from utils.commands.benchmark.models import Model
 from utils.exporters.onnx_session import random_images
+from utils.options import POSITIVE_INT
 from utils.profiling import count_parameters, median_interval, take_turns, torch_threads
 from utils.runtimes.choice import find_runtime
 
@@ -73,9 +74,9 @@ def _parser() -> Parser:
     parser.add_argument("--cfg", type=Path, required=True, help="of the pruned network")
     parser.add_argument("--weights", type=Path, required=True)
     add_image_size(parser)
-    parser.add_argument("--batch", type=positive_int, nargs="+", default=[1, 8])
-    parser.add_argument("--threads", type=positive_int, nargs="+", default=[1, 2])
-    parser.add_argument("--rounds", type=positive_int, default=25)
+    parser.add_argument("--batch", type=POSITIVE_INT, nargs="+", default=[1, 8])
+    parser.add_argument("--threads", type=POSITIVE_INT, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=POSITIVE_INT, default=25)
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     return parser
 

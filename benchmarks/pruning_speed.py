@@ -27,8 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from utils.cli import run_main
-from utils.commands.arguments import Parser, positive_int
+from utils.commands.arguments import Parser
 from utils.errors import ToolkitError
+from utils.options import POSITIVE_INT
 
 ROOT = Path(__file__).resolve().parents[1]
 _WEIGHTS = """
@@ -130,8 +131,8 @@ def _parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--cfg", type=Path, required=True)
     parser.add_argument("--zoo", type=Path, metavar="DIR", help="cfgs to trace")
-    parser.add_argument("--rounds", type=positive_int, default=5)
-    parser.add_argument("--threads", type=positive_int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=POSITIVE_INT, default=5)
+    parser.add_argument("--threads", type=POSITIVE_INT, nargs="+", default=[1, 2])
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     return parser
 

@@ -26,15 +26,7 @@ import numpy as np
 import torch
 
 from utils.cli import run_main
-from utils.commands.arguments import (
-    Parser,
-    add_common,
-    add_data,
-    add_network,
-    fraction,
-    positive_int,
-    prepare,
-)
+from utils.commands.arguments import Parser, add_common, add_data, add_network, prepare
 from utils.commands.csv_results import read_rows, write_rows
 from utils.commands.latency.network import network_latencies
 from utils.commands.prune.budget import STAGES
@@ -45,6 +37,7 @@ from utils.commands.prune.options import add_budget, add_merge
 from utils.commands.prune.stages import evaluations, recalibrated
 from utils.darknet.model import Darknet
 from utils.frontends.darknet.subject import DarknetSubject
+from utils.options import FRACTION, POSITIVE_INT
 from utils.profiling import count_macs, count_parameters
 from utils.pruning.budget import Widths
 from utils.pruning.channels import UnitMask
@@ -88,10 +81,10 @@ def main() -> None:
     add_data(parser)
     parser.add_argument("--network", required=True, help="its name in the table")
     parser.add_argument(
-        "--shares", nargs="+", type=fraction, default=[0.5, 0.25], help="of multiply-adds left"
+        "--shares", nargs="+", type=FRACTION, default=[0.5, 0.25], help="of multiply-adds left"
     )
     parser.add_argument("--runtimes", nargs="+", choices=NAMES, default=["onnxruntime", "openvino", "torch"])
-    parser.add_argument("--recalibrate", type=positive_int, default=128, help="training images")
+    parser.add_argument("--recalibrate", type=POSITIVE_INT, default=128, help="training images")
     parser.add_argument("--table", type=Path, default=Path(__file__).with_suffix(".csv"), help="CSV")
     add_common(parser)
     args = parser.parse_args()

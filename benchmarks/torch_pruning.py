@@ -42,7 +42,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])
 from benchmarks import peer, peer_darknet, peer_networks
 from benchmarks.rows import Rows
 from utils.cli import run_main
-from utils.commands.arguments import Parser, fraction, non_negative_int, positive_int
+from utils.commands.arguments import Parser
+from utils.options import FRACTION, NON_NEGATIVE_INT, POSITIVE_INT
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -66,35 +67,35 @@ def _add_networks(tasks: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     networks = tasks.add_parser("networks")
     networks.set_defaults(run=peer_networks.compare_networks)
     digits = tasks.add_parser("digits")
-    digits.add_argument("--seeds", type=positive_int, default=3)
-    digits.add_argument("--ratios", type=fraction, nargs="+", default=[0.1, 0.2, 0.3, 0.5])
+    digits.add_argument("--seeds", type=POSITIVE_INT, default=3)
+    digits.add_argument("--ratios", type=FRACTION, nargs="+", default=[0.1, 0.2, 0.3, 0.5])
     digits.set_defaults(run=peer_networks.measure_digits)
     time = tasks.add_parser("time")
     time.set_defaults(run=peer_networks.measure_time)
     for task in (networks, time):
         names = list(peer_networks.NETWORKS)
         task.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME")
-        task.add_argument("--ratio", type=fraction, default=0.5)
-        task.add_argument("--seconds", type=positive_int, default=120, help="most that a cut may take")
-    time.add_argument("--threads", type=positive_int, default=1)
-    time.add_argument("--rounds", type=positive_int, default=10)
+        task.add_argument("--ratio", type=FRACTION, default=0.5)
+        task.add_argument("--seconds", type=POSITIVE_INT, default=120, help="most that a cut may take")
+    time.add_argument("--threads", type=POSITIVE_INT, default=1)
+    time.add_argument("--rounds", type=POSITIVE_INT, default=10)
 
 
 def _add_darknet(tasks: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     speed = tasks.add_parser("speed")
     speed.add_argument("--cfg", type=Path, required=True)
-    speed.add_argument("--threads", type=positive_int, default=1)
-    speed.add_argument("--rounds", type=positive_int, default=15)
+    speed.add_argument("--threads", type=POSITIVE_INT, default=1)
+    speed.add_argument("--rounds", type=POSITIVE_INT, default=15)
     speed.set_defaults(run=peer_darknet.measure_speed)
     equality = tasks.add_parser("equality")
     equality.add_argument("cfgs", type=Path, nargs="+")
-    equality.add_argument("--seconds", type=positive_int, default=60, help="most that a cut may take")
+    equality.add_argument("--seconds", type=POSITIVE_INT, default=60, help="most that a cut may take")
     equality.set_defaults(run=peer_darknet.compare_equality)
     worth = tasks.add_parser("map")
     for name in ("--cfg", "--weights", "--data"):
         worth.add_argument(name, type=Path, required=True)
-    worth.add_argument("--global_percent", type=fraction, nargs="+", default=[0.5, 0.7])
-    worth.add_argument("--recalibrate", type=non_negative_int, default=128, metavar="N")
+    worth.add_argument("--global_percent", type=FRACTION, nargs="+", default=[0.5, 0.7])
+    worth.add_argument("--recalibrate", type=NON_NEGATIVE_INT, default=128, metavar="N")
     worth.set_defaults(run=peer_darknet.measure_map)
 
 

@@ -29,7 +29,7 @@ from torch import nn
 from torch.nn.utils import prune as masks
 
 from utils.cli import run_main
-from utils.commands.arguments import Parser, fraction, positive_int
+from utils.commands.arguments import Parser
 from utils.commands.csv_results import read_rows, write_rows
 from utils.commands.evaluate.command import evaluate_network, open_split
 from utils.commands.inputs import open_files
@@ -40,6 +40,7 @@ from utils.exporters.onnx_session import random_images, session
 from utils.exporters.output_modules import BoxesAndScores
 from utils.files import write_text
 from utils.frontends.darknet.subject import DarknetSubject
+from utils.options import FRACTION, POSITIVE_INT
 from utils.profiling import count_macs, count_parameters, median_interval, take_turns, torch_threads
 from utils.pruning.policies import slim
 from utils.pruning.surgery import prune
@@ -210,10 +211,10 @@ def _parser() -> Parser:
     parser = Parser(__doc__)
     for name in ("--cfg", "--weights", "--data"):
         parser.add_argument(name, type=Path, required=True)
-    parser.add_argument("--share", type=fraction, nargs="+", default=[0.2, 0.5])
+    parser.add_argument("--share", type=FRACTION, nargs="+", default=[0.2, 0.5])
     parser.add_argument("--runtime", nargs="+", choices=NAMES, default=["onnxruntime", "openvino", "torch"])
-    parser.add_argument("--threads", type=positive_int, default=1)
-    parser.add_argument("--rounds", type=positive_int, default=21)
+    parser.add_argument("--threads", type=POSITIVE_INT, default=1)
+    parser.add_argument("--rounds", type=POSITIVE_INT, default=21)
     parser.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
     parser.add_argument(
         "--page", type=Path, metavar="FILE", help="write the table of the CSV file as Markdown"

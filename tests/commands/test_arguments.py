@@ -26,7 +26,7 @@ NETWORK_TEXT = CFG_TEXT + "[convolutional]\nfilters=4\nsize=1\nstride=1\nactivat
 
 
 def full_parser() -> Parser:
-    parser = Parser("Do it.\n\n    python it.py --cfg x.cfg\n", prog="it.py")
+    parser = Parser("Do it.\n\n    python it.py --cfg x.cfg\n", "it")
     arguments.add_network(parser)
     arguments.add_data(parser)
     arguments.add_common(parser)

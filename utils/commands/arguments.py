@@ -8,19 +8,20 @@ project = resolve(args, needs=("cfg", "weights"))
 """
 
 import argparse
-import math
 import os
 import random
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..errors import ToolkitError
+from ..options import NON_NEGATIVE_INT, POSITIVE_INT, option
 from ..runtimes.choice import ALL_NAMES
 from .inputs import Need, Project, resolve
 from .invocation import as_typed, program
@@ -28,12 +29,11 @@ from .results import arguments, next_command, provenance, write_json
 
 __all__ = [  # of project.py and results.py too: one import serves a command
     "Need", "Parser", "Project", "add_common", "add_data", "add_image_size", "add_network", "add_runtime",
-    "arguments", "fraction", "fraction_below_one", "next_command", "non_negative_float",
-    "non_negative_int", "positive_float", "positive_int", "prepare", "provenance", "resolve",
+    "arguments", "next_command",
+    "prepare", "provenance", "resolve",
     "write_json",
 ]  # fmt: skip
 
-Number = TypeVar("Number", int, float)
 Options = argparse.ArgumentParser | argparse._ArgumentGroup  # what options are added to
 
 
@@ -89,60 +89,6 @@ class Parser(argparse.ArgumentParser):
         return known.get(name.replace("_", "-"), name) + equals + value
 
 
-def fraction(text: str) -> float:
-    """A number in 0..1, ends included.
-
-    >>> fraction(".8")
-    0.8
-    """
-    return _number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
-
-
-def fraction_below_one(text: str) -> float:
-    """A number from 0 to below 1, such as a momentum."""
-    return _number(text, float, lambda value: 0 <= value < 1, "a number from 0 to below 1")
-
-
-def positive_fraction(text: str) -> float:
-    """A number above 0 and up to 1."""
-    return _number(text, float, lambda value: 0 < value <= 1, "a number above 0, up to 1")
-
-
-def at_least_one(text: str) -> float:
-    """A number from 1 on."""
-    return _number(text, float, lambda value: 1 <= value < math.inf, "a number of at least 1")
-
-
-def positive_float(text: str) -> float:
-    """A finite number above 0."""
-    return _number(text, float, lambda value: 0 < value < math.inf, "a number above 0")
-
-
-def non_negative_float(text: str) -> float:
-    """A finite number of at least 0."""
-    return _number(text, float, lambda value: 0 <= value < math.inf, "a number of at least 0")
-
-
-def positive_int(text: str) -> int:
-    """A whole number of at least 1."""
-    return _number(text, int, lambda value: value >= 1, "a whole number of at least 1")
-
-
-def non_negative_int(text: str) -> int:
-    """A whole number of at least 0."""
-    return _number(text, int, lambda value: value >= 0, "a whole number of at least 0")
-
-
-def _number(text: str, kind: type[Number], valid: Callable[[Number], bool], allowed: str) -> Number:
-    try:
-        value: Number | None = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not valid(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {allowed}")
-    return value
-
-
 class _ImageSize(argparse.Action):
     """Stores one or two sizes as (height, width)."""
 
@@ -161,12 +107,42 @@ class _ImageSize(argparse.Action):
         setattr(namespace, self.dest, (sizes[0], sizes[-1]))
 
 
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The files of a network."""
+
+    cfg: Path | None = option(None, "Darknet cfg of the network", Path)
+    weights: Path | None = option(None, "its .weights file or .pt checkpoint", Path)
+
+
+@dataclass(frozen=True)
+class InputOptions(NetworkOptions):
+    """The files of a network, and a data set."""
+
+    data: Path | None = option(None, ".data file of the data set", Path)
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """Where a command runs.
+
+    Attributes:
+        command: the line that was typed; empty for a call from Python.
+    """
+
+    seed: int = option(0, "of every random choice", NON_NEGATIVE_INT)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
+    workers: int = option(min(4, os.cpu_count() or 1), "processes that load images", NON_NEGATIVE_INT)
+    threads: int | None = option(None, "of torch (default: torch's own choice)", POSITIVE_INT)
+    command: str = ""
+
+
 def add_image_size(parser: Options, default: tuple[int, int] | None = None) -> None:
     """Add `--img_size N` or `H W`, kept as (height, width); None stands for the cfg's own size."""
     size = f"(default: {default[0]} {default[1]})" if default else "(default: the cfg's own)"
     text = f"pixels of the network's input, square or height and width {size}"
     parser.add_argument(
-        "--img_size", nargs="+", type=positive_int, action=_ImageSize, default=default, metavar="N", help=text
+        "--img_size", nargs="+", type=POSITIVE_INT, action=_ImageSize, default=default, metavar="N", help=text
     )
 
 
@@ -190,22 +166,22 @@ def add_data(parser: Options) -> None:
 def add_common(parser: argparse.ArgumentParser, *, several_threads: bool = False) -> None:
     """Add --seed, --device, --workers and --threads; of several, they are the list `thread_counts`."""
     group = parser.add_argument_group("machine")
-    group.add_argument("--seed", type=non_negative_int, default=0, help="of every random choice")
+    group.add_argument("--seed", type=NON_NEGATIVE_INT, default=0, help="of every random choice")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     workers = min(4, os.cpu_count() or 1)
-    group.add_argument("--workers", type=non_negative_int, default=workers, help="processes that load images")
+    group.add_argument("--workers", type=NON_NEGATIVE_INT, default=workers, help="processes that load images")
     text = "of torch (default: torch's own choice)"
     if several_threads:
         group.add_argument(
-            "--threads", type=positive_int, nargs="+", dest="thread_counts", metavar="N", help=text
+            "--threads", type=POSITIVE_INT, nargs="+", dest="thread_counts", metavar="N", help=text
         )
         parser.set_defaults(threads=None)
     else:
-        group.add_argument("--threads", type=positive_int, help=text)
+        group.add_argument("--threads", type=POSITIVE_INT, help=text)
 
 
-def prepare(args: argparse.Namespace) -> torch.device:
-    """Seed all generators, set the thread count, and return the device that `add_common`'s flags ask for.
+def prepare(args: argparse.Namespace | MachineOptions) -> torch.device:
+    """Seed all generators, set the thread count, and return the device that the options ask for.
 
     Raises:
         ToolkitError: the device is not known or not there.

@@ -5,7 +5,6 @@ the others come from that one or are asked for, never from the demo. A checkpoin
 it; nothing is written for that.
 """
 
-import argparse
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,7 +167,7 @@ def _required(files: Mapping[Need, Path | None], name: Need) -> Path:
     return path
 
 
-def resolve(args: argparse.Namespace, needs: Collection[Need] = NEEDS) -> Project:
+def resolve(args: object, needs: Collection[Need] = NEEDS) -> Project:
     """Find the command's files by the rule above; make the embedded data set where it is used.
 
     Args:

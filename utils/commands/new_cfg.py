@@ -31,7 +31,8 @@ from ..data.listing import read_data_file
 from ..data.shapes import ensure_shapes
 from ..errors import CfgError, DatasetError, Finding, ToolkitError
 from ..files import same_file, write_text
-from .arguments import Parser, add_data, add_image_size, next_command, positive_float, positive_int
+from ..options import POSITIVE_FLOAT, POSITIVE_INT
+from .arguments import Parser, add_data, add_image_size, next_command
 from .doctor.checks import Anchors, check_anchors
 from .inputs import DEMO_DATA
 from .results import quoted
@@ -51,7 +52,7 @@ def new_cfg_parser() -> Parser:
     parser.add_argument(
         "--from", dest="source", type=Path, required=True, metavar="CFG", help="cfg to start from"
     )
-    parser.add_argument("--classes", type=positive_int, help="number of classes (default: that of --data)")
+    parser.add_argument("--classes", type=POSITIVE_INT, help="number of classes (default: that of --data)")
     parser.add_argument(
         "--anchors",
         choices=["keep", "auto"],
@@ -60,7 +61,7 @@ def new_cfg_parser() -> Parser:
     )
     add_data(parser)
     parser.add_argument(
-        "--width", type=positive_float, default=1.0, metavar="FACTOR", help="of the filters, multiples of 8"
+        "--width", type=POSITIVE_FLOAT, default=1.0, metavar="FACTOR", help="of the filters, multiples of 8"
     )
     add_image_size(parser)
     parser.add_argument(

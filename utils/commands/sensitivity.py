@@ -24,21 +24,13 @@ from tqdm import tqdm
 
 from ..errors import PruningError
 from ..frontends.darknet.subject import section_index
+from ..options import FRACTION_BELOW_ONE, POSITIVE_INT
 from ..pruning.channels import ChannelGraph
 from ..pruning.groups import Group, groups, keep_best
 from ..pruning.scores import unit_scores
 from ..pruning.subject import ChannelPlan, LayerScores, Policy, Subject
 from ..reporting.curves import plot_sensitivity
-from .arguments import (
-    Parser,
-    arguments,
-    fraction_below_one,
-    next_command,
-    positive_int,
-    prepare,
-    provenance,
-    write_json,
-)
+from .arguments import Parser, arguments, next_command, prepare, provenance, write_json
 from .csv_results import read_rows, write_rows
 from .prune.experiment import Trials, add_scores, identity, options, outputs, settings, trial_parser
 from .prune.options import add_align
@@ -95,12 +87,12 @@ def sensitivity_parser() -> Parser:
     add_scores(group, several=False)
     add_align(group, default=1)
     text = "name at most N groups for --keep-sections (default: a quarter of them)"
-    group.add_argument("--most", type=positive_int, metavar="N", help=text)
+    group.add_argument("--most", type=POSITIVE_INT, metavar="N", help=text)
     return parser
 
 
 def _ratio(text: str) -> float:
-    ratio = fraction_below_one(text)
+    ratio = FRACTION_BELOW_ONE(text)
     if not ratio:
         raise argparse.ArgumentTypeError(f"{text!r} removes nothing; that is measured anyway")
     return ratio

@@ -39,9 +39,10 @@ from ...data.listing import read_data_file
 from ...data.sources import find_images
 from ...errors import ToolkitError
 from ...files import require_writable, write_text
+from ...options import POSITIVE_FLOAT, POSITIVE_INT
 from ...reporting.speeds import plot_speeds
 from ...runtimes.choice import ALL_NAMES
-from ..arguments import Parser, add_common, add_data, next_command, positive_float, positive_int, prepare
+from ..arguments import Parser, add_common, add_data, next_command, prepare
 from ..csv_results import read_rows, write_rows
 from ..evaluate.command import evaluate_network, open_split
 from ..results import quoted
@@ -67,11 +68,11 @@ def benchmark_parser() -> Parser:
     inputs = parser.add_argument_group("inputs")
     usual = "(default: what exported files take alone, else %s)"
     text = f"pixels of the long side {usual % _spaced(_SIZES)}"
-    inputs.add_argument("--img_size", nargs="+", type=positive_int, metavar="N", help=text)
+    inputs.add_argument("--img_size", nargs="+", type=POSITIVE_INT, metavar="N", help=text)
     text = f"of the input {usual % _spaced(_SHAPES)}"
     inputs.add_argument("--shape", nargs="+", choices=_SHAPES, help=text)
     text = f"images at a time {usual % _spaced(_BATCHES)}"
-    inputs.add_argument("--batch", nargs="+", type=positive_int, metavar="N", help=text)
+    inputs.add_argument("--batch", nargs="+", type=POSITIVE_INT, metavar="N", help=text)
     inputs.add_argument("--source", help="image to put in (default: the first of --data, or random pixels)")
     add_data(inputs)
     group = parser.add_argument_group("measuring")
@@ -80,8 +81,8 @@ def benchmark_parser() -> Parser:
     text = f"of each input, at least {LEAST_ROUNDS}"
     group.add_argument("--rounds", type=_rounds, default=Effort.rounds, help=text)
     text = "of each input, after which no further round begins"
-    group.add_argument("--seconds", type=positive_float, default=Effort.seconds, help=text)
-    group.add_argument("--eval-images", type=positive_int, metavar="N", help="of --data (default: all)")
+    group.add_argument("--seconds", type=POSITIVE_FLOAT, default=Effort.seconds, help=text)
+    group.add_argument("--eval-images", type=POSITIVE_INT, metavar="N", help="of --data (default: all)")
     group.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="folder of the results")
     add_common(parser, several_threads=True)
     return parser
@@ -92,7 +93,7 @@ def _spaced(values: Sequence[object]) -> str:
 
 
 def _rounds(text: str) -> int:
-    count = positive_int(text)
+    count = POSITIVE_INT(text)
     if count < LEAST_ROUNDS:
         raise argparse.ArgumentTypeError(f"{text!r}: fewer than {LEAST_ROUNDS} rounds give no interval")
     return count

@@ -33,6 +33,7 @@ from ...data.listing import read_data_file, read_names
 from ...data.sources import find_images, is_video, open_video, write_video
 from ...errors import DatasetError, ToolkitError
 from ...files import atomic_path, require_writable
+from ...options import FRACTION
 from ...runtimes.detecting import Facts
 from ..arguments import (
     Parser,
@@ -42,7 +43,6 @@ from ..arguments import (
     add_image_size,
     add_network,
     add_runtime,
-    fraction,
     next_command,
     prepare,
     resolve,
@@ -68,8 +68,8 @@ def detect_parser() -> Parser:
     parser.add_argument("--names", type=Path, metavar="FILE", help="class names (default: those of --data)")
     parser.add_argument("--source", help="image, folder, pattern, .txt list, video, or number of a camera")
     add_image_size(parser)
-    parser.add_argument("--conf", type=fraction, default=Thresholds.confidence, help="least score")
-    parser.add_argument("--nms", type=fraction, default=Thresholds.overlap, help="largest overlap in a class")
+    parser.add_argument("--conf", type=FRACTION, default=Thresholds.confidence, help="least score")
+    parser.add_argument("--nms", type=FRACTION, default=Thresholds.overlap, help="largest overlap in a class")
     parser.add_argument("--letterbox", action="store_true", help="keep the aspect (default: as the cfg says)")
     parser.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="folder of the results")
     parser.add_argument("--save-txt", action="store_true", help="label files with scores, DIR/labels")

@@ -34,16 +34,8 @@ from ...data.shapes import ensure_shapes
 from ...detection.anchors import judge_anchors
 from ...errors import Finding, ToolkitError
 from ...files import same_file
-from ..arguments import (
-    Parser,
-    add_data,
-    add_network,
-    arguments,
-    next_command,
-    non_negative_int,
-    provenance,
-    write_json,
-)
+from ...options import NON_NEGATIVE_INT
+from ..arguments import Parser, add_data, add_network, arguments, next_command, provenance, write_json
 from ..inputs import DEMO_DATA
 from ..results import quoted
 from . import tables
@@ -64,7 +56,7 @@ def doctor_parser() -> Parser:
     add_data(parser)
     parser.add_argument(
         "--images",
-        type=non_negative_int,
+        type=NON_NEGATIVE_INT,
         default=5000,
         metavar="N",
         help="read at most N images of each split",

@@ -34,6 +34,7 @@ from ...data.loader import Loader, make_loader
 from ...detection.decode import decode_heads
 from ...detection.evaluator import STYLES, Evaluation, Predict, evaluate
 from ...errors import ToolkitError
+from ...options import FRACTION, POSITIVE_INT
 from ...profiling import torch_threads
 from ...runtimes.choice import is_exported
 from ...runtimes.detecting import Detecting, Facts, detecting, facts_of
@@ -45,9 +46,7 @@ from ..arguments import (
     add_network,
     add_runtime,
     arguments,
-    fraction,
     next_command,
-    positive_int,
     prepare,
     provenance,
     resolve,
@@ -80,8 +79,8 @@ def evaluate_parser() -> Parser:
     shape.add_argument(
         "--rect", action="store_true", help="keep the aspect, with as little padding as possible"
     )
-    parser.add_argument("--conf", type=fraction, help="least score (default: .005, for coco .001)")
-    parser.add_argument("--batch-size", type=positive_int, default=8, help="images at a time")
+    parser.add_argument("--conf", type=FRACTION, help="least score (default: .005, for coco .001)")
+    parser.add_argument("--batch-size", type=POSITIVE_INT, default=8, help="images at a time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
     add_common(parser)
     return parser

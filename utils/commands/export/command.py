@@ -47,6 +47,7 @@ from ...exporters.openvino import export_openvino
 from ...exporters.tensorrt import export_tensorrt
 from ...exporters.torchscript import export_torchscript
 from ...files import require_writable
+from ...options import FRACTION, POSITIVE_INT
 from ..arguments import (
     Parser,
     Project,
@@ -54,9 +55,7 @@ from ..arguments import (
     add_data,
     add_image_size,
     add_network,
-    fraction,
     next_command,
-    positive_int,
     prepare,
     resolve,
 )
@@ -114,14 +113,14 @@ def export_parser() -> Parser:
     ending.add_argument("--raw-heads", action="store_true", help="end before decoding")
     ending.add_argument("--nms", action="store_true", help="suppress overlapping boxes in the ONNX file")
     parser.add_argument(
-        "--conf", type=fraction, help=f"least score, with --nms (default: {Exporting.confidence})"
+        "--conf", type=FRACTION, help=f"least score, with --nms (default: {Exporting.confidence})"
     )
     parser.add_argument(
         "--nms-overlap",
-        type=fraction,
+        type=FRACTION,
         help=f"largest in a class, with --nms (default: {Exporting.overlap})",
     )
-    parser.add_argument("--opset", type=positive_int, default=Exporting.opset, help="of the ONNX operators")
+    parser.add_argument("--opset", type=POSITIVE_INT, default=Exporting.opset, help="of the ONNX operators")
     parser.add_argument(
         "--int8-skip",
         type=_sections,

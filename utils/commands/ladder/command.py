@@ -20,22 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import ToolkitError
+from ...options import FRACTION, FRACTION_BELOW_ONE
 from ...pruning.knee import has_knee, knee, steepest
 from ...pruning.policies import normal, shortcut, slim
 from ...pruning.subject import Policy
 from ...reporting.curves import Point, plot_ladders
 from ...runtimes.choice import NAMES, find_runtime
 from ...runtimes.runtime import Runtime
-from ..arguments import (
-    Parser,
-    arguments,
-    fraction,
-    fraction_below_one,
-    next_command,
-    prepare,
-    provenance,
-    write_json,
-)
+from ..arguments import Parser, arguments, next_command, prepare, provenance, write_json
 from ..prune.experiment import (
     Trials,
     add_scores,
@@ -79,9 +71,9 @@ def ladder_parser() -> Parser:
         "--rungs", nargs="+", type=_share, default=_RUNGS, metavar="SHARE", help="shares to remove"
     )
     text = "measure more rungs around the knee and the steepest drop, so far apart (0: none)"
-    group.add_argument("--refine", type=fraction_below_one, default=0.01, metavar="SHARE", help=text)
+    group.add_argument("--refine", type=FRACTION_BELOW_ONE, default=0.01, metavar="SHARE", help=text)
     text = "slim: least share that a layer keeps"
-    group.add_argument("--layer_keep", type=fraction, default=0.01, help=text)
+    group.add_argument("--layer_keep", type=FRACTION, default=0.01, help=text)
     add_merge(parser)
     text = "constants of removed channels: moved on (interior), exactly (borders), or dropped (off)"
     group.add_argument("--fold", choices=["interior", "borders", "off"], default="interior", help=text)
@@ -92,7 +84,7 @@ def ladder_parser() -> Parser:
 
 
 def _share(text: str) -> float:
-    share = fraction_below_one(text)
+    share = FRACTION_BELOW_ONE(text)
     if not share:
         raise argparse.ArgumentTypeError(f"{text!r} is the unpruned network, which is measured anyway")
     return share

@@ -22,6 +22,7 @@ from rich.text import Text
 
 from ...darknet.network import Network
 from ...files import require_writable
+from ...options import POSITIVE_INT
 from ...pruning.conv_classes import Convolution, total_milliseconds
 from ...pruning.latency import ConvClass, LatencyTable
 from ...runtimes.choice import NAMES, find_runtime
@@ -33,7 +34,6 @@ from ..arguments import (
     add_image_size,
     add_network,
     next_command,
-    positive_int,
     prepare,
     resolve,
 )
@@ -59,7 +59,7 @@ def latency_parser() -> Parser:
     parser.add_argument("--precision", default="f32", help="in which the runtime computes")
     add_image_size(parser)
     parser.add_argument(
-        "--widths", type=positive_int, default=WIDTHS, metavar="N", help="measured along an axis"
+        "--widths", type=POSITIVE_INT, default=WIDTHS, metavar="N", help="measured along an axis"
     )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="of the measurements (default: in runs/latency)"

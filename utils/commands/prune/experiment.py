@@ -15,23 +15,12 @@ import torch
 
 from ...data.listing import SPLITS, DataFile
 from ...frontends.darknet.subject import DarknetSubject
+from ...options import FRACTION, NON_NEGATIVE_INT, POSITIVE_INT
 from ...pruning.report import Figures
 from ...pruning.scores import Scorer
 from ...pruning.subject import LayerScores, Policy
 from ...pruning.surgery import prune
-from ..arguments import (
-    Options,
-    Parser,
-    add_common,
-    add_data,
-    add_image_size,
-    add_network,
-    arguments,
-    fraction,
-    non_negative_int,
-    positive_int,
-    resolve,
-)
+from ..arguments import Options, Parser, add_common, add_data, add_image_size, add_network, arguments, resolve
 from . import stages
 from .job import Job, open_job
 from .options import SCORES, add_align, add_floors, named_score
@@ -49,12 +38,12 @@ def trial_parser(manual: str | None, command: str) -> Parser:
     add_image_size(parser)
     group = parser.add_argument_group("measuring")
     text = "estimate the batch-norm statistics of each network anew on N training images (0: leave them)"
-    group.add_argument("--recalibrate", type=non_negative_int, default=_CALIBRATED, metavar="N", help=text)
+    group.add_argument("--recalibrate", type=NON_NEGATIVE_INT, default=_CALIBRATED, metavar="N", help=text)
     text = "evaluate on at most N validation images, evenly spread over the list"
-    group.add_argument("--eval-images", type=positive_int, default=_EVALUATED, metavar="N", help=text)
+    group.add_argument("--eval-images", type=POSITIVE_INT, default=_EVALUATED, metavar="N", help=text)
     text = "mAP that may be lost, a fraction: .01 is a point"
-    group.add_argument("--tolerance", type=fraction, default=0.01, metavar="LOSS", help=text)
-    group.add_argument("--batch-size", type=positive_int, default=8, help="images at a time when evaluating")
+    group.add_argument("--tolerance", type=FRACTION, default=0.01, metavar="LOSS", help=text)
+    group.add_argument("--batch-size", type=POSITIVE_INT, default=8, help="images at a time when evaluating")
     group.add_argument(
         "--output", type=Path, metavar="DIR", help="put all files there (default: beside the weights)"
     )

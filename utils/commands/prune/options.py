@@ -11,23 +11,12 @@ from ...darknet.model import Darknet
 from ...data.loader import Batch, Loader
 from ...errors import ToolkitError
 from ...frontends.darknet.subject import classic_scores
+from ...options import FRACTION, FRACTION_BELOW_ONE, NON_NEGATIVE_INT, POSITIVE_FLOAT, POSITIVE_INT
 from ...pruning.scores import Scorer, named_scorer, random_scores, taylor_scores
 from ...pruning.subject import LayerScores, Subject
 from ...runtimes.choice import NAMES
 from ...training.losses import LossWeights, yolo_loss
-from ..arguments import (
-    Options,
-    Parser,
-    add_common,
-    add_data,
-    add_image_size,
-    add_network,
-    fraction,
-    fraction_below_one,
-    non_negative_int,
-    positive_float,
-    positive_int,
-)
+from ..arguments import Options, Parser, add_common, add_data, add_image_size, add_network
 
 SCORES = "gamma, l1, l2, fpgm, group, taylor, random, or several joined by _x_ such as gamma_x_l1"
 MERGES = ("union", "leader", "mean", "max", "norm")
@@ -59,7 +48,7 @@ def amount(text: str) -> Amount:
     (Amount(value=0.5, is_share=True), 1500000000.0)
     """
     number, unit = (text[:-1], text[-1:].upper()) if text[-1:].upper() in {*_UNITS, "%"} else (text, "")
-    value = positive_float(number) * _UNITS.get(unit, 0.01 if unit == "%" else 1)
+    value = POSITIVE_FLOAT(number) * _UNITS.get(unit, 0.01 if unit == "%" else 1)
     return Amount(value, unit == "%")
 
 
@@ -71,7 +60,7 @@ def prune_parser(manual: str | None, command: str) -> Parser:
     add_image_size(parser)
     _add_choice(parser.add_argument_group("what is kept"))
     _add_afterwards(parser.add_argument_group("after the cut"))
-    parser.add_argument("--batch-size", type=positive_int, default=8, help="images at a time when evaluating")
+    parser.add_argument("--batch-size", type=POSITIVE_INT, default=8, help="images at a time when evaluating")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="put all files there (default: beside inputs)"
     )
@@ -87,9 +76,9 @@ def _add_choice(group: Options) -> None:
     group.add_argument("--classic", action="store_true", help="exactly the published rules of 2019-20")
     question = group.add_mutually_exclusive_group()
     text = "print why the channels of a section go or stay, and write nothing"
-    question.add_argument("--explain", type=non_negative_int, metavar="SECTION", help=text)
+    question.add_argument("--explain", type=NON_NEGATIVE_INT, metavar="SECTION", help=text)
     text = "print what is left if this share of every layer goes, from the cfg alone, and write nothing"
-    question.add_argument("--what-if", type=fraction_below_one, metavar="SHARE", help=text)
+    question.add_argument("--what-if", type=FRACTION_BELOW_ONE, metavar="SHARE", help=text)
 
 
 def add_align(group: Options, default: int | None = None, note: str = "") -> None:
@@ -101,7 +90,7 @@ def add_align(group: Options, default: int | None = None, note: str = "") -> Non
 def add_floors(group: Options) -> None:
     """Add --min-channels and --keep-sections."""
     text = "every layer keeps at least so many"
-    group.add_argument("--min-channels", type=positive_int, default=1, metavar="N", help=text)
+    group.add_argument("--min-channels", type=POSITIVE_INT, default=1, metavar="N", help=text)
     text = "left whole, such as 0,12-15"
     group.add_argument("--keep-sections", type=sections, default=(), metavar="LIST", help=text)
 
@@ -111,7 +100,7 @@ def _add_afterwards(group: Options) -> None:
     text += "too, which keeps a channel more here and there (borders), or dropped (off)"
     group.add_argument("--fold", choices=["interior", "borders", "off"], default="interior", help=text)
     text = "estimate the batch-norm statistics anew on N training images (0: leave them)"
-    group.add_argument("--recalibrate", type=non_negative_int, default=0, metavar="N", help=text)
+    group.add_argument("--recalibrate", type=NON_NEGATIVE_INT, default=0, metavar="N", help=text)
     text = "compare the files with OpenCV and onnxruntime too (full), or only with themselves (quick)"
     group.add_argument("--verify", choices=["full", "quick"], default="full", help=text)
     group.add_argument(
@@ -141,11 +130,11 @@ def add_budget(parser: Parser) -> None:
     for name, text in kinds.items():
         group.add_argument(name, type=amount, metavar="X", help=f"{text}; 50%% for half of what it is now")
     text = "mAP@0.5 on the valid list, 0..1: alone, the smallest network with it; beside a limit, required"
-    group.add_argument("--min-map", type=fraction, metavar="X", help=text)
+    group.add_argument("--min-map", type=FRACTION, metavar="X", help=text)
     text = "prune, recalibrate and fine-tune in so many rounds, each a part of the way to the limits"
-    group.add_argument("--iterative", type=positive_int, default=1, metavar="K", help=text)
+    group.add_argument("--iterative", type=POSITIVE_INT, default=1, metavar="K", help=text)
     text = "epochs of fine-tuning in each round, taught by the unpruned network"
-    group.add_argument("--tune-epochs", type=positive_int, default=2, metavar="N", help=text)
+    group.add_argument("--tune-epochs", type=POSITIVE_INT, default=2, metavar="N", help=text)
     group.add_argument("--runtime", choices=NAMES, default="onnxruntime", help="what --max-ms is measured on")
     text = "that latency.py wrote with --output (default: this machine's in runs/latency)"
     group.add_argument("--latency-table", type=Path, metavar="FILE", help=text)
@@ -174,7 +163,7 @@ def _short(value: float) -> str:
 
 
 def _align(text: str) -> int | str:
-    return "auto" if text == "auto" else positive_int(text)
+    return "auto" if text == "auto" else POSITIVE_INT(text)
 
 
 def sections(text: str) -> tuple[int, ...]:

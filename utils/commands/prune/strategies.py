@@ -5,8 +5,9 @@ A strategy is a list of policies; everything else is the same for all of them, s
 
 from collections.abc import Sequence
 
+from ...options import FRACTION, POSITIVE_INT
 from ...pruning.policies import Policy, WeakestBlocks, normal, shortcut, slim
-from ..arguments import Parser, fraction, positive_int
+from ..arguments import Parser
 from .command import run_pruning
 from .options import add_budget, add_merge, prune_parser
 
@@ -35,7 +36,7 @@ gamma is among the lowest --percent of it. The weights should come from sparse t
 python train.py -sr --s 0.001 --prune 0
 """
 
-SHORTCUT_PRUNE = """Prune channels by one threshold; the first layer of a shortcut group decides for all of it.
+SHORTCUT_PRUNE = """Prune channels by one threshold; the first layer of a shortcut group decides for it.
 
     python shortcut_prune.py --cfg cfg/yolov3.cfg --weights weights/last.pt --data data/my.data --percent 0.7
 
@@ -113,13 +114,13 @@ def layer_channel_prune(argv: Sequence[str] | None = None) -> None:
 
 def _add_share(parser: Parser) -> None:
     text = "share of all channels to remove"
-    parser.add_argument("--global_percent", type=fraction, default=0.8, help=text)
-    parser.add_argument("--layer_keep", type=fraction, default=0.01, help="least share that a layer keeps")
+    parser.add_argument("--global_percent", type=FRACTION, default=0.8, help=text)
+    parser.add_argument("--layer_keep", type=FRACTION, default=0.01, help="least share that a layer keeps")
 
 
 def _add_percent(parser: Parser) -> None:
-    parser.add_argument("--percent", type=fraction, default=0.7, help="share of the candidates to remove")
+    parser.add_argument("--percent", type=FRACTION, default=0.7, help="share of the candidates to remove")
 
 
 def _add_shortcuts(parser: Parser) -> None:
-    parser.add_argument("--shortcuts", type=positive_int, default=8, help="number of blocks to remove")
+    parser.add_argument("--shortcuts", type=POSITIVE_INT, default=8, help="number of blocks to remove")

@@ -12,15 +12,15 @@ from typing import Any, TypeVar
 
 from ...darknet.network import Network
 from ...errors import CfgError
-from ...training.options import TrainingOptions
-from ..arguments import (
-    at_least_one,
-    fraction,
-    fraction_below_one,
-    non_negative_float,
-    positive_float,
-    positive_int,
+from ...options import (
+    AT_LEAST_ONE,
+    FRACTION,
+    FRACTION_BELOW_ONE,
+    NON_NEGATIVE_FLOAT,
+    POSITIVE_FLOAT,
+    POSITIVE_INT,
 )
+from ...training.options import TrainingOptions
 
 Value = TypeVar("Value")
 logger = logging.getLogger(__name__)
@@ -34,12 +34,12 @@ _TESTING = 1
 # of the modern loss, which Darknet has not: a cfg may bring its own values, other programs pass them over
 LOSS_READERS: Mapping[str, Callable[[str], float]] = MappingProxyType(
     {
-        **dict.fromkeys(("box_weight", "objectness_weight", "classes_weight"), non_negative_float),
-        **dict.fromkeys(("iou_threshold", "neighbours", "balance", "iou_objectness"), fraction),
+        **dict.fromkeys(("box_weight", "objectness_weight", "classes_weight"), NON_NEGATIVE_FLOAT),
+        **dict.fromkeys(("iou_threshold", "neighbours", "balance", "iou_objectness"), FRACTION),
     }
 )
 COLOUR_READERS: Mapping[str, Callable[[str], float]] = MappingProxyType(
-    {"hue": fraction, "saturation": positive_float, "exposure": positive_float}
+    {"hue": FRACTION, "saturation": POSITIVE_FLOAT, "exposure": POSITIVE_FLOAT}
 )
 # the policy of Darknet -> our schedule; what is missing here follows the default
 _POLICIES = {"steps": "steps", "sgdr": "sgdr", "constant": "constant"}
@@ -58,18 +58,18 @@ def cfg_defaults(
     Raises:
         CfgError: a value is none that the option of that meaning could have.
     """
-    rate = _net(network, "learning_rate", positive_float)
+    rate = _net(network, "learning_rate", POSITIVE_FLOAT)
     if rate is not None and optimizer == "sgd" and loss != "darknet":
         rate *= SGD_RATE_FACTOR
     defaults: dict[str, Any] = {
-        "epochs": _net(network, "max_epochs", positive_int),
+        "epochs": _net(network, "max_epochs", POSITIVE_INT),
         "learning_rate": rate,
-        "momentum": _net(network, "momentum", fraction_below_one),
-        "decay": _net(network, "decay", fraction),
+        "momentum": _net(network, "momentum", FRACTION_BELOW_ONE),
+        "decay": _net(network, "decay", FRACTION),
         "image_size": (network.height, network.width),
-        "burn_in_power": _net(network, "power", positive_float),
+        "burn_in_power": _net(network, "power", POSITIVE_FLOAT),
         "multi_scale": _of_last_head(network, "random", float, bool),
-        "label_smoothing": _of_last_head(network, "label_smooth_eps", fraction),
+        "label_smoothing": _of_last_head(network, "label_smooth_eps", FRACTION),
     }
     defaults |= {key: _net(network, key, kind) for key, kind in LOSS_READERS.items()}
     epochs = given.get("epochs") or defaults["epochs"] or TrainingOptions.epochs
@@ -85,15 +85,15 @@ def augment_of(network: Network) -> dict[str, float]:
     changes = {key: _net(network, key, kind) for key, kind in COLOUR_READERS.items()}
     for key in ("flip", "mosaic", "mixup"):
         changes[key] = _net(network, key, lambda text: MIXED * (float(text) > 0))
-    jitter = _of_last_head(network, "jitter", fraction)
+    jitter = _of_last_head(network, "jitter", FRACTION)
     if jitter is not None:
         changes |= {"scale": 1 + jitter, "aspect": 1 + jitter, "translate": jitter / 2}
     return {key: value for key, value in changes.items() if value is not None}
 
 
 def _batch(network: Network) -> dict[str, int]:
-    batch = _net(network, "batch", positive_int) or _TESTING
-    parts = _net(network, "subdivisions", positive_int) or 1
+    batch = _net(network, "batch", POSITIVE_INT) or _TESTING
+    parts = _net(network, "subdivisions", POSITIVE_INT) or 1
     if batch <= _TESTING or batch < parts:
         return {}
     return {"batch_size": batch // parts, "accumulate": parts}
@@ -101,14 +101,14 @@ def _batch(network: Network) -> dict[str, int]:
 
 def _course(network: Network) -> dict[str, Any]:
     """The schedule, with lengths as shares of max_batches."""
-    total = _net(network, "max_batches", positive_int)
+    total = _net(network, "max_batches", POSITIVE_INT)
     policy = network.options.get("policy", "")
     kind = _POLICIES.get(policy)
     if policy and kind is None:
         logger.warning("%s: [net] policy=%s is not known here: a cosine instead", network.source, policy)
     if kind == "sgdr":
-        cycle = _net(network, "sgdr_cycle", positive_int)
-        growth = _net(network, "sgdr_mult", at_least_one)
+        cycle = _net(network, "sgdr_cycle", POSITIVE_INT)
+        growth = _net(network, "sgdr_mult", AT_LEAST_ONE)
         share = min(1.0, cycle / total) if cycle and total else None
         return {"schedule": kind, "cycle": share, "cycle_growth": growth}
     if kind != "steps":
@@ -126,7 +126,7 @@ def _course(network: Network) -> dict[str, Any]:
 
 def _burn_in(network: Network, epochs: int) -> dict[str, float]:
     """The cfg's burn-in where it is longer than the measured one: too short a one has cost trainings."""
-    total, length = (_net(network, key, positive_int) for key in ("max_batches", "burn_in"))
+    total, length = (_net(network, key, POSITIVE_INT) for key in ("max_batches", "burn_in"))
     if not total or not length:
         return {}
     wanted = length / total * epochs

@@ -40,6 +40,7 @@ from ...darknet.pretrained import load_pretrained
 from ...data.listing import read_data_file
 from ...errors import ToolkitError, WeightsError
 from ...files import protect_inputs, require_writable
+from ...options import POSITIVE_FLOAT, POSITIVE_INT
 from ...profiling import count_macs
 from ...training.board import Board
 from ...training.distillation import Teacher
@@ -47,16 +48,7 @@ from ...training.head_rules import head_rules
 from ...training.loop import LAST, OUTPUTS, PREVIOUS, Extras, train
 from ...training.precision import channels_last
 from ...training.processes import joined, local_device
-from ..arguments import (
-    Parser,
-    add_common,
-    add_data,
-    add_network,
-    positive_float,
-    positive_int,
-    prepare,
-    resolve,
-)
+from ..arguments import Parser, add_common, add_data, add_network, prepare, resolve
 from ..inputs import fresh_network, open_files
 from .newest import newest_run
 from .options import (
@@ -97,7 +89,7 @@ def train_parser() -> Parser:
     files = parser.add_argument_group("files")
     add_scratch(files)
     files.add_argument("--cutoff", type=_cutoff, metavar="N", help="load the first N sections only, or auto")
-    files.add_argument("--weights-classes", type=positive_int, metavar="N", help="classes of a .weights file")
+    files.add_argument("--weights-classes", type=POSITIVE_INT, metavar="N", help="classes of a .weights file")
     files.add_argument("--output", type=Path, default=OUTPUT, metavar="DIR", help="folder of all results")
     resume = (
         f"continue the run of this {LAST}, with its own options (default: the newest run's below this folder)"
@@ -110,12 +102,12 @@ def train_parser() -> Parser:
     cache = "where decoded images are kept"
     parser.add_argument("--cache", choices=["ram", "disk", "none"], default="ram", help=cache)
     minutes = "write a checkpoint inside an epoch, too, if the last one is older"
-    parser.add_argument("--save-minutes", type=positive_float, default=10.0, metavar="X", help=minutes)
+    parser.add_argument("--save-minutes", type=POSITIVE_FLOAT, default=10.0, metavar="X", help=minutes)
     return parser
 
 
 def _cutoff(text: str) -> int | Literal["auto"]:
-    return "auto" if text == "auto" else positive_int(text)
+    return "auto" if text == "auto" else POSITIVE_INT(text)
 
 
 def run_training(args: argparse.Namespace, *, is_last: bool = True) -> None:

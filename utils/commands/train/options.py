@@ -11,6 +11,16 @@ from ...darknet.network import Network
 from ...data.augment import Augment
 from ...detection.boxes import OVERLAP_KINDS
 from ...errors import ToolkitError
+from ...options import (
+    AT_LEAST_ONE,
+    FRACTION,
+    FRACTION_BELOW_ONE,
+    NON_NEGATIVE_FLOAT,
+    NON_NEGATIVE_INT,
+    POSITIVE_FLOAT,
+    POSITIVE_FRACTION,
+    POSITIVE_INT,
+)
 from ...pruning.penalty_schedule import parse_schedules
 from ...pruning.sparsity import SPARSIFIERS
 from ...training.distillation import parse_kinds
@@ -18,19 +28,7 @@ from ...training.losses import LOSSES
 from ...training.options import TrainingOptions
 from ...training.precision import PRECISIONS
 from ...training.schedule import SCHEDULES
-from ..arguments import (
-    Options,
-    Parser,
-    add_image_size,
-    at_least_one,
-    fraction,
-    fraction_below_one,
-    non_negative_float,
-    non_negative_int,
-    positive_float,
-    positive_fraction,
-    positive_int,
-)
+from ..arguments import Options, Parser, add_image_size
 from .cfg_defaults import COLOUR_READERS, LOSS_READERS, augment_of, cfg_defaults
 
 PENALTY: float = 0.001
@@ -99,32 +97,32 @@ def _sum_of(parse: Callable[[str], tuple[str, ...]]) -> Callable[[str], tuple[st
 
 
 def _strength(text: str) -> float | str:
-    return text if text == "auto" else positive_float(text)
+    return text if text == "auto" else POSITIVE_FLOAT(text)
 
 
 # how each option is read: a function from text, or what may be chosen
 _READERS: Mapping[str, Any] = MappingProxyType(
     {
-        "epochs": positive_int, "batch_size": positive_int, "accumulate": positive_int,
-        "optimizer": ("adamw", "sgd"), "learning_rate": positive_float, "gamma_reach": positive_float,
-        "momentum": fraction_below_one, "decay": fraction, "schedule": SCHEDULES, "steps": _several(fraction),
-        "scales": _several(positive_float), "cycle": positive_fraction, "cycle_growth": at_least_one,
-        "burn_in": non_negative_float, "burn_in_power": positive_float, "ema_epochs": non_negative_float,
-        "clip_norm": positive_float, "freeze": non_negative_int, "precision": PRECISIONS,
-        "loss": LOSSES, **LOSS_READERS, "box_kind": OVERLAP_KINDS, "label_smoothing": fraction,
+        "epochs": POSITIVE_INT, "batch_size": POSITIVE_INT, "accumulate": POSITIVE_INT,
+        "optimizer": ("adamw", "sgd"), "learning_rate": POSITIVE_FLOAT, "gamma_reach": POSITIVE_FLOAT,
+        "momentum": FRACTION_BELOW_ONE, "decay": FRACTION, "schedule": SCHEDULES, "steps": _several(FRACTION),
+        "scales": _several(POSITIVE_FLOAT), "cycle": POSITIVE_FRACTION, "cycle_growth": AT_LEAST_ONE,
+        "burn_in": NON_NEGATIVE_FLOAT, "burn_in_power": POSITIVE_FLOAT, "ema_epochs": NON_NEGATIVE_FLOAT,
+        "clip_norm": POSITIVE_FLOAT, "freeze": NON_NEGATIVE_INT, "precision": PRECISIONS,
+        "loss": LOSSES, **LOSS_READERS, "box_kind": OVERLAP_KINDS, "label_smoothing": FRACTION,
     }
 )  # fmt: skip
 _SPARSE: Mapping[str, Any] = MappingProxyType(
     {
-        "sparsifier": SPARSIFIERS, "s_schedule": _sum_of(parse_schedules), "s_at": fraction,
-        "s_decay": fraction, "s_keep": fraction, "target_sparsity": fraction,
+        "sparsifier": SPARSIFIERS, "s_schedule": _sum_of(parse_schedules), "s_at": FRACTION,
+        "s_decay": FRACTION, "s_keep": FRACTION, "target_sparsity": FRACTION,
     }
 )  # fmt: skip
 _CHANGES: Mapping[str, Any] = MappingProxyType(
     {
-        "flip": fraction, **COLOUR_READERS, "scale": positive_float, "aspect": positive_float,
-        "translate": fraction,
-        "rotate": non_negative_float, "shear": non_negative_float, "mosaic": fraction, "mixup": fraction,
+        "flip": FRACTION, **COLOUR_READERS, "scale": POSITIVE_FLOAT, "aspect": POSITIVE_FLOAT,
+        "translate": FRACTION,
+        "rotate": NON_NEGATIVE_FLOAT, "shear": NON_NEGATIVE_FLOAT, "mosaic": FRACTION, "mixup": FRACTION,
     }
 )  # fmt: skip
 _ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -198,7 +196,7 @@ def _add(group: Options, field: "Field[Any]", reader: Any) -> None:
     if isinstance(reader, tuple):
         group.add_argument(*flags, choices=reader, help=text.replace("%", "%%"))
     else:
-        metavar = "N" if reader in (positive_int, non_negative_int) else "X"
+        metavar = "N" if reader in (POSITIVE_INT, NON_NEGATIVE_INT) else "X"
         group.add_argument(*flags, type=reader, metavar=metavar, help=text.replace("%", "%%"))
 
 
