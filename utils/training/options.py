@@ -10,9 +10,8 @@ from typing import Any, TypeVar
 
 from ..data.augment import Augment
 from ..errors import ToolkitError
-from ..pruning.penalty_schedule import ScheduleKind as SparsityScheduleKind
-from ..pruning.penalty_schedule import SparsitySchedule
-from ..pruning.sparsity import Sparsifier
+from ..pruning.sparsity import ScheduleKind as SparsityScheduleKind
+from ..pruning.sparsity import Sparsifier, SparsitySchedule
 from .distillation import DistillationKind
 from .losses import LossKind, LossWeights
 from .optimizer import OptimizerKind

@@ -21,8 +21,7 @@ from ...options import (
     POSITIVE_FRACTION,
     POSITIVE_INT,
 )
-from ...pruning.penalty_schedule import parse_schedules
-from ...pruning.sparsity import SPARSIFIERS
+from ...pruning.sparsity import SPARSIFIERS, parse_schedules
 from ...training.distillation import parse_kinds
 from ...training.losses import LOSSES
 from ...training.options import TrainingOptions

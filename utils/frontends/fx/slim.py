@@ -12,7 +12,7 @@ from ...errors import PruningError
 from ...pruning.costs import costs_of
 from ...pruning.equality import outputs_in_float64, relative_difference
 from ...pruning.layers import CONVOLUTIONS
-from ...pruning.policies import GlobalThreshold, GroupShares, Policy, candidate_channels
+from ...pruning.policies import GlobalThreshold, GroupRatios, Policy, candidate_channels
 from ...pruning.scores import Scorer, gamma_scores, named_scorer, random_scores
 from ...pruning.sparsity import GammaPenalty
 from ...pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
@@ -169,19 +169,19 @@ def _scorer(score: str | Scorer, seed: int) -> Scorer:
 
 def _policy(shares: Mapping[str, float], scheme: str, layer_keep: float) -> Policy:
     if scheme == "uniform":
-        return GroupShares(shares)
+        return GroupRatios(shares)
     asked = sorted({share for share in shares.values() if share})
     if len(asked) > 1:
         fact = f"has one threshold, but config asks for {', '.join(map(str, asked))}"
         raise PruningError(f"scheme {scheme!r}", fact, "ask for one, or use scheme 'uniform'")
     if not asked:  # nothing is to go
-        return GroupShares(shares)
+        return GroupRatios(shares)
     threshold = GlobalThreshold(asked[0], layer_keep=layer_keep, guarded=scheme == "guarded")
 
     def policy(seen: Subject, scores: LayerScores) -> ChannelPlan | BlockPlan:
         judged = {name: scores[name] for name in scores if shares.get(name)}
         if not candidate_channels(seen.graph, judged, "all"):  # the report says what pins them
-            return GroupShares(shares)(seen, scores)
+            return GroupRatios(shares)(seen, scores)
         return threshold(seen, judged)
 
     return policy

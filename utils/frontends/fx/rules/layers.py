@@ -2,8 +2,7 @@
 
 from torch import nn
 
-from ....pruning.channel_selection import ChannelSelection
-from ....pruning.layers import BATCH_NORMS, TRANSPOSED, channel_axis, is_depthwise
+from ....pruning.layers import BATCH_NORMS, TRANSPOSED, ChannelSelection, channel_axis, is_depthwise
 from ..call import Call
 from ..values import Labels, pin_labels, spread
 from .arithmetic import same

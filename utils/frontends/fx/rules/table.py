@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ....pruning.channel_selection import ChannelSelection
-from ....pruning.layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS
+from ....pruning.layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, ChannelSelection
 from ..call import Rule
 from .arithmetic import added, channelwise, combined, multiplied, reduced, same, softmax
 from .layers import follow, group_norm, layer, layer_norm, prelu, selection
