@@ -15,7 +15,7 @@ from torch.fx.node import map_arg
 from ...errors import PruningError
 from ...pruning.channels import UnitMask, decode_mask, encode_mask
 from ...pruning.narrow import narrow
-from .parameters import attribute
+from .call import attribute
 from .subject import FxSubject, graph_of
 
 _PARALLEL = "module."  # what DataParallel and DistributedDataParallel put before every name
