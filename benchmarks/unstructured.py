@@ -41,7 +41,7 @@ from utils.exporters.output_modules import BoxesAndScores
 from utils.files import write_text
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import FRACTION, POSITIVE_INT
-from utils.profiling import count_macs, count_parameters, median_interval, take_turns, torch_threads
+from utils.profiling import count_macs, count_parameters, interleaved_times, median_interval, torch_threads
 from utils.pruning.policies import slim
 from utils.pruning.surgery import prune
 from utils.runtimes.choice import NAMES, find_runtime
@@ -185,7 +185,7 @@ def latencies(
         module = BoxesAndScores(fused(model), model.head_specs).eval()
         ready = session(module, torch.from_numpy(images), find_runtime(runtime))
         runs[repr(name)] = ready.bound(images)
-    times = take_turns(runs, rounds)
+    times = interleaved_times(runs, rounds)
     return {name: times[repr(name)] for name in networks}
 
 

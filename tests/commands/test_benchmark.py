@@ -180,7 +180,7 @@ def test_ratios_pair_the_rounds(project: Path, monkeypatch) -> None:
     """Played times: in every round the second takes half of what the first takes, whatever that is."""
     first = [10.0, 30.0, 20.0, 50.0, 40.0, 60.0]
     times = {"one": first, "two": [value / 2 for value in first]}
-    monkeypatch.setattr(benchmark_measure, "take_turns", lambda *args, **options: times)
+    monkeypatch.setattr(benchmark_measure, "interleaved_times", lambda *args, **options: times)
     models = open_models([pair(project, "one"), pair(project, "two")])
     image = np.zeros((48, 64, 3), np.uint8)
     rows = Benchmark(models, image, "x", project / "x.csv", Effort()).run(

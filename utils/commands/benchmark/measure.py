@@ -21,7 +21,7 @@ from ...data.images import resize_exactly
 from ...data.rectangles import fit
 from ...detection.nms import suppress
 from ...errors import ToolkitError
-from ...profiling import latency_of, measure_latency, median_interval, take_turns, torch_threads
+from ...profiling import interleaved_times, latency_of, measure_latency, median_interval, torch_threads
 from ...runtimes.choice import find_runtime
 from ...runtimes.detecting import as_predict
 from ...runtimes.runtime import Images, Runtime, Session
@@ -215,7 +215,7 @@ class Benchmark:
         sessions, suppressing, notes = _sessions(self.models, runtime, images)
         runs = {name: session.bound(images) for name, session in sessions.items()}
         effort = self.effort
-        times = take_turns(runs, effort.rounds, _WARMUP, seconds=effort.seconds, least=LEAST_ROUNDS)
+        times = interleaved_times(runs, effort.rounds, _WARMUP, seconds=effort.seconds, least=LEAST_ROUNDS)
         prepare = _milliseconds(lambda: self._prepared(cell))
         first = times.get(self.models[0].name)
         rows = []

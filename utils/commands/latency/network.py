@@ -49,13 +49,6 @@ def network_runs(
     return runs
 
 
-def network_latency(
-    model: Darknet, runtime: Runtime, image_size: tuple[int, int], rounds: int = 20
-) -> Latency:
-    """`network_latencies` of one."""
-    return network_latencies({"": model}, runtime, image_size, rounds)[""]
-
-
 def calibrate(
     table: LatencyTable, network: Network, runtime: Runtime, image_size: tuple[int, int], rounds: int = 20
 ) -> tuple[Calibration, Latency]:
