@@ -109,7 +109,7 @@ def add_options(parser: Parser, kind: type, names: Collection[str] | None = None
 def _add(parser: Parser, each: "Field[Any]") -> None:
     words = dict(each.metadata["argparse"])
     flags: Sequence[str] = words.pop("flags", (f"--{each.name}",))
-    default = None if each.default is MISSING else each.default
+    default = None if each.default is MISSING or words.get("required") else each.default
     words.setdefault("default", default)
     if words.get("action") is None and default is False:
         words["action"] = "store_true"

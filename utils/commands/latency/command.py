@@ -22,12 +22,22 @@ from rich.text import Text
 
 from ...darknet.network import Network
 from ...files import require_writable
-from ...options import POSITIVE_INT, add_options, check_ranges, from_arguments, option
+from ...options import POSITIVE_INT, check_ranges, from_arguments, option
 from ...pruning.conv_classes import Convolution, total_milliseconds
 from ...pruning.latency import ConvClass, LatencyTable
 from ...runtimes.choice import NAMES, find_runtime
 from ...runtimes.runtime import Runtime
-from ..arguments import (MachineOptions, NetworkOptions, Parser, Project, image_size_option, next_command, prepare, resolve)
+from ..arguments import (
+    ImageSizeOptions,
+    MachineOptions,
+    NetworkOptions,
+    Parser,
+    Project,
+    add_command,
+    next_command,
+    prepare,
+    resolve,
+)
 from ..inputs import fresh_network
 from ..results import quoted
 from ..tables import show
@@ -38,12 +48,11 @@ _SHARES = {"full": 1.0, "half": 0.5, "quarter": 0.25}  # columns of the table
 
 
 @dataclass(frozen=True)
-class LatencyOptions(NetworkOptions, MachineOptions):
+class LatencyOptions(MachineOptions, ImageSizeOptions, NetworkOptions):
     """What the latency command is asked for."""
 
     runtime: str = option("onnxruntime", "where the network will run", choices=NAMES)
     precision: str = option("f32", "precision in which the runtime computes")
-    img_size: tuple[int, int] | None = image_size_option()
     widths: int = option(WIDTHS, "number of widths measured along each axis", POSITIVE_INT, metavar="N")
     output: Path | None = option(
         None, "file of the measurements (default: in runs/latency)", Path, metavar="FILE"
@@ -56,7 +65,7 @@ class LatencyOptions(NetworkOptions, MachineOptions):
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and run the command."""
     parser = Parser(__doc__, "latency")
-    add_options(parser, LatencyOptions)
+    add_command(parser, LatencyOptions)
     run_latency(from_arguments(LatencyOptions, parser.parse_args(argv)))
 
 

@@ -37,7 +37,7 @@ _LEAST = 1e-5  # milliseconds; a difference may vanish in the clock's noise, a c
 _LOW_END = 1.5  # widths are spaced as powers: pruning ends at narrow ones
 _SMALLEST_STEP = 8  # of measured widths, where latency steps are shorter or absent
 
-# Widths that reveal latency steps: each step of 2 .. 32 occurs in several of them; the other width is the largest.
+# Widths that reveal latency steps: each step of 2 .. 32 occurs in several; the other width is the largest.
 _PROBE_WIDTHS = (33, 34, 36, 40, 42, 44, 48, 49, 50, 52, 56, 57, 58, 60, 61, 62, 63, 64)
 _PROBES: Mapping[Axis, str] = {"inputs": "dense", "outputs": "dense", "depthwise": "depthwise:1"}
 
@@ -91,7 +91,7 @@ def find_or_measure(
 ) -> LatencyTable:
     """Latency table for these convolutions and all narrower ones.
 
-    Missing points are measured, with a progress bar, and added to the file; an interrupted run keeps its points.
+    Missing points are measured, with a progress bar, and added to the file; an interrupted run keeps them.
 
     Args:
         convolutions: of a network at its full width.
@@ -140,7 +140,9 @@ def _read(path: Path, mark: Fingerprint) -> LatencyTable:
         ) from error
     if differences := table.fingerprint.differences(mark):
         fact = f"was measured on another machine or runtime ({'; '.join(differences)})"
-        raise ToolkitError(path, fact, "give another file, or leave --latency-table out to use this machine's")
+        raise ToolkitError(
+            path, fact, "give another file, or leave --latency-table out to use this machine's"
+        )
     return table
 
 
