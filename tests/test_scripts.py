@@ -317,7 +317,7 @@ def test_the_next_command_can_be_typed_with_spaces_in_names(project: Path) -> No
 SLIM = ("--global_percent", "0.5", "--layer_keep", "0.1")
 
 
-def test_slim_prune_writes_three_files_and_the_figures_of_the_saved_network(project: Path) -> None:
+def test_slim_prune_writes_three_files_and_figures_of_the_saved_one(project: Path) -> None:
     text = succeed(project, "slim_prune.py", *FILES, *DATA, *SLIM)
     assert "mAP@0.5" in text
     stem = f"{project}/prune_0.5_keep_0.1_small"

@@ -177,7 +177,7 @@ def test_an_unreachable_map_is_refused_with_what_was_tried(folder, fail: Fail):
     assert not list(folder.glob("*prune_*"))
 
 
-def test_multiples_from_the_table_give_way_where_they_leave_nothing_to_remove(folder, monkeypatch):
+def test_multiples_of_the_table_give_way_where_nothing_could_be_removed(folder, monkeypatch):
     """The widest layer has 16 channels, so multiples of 16 would keep the whole network."""
     monkeypatch.setattr(pruning_job, "find_or_measure", lambda *_: SimpleNamespace(align=16))
     slim_prune(*FILES, "--max-macs", "50%", "--align", "auto", *QUICK)

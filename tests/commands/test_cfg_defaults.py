@@ -89,7 +89,7 @@ def test_flags_override_the_cfg_and_the_cfg_the_default() -> None:
     assert options().momentum == TrainingOptions.momentum
 
 
-def test_a_rate_for_a_sum_is_scaled_for_the_mean_but_not_for_darknets_loss() -> None:
+def test_a_rate_for_a_sum_is_scaled_for_means_but_not_for_darknets_loss() -> None:
     assert cfg_defaults(network("learning_rate=0.001"), "sgd", None, {})["learning_rate"] == 0.008
     assert cfg_defaults(network("learning_rate=0.001"), "sgd", "darknet", {})["learning_rate"] == 0.001
 
@@ -108,7 +108,7 @@ def test_a_word_where_a_number_belongs_is_told_by_place() -> None:
         cfg_defaults(network("", "random=yes"), None, None, {})
 
 
-def test_every_hyper_parameter_has_its_unit_or_name_and_survives_a_checkpoint() -> None:
+def test_every_hyper_parameter_has_a_unit_and_survives_a_checkpoint() -> None:
     found = options("", "", "-sr", "--mosaic", "0.5")
     assert TrainingOptions.from_mapping(found.to_mapping()) == found
     for field in TrainingOptions.__dataclass_fields__.values():

@@ -114,7 +114,7 @@ def report() -> dict:
     return timing | {"ledger": [], "sections": []}
 
 
-def test_a_share_of_the_milliseconds_stays_one_of_what_a_round_sets_out_from(monkeypatch, report, tmp_path):
+def test_a_share_of_milliseconds_is_of_the_network_each_round_starts_from(monkeypatch, report, tmp_path):
     """Of a quarter, half after one of two rounds; it took .7 of that, so 5/7 of what is left may stay."""
     job = SimpleNamespace(args=SimpleNamespace(max_ms=Amount(0.25, True)))
     monkeypatch.setattr(

@@ -123,7 +123,7 @@ def test_penalty_takes_exactly_the_candidates_of_pruning(root):
     assert len(gamma_penalty(model, 0.1, 0).norms) == 44
 
 
-def test_a_block_before_a_nonlinear_add_is_removed_but_its_constant_reported():
+def test_a_block_before_a_nonlinear_add_goes_and_its_constant_is_reported():
     text = """
 [net]
 width=16
@@ -205,7 +205,7 @@ def test_a_network_that_takes_only_its_own_size_is_folded_at_it():
     assert torch.allclose(heads(result.folded.model, image(model)), heads(result.compact.model, image(model)))
 
 
-def test_an_inner_map_coarser_than_whole_cells_of_the_head_allow_does_not_stop_pruning():
+def test_an_inner_map_coarser_than_the_heads_cells_does_not_stop_pruning():
     """A side branch of 3x3 cells has a stride of 11 pixels, the head one of 8: 22 pixels fit no head."""
     text = "[net]\nwidth=32\nheight=32\nchannels=3\n"
     text += "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\nstride=8\npad=1\nactivation=leaky\n"

@@ -90,7 +90,7 @@ def test_aligned_sections_do_not_ratchet_to_full_width():
     assert keep[1:17].sum() == keep[17:].sum() == 8
 
 
-def test_what_is_concatenated_with_an_odd_width_does_not_ratchet_to_full_width():
+def test_concatenation_with_an_odd_width_does_not_ratchet_to_full_width():
     tracer = ChannelTracer()
     odd, even = tracer.layer("odd", tracer.new(1), 20), tracer.layer("even", tracer.new(1), 64)
     tracer.pin(tracer.layer("head", np.concatenate([odd, even]), 1), "output")

@@ -208,7 +208,7 @@ print("survived", flush=True)
 
 
 @pytest.mark.parametrize(("again", "said"), [(False, ["noted", "left"]), (True, ["noted"])])
-def test_a_second_signal_ends_at_once_and_signals_mean_what_they_did_before_afterwards(
+def test_a_second_signal_ends_at_once_and_handlers_are_restored(
     root: Path, again: bool, said: list[str]
 ) -> None:
     command = [sys.executable, "-c", LISTENS.format(again=again)]

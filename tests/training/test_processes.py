@@ -174,7 +174,7 @@ def test_two_processes_of_four_images_are_one_of_eight(tmp_path: Path, root: Pat
         assert not torch.allclose(start[name], parameter, atol=1e-4), name
 
 
-def test_a_model_on_several_gpus_keeps_its_gammas_when_batch_norm_is_shared() -> None:
+def test_sync_batch_norm_keeps_the_gammas_of_the_model() -> None:
     """The converted norms hold the same parameters, so that penalty and optimizer still reach them."""
     model = make_model()
     gamma = model.norm.weight

@@ -112,7 +112,7 @@ def test_an_incomplete_group_still_makes_a_step(accumulate: int, batches: int, s
     assert trainer.schedule.steps == 2 * steps
 
 
-def test_a_gradient_that_is_not_finite_ends_the_epoch_with_the_weights_of_the_step_before() -> None:
+def test_an_infinite_gradient_ends_the_epoch_before_its_step() -> None:
     batches = make_batches(2)
     batches[1].images[0, 0, 0, 0] = float("nan")
     trainer = Trainer(make_model(), (SPEC,), OPTIONS, batches=2)
