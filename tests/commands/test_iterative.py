@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.commands.test_budgets import folder
-from tests.test_scripts import DATA, FILES, Fail, fail, project
+from tests.project import DATA, FILES, Fail
 from utils.commands.prune import iterative
 from utils.commands.prune.iterative import Round
 from utils.commands.prune.options import Amount
@@ -20,7 +19,6 @@ from utils.profiling import count_macs, count_parameters
 from utils.pruning.report import decode_mask, encode_mask
 from utils.training.interruption import InterruptedTrainingError
 
-__all__ = ["fail", "folder", "project"]  # fixtures
 TAG = "prune_40pct_macs_small"
 WORDS = (*FILES, *DATA, "--max-macs", "40%", "--iterative", "2", "--tune-epochs", "1", "--score", "gamma")
 

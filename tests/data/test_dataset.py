@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.conftest import write_image, write_label
+from tests.data.files import write_image, write_label
 from utils.data import dataset as module
 from utils.data.augment import Augment
 from utils.data.dataset import DetectionDataset, SampleKey, place_labels

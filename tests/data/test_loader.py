@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from tests.data.conftest import write_label
+from tests.data.files import write_label
 from utils.data.augment import Augment
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.conftest import write_image
+from tests.data.files import write_image
 from utils.data.augment import Augment
 from utils.data.cache import DiskCache
 from utils.data.dataset import DetectionDataset, SampleKey

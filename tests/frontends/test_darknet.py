@@ -1,11 +1,10 @@
 """The engine on cfgs: every feature cfg, every policy."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
+from tests.frontends.feature_cfgs import CFGS, heads, image, randomised
 from utils.darknet.edit import residual_blocks
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
@@ -24,39 +23,12 @@ from utils.pruning.policies import WeakestBlocks, normal, slim
 from utils.pruning.subject import Subject
 from utils.pruning.surgery import prune
 
-CFGS = sorted((Path(__file__).parents[1] / "cfgs").glob("*.cfg"))
 POLICIES = {
     "normal": [normal(0.6)],
     "slim": [slim(0.7, 0.1)],
     "blocks": [WeakestBlocks(1)],
     "both": [slim(0.6, 0.01), WeakestBlocks(1)],
 }
-
-
-def randomised(path: Path, seed: int) -> Darknet:
-    """A float64 network with random batch norms, so that thresholds cut through every layer."""
-    torch.manual_seed(seed)
-    model = Darknet.from_cfg(path)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.weight)
-            torch.nn.init.normal_(module.bias, std=0.3)
-            module.running_mean.normal_(std=0.2)
-            module.running_var.uniform_(0.5, 1.5)
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            parameter.data += 0.01
-    return model.double().eval()
-
-
-def image(model: Darknet, batch: int = 2) -> torch.Tensor:
-    size = (model.network.channels(-1), model.network.height, model.network.width)
-    return torch.rand(batch, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-def heads(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return torch.cat([head.flatten() for head in model(images)])
 
 
 def _refusal(subject: DarknetSubject, policies: list) -> str | None:

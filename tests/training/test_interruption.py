@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import train
+from tests.training.tiny import TINY_CFG
 from utils.commands.train.newest import newest_run
 from utils.darknet.checkpoint import read_checkpoint
 from utils.data.shapes import make_shapes
@@ -30,8 +31,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With dropout, so that torch's own random state matters, too."""
-    from tests.training.conftest import TINY_CFG
-
     dropout = "[dropout]\nprobability=.2\n"
     text = TINY_CFG.format(classes=4, filters=18)
     first, *rest = text.split("[convolutional]")
