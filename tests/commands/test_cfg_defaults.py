@@ -5,6 +5,7 @@ import re
 import pytest
 
 import train
+from tests.detectors import mini_cfg
 from utils.commands.train.cfg_defaults import augment_of, cfg_defaults
 from utils.commands.train.command import train_parser
 from utils.commands.train.options import choose_options
@@ -14,32 +15,10 @@ from utils.errors import CfgError, ToolkitError
 from utils.training.losses import LossWeights
 from utils.training.options import TrainingOptions
 
-CFG = """
-[net]
-width=64
-height=64
-channels=3
-{net}
-
-[convolutional]
-filters=16
-stride=8
-size=3
-pad=1
-activation=linear
-
-[yolo]
-mask=0,1
-anchors=10,12, 30,20
-classes=3
-num=2
-{yolo}
-"""
-
 
 def network(net: str = "", yolo: str = "") -> Network:
     lines = (text.replace("; ", "\n") for text in (net, yolo))
-    return Network.from_text(CFG.format(net=next(lines), yolo=next(lines)), "x.cfg")
+    return Network.from_text(mini_cfg(net=next(lines), head=next(lines), classes=3), "x.cfg")
 
 
 def options(net: str = "", yolo: str = "", *words: str) -> TrainingOptions:
