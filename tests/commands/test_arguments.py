@@ -20,6 +20,7 @@ from utils.commands.arguments import Parser, prepare, resolve, write_json
 from utils.commands.results import plain
 from utils.darknet.network import Network
 from utils.errors import ToolkitError
+from utils.options import FRACTION, NON_NEGATIVE_FLOAT, POSITIVE_INT
 
 CFG_TEXT = "[net]\nwidth=32\nheight=32\nchannels=3\n"
 NETWORK_TEXT = CFG_TEXT + "[convolutional]\nfilters=4\nsize=1\nstride=1\nactivation=leaky\n"
@@ -31,10 +32,10 @@ def full_parser() -> Parser:
     arguments.add_data(parser)
     arguments.add_common(parser)
     arguments.add_image_size(parser)
-    parser.add_argument("--global_percent", type=arguments.fraction, default=0.8, help="share")
-    parser.add_argument("--batch-size", type=arguments.positive_int, default=8)
+    parser.add_argument("--global_percent", type=FRACTION, default=0.8, help="share")
+    parser.add_argument("--batch-size", type=POSITIVE_INT, default=8)
     parser.add_argument("-sr", action="store_true")
-    parser.add_argument("--s", type=arguments.non_negative_float, default=0.001)
+    parser.add_argument("--s", type=NON_NEGATIVE_FLOAT, default=0.001)
     return parser
 
 
