@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import evaluate as script
-from utils.commands.evaluate.command import evaluate_network, open_split
+from utils.commands.evaluate.run import evaluate_network, open_split
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.data.listing import read_data_file
