@@ -31,7 +31,7 @@ from torch.nn.utils import prune as masks
 from utils.cli import run_main
 from utils.commands.arguments import Parser
 from utils.commands.csv_results import read_rows, write_rows
-from utils.commands.evaluate.command import evaluate_network, open_split
+from utils.commands.evaluate.run import evaluate_network, open_split
 from utils.commands.inputs import open_files
 from utils.darknet.fuse import fused
 from utils.darknet.model import Darknet

@@ -43,7 +43,7 @@ from ...reporting.speeds import plot_speeds
 from ...runtimes.choice import ALL_NAMES
 from ..arguments import MachineOptions, Parser, next_command, prepare
 from ..csv_results import read_rows, write_rows
-from ..evaluate.command import evaluate_network, open_split
+from ..evaluate.run import evaluate_network, open_split
 from ..results import quoted
 from .measure import LEAST_ROUNDS, Benchmark, Cell, Effort, Image, cells_of
 from .models import Model, open_models, own_runtimes, sizes_of_files
