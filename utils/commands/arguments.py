@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..cli import as_typed, program
 from ..errors import ToolkitError
 from ..options import NON_NEGATIVE_INT, POSITIVE_INT, option
 from ..runtimes.choice import ALL_NAMES
 from .inputs import Need, Project, resolve
-from .invocation import as_typed, program
 from .results import arguments, next_command, provenance, write_json
 
 __all__ = [  # of project.py and results.py too: one import serves a command
