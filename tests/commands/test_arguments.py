@@ -20,6 +20,7 @@ from utils.commands.inputs import DemoFiles
 from utils.commands.results import plain
 from utils.darknet.network import Network
 from utils.errors import ToolkitError
+from utils.options import FRACTION, NON_NEGATIVE_FLOAT, POSITIVE_INT
 
 DEMO = DemoFiles(Path("cfg/yolov3-shapes.cfg"), Path("data/shapes.data"), Path("weights/last.pt"))
 
@@ -33,10 +34,10 @@ def full_parser() -> Parser:
     arguments.add_data(parser)
     arguments.add_common(parser)
     arguments.add_image_size(parser)
-    parser.add_argument("--global_percent", type=arguments.fraction, default=0.8, help="share")
-    parser.add_argument("--batch-size", type=arguments.positive_int, default=8)
+    parser.add_argument("--global_percent", type=FRACTION, default=0.8, help="share")
+    parser.add_argument("--batch-size", type=POSITIVE_INT, default=8)
     parser.add_argument("-sr", action="store_true")
-    parser.add_argument("--s", type=arguments.non_negative_float, default=0.001)
+    parser.add_argument("--s", type=NON_NEGATIVE_FLOAT, default=0.001)
     return parser
 
 

@@ -6,7 +6,6 @@ pruned network trained from random weights for as many epochs as the first. Ever
 you could type; it is shown before it runs. Everything goes to runs/demo/.
 """
 
-import argparse
 import shlex
 import subprocess
 import time
@@ -31,10 +30,11 @@ from ..detection.draw import draw_detections
 from ..detection.evaluator import evaluate
 from ..detection.nms import suppress
 from ..errors import ToolkitError
+from ..options import from_arguments, option
 from ..profiling import count_macs, count_parameters, measure_latency
 from ..runtimes.detecting import as_predict
 from ..runtimes.onnxruntime import OnnxRuntime
-from .arguments import Parser, add_common, next_command, prepare, provenance, write_json
+from .arguments import MachineOptions, Parser, add_command, next_command, prepare, provenance, write_json
 from .evaluate.command import evaluate_network, open_split, predictor
 from .inputs import DemoFiles, available, open_files
 from .results import quoted
@@ -66,29 +66,35 @@ class Row:
     latency_p50: float
 
 
-def main(argv: list[str] | None = None) -> None:
+@dataclass(frozen=True)
+class DemoOptions(MachineOptions):
+    """What the demo can be asked for."""
+
+    output: Path = option(Path("runs/demo"), "folder for all files", Path, metavar="DIR")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Run all steps, then compare."""
     parser = Parser(__doc__, "demo")
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="for all files")
-    add_common(parser)
-    args = parser.parse_args(argv)
-    prepare(args)
+    add_command(parser, DemoOptions)
+    options = from_arguments(DemoOptions, parser.parse_args(argv))
+    prepare(options)
     start = time.monotonic()
     demo = DemoFiles.here()
     data = available(demo.data)
-    stages, onnx = _run_steps(args, available(demo.cfg), data)
+    stages, onnx = _run_steps(options, available(demo.cfg), data)
     rows = _measure(stages, onnx, data)
-    picture = _draw(stages[0], stages[-1], data, args.output / "before_after.png")
+    picture = _draw(stages[0], stages[-1], data, options.output / "before_after.png")
     minutes = (time.monotonic() - start) / 60
-    write_json(args.output / "demo.json", provenance(args) | {"minutes": minutes, "stages": rows})
+    write_json(options.output / "demo.json", provenance(options) | {"minutes": minutes, "stages": rows})
     _print(rows)
     print(f"{minutes:.1f} minutes; detections of the first and the last network: {picture}")
     next_command("python train.py -sr --s 0.001 --prune 1")
 
 
-def _run_steps(args: argparse.Namespace, cfg: Path, data: Path) -> tuple[list[Stage], Path]:
+def _run_steps(options: DemoOptions, cfg: Path, data: Path) -> tuple[list[Stage], Path]:
     """Every step as a command; returns the networks on the way and the ONNX file of the last."""
-    out: Path = args.output
+    out = options.output
     tag = f"prune_{GLOBAL_PERCENT}_keep_{LAYER_KEEP}"
     baseline = Stage("baseline", cfg, out / "baseline/best.pt")
     sparse = Stage("sparse", cfg, out / "sparse/last.pt")
@@ -99,8 +105,10 @@ def _run_steps(args: argparse.Namespace, cfg: Path, data: Path) -> tuple[list[St
     tuned = Stage("fine-tuned", short.cfg, out / "fine_tuned/best.pt")
 
     # One thread: layers this small gain nothing from a second, which stalls as soon as it must share a core.
-    threads = args.threads or 1
-    machine = f"--seed {args.seed} --workers {args.workers} --device {args.device} --threads {threads}"
+    threads = options.threads or 1
+    machine = (
+        f"--seed {options.seed} --workers {options.workers} --device {options.device} --threads {threads}"
+    )
     common = f"--data {quoted(data)} {machine}"
     _run("train", "train", f"--cfg {quoted(cfg)} {common} --epochs {BASELINE_EPOCHS} {_into(baseline)}")
     start = f"--cfg {quoted(cfg)} --weights {quoted(baseline.weights)}"

@@ -5,6 +5,7 @@ the others come from that one or are asked for, never from the demo. A checkpoin
 it; nothing is written for that.
 """
 
+import argparse
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..darknet.network import Network
 from ..data.shapes import ensure_shapes
 from ..errors import CfgError, ToolkitError
 from ..files import same_file, write_text
+from ..options import from_arguments, option
 from ..runtimes.choice import is_exported, runtime_of
 from ..runtimes.detecting import DetectingNetwork, as_predict, detecting, facts_of, of_file
 from ..runtimes.opencv import OpenCv
@@ -57,6 +59,21 @@ def available(path: Path) -> Path:
     if path == demo.cfg and not path.is_file():
         write_text(path, read_text(_DEMO_CFG))
     return ensure_shapes(path.parent) if same_file(path, demo.data) else path
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The files of a network."""
+
+    cfg: Path | None = option(None, "Darknet cfg of the network", Path)
+    weights: Path | None = option(None, "its .weights file or .pt checkpoint", Path)
+
+
+@dataclass(frozen=True)
+class InputOptions(NetworkOptions):
+    """The files of a network, and a data set."""
+
+    data: Path | None = option(None, ".data file of the data set", Path)
 
 
 @dataclass(frozen=True)
@@ -195,22 +212,25 @@ def _required(files: Mapping[Need, Path | None], name: Need) -> Path:
     return path
 
 
-def resolve(args: object, needs: Collection[Need] = NEEDS) -> Project:
-    """Find the command's files by the rule above; make the embedded data set where it is used.
+def resolve(options: NetworkOptions | argparse.Namespace, needs: Collection[Need] = NEEDS) -> Project:
+    """Find the command's files by the rule above; make the generated data set where it is used.
 
     Args:
-        args: has `cfg`, and `data` and `weights` where the command offers them.
+        options: of the command; without the field `data`, no data set is looked for.
         needs: what the command cannot do without (the network always: a cfg, or a checkpoint instead).
 
     Raises:
         ToolkitError: a needed file is neither given nor to be derived.
     """
-    cfg, data, weights = (getattr(args, name, None) for name in NEEDS)
+    if isinstance(options, argparse.Namespace):  # of a command that has no options class yet
+        options = from_arguments(InputOptions if hasattr(options, "data") else NetworkOptions, options)
+    cfg, weights = options.cfg, options.weights
+    data = options.data if isinstance(options, InputOptions) else None
     is_demo = not (cfg or data or weights)
     if is_demo:
         demo = DemoFiles.here()
         cfg, weights = available(demo.cfg), demo.weights if "weights" in needs else None
-        data = demo.data if hasattr(args, "data") else None
+        data = demo.data if isinstance(options, InputOptions) else None
         if weights is not None and not weights.exists():
             raise ToolkitError(weights, "the demo's network is not trained yet", "run: python train.py")
     given: dict[Need, Path | None] = {"cfg": cfg, "data": data, "weights": weights}
