@@ -117,7 +117,7 @@ def test_wanted_classes_in_their_order(coco):
     assert boxes(data)["a.jpg"] == [[0, 10, 5, 30, 15]]
 
 
-def test_a_second_split_joins_the_first_and_nothing_is_overwritten_unasked(coco):
+def test_a_second_split_joins_the_first_and_overwrites_nothing(coco):
     data = from_coco(coco)
     from_coco(coco, "--split", "valid")
     assert boxes(data, "train") == boxes(data, "valid")
