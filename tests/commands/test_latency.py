@@ -119,7 +119,7 @@ def test_a_file_of_another_machine_is_refused_by_what_differs(cfg, measured, tmp
     ):
         find_or_measure(convolutions(), runtime, path)
     path.write_text("[]")
-    with pytest.raises(ToolkitError, match=r"table.json: is no latency table"):
+    with pytest.raises(ToolkitError, match=r"table.json: not a valid latency table"):
         find_or_measure(convolutions(), runtime, path)
 
 

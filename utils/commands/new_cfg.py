@@ -28,13 +28,12 @@ from ..darknet.network import Network
 from ..darknet.scale import with_size, with_width
 from ..data.checks import check_data
 from ..data.listing import read_data_file
-from ..data.shapes import ensure_shapes
 from ..errors import CfgError, DatasetError, Finding, ToolkitError
 from ..files import same_file, write_text
 from ..options import POSITIVE_FLOAT, POSITIVE_INT, add_options, check_ranges, from_arguments, option
 from .arguments import ImageSizeOptions, Parser, next_command
 from .doctor.checks import Anchors, check_anchors
-from .inputs import DEMO_DATA
+from .inputs import available
 from .results import quoted
 from .tables import multiply_adds, show
 
@@ -77,9 +76,7 @@ def run_new_cfg(options: NewCfgOptions) -> None:
         raise ToolkitError("--anchors auto", "needs the labels of a data set", "add --data")
     if options.output.exists() and same_file(options.output, options.source):
         raise ToolkitError(f"--output {options.output}", "is the cfg to start from", "give another name")
-    data = options.data
-    if data is not None and same_file(data, DEMO_DATA):
-        data = ensure_shapes(DEMO_DATA.parent)
+    data = options.data and available(options.data)
     before = Network.from_cfg(options.source)
     if not before.heads:
         raise CfgError(options.source, "has no detection head", "start from the cfg of a detector")
