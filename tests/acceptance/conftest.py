@@ -6,7 +6,7 @@ from tests.acceptance.test_acceptance import FOUND
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-table", action="store_true", help="write docs/acceptance.md from what is found")
+    parser.addoption("--write-table", action="store_true", help="write docs/results/acceptance.md")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
