@@ -6,7 +6,8 @@
 
 `ladder.py` for each network, into runs/ladders; the rows of all go to benchmarks/ladders.csv, and tables and
 picture to docs/results/ladders.md. Rows that exist are not computed again. MobileNetV2-YOLOv3-Nano knows the
-20 classes of Pascal VOC: for it, labels of the same images are renamed to these classes and all others left out.
+20 classes of Pascal VOC: for it, labels of the same images are renamed to these classes, all others left
+out.
 """
 
 import argparse
