@@ -1,6 +1,6 @@
 """Prune every network of examples/ by several shares: what is left, whether it is exact, how fast it is.
 
-    python benchmarks/networks.py --page docs/networks.md
+    python benchmarks/networks.py --page docs/results/networks.md
     python benchmarks/networks.py --only modnet mobilenet --seconds 5 --output runs/networks.csv
 
 On one thread. A line for each network and share goes into the CSV file at once, so that the same command

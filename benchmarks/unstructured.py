@@ -1,7 +1,7 @@
 """Masks alone give no speed: torch.nn.utils.prune beside slim_prune at the same share.
 
     python benchmarks/unstructured.py --cfg cfg/yolov3-tiny.cfg --weights weights/yolov3-tiny.weights \\
-        --data data/coco.data --threads 1 --page docs/unstructured.md
+        --data data/coco.data --threads 1 --page docs/results/unstructured.md
 
 At each --share, of the trained network, nothing fine-tuned:
     l1_unstructured      in every layer by itself the weights that are smallest
@@ -50,8 +50,8 @@ LAYER_KEEP = 0.01
 LAYERS: Mapping[str, type[nn.Module]] = {"convolutions": nn.Conv2d, "batch norms": nn.BatchNorm2d}
 INTRODUCTION = """# Masks alone give no speed
 
-Made by `python benchmarks/unstructured.py --page docs/unstructured.md`; its docstring says what is compared
-with what, the figures are in `benchmarks/unstructured.csv`. *zeros*: share of the learnable values that are
+Made by `python benchmarks/unstructured.py --page docs/results/unstructured.md`; its docstring explains the
+comparison, the figures are in `benchmarks/unstructured.csv`. *zeros*: share of the learnable values that are
 0; *faster*: the unpruned network's time over this one's, with its 95 % interval. Nothing is fine-tuned: mAP
 is what the cut alone leaves. A network that was not trained sparsely bears the loss of single weights, and
 of next to no whole channel.
