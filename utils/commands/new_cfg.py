@@ -28,13 +28,12 @@ from ..darknet.network import Network
 from ..darknet.scale import with_size, with_width
 from ..data.checks import check_data
 from ..data.listing import read_data_file
-from ..data.shapes import ensure_shapes
 from ..errors import CfgError, DatasetError, Finding, ToolkitError
 from ..files import same_file, write_text
 from ..options import POSITIVE_FLOAT, POSITIVE_INT
 from .arguments import Parser, add_data, add_image_size, next_command
 from .doctor.checks import Anchors, check_anchors
-from .inputs import DEMO_DATA
+from .inputs import available
 from .results import quoted
 from .tables import multiply_adds, show
 
@@ -80,9 +79,7 @@ def run_new_cfg(args: argparse.Namespace) -> None:
         raise ToolkitError("--anchors auto", "takes them from the labels of a data set", "add --data")
     if args.output.exists() and same_file(args.output, args.source):
         raise ToolkitError(f"--output {args.output}", "is the cfg to start from", "give another name")
-    data = args.data
-    if data is not None and same_file(data, DEMO_DATA):
-        data = ensure_shapes(DEMO_DATA.parent)
+    data = args.data and available(args.data)
     before = Network.from_cfg(args.source)
     if not before.heads:
         raise CfgError(args.source, "has no detection head", "start from the cfg of a detector")
