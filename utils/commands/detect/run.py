@@ -140,7 +140,7 @@ def _names(path: Path | None, files: Project, network: Facts) -> tuple[str, ...]
 
 
 def _detect_images(
-    """Frame by frame; Ctrl-C ends a camera, and interrupts a video, whose file is complete up to there."""
+    source: str,
     detector: Detector,
     recorder: Recorder,
     track: Track,
