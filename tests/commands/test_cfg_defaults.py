@@ -5,6 +5,7 @@ import re
 import pytest
 
 import train
+from tests.detectors import mini_cfg
 from utils.commands.train.cfg_defaults import augment_of, cfg_defaults
 from utils.commands.train.command import train_parser
 from utils.commands.train.options import choose_options
@@ -14,32 +15,10 @@ from utils.errors import CfgError, ToolkitError
 from utils.training.losses import LossWeights
 from utils.training.options import TrainingOptions
 
-CFG = """
-[net]
-width=64
-height=64
-channels=3
-{net}
-
-[convolutional]
-filters=16
-stride=8
-size=3
-pad=1
-activation=linear
-
-[yolo]
-mask=0,1
-anchors=10,12, 30,20
-classes=3
-num=2
-{yolo}
-"""
-
 
 def network(net: str = "", yolo: str = "") -> Network:
     lines = (text.replace("; ", "\n") for text in (net, yolo))
-    return Network.from_text(CFG.format(net=next(lines), yolo=next(lines)), "x.cfg")
+    return Network.from_text(mini_cfg(net=next(lines), head=next(lines), classes=3), "x.cfg")
 
 
 def options(net: str = "", yolo: str = "", *words: str) -> TrainingOptions:
@@ -89,7 +68,7 @@ def test_flags_override_the_cfg_and_the_cfg_the_default() -> None:
     assert options().momentum == TrainingOptions.momentum
 
 
-def test_a_rate_for_a_sum_is_scaled_for_the_mean_but_not_for_darknets_loss() -> None:
+def test_a_rate_for_a_sum_is_scaled_for_means_but_not_for_darknets_loss() -> None:
     assert cfg_defaults(network("learning_rate=0.001"), "sgd", None, {})["learning_rate"] == 0.008
     assert cfg_defaults(network("learning_rate=0.001"), "sgd", "darknet", {})["learning_rate"] == 0.001
 
@@ -108,7 +87,7 @@ def test_a_word_where_a_number_belongs_is_told_by_place() -> None:
         cfg_defaults(network("", "random=yes"), None, None, {})
 
 
-def test_every_hyper_parameter_has_its_unit_or_name_and_survives_a_checkpoint() -> None:
+def test_every_hyper_parameter_has_a_unit_and_survives_a_checkpoint() -> None:
     found = options("", "", "-sr", "--mosaic", "0.5")
     assert TrainingOptions.from_mapping(found.to_mapping()) == found
     for field in TrainingOptions.__dataclass_fields__.values():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.darknet.references import randomised as with_random_numbers
-from tests.frontends.test_darknet import randomised
+from tests.frontends.feature_cfgs import randomised
 from utils.commands.prune.ledger import compare_files, compare_in_memory
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network

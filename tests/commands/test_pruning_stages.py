@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.frontends.test_darknet import CFGS, randomised
+from tests.frontends.feature_cfgs import CFGS, randomised
 from utils.commands.prune.stages import notes
 from utils.darknet.sections import Convolutional
 from utils.frontends.darknet.subject import DarknetSubject

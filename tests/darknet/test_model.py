@@ -246,7 +246,7 @@ HALVE = "[conv]\nfilters=2\nsize=3\nstride=2\npad=1\nactivation=leaky\n"
 
 
 @pytest.mark.parametrize("width, height", [(80, 80), (80, 96), (96, 64)])
-def test_centres_are_where_darknet_puts_them_also_if_the_size_is_no_multiple(width, height):
+def test_centres_are_darknets_even_if_the_size_is_no_multiple(width, height):
     text = f"[net]\nwidth={width}\nheight={height}\nchannels=3\n" + 5 * HALVE + HEAD
     model = Darknet(Network.from_text(text))
     (head,) = model(torch.zeros(1, 3, height, width))

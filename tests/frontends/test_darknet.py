@@ -1,11 +1,10 @@
 """The engine on cfgs: every feature cfg, every policy."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
+from tests.frontends.feature_cfgs import CFGS, heads, image, randomised
 from utils.darknet.edit import residual_blocks
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
@@ -24,39 +23,12 @@ from utils.pruning.policies import WeakestBlocks, normal_threshold, slim_thresho
 from utils.pruning.subject import Subject
 from utils.pruning.surgery import prune
 
-CFGS = sorted((Path(__file__).parents[1] / "cfgs").glob("*.cfg"))
 POLICIES = {
     "normal": [normal_threshold(0.6)],
     "slim": [slim_threshold(0.7, 0.1)],
     "blocks": [WeakestBlocks(1)],
     "both": [slim_threshold(0.6, 0.01), WeakestBlocks(1)],
 }
-
-
-def randomised(path: Path, seed: int) -> Darknet:
-    """A float64 network with random batch norms, so that thresholds cut through every layer."""
-    torch.manual_seed(seed)
-    model = Darknet.from_cfg(path)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.weight)
-            torch.nn.init.normal_(module.bias, std=0.3)
-            module.running_mean.normal_(std=0.2)
-            module.running_var.uniform_(0.5, 1.5)
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            parameter.data += 0.01
-    return model.double().eval()
-
-
-def image(model: Darknet, batch: int = 2) -> torch.Tensor:
-    size = (model.network.channels(-1), model.network.height, model.network.width)
-    return torch.rand(batch, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-def heads(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return torch.cat([head.flatten() for head in model(images)])
 
 
 def _refusal(subject: DarknetSubject, policies: list) -> str | None:
@@ -123,7 +95,7 @@ def test_penalty_takes_exactly_the_candidates_of_pruning(root):
     assert len(gamma_penalty(model, 0.1, 0).norms) == 44
 
 
-def test_a_block_before_a_nonlinear_add_is_removed_but_its_constant_reported():
+def test_a_block_before_a_nonlinear_add_goes_and_its_constant_is_reported():
     text = """
 [net]
 width=16
@@ -205,7 +177,7 @@ def test_a_network_that_takes_only_its_own_size_is_folded_at_it():
     assert torch.allclose(heads(result.folded.model, image(model)), heads(result.compact.model, image(model)))
 
 
-def test_an_inner_map_coarser_than_whole_cells_of_the_head_allow_does_not_stop_pruning():
+def test_an_inner_map_coarser_than_the_heads_cells_does_not_stop_pruning():
     """A side branch of 3x3 cells has a stride of 11 pixels, the head one of 8: 22 pixels fit no head."""
     text = "[net]\nwidth=32\nheight=32\nchannels=3\n"
     text += "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\nstride=8\npad=1\nactivation=leaky\n"

@@ -158,7 +158,7 @@ def test_groups_of_a_norm_go_as_a_whole():
     assert torch.equal(again(IMAGES), result.model(IMAGES))
 
 
-def test_a_transposed_depthwise_convolution_is_narrowed_with_what_it_reads():
+def test_a_transposed_depthwise_convolution_narrows_with_its_input():
     result = slim_network(network("transposed depthwise"), EXAMPLE, 0.5, align=1)
     middle = result.model.middle
     assert middle.groups == middle.in_channels == middle.out_channels == len(middle.weight) == 8

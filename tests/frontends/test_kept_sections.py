@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from tests.frontends.test_darknet import heads, image, randomised
+from tests.frontends.feature_cfgs import heads, image, randomised
 from utils.commands.prune.options import sections
 from utils.errors import PruningError
 from utils.frontends.darknet.subject import DarknetSubject

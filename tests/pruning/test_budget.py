@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pruning.test_channels import random_graph
+from tests.pruning.random_graphs import random_graph
 from utils.errors import PruningError
 from utils.pruning.budget import Removals, fits_all, removals
 from utils.pruning.channels import ChannelGraph, ChannelTracer, WidthLimits

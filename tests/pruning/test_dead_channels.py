@@ -37,7 +37,7 @@ def test_dead_channels_are_free_and_no_others(dead: int) -> None:
     assert share(subject, 1e-9) == pytest.approx(2 * dead / channels, abs=1.5 / channels)
 
 
-def test_with_a_wide_tolerance_more_is_free_and_the_network_stays_as_it_was() -> None:
+def test_a_wide_tolerance_frees_more_and_leaves_the_network_unchanged() -> None:
     subject = subject_with(1)
     before = {name: tensor.clone() for name, tensor in subject.model.state_dict().items()}
     assert share(subject, 1e9) > share(subject, 1e-9)

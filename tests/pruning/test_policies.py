@@ -77,7 +77,7 @@ def test_leader_decides_for_its_group(subject):
     assert 0 < stem.sum() < 16
 
 
-def test_a_layer_that_would_be_emptied_keeps_its_best_channel_and_is_named(subject):
+def test_an_emptied_layer_keeps_its_best_channel_and_is_named(subject):
     scores = dict(gamma_scores(subject))
     scores["branches.1.0.conv"] = scores["branches.1.0.conv"] * 1e-6
     plan = slim_threshold(0.5, 0.0)(subject, scores)

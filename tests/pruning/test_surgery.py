@@ -103,7 +103,7 @@ def test_removing_a_block_whose_branch_is_zero_changes_nothing():
     assert gap(model, result.compact.model) < 1e-12
 
 
-def test_a_block_whose_constant_cannot_travel_is_reported_and_still_equal_to_zeroed():
+def test_a_block_whose_constant_is_lost_is_reported_and_equals_zeroed():
     from dataclasses import replace
 
     subject = ToySubject.of(randomised(ToyNet()))

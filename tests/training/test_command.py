@@ -116,7 +116,7 @@ def test_a_run_killed_after_its_last_checkpoint_is_completed_by_resume(
     assert all(torch.equal(tensor, after.state[name]) for name, tensor in before.state.items())
 
 
-def test_a_copied_last_checkpoint_is_reported_on_where_no_epoch_was_better(
+def test_a_copied_last_checkpoint_is_reported_if_no_epoch_was_better(
     tiny_cfg: Path,
     few_images: Path,
     tmp_path: Path,
@@ -254,7 +254,7 @@ def test_half_a_teacher_is_refused(tiny_cfg: Path, few_images: Path, tmp_path: P
         start(tiny_cfg, few_images, tmp_path, "--t_cfg", tiny_cfg)
 
 
-def test_checkpoints_bring_their_networks_to_training_and_to_its_resumption(
+def test_checkpoints_bring_their_networks_to_training_and_resuming(
     tiny_cfg: Path, few_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Student and teacher alike, with no cfg typed or written."""
@@ -334,7 +334,7 @@ def test_feature_distillation_without_a_report_says_what_is_missing(
         start(tiny_cfg, few_images, tmp_path / "out", *words)
 
 
-def test_other_classes_than_the_networks_are_refused_without_validation_images_too(
+def test_a_wrong_class_count_is_refused_without_validation_images_too(
     cfg_of: Callable[[int], Path], tmp_path: Path
 ) -> None:
     data = make_shapes(tmp_path / "set", sizes={"train": 4, "valid": 2, "test": 2})

@@ -235,7 +235,7 @@ def _policy(ratios: Mapping[str, float], scheme: Scheme, layer_keep: float) -> P
 
 
 def _proven(model: nn.Module, result: PruningResult[FxSubject], example: Tensor) -> float:
-    """Largest difference between the compact and the zeroed network on a random input, over the largest output."""
+    """Difference between the compact and the zeroed network on a random input, over the largest output."""
     images = example
     if example.is_floating_point():
         images = torch.rand(example.shape, generator=torch.Generator().manual_seed(0))

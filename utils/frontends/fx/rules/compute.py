@@ -1,4 +1,4 @@
-"""Rules for operations that compute: layers, norms, activations, arithmetic, reductions, Darknet's modules."""
+"""Rules for operations that compute: layers, norms, activations, arithmetic, reductions, Darknet modules."""
 
 import math
 from collections.abc import Mapping
