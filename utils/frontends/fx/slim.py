@@ -277,7 +277,7 @@ def _limits(model: nn.Module, subject: FxSubject, pruned: nn.Module) -> tuple[st
     if type(pruned) is type(model):
         return ()
     found = [
-        "its code contains channel counts, so the traced network is returned: it trains in evaluation mode's code"
+        "its code contains channel counts, so it is the traced network: it trains with the code of evaluation"
     ]
     if subject.model.meta.get(WAY) == "torch.export":
         size = "x".join(map(str, subject.example.shape[1:]))
