@@ -12,7 +12,7 @@ from slim import slim as slim_network
 from tests.frontends.networks import MIDDLES, Network, network
 from utils.errors import PruningError
 from utils.frontends.fx.call import Value, channels
-from utils.frontends.fx.rules import shape as fx_moves
+from utils.frontends.fx.rules import shape as shape_rules
 from utils.frontends.fx.subject import FxSubject
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.policies import slim_threshold
@@ -100,7 +100,7 @@ def test_a_network_that_would_read_in_another_order_is_refused(monkeypatch):
         call.trace.tracer.equal(rows)
         return labels
 
-    monkeypatch.setattr(fx_moves, "_split", each_row_for_itself)
+    monkeypatch.setattr(shape_rules, "split_axes", each_row_for_itself)
     subject = FxSubject.of(network("shuffles"), EXAMPLE)
     with pytest.raises(PruningError, match="read in another order"):
         prune(subject, [slim_threshold(0.5, 0.1)], random_scores(1))

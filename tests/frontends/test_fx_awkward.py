@@ -213,7 +213,7 @@ def test_modes_of_all_modules_are_kept():
 def test_what_the_traced_network_cannot_do_is_said():
     assert slim(network("nothing"), EXAMPLE).report.limits == ()
     (text,) = slim(built("TrainsOtherwise"), EXAMPLE).report.limits
-    assert "in training it runs the code of evaluation" in text
+    assert "it trains with the code of evaluation" in text
     texts = slim(built("ZerosOfItsSize"), EXAMPLE).report.limits
     assert "takes inputs of 3x16x16 alone" in texts[1]
     assert "limit: " + texts[1] in str(slim(built("ZerosOfItsSize"), EXAMPLE).report)
