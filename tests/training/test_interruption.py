@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train
-from utils.commands.train.newest import newest_run
+from utils.commands.train.run import newest_run
 from utils.darknet.checkpoint import read_checkpoint
 from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
