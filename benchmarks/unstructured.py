@@ -42,7 +42,7 @@ from utils.files import write_text
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import FRACTION, POSITIVE_INT
 from utils.profiling import count_macs, count_parameters, interleaved_times, median_interval, torch_threads
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import prune
 from utils.runtimes.choice import NAMES, find_runtime
 
@@ -144,7 +144,10 @@ def variants(model: Darknet, share: float) -> Iterator[tuple[tuple[str, str], Da
             copy = deepcopy(model)
             mask([module for module in copy.modules() if isinstance(module, kind)], share)
             yield (method, layers), copy
-    yield ("slim", "channels"), prune(DarknetSubject.of(model), [slim(share, LAYER_KEEP)]).compact.model
+    yield (
+        ("slim", "channels"),
+        prune(DarknetSubject.of(model), [slim_threshold(share, LAYER_KEEP)]).compact.model,
+    )
 
 
 def _each(mask: Callable[[nn.Module, float], object]) -> Mask:

@@ -20,7 +20,7 @@ from utils.data.loader import Batch, Loader, make_loader
 from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
 from utils.frontends.darknet.subject import gamma_penalty
-from utils.pruning.penalty_schedule import AutoStrength
+from utils.pruning.sparsity import AutoStrength
 from utils.training import loop
 from utils.training.history import EpochRecord, History
 from utils.training.interruption import InterruptedTrainingError, Interruption

@@ -25,9 +25,8 @@ from ..options import (
     check_ranges,
     option,
 )
-from ..pruning.penalty_schedule import ScheduleKind as SparsityScheduleKind
-from ..pruning.penalty_schedule import SparsitySchedule, parse_schedules
-from ..pruning.sparsity import SPARSIFIERS, Sparsifier
+from ..pruning.sparsity import SPARSIFIERS, Sparsifier, SparsitySchedule, parse_schedules
+from ..pruning.sparsity import ScheduleKind as SparsityScheduleKind
 from .distillation import DistillationKind, parse_kinds
 from .losses import LOSSES, LossKind, LossWeights
 from .optimizer import OptimizerKind

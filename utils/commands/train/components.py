@@ -15,10 +15,9 @@ from ...data.sampling import MultiScale
 from ...errors import ToolkitError
 from ...frontends.darknet.subject import DarknetSubject, classic_scores, gamma_penalty
 from ...pruning.dead_channels import free_share
-from ...pruning.penalty_schedule import AutoStrength
-from ...pruning.policies import normal, slim
+from ...pruning.policies import normal_threshold, slim_threshold
 from ...pruning.scores import gamma_scores
-from ...pruning.sparsity import GammaPenalty
+from ...pruning.sparsity import AutoStrength, GammaPenalty
 from ...runtimes.detecting import facts_of
 from ...training.distillation import Teacher
 from ...training.features import FeatureMatch, pairs_from_report
@@ -135,7 +134,7 @@ def free_share_of(
     def share(model: Darknet) -> float:
         subject = DarknetSubject.of(model)
         scores = classic_scores(subject) if settings.classic else gamma_scores(subject)
-        policy = (lambda percent: slim(percent, 0.0)) if settings.prune else normal
+        policy = (lambda percent: slim_threshold(percent, 0.0)) if settings.prune else normal_threshold
         return free_share(subject, policy, images, scores)
 
     return share if len(images) > 1 else None

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from ...data.augment import Augment
 from ...errors import ToolkitError
 from ...options import NON_NEGATIVE_INT, POSITIVE_FLOAT, POSITIVE_INT, check_ranges, given, option
-from ...pruning.penalty_schedule import ScheduleKind as SparsityScheduleKind
+from ...pruning.sparsity import ScheduleKind as SparsityScheduleKind
 from ...pruning.sparsity import Sparsifier
 from ...training.distillation import DistillationKind
 from ...training.loop import LAST

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.pruning.toy import ToyNet, ToySubject, randomised
-from utils.pruning.shapes import answering, layer_cells
+from utils.pruning.layers import answering, layer_cells
 
 
 def failing(*_):

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from utils.pruning.penalty_schedule import AutoStrength, SparsitySchedule, parse_schedules
-from utils.pruning.sparsity import POLARIZATION, GammaPenalty
+from utils.pruning.sparsity import POLARIZATION, AutoStrength, GammaPenalty, SparsitySchedule, parse_schedules
 
 SIZES = torch.tensor([0.5, 0.1, 0.9, 0.3, 0.7])
 

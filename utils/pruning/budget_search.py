@@ -12,10 +12,10 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from ..errors import PruningError
-from .budget import Removals, Widths, fits_all, removals
-from .channels import UnitMask, UnitScores
+from .budget import Removals, fits_all, removals
+from .channels import UnitMask, UnitScores, WidthLimits
 from .costs import Cost, LayerCost
-from .policies import slim
+from .policies import slim_threshold
 from .scores import gamma_scores, unit_scores
 from .subject import ChannelPlan, LayerScores, Merge, Subject
 from .surgery import prune
@@ -50,7 +50,7 @@ class Limit:
 
 
 @dataclass
-class Selection(Generic[S]):
+class BudgetSearch(Generic[S]):
     """A search for masks within limits; scores are kept, so that asking again with other limits is quick.
 
     Attributes:
@@ -67,7 +67,7 @@ class Selection(Generic[S]):
     subject: S
     score: Callable[[S], LayerScores]
     limits: tuple[Limit, ...]
-    widths: Widths = field(default_factory=Widths)
+    widths: WidthLimits = field(default_factory=WidthLimits)
     merge: Merge = "max"
     stages: int = 1
     judge: Callable[[UnitMask], float] | None = None
@@ -163,8 +163,8 @@ class Selection(Generic[S]):
         values = unit_scores(graph, scores)
 
         def cut(share: float) -> UnitMask:
-            keep = slim(share, self.widths.layer_keep)(self.subject, scores).keep
-            return graph.legal(keep, values, self.widths.align, self.widths.least)
+            keep = slim_threshold(share, self.widths.layer_keep)(self.subject, scores).keep
+            return graph.legal(keep, values, self.widths.align, self.widths.min_channels)
 
         low, high = 0.0, 1.0
         for _ in range(_HALVINGS):

@@ -6,7 +6,7 @@ import torch
 
 from tests.pruning.toy import ToyNet, ToySubject
 from utils.pruning.dead_channels import free_share
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.scores import gamma_scores
 from utils.pruning.subject import ChannelPlan, LayerScores, Subject
 
@@ -26,7 +26,7 @@ def subject_with(dead: int) -> ToySubject:
 
 def share(subject: ToySubject, tolerance: float = 0.01) -> float:
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    return free_share(subject, lambda percent: slim(percent, 0.0), images, tolerance=tolerance)
+    return free_share(subject, lambda percent: slim_threshold(percent, 0.0), images, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("dead", [0, 1, 3])
