@@ -6,10 +6,9 @@ import torch
 
 from utils.darknet.checks import check_cfg, check_heads, check_weights
 from utils.darknet.edit import with_classes
-from utils.darknet.header import WeightsHeader
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
-from utils.darknet.weights import write_weights
+from utils.darknet.weights import WeightsHeader, write_weights
 
 NET = "[net]\nwidth=32\nheight=32\nchannels=3\n"
 CONV = "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\npad=1\nactivation=leaky\n"

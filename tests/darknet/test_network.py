@@ -7,8 +7,7 @@ import pytest
 
 from utils.darknet.heads import Yolo
 from utils.darknet.network import Network
-from utils.darknet.resampling import Maxpool
-from utils.darknet.sections import Convolutional, Route, Shortcut
+from utils.darknet.sections import Convolutional, Maxpool, Route, Shortcut
 from utils.errors import CfgError, UnsupportedSectionError
 
 ROOT = Path(__file__).parents[2]

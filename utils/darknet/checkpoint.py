@@ -19,13 +19,12 @@ from torch import Tensor
 
 from ..errors import WeightsError
 from ..files import atomic_path, keep_previous, same_file, set_aside, told
-from .header import WeightsHeader
 from .heads import Head
 from .legacy import load_restricted, translate_names
 from .model import Darknet
 from .network import Network
 from .sections import Dropout, Section
-from .weights import Cutoff, read_weights, write_weights
+from .weights import Cutoff, WeightsHeader, read_weights, write_weights
 
 logger = logging.getLogger(__name__)
 

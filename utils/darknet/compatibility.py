@@ -15,8 +15,17 @@ from ..errors import Finding, Severity
 from .cfg import RawSection, parse_cfg
 from .heads import Head, Region
 from .network import Network
-from .resampling import Pool, Upsample
-from .sections import Connected, Convolutional, Route, ScaleChannels, Section, Shortcut, Softmax
+from .sections import (
+    Connected,
+    Convolutional,
+    Pool,
+    Route,
+    ScaleChannels,
+    Section,
+    Shortcut,
+    Softmax,
+    Upsample,
+)
 
 Effect = Literal["refuses", "reads wrongly", "untried", "note"]
 

@@ -14,13 +14,12 @@ from torch import Tensor, fx, nn
 
 from ..detection.decode import HeadKind, HeadSpec
 from ..errors import CfgError, ToolkitError
-from .build import build
 from .edit import residual_blocks
 from .freezing import detached
-from .header import WeightsHeader
 from .heads import GaussianYolo, Head, Region, Yolo
-from .modules import ConvBlock, RawHead
+from .modules import ConvBlock, RawHead, build
 from .network import Network
+from .weights import WeightsHeader
 
 KINDS: Mapping[type[Head], HeadKind] = MappingProxyType(
     {Yolo: "yolo", GaussianYolo: "gaussian_yolo", Region: "region"}

@@ -18,8 +18,7 @@ from ..errors import CfgError, UnsupportedSectionError
 from .cfg import Options, RawSection, format_cfg, parse_cfg, read_cfg
 from .heads import Head
 from .reading import read_section
-from .resampling import Maxpool, Reorg, Upsample
-from .sections import Connected, Convolutional, Section, Shape
+from .sections import Connected, Convolutional, Maxpool, Reorg, Section, Shape, Upsample
 
 # The widest stock detector tried has 3,584 channels in a map and YOLOv4-P7, the largest published, 2.9e8
 # weights; beyond these limits a cfg is a slip of the finger, or wants the machine's memory.

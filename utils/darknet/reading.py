@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import UnsupportedSectionError
-from . import resampling, sections
+from . import sections
 from .cfg import Options
-from .head_reading import HEAD_READERS
+from .heads import GaussianYolo, Head, Region, Yolo
 from .sections import Section
 
 ACTIVATIONS = (
@@ -50,10 +50,12 @@ _REFUSED_SECTIONS: Mapping[str, str] = MappingProxyType(
 )
 
 
+NMS_KINDS = ("default", "greedynms", "diounms")
 # Far above every stock cfg's; the arithmetic of a window grows with its square.
 MOST_WINDOW = 256
 
 Reader = Callable[[Options], Section]
+Anchors = tuple[tuple[float, float], ...]
 
 
 def read_section(options: Options) -> Section:
@@ -157,7 +159,7 @@ def _sam(options: Options) -> Section:
     return sections.Sam(activation=_activation(options, "linear"), **_common(options, sources))
 
 
-def _pool(kind: type[resampling.Pool]) -> Reader:
+def _pool(kind: type[sections.Pool]) -> Reader:
     def read(options: Options) -> Section:
         options.refuse(("maxpool_depth", "out_channels", "antialiasing", "maxpool_zero_nonmax"))
         size = options.integer("size", options.integer("stride", 1, least=1), least=1, most=MOST_WINDOW)
@@ -170,17 +172,17 @@ def _pool(kind: type[resampling.Pool]) -> Reader:
 
 
 def _avgpool(options: Options) -> Section:
-    return resampling.Avgpool(**_common(options))
+    return sections.Avgpool(**_common(options))
 
 
 def _upsample(options: Options) -> Section:
     stride = options.integer("stride", 2)
     if stride == 0:
         options.fail("stride", "is zero", "use 2 to double the size")
-    return resampling.Upsample(stride=stride, scale=options.number("scale", 1.0), **_common(options))
+    return sections.Upsample(stride=stride, scale=options.number("scale", 1.0), **_common(options))
 
 
-def _reorg(kind: type[resampling.Reorg3d]) -> Reader:
+def _reorg(kind: type[sections.Reorg3d]) -> Reader:
     def read(options: Options) -> Section:
         options.refuse(("reverse",))
         return kind(stride=options.integer("stride", 1, least=1), **_common(options))
@@ -212,6 +214,57 @@ def _softmax(options: Options) -> Section:
     )
 
 
+def _yolo(options: Options) -> Head:
+    options.refuse(("embedding_layer",))
+    return _masked_head(Yolo, options)
+
+
+def _gaussian_yolo(options: Options) -> Head:
+    if options.choice("yolo_point", "center", ("center", "left_top", "right_bottom")) != "center":
+        options.refuse(("yolo_point",), "boxes are read by their centres here")
+    return _masked_head(GaussianYolo, options)
+
+
+def _masked_head(kind: type[Head], options: Options) -> Head:
+    anchors = _anchors(options)
+    mask = options.integers("mask") or tuple(range(_count(options, anchors, default=1)))
+    if not all(0 <= number < len(anchors) for number in mask):
+        fact = f"does not fit the {len(anchors)} anchors"
+        options.fail("mask", fact, f"anchors are counted 0 .. {len(anchors) - 1}")
+    return kind(
+        sources=(options.index - 1,),
+        line=options.section.line,
+        options=options.section.options,
+        mask=mask,
+        anchors=anchors,
+        classes=options.integer("classes", 20, least=1),
+        scale_x_y=options.number("scale_x_y", 1.0),
+        new_coords=kind is Yolo and options.flag("new_coords"),
+        nms_kind=options.choice("nms_kind", "default", NMS_KINDS),
+        beta_nms=options.number("beta_nms", 0.6),
+        ignore_thresh=options.number("ignore_thresh", 0.5),
+    )
+
+
+def _region(options: Options) -> Head:
+    options.refuse(("tree",), "its classes form a tree (YOLO9000)")
+    if options.integer("coords", 4) != 4:
+        options.fail("coords", "is not supported", "a box has 4")
+    if not options.flag("softmax"):
+        # Darknet takes the classes as they come then, so they are no probabilities.
+        options.fail("softmax", "is not set, so class scores would not be probabilities", "write softmax=1")
+    anchors = _anchors(options)
+    return Region(
+        sources=(options.index - 1,),
+        line=options.section.line,
+        options=options.section.options,
+        mask=tuple(range(_count(options, anchors, default=1))),
+        anchors=anchors,
+        classes=options.integer("classes", 20, least=1),
+        ignore_thresh=options.number("thresh", 0.5),
+    )
+
+
 READERS: Mapping[str, Reader] = MappingProxyType(
     {
         "convolutional": _convolutional,
@@ -222,16 +275,18 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "route": _route,
         "scale_channels": _scale_channels,
         "sam": _sam,
-        "maxpool": _pool(resampling.Maxpool),
-        "local_avgpool": _pool(resampling.LocalAvgpool),
+        "maxpool": _pool(sections.Maxpool),
+        "local_avgpool": _pool(sections.LocalAvgpool),
         "avgpool": _avgpool,
         "upsample": _upsample,
-        "reorg": _reorg(resampling.Reorg),
-        "reorg3d": _reorg(resampling.Reorg3d),
+        "reorg": _reorg(sections.Reorg),
+        "reorg3d": _reorg(sections.Reorg3d),
         "dropout": _dropout,
         "empty": _empty,
         "softmax": _softmax,
-        **HEAD_READERS,
+        "yolo": _yolo,
+        "Gaussian_yolo": _gaussian_yolo,
+        "region": _region,
     }
 )
 
@@ -271,3 +326,21 @@ def _activation(options: Options, default: str) -> str:
         remedy = f"use one of {', '.join(ACTIVATIONS)}"
         options.fail("activation", "is not supported", remedy, UnsupportedSectionError)
     return options.choice("activation", default, ACTIVATIONS)
+
+
+def _anchors(options: Options) -> Anchors:
+    values = options.numbers("anchors")
+    if not values or len(values) % 2:
+        options.fail("anchors", f"holds {len(values)} numbers", "give width,height pairs")
+    if min(values) <= 0:
+        options.fail("anchors", "holds a size that is not positive", "give sizes above 0")
+    return tuple(zip(values[::2], values[1::2], strict=True))
+
+
+def _count(options: Options, anchors: Anchors, default: int) -> int:
+    """`num`, the number of anchors that count."""
+    count = options.integer("num", default, least=1)
+    if count > len(anchors):
+        fact = f"does not fit the {len(anchors)} anchors"
+        options.fail("num", fact, f"use at most {len(anchors)}, or give more anchors")
+    return count

@@ -15,7 +15,6 @@ from ..errors import CfgError
 from .anchors import slots, with_anchors
 from .edit import with_filters
 from .network import Network
-from .resampling import Pool, Upsample
 from .sections import (
     Activation,
     BatchNorm,
@@ -23,11 +22,13 @@ from .sections import (
     Convolutional,
     Dropout,
     Empty,
+    Pool,
     Sam,
     ScaleChannels,
     Section,
     Shape,
     Shortcut,
+    Upsample,
 )
 
 MULTIPLE = 8

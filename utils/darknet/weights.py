@@ -6,10 +6,12 @@ float32), and a file is read whole or refused. Reader and writer walk the same `
 """
 
 import logging
+import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -17,16 +19,56 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 from ..files import atomic_path
-from .header import WeightsHeader
-from .model import Darknet
 from .modules import ConnectedBlock, ConvBlock, Shortcut
 from .network import Network
 
-__all__ = ["Cutoff", "WeightsHeader", "fields", "read_weights", "write_weights"]
+if TYPE_CHECKING:
+    from .model import Darknet  # which holds a header itself
 
 logger = logging.getLogger(__name__)
 
 Cutoff = int | Literal["auto"] | None
+
+
+@dataclass(frozen=True)
+class WeightsHeader:
+    """Version (Darknet writes 0.2.5) and number of images seen in training."""
+
+    major: int = 0
+    minor: int = 2
+    revision: int = 5
+    seen: int = 0
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether a Darknet may have written this; other formats' first bytes look far from it."""
+        return 0 <= self.major < 100 and 0 <= self.minor < 100 and 0 <= self.revision < 10_000
+
+    @property
+    def seen_format(self) -> str:
+        """The `struct` format of `seen`: 32 bits before version 0.2 (load_weights_upto in parser.c)."""
+        return "<Q" if self.major * 10 + self.minor >= 2 else "<I"
+
+    def pack(self) -> bytes:
+        """The header as it stands in a file: 20 bytes, 16 before version 0.2."""
+        version = struct.pack("<3i", self.major, self.minor, self.revision)
+        return version + struct.pack(self.seen_format, self.seen)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> tuple["WeightsHeader", int]:
+        """Header at the start of `data` and its length in bytes.
+
+        Raises:
+            ValueError: `data` is shorter than a header.
+        """
+        if len(data) < 12:
+            raise ValueError("shorter than a header")
+        version = cls(*struct.unpack_from("<3i", data))
+        if len(data) < 12 + struct.calcsize(version.seen_format):
+            raise ValueError("shorter than a header")
+        (seen,) = struct.unpack_from(version.seen_format, data, 12)
+        header = cls(version.major, version.minor, version.revision, seen)
+        return header, 12 + struct.calcsize(version.seen_format)
 
 
 def fields(layer: nn.Module) -> Iterator[Tensor]:
@@ -81,7 +123,7 @@ def read_header(path: Path) -> tuple[WeightsHeader, int, int]:
     return header, length, -(-(size - length) // 4)
 
 
-def read_weights(path: Path, model: Darknet, cutoff: Cutoff = None) -> WeightsHeader:
+def read_weights(path: Path, model: "Darknet", cutoff: Cutoff = None) -> WeightsHeader:
     """Copy a .weights file into `model`; unchanged on an error, unless the file shrinks meanwhile.
 
     Args:
@@ -161,7 +203,7 @@ def _place(network: Network, index: int, ends: Sequence[int]) -> str:
     return network.place(next(i for i in range(index, len(network)) if ends[i + 1] > ends[i]))
 
 
-def write_weights(path: Path, model: Darknet, header: WeightsHeader) -> None:
+def write_weights(path: Path, model: "Darknet", header: WeightsHeader) -> None:
     """Write all weights as float32 behind `header`, atomically."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(header.pack())

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ....darknet.modules import RawHead, Shortcut, Softmax
-from ....darknet.resampling_modules import LocalAvgpool, Reorg
+from ....darknet.modules import LocalAvgpool, RawHead, Reorg, Shortcut, Softmax
 from ..call import INPUT, Call, Rule
 from ..values import Labels, channels, spread
 from .arithmetic import channelwise
