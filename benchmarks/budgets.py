@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 from utils.cli import run_main
 from utils.commands.arguments import Parser, add_common, add_data, add_network, prepare, resolve
 from utils.commands.csv_results import read_rows, write_rows
-from utils.commands.evaluate.command import evaluate_network, open_split
+from utils.commands.evaluate.run import evaluate_network, open_split
 from utils.commands.inputs import open_files, open_network
 from utils.commands.latency.network import network_latencies
 from utils.darknet.model import Darknet

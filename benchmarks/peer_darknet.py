@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks import peer
 from benchmarks.rows import Row, Rows
-from utils.commands.evaluate.command import evaluate_network, open_split
+from utils.commands.evaluate.run import evaluate_network, open_split
 from utils.commands.inputs import open_files
 from utils.darknet.model import Darknet
 from utils.data.listing import DataFile, read_data_file

@@ -61,6 +61,10 @@ class ExportError(ToolkitError):
     """A network cannot be exported, or the exported file does not compute the same function."""
 
 
+class MissingPackageError(ToolkitError, ImportError):
+    """A package is needed that is not installed, or not as it is needed; the remedy is the pip line."""
+
+
 Severity = Literal["note", "warning", "error"]
 
 

@@ -1,4 +1,4 @@
-"""What a cfg must go through to be accepted: a function for each group of columns of docs/acceptance.md.
+"""The checks that a cfg must pass: a function for each group of columns of docs/results/acceptance.md.
 
 Networks run at a few cells of their coarsest map, with random weights and statistics, so that even the
 largest takes seconds. A cell is "ok", "n/a: reason" or "FAILED: what happened".

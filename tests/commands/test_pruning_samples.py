@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.commands.evaluate.command import open_split
+from utils.commands.evaluate.run import open_split
 from utils.commands.inputs import open_files
 from utils.commands.prune import samples as pruning_samples
 from utils.commands.prune.samples import compared, samples

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import NoReturn
 
 from ..errors import CfgError, UnsupportedSectionError
+from ..resources import stock_cfg
 
 logger = logging.getLogger(__name__)
 
@@ -142,13 +143,19 @@ def read_cfg(path: Path) -> list[RawSection]:
 def read_text(path: Path) -> str:
     """The file's text; UTF-16 with a mark, UTF-8, otherwise Latin-1.
 
+    A missing `cfg/NAME` is the stock cfg of that name, if there is one: commands work in any folder.
+
     Raises:
         CfgError: the file is missing, unreadable or holds binary data.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise CfgError(path, "no such file", "check --cfg") from None
+        stock = stock_cfg(path)
+        if stock is None:
+            raise CfgError(path, "no such file", "check --cfg") from None
+        logger.info("%s: not in this folder; using the stock cfg of that name", path)
+        data = stock.read_bytes()
     except OSError as error:
         raise CfgError(path, f"cannot be read ({error.strerror})", "give a cfg file") from None
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):

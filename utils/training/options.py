@@ -1,7 +1,7 @@
 """All hyper-parameters of a training run, in one place, each with its unit and where its default comes from.
 
 They are fixed before the run starts, printed with their origin, and stored in its checkpoints. "measured"
-stands for the tables of docs/training.md.
+stands for the tables of docs/results/training.md.
 """
 
 from collections.abc import Mapping

@@ -30,13 +30,11 @@ from ...darknet.costs import section_costs
 from ...darknet.network import Network
 from ...darknet.weights import read_header
 from ...data.checks import DataCheck, check_data
-from ...data.shapes import ensure_shapes
 from ...detection.anchors import judge_anchors
 from ...errors import Finding, ToolkitError
-from ...files import same_file
 from ...options import NON_NEGATIVE_INT
 from ..arguments import Parser, add_data, add_network, arguments, next_command, provenance, write_json
-from ..inputs import DEMO_DATA
+from ..inputs import available
 from ..results import quoted
 from . import tables
 from .checks import check_anchors, what_can_be_pruned
@@ -110,15 +108,16 @@ def run_doctor(args: argparse.Namespace) -> int:
 def _kept_warnings() -> Iterator[list[Finding]]:
     """Warnings about cfg and weights become findings; of all else that is logged the checks say more."""
     kept: list[Finding] = []
+    package = __name__.partition(".")[0]
 
     class Keeper(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if record.levelno >= logging.WARNING and record.name.startswith("utils.darknet"):
+            if record.levelno >= logging.WARNING and record.name.startswith(f"{package}.darknet"):
                 place, _, rest = record.getMessage().partition(": ")
                 fact, _, remedy = rest.partition("; ")
                 kept.append(Finding("warning", place, fact, remedy))
 
-    logger, keeper = logging.getLogger("utils"), Keeper()
+    logger, keeper = logging.getLogger(package), Keeper()
     propagated = logger.propagate
     logger.addHandler(keeper)
     logger.propagate = False
@@ -145,10 +144,8 @@ def _check_network(cfg: Path | None, weights: Path | None) -> CfgCheck:
 def _check_data(path: Path | None, images: int) -> DataCheck | None:
     if path is None:
         return None
-    if same_file(path, DEMO_DATA):
-        path = ensure_shapes(DEMO_DATA.parent)
     with tqdm(desc="reading images", unit="image", leave=False, disable=None) as bar:
-        return check_data(path, images, bar.update)
+        return check_data(available(path), images, bar.update)
 
 
 def _about_network(

@@ -19,7 +19,7 @@ from ...pruning.costs import Costs, costs_of
 from ...pruning.selection import Limit, Selection
 from ...pruning.subject import ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import PruningResult, prune
-from ..evaluate.command import evaluate_network
+from ..evaluate.run import evaluate_network
 from .budget_latency import LONG, ROUNDS, Aims, Clock, Try
 from .job import Job
 from .stages import Timing, alignment_notes, evaluations, recalibrated

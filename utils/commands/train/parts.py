@@ -28,7 +28,7 @@ from ...training.objective import Objective
 from ...training.options import TrainingOptions
 from ...training.processes import Processes
 from ...training.trainer import schedule_of
-from ..evaluate.command import open_split, require_same_classes
+from ..evaluate.run import open_split, require_same_classes
 from ..results import read_report
 from .options import Run
 

@@ -16,7 +16,8 @@ from ...training.optimizer import scaled_rate
 from ...training.precision import half_type
 from ...training.processes import Processes
 from ..arguments import next_command
-from ..evaluate.command import evaluate_network, list_findings, open_split, print_evaluation
+from ..evaluate.command import print_evaluation
+from ..evaluate.run import data_problems, evaluate_network, open_split
 from ..inputs import Project
 from .options import MODERN, Run, other_courses
 from .progress import print_options
@@ -92,9 +93,9 @@ def report(model: Darknet, data: DataFile, run: Run, machine: Machine, training:
         loader = open_split(data, split, model, size, rect=rect, workers=machine.workers)
         title = f"{best} on {split} of {run.data}"
         evaluation = evaluate_network(model, loader, data.names, label=split)
-        print_evaluation(evaluation, loader, title)
+        print_evaluation(evaluation, data_problems(loader), title)
         reached[split] = evaluation.map50
-    for line in list_findings(training):
+    for line in data_problems(training):
         print(f"train of {run.data}: {line}")
     show_pruned(run, count_parameters(model), reached)
     files = [run.output / name for name in OUTPUTS]
