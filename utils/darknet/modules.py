@@ -1,6 +1,6 @@
-"""The nn.Module of each section type, and `build`, which makes it; all that it needs is fixed then.
+"""The nn.Module of each section type, and `build`, which makes it.
 
-Invariant: on CPU and float32, each computes what the C layer of the same name computes at inference.
+Invariant: on CPU and in float32, each computes what the C layer of the same name computes at inference.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import heads, sections
 from .sections import Section, Shape
 
-# Inside the root, in double when fused (batchnorm_layer.c): torch's default is exact, OpenCV's 1e-6 is not.
+# Inside the root (batchnorm_layer.c): torch's default is the same, OpenCV's 1e-6 is not.
 BATCH_NORM_EPS = 1e-5
 
 
@@ -68,7 +68,7 @@ class ConvBlock(nn.Module):
             bias=not section.batch_normalize,
             device="meta",
         )
-        # Darknet initialises every layer once itself. nn.utils.skip_init does the same, but imports sympy.
+        # `Darknet` initialises every layer once. nn.utils.skip_init does the same, but imports sympy.
         for name, parameter in list(self.conv.named_parameters()):
             setattr(self.conv, name, nn.Parameter(torch.empty(parameter.shape)))
         self.norm = nn.BatchNorm2d(section.filters, eps=BATCH_NORM_EPS) if section.batch_normalize else None
@@ -87,7 +87,7 @@ class ConvBlock(nn.Module):
 
 
 class ConnectedBlock(nn.Module):
-    """Every output from every input value, then batch norm or bias, then the activation."""
+    """Fully connected layer, then batch norm or bias, then the activation."""
 
     def __init__(self, section: sections.Connected, inputs: int) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Shortcut(nn.Module):
         return self.activation(total)
 
     def _normalized_weights(self) -> Tensor | None:
-        """Weights that sum to about 1 over the sources, (sources, 1 or channels, 1, 1)."""
+        """Weights with a sum of about 1 over the sources, (sources, 1 or channels, 1, 1)."""
         if self.weights is None:
             return None
         if self.normalization == "relu":
@@ -167,7 +167,7 @@ class Route(nn.Module):
 
 
 class Gate(nn.Module):
-    """The second input times the first, broadcast, then the activation: [scale_channels] and [sam]."""
+    """Product of the second input and the first, broadcast, then the activation: [scale_channels], [sam]."""
 
     def __init__(self, section: sections.ScaleChannels | sections.Sam) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class Softmax(nn.Module):
         self.groups, self.temperature, self.spatial = section.groups, section.temperature, section.spatial
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any (B, C, h, w), the shape stays."""
+        """(B, C, h, w) -> the same shape."""
         if self.spatial:
             return (x / self.temperature).softmax(dim=1)
         parts = (x / self.temperature).reshape(x.shape[0], self.groups, -1)
@@ -194,7 +194,7 @@ class Softmax(nn.Module):
 
 
 class Maxpool(nn.Module):
-    """Max-pooling whose windows start at -(padding // 2), the outside counting as -inf.
+    """Max-pooling whose windows start at -(padding // 2), padded with -inf.
 
     Darknet pads by `padding` in total, for even windows one more at the right and bottom. Explicit padding
     is left to the cases that need it, because exported graphs with it are slower or wrongly fused.
@@ -210,7 +210,7 @@ class Maxpool(nn.Module):
         if self.padding == 2 * before:
             return F.max_pool2d(x, self.size, self.stride, before)
         if self.stride == (1, 1):
-            # One window more at each start than Darknet has.
+            # One window more at the top and left than in Darknet, cut off again.
             return F.max_pool2d(x, self.size, self.stride, before + 1)[..., 1:, 1:]
         if self.stride == (2, 2) and self.padding == self.size - 1:
             return F.max_pool2d(x, self.size, self.stride, before, ceil_mode=True)
@@ -268,7 +268,7 @@ class Reorg3d(nn.Module):
 
 
 class Reorg(nn.Module):
-    """The same on the buffer read as C / s^2 channels of s * h rows, s * w columns (reorg_old_layer.c)."""
+    """`Reorg3d` on the buffer read as C / s^2 channels of s * h rows, s * w columns (reorg_old_layer.c)."""
 
     def __init__(self, section: sections.Reorg) -> None:
         super().__init__()
@@ -282,7 +282,7 @@ class Reorg(nn.Module):
 
 
 class RawHead(nn.Module):
-    """(B, A * width, h, w) as a raw head (B, A, h, w, width); a view, nothing is computed."""
+    """A raw head (B, A, h, w, width) as a view of (B, A * width, h, w)."""
 
     def __init__(self, section: heads.Head) -> None:
         super().__init__()
@@ -290,7 +290,7 @@ class RawHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, A * width, h, w) -> (B, A, h, w, width)."""
-        # Not unflatten: torch.onnx takes the map's size behind it for a constant.
+        # Not unflatten: after it torch.onnx takes the size of the map for a constant.
         return x.view(x.shape[0], self.anchors, self.width, x.shape[2], x.shape[3]).permute(0, 1, 3, 4, 2)
 
 

@@ -1,8 +1,8 @@
 """The .weights format: a header, then every layer's numbers as float32.
 
 Invariants: `read_weights(p, m)` then `write_weights(q, m, header)` makes q equal p byte for byte (m in
-float32), and a file is read whole or refused. Reader and writer walk the same `fields`
-(load_convolutional_weights in parser.c).
+float32); a file is read completely or refused; `WeightsHeader.unpack(header.pack())` gives the header and its
+length. Reader and writer use the same `fields` (load_convolutional_weights in parser.c).
 """
 
 import logging
@@ -32,7 +32,7 @@ Cutoff = int | Literal["auto"] | None
 
 @dataclass(frozen=True)
 class WeightsHeader:
-    """Version (Darknet writes 0.2.5) and number of images seen in training."""
+    """The first bytes of a file: version (Darknet writes 0.2.5) and number of images seen in training."""
 
     major: int = 0
     minor: int = 2
@@ -41,7 +41,7 @@ class WeightsHeader:
 
     @property
     def is_plausible(self) -> bool:
-        """Whether a Darknet may have written this; other formats' first bytes look far from it."""
+        """Whether Darknet may have written it; the first bytes of other formats give other numbers."""
         return 0 <= self.major < 100 and 0 <= self.minor < 100 and 0 <= self.revision < 10_000
 
     @property
@@ -50,7 +50,7 @@ class WeightsHeader:
         return "<Q" if self.major * 10 + self.minor >= 2 else "<I"
 
     def pack(self) -> bytes:
-        """The header as it stands in a file: 20 bytes, 16 before version 0.2."""
+        """The header as bytes: 20, or 16 before version 0.2."""
         version = struct.pack("<3i", self.major, self.minor, self.revision)
         return version + struct.pack(self.seen_format, self.seen)
 
@@ -72,7 +72,7 @@ class WeightsHeader:
 
 
 def fields(layer: nn.Module) -> Iterator[Tensor]:
-    """The tensors of one section in file order; none for a section without weights of its own."""
+    """The tensors of one section in file order; none for a section without own weights."""
     if isinstance(layer, ConvBlock):
         if layer.shared:
             return
@@ -82,7 +82,7 @@ def fields(layer: nn.Module) -> Iterator[Tensor]:
             yield layer.conv.bias
         yield layer.conv.weight
     elif isinstance(layer, ConnectedBlock):
-        # Unlike in a convolution, the norm's other numbers stand behind the matrix.
+        # Unlike in a convolution, the other numbers of the norm follow the matrix.
         first, *others = _norm_fields(layer.norm) if layer.norm is not None else (layer.linear.bias,)
         yield from (first, layer.linear.weight, *others)
     elif isinstance(layer, nn.BatchNorm2d):
@@ -97,7 +97,7 @@ def _norm_fields(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor,
 
 
 def read_header(path: Path) -> tuple[WeightsHeader, int, int]:
-    """Header of a .weights file, its length in bytes, and the number of whole or part floats behind it.
+    """Header of a .weights file, its length in bytes, and the number of floats after it, rounded up.
 
     Raises:
         WeightsError: the file is missing, too short for a header, or of another format.
@@ -118,16 +118,16 @@ def read_header(path: Path) -> tuple[WeightsHeader, int, int]:
         fact = f"has {size} bytes, too few for the header of a Darknet weights file"
         raise WeightsError(path, fact, "download or copy it again") from None
     if not header.is_plausible:
-        fact = f"is no Darknet weights file (begins with {start[:4]!r})"
+        fact = f"is not a Darknet weights file (begins with {start[:4]!r})"
         raise WeightsError(path, fact, "give a .weights file, or name a checkpoint *.pt")
     return header, length, -(-(size - length) // 4)
 
 
 def read_weights(path: Path, model: "Darknet", cutoff: Cutoff = None) -> WeightsHeader:
-    """Copy a .weights file into `model`; unchanged on an error, unless the file shrinks meanwhile.
+    """Copy a .weights file into `model`, which is unchanged on an error unless the file shrinks meanwhile.
 
     Args:
-        cutoff: None: the file must hold exactly the model's weights. N: load the first N sections, whatever
+        cutoff: None: the file must have exactly the model's weights. N: load the first N sections, whatever
             follows in the file. "auto": the file may end after any section.
 
     Returns:
@@ -176,7 +176,7 @@ def _sections_to_load(path: Path, network: Network, ends: Sequence[int], floats:
 def _fail_short(path: Path, network: Network, ends: Sequence[int], floats: int) -> NoReturn:
     total = f"{network.source} needs {ends[-1]:,} floats, the file has {floats:,}"
     if floats == 0:
-        raise WeightsError(path, f"holds a header and no weights ({total})", "download or copy it again")
+        raise WeightsError(path, f"has a header and no weights ({total})", "download or copy it again")
     if floats in ends:
         # The smallest such count is the one in names like darknet53.conv.74.
         count = ends.index(floats)
@@ -199,12 +199,12 @@ def _fail_long(path: Path, network: Network, ends: Sequence[int], floats: int) -
 
 
 def _place(network: Network, index: int, ends: Sequence[int]) -> str:
-    """Place of the first section from `index` on that has weights."""
+    """Place of the first section with weights from `index` on."""
     return network.place(next(i for i in range(index, len(network)) if ends[i + 1] > ends[i]))
 
 
 def write_weights(path: Path, model: "Darknet", header: WeightsHeader) -> None:
-    """Write all weights as float32 behind `header`, atomically."""
+    """Write `header` and all weights as float32, atomically."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(header.pack())
         for layer in model.layers:
