@@ -49,7 +49,7 @@ from ...training.loop import LAST, OUTPUTS, PREVIOUS, Extras, train
 from ...training.precision import channels_last
 from ...training.processes import joined, local_device
 from ..arguments import Parser, add_common, add_data, add_network, prepare, resolve
-from ..inputs import fresh_network, open_files
+from ..inputs import DemoFiles, fresh_network, open_files
 from .newest import newest_run
 from .options import (
     CANDIDATES,
@@ -159,13 +159,14 @@ def _start(args: argparse.Namespace, machine: Machine) -> None:
     options, table = choose_scratch_options(args, model, pruning)
     if not args.scratch:
         _load(model, project.weights, args)
+    is_default = project.is_demo and args.output == OUTPUT
     run = Run(
         cfg=project.cfg,
         data=project.needed("data"),
         t_cfg=args.t_cfg,
         t_weights=args.t_weights,
         report=pruning,
-        output=args.output,
+        output=DemoFiles.here().weights.parent if is_default else args.output,
         prune=CANDIDATES if args.prune is None else args.prune,
         classic=args.classic,
         is_demo=project.is_demo,

@@ -17,7 +17,7 @@ from ...training.precision import half_type
 from ...training.processes import Processes
 from ..arguments import next_command
 from ..evaluate.command import evaluate_network, list_findings, open_split, print_evaluation
-from ..inputs import Project
+from ..inputs import DemoFiles, Project
 from .options import MODERN, Run, other_courses
 from .progress import print_options
 from .random_init import show_pruned
@@ -112,6 +112,6 @@ def _best(run: Run) -> Path:
 def _next(run: Run) -> tuple[str, ...]:
     if not run.options.s:
         return "python export.py", Project(run.cfg, None, _best(run), is_demo=False).options()
-    is_demo = run.is_demo and run.output == OUTPUT
+    is_demo = run.is_demo and run.output == DemoFiles.here().weights.parent
     files = Project(run.cfg, run.data, run.output / LAST, is_demo)
     return "python slim_prune.py", files.options(), "--global_percent 0.8 --layer_keep 0.01"
