@@ -1,4 +1,4 @@
-"""What training and pruning reach on blood cells (BCCD): every figure of docs/training.md, by one command.
+"""Training and pruning on blood cells (BCCD): every figure of docs/results/training.md, by one command.
 
     python benchmarks/bccd.py --cfg tiny3.cfg --weights yolov3-tiny.weights --data bccd/bccd.data --jobs 2
     python benchmarks/bccd.py ... --only "sparse-*"       # some rows, and what they need
@@ -244,7 +244,7 @@ def _figures(cfg: Path, weights: Path, data: Path) -> tuple[float, float, int, i
     """mAP@0.5 on validation and test images, parameters and multiply-adds."""
     import torch
 
-    from utils.commands.evaluate.command import evaluate_network, open_split
+    from utils.commands.evaluate.run import evaluate_network, open_split
     from utils.commands.inputs import open_files
     from utils.data.listing import read_data_file
     from utils.profiling import count_macs

@@ -5,7 +5,7 @@ from tests.acceptance.checks import ALL_COLUMNS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-table", action="store_true", help="write docs/acceptance.md from what is found")
+    parser.addoption("--write-table", action="store_true", help="write docs/results/acceptance.md")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -1,4 +1,4 @@
-"""Every cfg at hand through everything, and docs/acceptance.md says so."""
+"""Every cfg at hand through everything, and docs/results/acceptance.md says so."""
 
 from collections.abc import Callable
 from pathlib import Path

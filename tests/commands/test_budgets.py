@@ -16,8 +16,8 @@ from utils.commands.prune.options import Amount, amount
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
 from utils.profiling import Latency, count_macs, count_parameters
+from utils.pruning.channels import decode_mask
 from utils.pruning.latency import Fingerprint, LatencyTable
-from utils.pruning.report import decode_mask
 
 QUICK = ("--verify", "quick", "--no-report", "--no-eval")
 

@@ -10,7 +10,7 @@ import torch
 
 import detect as script
 from tests.detectors import mini_cfg, mini_detector
-from utils.commands.detect.command import detect_parser, run_detection
+from utils.commands.detect.run import DetectionOptions, detect
 from utils.commands.detector import Detector, Thresholds
 from utils.commands.inputs import open_files
 from utils.darknet.checkpoint import save_weights
@@ -164,9 +164,26 @@ def test_a_source_that_is_not_there_is_told(project: Path, source: str, message:
 
 
 def test_without_a_source_it_asks_for_one(project: Path) -> None:
-    args = ["--cfg", str(project / "net.cfg"), "--weights", str(project / "net.weights")]
     with pytest.raises(ToolkitError, match="--source: missing; give an image"):
-        run_detection(detect_parser().parse_args(args))
+        detect(DetectionOptions(cfg=project / "net.cfg", weights=project / "net.weights"))
+
+
+def test_python_gets_what_the_command_writes_and_nothing_is_printed(project: Path, capsys) -> None:
+    out = project / "result"
+    options = DetectionOptions(
+        cfg=project / "net.cfg",
+        weights=project / "net.weights",
+        source=str(images(project)[0].parent),
+        output=out,
+        conf=0.2,
+        json=Path(),
+    )
+    result = detect(options)
+    assert json.loads((out / "detections.json").read_text()) == list(result.boxes)
+    assert sum(result.objects.values()) == len(result.boxes) > 0
+    assert len(result.times) == len(images(project))
+    assert result.written == (out, out / "detections.json")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_names_of_another_network_are_refused(project: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 
 import evaluate as script
 from tests.detectors import mini_cfg
-from utils.commands.evaluate.command import evaluate_network, open_split
+from utils.commands.evaluate.run import EvaluationOptions, evaluate, evaluate_network, open_split
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.data.listing import read_data_file
@@ -47,6 +47,28 @@ def test_the_json_file_says_what_was_measured_and_how(project, style, capsys):
     told = capsys.readouterr().out
     assert "circle" in told
     assert told.strip().splitlines()[-1].startswith("next: python slim_prune.py --cfg")
+
+
+def test_python_gets_the_figures_and_nothing_is_printed(project, capsys):
+    files = {"cfg": project / "net.cfg", "weights": project / "net.weights", "data": project / "shapes.data"}
+    result = evaluate(EvaluationOptions(**files, img_size=(96, 64), workers=0))
+    assert result.figures.images == 5
+    assert (result.image_size, result.letterbox) == ((96, 64), False)
+    assert (result.files.cfg, result.files.is_demo) == (files["cfg"], False)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        ({"letterbox": True, "rect": True}, "--rect: not allowed with --letterbox"),
+        ({"conf": 1.5}, "--conf: 1.5 is out of range"),
+        ({"img_size": (0, 64)}, "--img_size: 0 is out of range"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_when_made(options, fact):
+    with pytest.raises(ToolkitError, match=fact):
+        EvaluationOptions(**options)
 
 
 def test_what_was_left_out_is_counted_at_the_end(project, capsys):

@@ -35,7 +35,7 @@ from ..profiling import count_macs, count_parameters, measure_latency
 from ..runtimes.detecting import as_predict
 from ..runtimes.onnxruntime import OnnxRuntime
 from .arguments import MachineOptions, Parser, add_command, next_command, prepare, provenance, write_json
-from .evaluate.command import evaluate_network, open_split, predictor
+from .evaluate.run import evaluate_network, open_split, predictor
 from .inputs import DemoFiles, available, open_files
 from .results import quoted
 from .tables import show
