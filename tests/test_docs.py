@@ -65,7 +65,7 @@ class Parsed(Exception):  # noqa: N818 - no error: the command line was read, an
 
 
 @pytest.fixture
-def reading_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def reading_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands end as soon as they have read their command line; one with an open end is not read."""
     read = Parser.parse_args
 
@@ -75,7 +75,6 @@ def reading_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         raise Parsed(self)
 
     monkeypatch.setattr(Parser, "parse_args", parse_args)
-    yield
 
 
 @all_pages
