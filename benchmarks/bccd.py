@@ -244,7 +244,7 @@ def _figures(cfg: Path, weights: Path, data: Path) -> tuple[float, float, int, i
     """mAP@0.5 on validation and test images, parameters and multiply-adds."""
     import torch
 
-    from utils.commands.evaluate.command import evaluate_network, open_split
+    from utils.commands.evaluate.run import evaluate_network, open_split
     from utils.commands.inputs import open_files
     from utils.data.listing import read_data_file
     from utils.profiling import count_macs

@@ -41,7 +41,7 @@ from utils.commands.arguments import (
     prepare,
     resolve,
 )
-from utils.commands.evaluate.command import evaluate_network, open_split, predictor
+from utils.commands.evaluate.run import evaluate_network, open_split, predictor
 from utils.commands.inputs import open_network
 from utils.commands.tables import show
 from utils.data.listing import SPLITS, read_data_file

@@ -41,7 +41,7 @@ from utils.exporters.tracing import trace_onnx
 from utils.files import write_text
 from utils.frontends.fx.subject import FxSubject
 from utils.options import POSITIVE_FLOAT
-from utils.profiling import take_turns
+from utils.profiling import interleaved_times
 
 EXACT, PARITY = 1e-12, 1e-3
 BATCHES = (1, 8, 64)
@@ -192,7 +192,7 @@ def _bound(run: Callable[[Any], object], images: Any) -> Callable[[], object]:
 
 
 def _medians(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    turns = take_turns(runs, rounds=200, warmup=1, seconds=seconds, least=LEAST)
+    turns = interleaved_times(runs, rounds=200, warmup=1, seconds=seconds, least=LEAST)
     return {name: float(np.median(values)) for name, values in turns.items()}
 
 

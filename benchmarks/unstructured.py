@@ -31,7 +31,7 @@ from torch.nn.utils import prune as masks
 from utils.cli import run_main
 from utils.commands.arguments import Parser
 from utils.commands.csv_results import read_rows, write_rows
-from utils.commands.evaluate.command import evaluate_network, open_split
+from utils.commands.evaluate.run import evaluate_network, open_split
 from utils.commands.inputs import open_files
 from utils.darknet.fuse import fused
 from utils.darknet.model import Darknet
@@ -41,8 +41,8 @@ from utils.exporters.output_modules import BoxesAndScores
 from utils.files import write_text
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import FRACTION, POSITIVE_INT
-from utils.profiling import count_macs, count_parameters, median_interval, take_turns, torch_threads
-from utils.pruning.policies import slim
+from utils.profiling import count_macs, count_parameters, interleaved_times, median_interval, torch_threads
+from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import prune
 from utils.runtimes.choice import NAMES, find_runtime
 
@@ -144,7 +144,10 @@ def variants(model: Darknet, share: float) -> Iterator[tuple[tuple[str, str], Da
             copy = deepcopy(model)
             mask([module for module in copy.modules() if isinstance(module, kind)], share)
             yield (method, layers), copy
-    yield ("slim", "channels"), prune(DarknetSubject.of(model), [slim(share, LAYER_KEEP)]).compact.model
+    yield (
+        ("slim", "channels"),
+        prune(DarknetSubject.of(model), [slim_threshold(share, LAYER_KEEP)]).compact.model,
+    )
 
 
 def _each(mask: Callable[[nn.Module, float], object]) -> Mask:
@@ -185,7 +188,7 @@ def latencies(
         module = BoxesAndScores(fused(model), model.head_specs).eval()
         ready = session(module, torch.from_numpy(images), find_runtime(runtime))
         runs[repr(name)] = ready.bound(images)
-    times = take_turns(runs, rounds)
+    times = interleaved_times(runs, rounds)
     return {name: times[repr(name)] for name in networks}
 
 

@@ -2,7 +2,6 @@ import pytest
 
 from tests.acceptance import page
 from tests.acceptance.checks import ALL_COLUMNS
-from tests.acceptance.test_acceptance import FOUND
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -12,4 +11,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Only a whole, single-process run has all the rows."""
     if session.config.getoption("--write-table", default=False):
-        page.write({path: cells for path, cells in FOUND.items() if len(cells) == len(ALL_COLUMNS)})
+        page.write({path: cells for path, cells in page.FOUND.items() if len(cells) == len(ALL_COLUMNS)})

@@ -6,6 +6,7 @@ from pathlib import Path
 from tests.acceptance.checks import ALL_COLUMNS, OK, Cells
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "acceptance.md"
+FOUND: dict[Path, Cells] = {}  # the rows of this session
 GROUPS = {
     "zoo": "Stock Darknet cfgs",
     "weights": "Cfgs with real weights",

@@ -17,7 +17,7 @@ from tests.runtimes.exported import (
     write_onnx,
 )
 from utils.commands.detector import Detector, Thresholds
-from utils.commands.evaluate.command import evaluate_network, open_split
+from utils.commands.evaluate.run import evaluate_network, open_split
 from utils.commands.inputs import open_files
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet

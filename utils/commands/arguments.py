@@ -1,37 +1,39 @@
-"""What all scripts share: option spelling, common flags, the demo's defaults, errors, JSON results.
+"""Options that several commands have, and what each command does with them first and last.
 
 parser = Parser(__doc__, "evaluate")
-add_network(parser), add_data(parser), add_common(parser)
-args = parser.parse_args(argv)
-device = prepare(args)
-project = resolve(args, needs=("cfg", "weights"))
+add_command(parser, EvaluationOptions)
+options = from_arguments(EvaluationOptions, parser.parse_args(argv))
+device = prepare(options)
+project = resolve(options, needs=("cfg", "weights"))
 """
 
 import argparse
 import os
+import platform
 import random
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..cli import as_typed, program
 from ..errors import ToolkitError
-from ..options import NON_NEGATIVE_INT, POSITIVE_INT, option
+from ..options import NON_NEGATIVE_INT, POSITIVE_INT, add_options, from_arguments, option
 from ..runtimes.choice import ALL_NAMES
-from .inputs import Need, Project, resolve
-from .invocation import as_typed, program
-from .results import arguments, next_command, provenance, write_json
+from .inputs import InputOptions, Need, NetworkOptions, Project, resolve
+from .results import next_command, plain, write_json
 
-__all__ = [  # of project.py and results.py too: one import serves a command
-    "Need", "Parser", "Project", "add_common", "add_data", "add_image_size", "add_network", "add_runtime",
-    "arguments", "next_command",
-    "prepare", "provenance", "resolve",
-    "write_json",
+__all__ = [  # of inputs.py and results.py too: one import serves a command
+    "CommandOptions", "ImageSize", "ImageSizeOptions", "InputOptions", "MachineOptions", "Need",
+    "NetworkOptions", "Options", "Parser", "Project", "RuntimeOptions",
+    "add_command", "add_common", "add_data", "add_image_size", "add_network", "add_runtime",
+    "arguments", "next_command", "prepare", "provenance", "resolve", "write_json",
 ]  # fmt: skip
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup  # what options are added to
@@ -42,9 +44,10 @@ class _ManualFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False or action.default == argparse.SUPPRESS
-        if silent or not action.option_strings or "(default" in (action.help or ""):
-            return action.help
-        return f"{action.help or ''} (default: %(default)s)".strip()
+        text = as_typed(action.help or "")
+        if silent or not action.option_strings or "(default" in text:
+            return text
+        return f"{text} (default: %(default)s)".strip()
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,8 +92,16 @@ class Parser(argparse.ArgumentParser):
         return known.get(name.replace("_", "-"), name) + equals + value
 
 
-class _ImageSize(argparse.Action):
-    """Stores one or two sizes as (height, width)."""
+class ImageSize(argparse.Action):
+    """Stores one or two sizes as (height, width); for `option(None, text, POSITIVE_INT, action=ImageSize)`.
+
+    >>> parser = argparse.ArgumentParser(); add_options(parser, ImageSizeOptions)
+    >>> parser.parse_args(["--img_size", "320", "416"]).img_size
+    (320, 416)
+    """
+
+    def __init__(self, *args: Any, **words: Any) -> None:
+        super().__init__(*args, **{"nargs": "+", "metavar": "N"} | words)
 
     def __call__(
         self,
@@ -99,6 +110,7 @@ class _ImageSize(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
+        """Called by argparse."""
         sizes = tuple(values or ())
         if len(sizes) > 2:
             parser.error(
@@ -108,90 +120,104 @@ class _ImageSize(argparse.Action):
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
-    """The files of a network."""
-
-    cfg: Path | None = option(None, "Darknet cfg of the network", Path)
-    weights: Path | None = option(None, "its .weights file or .pt checkpoint", Path)
-
-
-@dataclass(frozen=True)
-class InputOptions(NetworkOptions):
-    """The files of a network, and a data set."""
-
-    data: Path | None = option(None, ".data file of the data set", Path)
-
-
-@dataclass(frozen=True)
-class MachineOptions:
-    """Where a command runs.
+class CommandOptions:
+    """What the options of every command have.
 
     Attributes:
         command: the line that was typed; empty for a call from Python.
     """
 
-    seed: int = option(0, "of every random choice", NON_NEGATIVE_INT)
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
-    workers: int = option(min(4, os.cpu_count() or 1), "processes that load images", NON_NEGATIVE_INT)
-    threads: int | None = option(None, "of torch (default: torch's own choice)", POSITIVE_INT)
     command: str = ""
 
 
-def add_image_size(parser: Options, default: tuple[int, int] | None = None) -> None:
-    """Add `--img_size N` or `H W`, kept as (height, width); None stands for the cfg's own size."""
-    size = f"(default: {default[0]} {default[1]})" if default else "(default: the cfg's own)"
-    text = f"pixels of the network's input, square or height and width {size}"
-    parser.add_argument(
-        "--img_size", nargs="+", type=POSITIVE_INT, action=_ImageSize, default=default, metavar="N", help=text
+@dataclass(frozen=True)
+class ImageSizeOptions:
+    """The size of the network's input, (height, width)."""
+
+    img_size: tuple[int, int] | None = option(
+        None,
+        "input size of the network in pixels: one number, or height and width (default: the cfg's own)",
+        POSITIVE_INT,
+        action=ImageSize,
     )
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """The runtime of a command that takes exported files as well."""
+
+    runtime: str | None = option(
+        None,
+        "onnxruntime, openvino or tensorrt for an .onnx file; torch or opencv for cfg and weights "
+        "(default: by the kind of file)",
+        choices=ALL_NAMES,
+    )
+
+
+@dataclass(frozen=True)
+class MachineOptions(CommandOptions):
+    """Where a command runs."""
+
+    seed: int = option(0, "seed of all random numbers", NON_NEGATIVE_INT)
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, ...")
+    workers: int = option(min(4, os.cpu_count() or 1), "processes that load images", NON_NEGATIVE_INT)
+    threads: int | None = option(None, "CPU threads (default: chosen by torch)", POSITIVE_INT)
+
+
+def add_command(parser: argparse.ArgumentParser, kind: type) -> None:
+    """Add the options of a command; those of `MachineOptions` in a group of their own, at the end."""
+    machine = [each.name for each in fields(MachineOptions)]
+    add_options(parser, kind, [each.name for each in fields(kind) if each.name not in machine])
+    if issubclass(kind, MachineOptions):
+        add_options(parser.add_argument_group("machine"), kind, machine)
+
+
+def add_image_size(parser: Options) -> None:
+    """Add `--img_size N` or `H W`, kept as (height, width); None stands for the cfg's own size."""
+    add_options(parser, ImageSizeOptions)
 
 
 def add_network(parser: Options) -> None:
     """Add --cfg and --weights."""
-    parser.add_argument("--cfg", type=Path, help="Darknet cfg of the network")
-    parser.add_argument("--weights", type=Path, help="its .weights file or .pt checkpoint")
+    add_options(parser, NetworkOptions)
 
 
 def add_runtime(parser: Options) -> None:
     """Add --runtime for exported files, and for OpenCV."""
-    text = "what computes: onnxruntime, openvino or tensorrt for .onnx; torch or opencv for cfg and weights"
-    parser.add_argument("--runtime", choices=ALL_NAMES, help=text)
+    add_options(parser, RuntimeOptions)
 
 
 def add_data(parser: Options) -> None:
     """Add --data."""
-    parser.add_argument("--data", type=Path, help=".data file of the data set")
+    add_options(parser, InputOptions, ["data"])
 
 
 def add_common(parser: argparse.ArgumentParser, *, several_threads: bool = False) -> None:
     """Add --seed, --device, --workers and --threads; of several, they are the list `thread_counts`."""
     group = parser.add_argument_group("machine")
-    group.add_argument("--seed", type=NON_NEGATIVE_INT, default=0, help="of every random choice")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
-    workers = min(4, os.cpu_count() or 1)
-    group.add_argument("--workers", type=NON_NEGATIVE_INT, default=workers, help="processes that load images")
-    text = "of torch (default: torch's own choice)"
-    if several_threads:
-        group.add_argument(
-            "--threads", type=POSITIVE_INT, nargs="+", dest="thread_counts", metavar="N", help=text
-        )
-        parser.set_defaults(threads=None)
-    else:
-        group.add_argument("--threads", type=POSITIVE_INT, help=text)
+    if not several_threads:
+        add_options(group, MachineOptions)
+        return
+    add_options(group, MachineOptions, ["seed", "device", "workers"])
+    text = "CPU threads (default: chosen by torch)"
+    group.add_argument(
+        "--threads", type=POSITIVE_INT, nargs="+", dest="thread_counts", metavar="N", help=text
+    )
+    parser.set_defaults(threads=None)
 
 
-def prepare(args: argparse.Namespace | MachineOptions) -> torch.device:
+def prepare(options: MachineOptions | argparse.Namespace) -> torch.device:
     """Seed all generators, set the thread count, and return the device that the options ask for.
 
     Raises:
-        ToolkitError: the device is not known or not there.
+        ToolkitError: the device is unknown or missing.
     """
-    random.seed(args.seed)
-    np.random.seed(args.seed % 2**32)  # libraries draw from the global state
-    torch.manual_seed(args.seed % 2**63)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    return _device(args.device)
+    random.seed(options.seed)
+    np.random.seed(options.seed % 2**32)  # libraries draw from the global state
+    torch.manual_seed(options.seed % 2**63)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return _device(options.device)
 
 
 def _device(name: str) -> torch.device:
@@ -201,6 +227,30 @@ def _device(name: str) -> torch.device:
         device = torch.device(f"cuda:{name}" if name.isdecimal() else name)
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:  # AssertionError: this torch was built without the device
-        fact = "this torch knows or finds no such device"
+        fact = "torch does not find this device"
         raise ToolkitError(f"--device {name}", fact, "use auto, cpu, cuda or cuda:N") from error
     return device
+
+
+def arguments(options: CommandOptions | argparse.Namespace) -> dict[str, Any]:
+    """The options by name, as JSON values; without the command line."""
+    return {name: plain(value) for name, value in vars(options).items() if name != "command"}
+
+
+def provenance(options: CommandOptions | argparse.Namespace) -> dict[str, Any]:
+    """Of every JSON result: the command line, versions of packages, and the seed where there is one."""
+    if isinstance(options, argparse.Namespace):  # of a command that has no options class yet
+        options = from_arguments(MachineOptions, options)
+    versions = {name: _version(name) for name in ("torch", "numpy", "opencv")}
+    return {
+        "command": options.command,
+        "versions": {"python": platform.python_version(), **versions},
+        "seed": options.seed if isinstance(options, MachineOptions) else None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version({"opencv": "opencv-python-headless"}.get(package, package))
+    except PackageNotFoundError:
+        return None

@@ -5,6 +5,7 @@ the others come from that one or are asked for, never from the demo. A checkpoin
 it; nothing is written for that.
 """
 
+import argparse
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,23 +13,67 @@ from typing import Literal
 
 import torch
 
+from ..darknet.cfg import read_text
 from ..darknet.checkpoint import is_checkpoint, load_weights, read_checkpoint
 from ..darknet.model import Darknet
 from ..darknet.network import Network
 from ..data.shapes import ensure_shapes
 from ..errors import CfgError, ToolkitError
-from ..files import same_file
+from ..files import same_file, write_text
+from ..options import from_arguments, option
 from ..runtimes.choice import is_exported, runtime_of
 from ..runtimes.detecting import DetectingNetwork, as_predict, detecting, facts_of, of_file
 from ..runtimes.opencv import OpenCv
 from .results import quoted
 
-DEMO_CFG = Path("cfg/yolov3-shapes.cfg")
-DEMO_DATA = Path("data/shapes.data")
-DEMO_WEIGHTS = Path("weights/last.pt")
+_DEMO_CFG = Path("cfg/yolov3-shapes.cfg")
 
 Need = Literal["cfg", "data", "weights"]
 NEEDS: tuple[Need, ...] = ("cfg", "data", "weights")
+
+
+@dataclass(frozen=True)
+class DemoFiles:
+    """The files of the demo.
+
+    Attributes:
+        cfg: the stock cfg of a small network.
+        data: the generated data set.
+        weights: what a training of the demo writes, and pruning reads.
+    """
+
+    cfg: Path
+    data: Path
+    weights: Path
+
+    @classmethod
+    def here(cls) -> "DemoFiles":
+        """In a checkout its own files; the same below `runs/` of any other folder."""
+        folder = Path() if _DEMO_CFG.is_file() else Path("runs")
+        return cls(folder / _DEMO_CFG, folder / "data/shapes.data", folder / "weights/last.pt")
+
+
+def available(path: Path) -> Path:
+    """The same path; the demo's cfg and data set are written first where they are missing."""
+    demo = DemoFiles.here()
+    if path == demo.cfg and not path.is_file():
+        write_text(path, read_text(_DEMO_CFG))
+    return ensure_shapes(path.parent) if same_file(path, demo.data) else path
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """The files of a network."""
+
+    cfg: Path | None = option(None, "Darknet cfg of the network", Path)
+    weights: Path | None = option(None, "its .weights file or .pt checkpoint", Path)
+
+
+@dataclass(frozen=True)
+class InputOptions(NetworkOptions):
+    """The files of a network, and a data set."""
+
+    data: Path | None = option(None, ".data file of the data set", Path)
 
 
 @dataclass(frozen=True)
@@ -167,22 +212,27 @@ def _required(files: Mapping[Need, Path | None], name: Need) -> Path:
     return path
 
 
-def resolve(args: object, needs: Collection[Need] = NEEDS) -> Project:
-    """Find the command's files by the rule above; make the embedded data set where it is used.
+def resolve(options: NetworkOptions | argparse.Namespace, needs: Collection[Need] = NEEDS) -> Project:
+    """Find the command's files by the rule above; make the generated data set where it is used.
 
     Args:
-        args: has `cfg`, and `data` and `weights` where the command offers them.
+        options: of the command; without the field `data`, no data set is looked for.
         needs: what the command cannot do without (the network always: a cfg, or a checkpoint instead).
 
     Raises:
         ToolkitError: a needed file is neither given nor to be derived.
     """
-    cfg, data, weights = (getattr(args, name, None) for name in NEEDS)
+    if isinstance(options, argparse.Namespace):  # of a command that has no options class yet
+        options = from_arguments(InputOptions if hasattr(options, "data") else NetworkOptions, options)
+    cfg, weights = options.cfg, options.weights
+    data = options.data if isinstance(options, InputOptions) else None
     is_demo = not (cfg or data or weights)
     if is_demo:
-        cfg, weights = DEMO_CFG, DEMO_WEIGHTS if "weights" in needs else None
-        data = DEMO_DATA if hasattr(args, "data") else None
-        _check_demo(cfg, weights)
+        demo = DemoFiles.here()
+        cfg, weights = available(demo.cfg), demo.weights if "weights" in needs else None
+        data = demo.data if isinstance(options, InputOptions) else None
+        if weights is not None and not weights.exists():
+            raise ToolkitError(weights, "the demo's network is not trained yet", "run: python train.py")
     given: dict[Need, Path | None] = {"cfg": cfg, "data": data, "weights": weights}
     if cfg is None and weights is not None:
         if not (is_checkpoint(weights) or is_exported(weights)):
@@ -194,13 +244,4 @@ def resolve(args: object, needs: Collection[Need] = NEEDS) -> Project:
     for name in NEEDS:
         if name in needs:
             _required(given, name)
-    if data is not None and same_file(data, DEMO_DATA):
-        data = ensure_shapes(DEMO_DATA.parent)
-    return Project(cfg, data, weights, is_demo)
-
-
-def _check_demo(cfg: Path, weights: Path | None) -> None:
-    if not cfg.exists():
-        raise ToolkitError(cfg, "not found from here", "go to the project's folder, or give --cfg")
-    if weights is not None and not weights.exists():
-        raise ToolkitError(weights, "the demo's network is not trained yet", "run: python train.py")
+    return Project(cfg, data and available(data), weights, is_demo)

@@ -1,43 +1,20 @@
 """What a command leaves behind: JSON files that say how they came to be, and the next command to type."""
 
-import argparse
 import dataclasses
 import json
 import math
-import platform
 import shlex
 import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..cli import as_typed
 from ..errors import ToolkitError
 from ..files import write_text
-from .invocation import as_typed
-
-
-def provenance(args: argparse.Namespace) -> dict[str, Any]:
-    """What every JSON result carries: the command line, versions and the seed."""
-    versions = {"python": platform.python_version()} | {
-        name: _version(name) for name in ("torch", "numpy", "opencv")
-    }
-    return {"command": args.command, "versions": versions, "seed": getattr(args, "seed", None)}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version({"opencv": "opencv-python-headless"}.get(package, package))
-    except PackageNotFoundError:
-        return None
-
-
-def arguments(args: argparse.Namespace) -> dict[str, Any]:
-    """The parsed options by name, as JSON values."""
-    return {name: plain(value) for name, value in vars(args).items() if name != "command"}
 
 
 def plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from ...exporters.job import Accuracy, Exporting, exporting
 from ...exporters.parity import Infer, module_infer
 from ...runtimes.detecting import facts_of
 from ...runtimes.runtime import Images
-from ..evaluate.command import open_split, require_same_classes
+from ..evaluate.run import open_split, require_same_classes
 
 CALIBRATION_IMAGES = 128
 BATCH = 8

@@ -21,7 +21,7 @@ from ...runtimes.choice import find_runtime
 from ...runtimes.detecting import facts_of
 from ...runtimes.runtime import Runtime
 from ..arguments import resolve
-from ..evaluate.command import open_split, require_same_classes
+from ..evaluate.run import open_split, require_same_classes
 from ..inputs import Project, open_network
 from ..latency.measure import find_or_measure
 from ..latency.network import darknet_convolutions

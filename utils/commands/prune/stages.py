@@ -17,7 +17,7 @@ from ...pruning.recalibrate import recalibrate
 from ...pruning.report import Figures, SectionChange
 from ...pruning.subject import ChannelPlan
 from ...pruning.surgery import PruningResult
-from ..evaluate.command import evaluate_network
+from ..evaluate.run import evaluate_network
 from ..latency.network import network_latencies
 from .job import Job
 
