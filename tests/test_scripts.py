@@ -162,7 +162,7 @@ def test_a_typo_in_the_cfg_is_named_by_its_line(project: Path, fail: Fail) -> No
     lines[number] = "from=-300"
     (project / "small.cfg").write_text("\n".join(lines))
     message = fail("evaluate.py", *FILES, *DATA)
-    assert message.startswith(f"small.cfg:{number + 1}: [shortcut] #4 from=-300 ")
+    assert message.startswith(f"small.cfg:{number + 1}: [shortcut] #4: from=-300 ")
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def is_read_by_opencv(candidate: Candidate, folder: Path) -> None:
             is_right = found == expected or (found == "fails" and expected != "accepts")
             assert is_right or is_gone, f"{expected} was said, but it {found}"
         if candidate.cells[name] == OK and expected != "accepts":
-            reasons = dict.fromkeys(f"[{f.place.split('[')[-1].split(']')[0]}]: {f.fact}" for f in findings)
+            reasons = dict.fromkeys(f"[{model.network[f.section].kind}]: {f.fact}" for f in findings)
             candidate.cells[name] = f"n/a: {expected} " + "; ".join(reasons)
 
 

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ...data.images import resize_exactly
-from ...data.rectangles import fit
+from ...data.images import fit, resize_exactly
 from ...detection.nms import suppress
 from ...errors import ToolkitError
 from ...profiling import interleaved_times, latency_of, measure_latency, median_interval, torch_threads

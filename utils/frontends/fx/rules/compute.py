@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx, nn
 
-from ....darknet.modules import RawHead, Shortcut, Softmax
-from ....darknet.resampling_modules import LocalAvgpool, Reorg
+from ....darknet.modules import LocalAvgpool, RawHead, Reorg, Shortcut, Softmax
 from ....pruning.layers import BATCH_NORMS, TRANSPOSED, ChannelSelection, channel_axis, is_depthwise
 from ..call import INPUT, Call, Labels, Rule, Value, attribute, channels, pin_labels, spread, tie_labels
 

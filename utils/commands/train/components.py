@@ -1,4 +1,4 @@
-"""From the options of a run to the parts that the training loop takes."""
+"""From the settings of a run to what the training loop needs: loaders, penalty, loss, free share."""
 
 from collections.abc import Callable
 from itertools import accumulate
@@ -29,7 +29,7 @@ from ...training.processes import Processes
 from ...training.trainer import schedule_of
 from ..evaluate.run import open_split, require_same_classes
 from ..results import read_report
-from .options import Run
+from .settings import RunSettings
 
 # images on which the outputs are compared for the free share
 PROBE = 4
@@ -38,7 +38,7 @@ PROBE = 4
 def open_loaders(
     data: DataFile,
     model: Darknet,
-    run: Run,
+    settings: RunSettings,
     workers: int,
     cache: str,
     processes: Processes,
@@ -49,7 +49,7 @@ def open_loaders(
     Raises:
         ToolkitError: as for `open_split`.
     """
-    options = run.options
+    options = settings.options
     _require_fit(data, model, options)
     step = model.network.size_step
     shared: dict[str, Any] = {"workers": workers, "distributed": processes.count > 1}
@@ -95,12 +95,12 @@ def _require_fit(data: DataFile, model: Darknet, options: TrainingOptions) -> No
         raise ToolkitError("--multi-scale", fact, "add --no-multi-scale or make [net] width and height fit")
 
 
-def penalty_of(model: Darknet, run: Run) -> GammaPenalty | None:
+def penalty_of(model: Darknet, settings: RunSettings) -> GammaPenalty | None:
     """The sparsity penalty; None where there is none."""
-    options = run.options
+    options = settings.options
     if not options.s:
         return None
-    penalty = gamma_penalty(model, options.s, run.prune, run.classic)
+    penalty = gamma_penalty(model, options.s, settings.prune, settings.classic)
     penalty.sparsifier, penalty.schedule = options.sparsifier, options.sparsity_schedule
     if options.s_auto:
         spent = _spent(options)
@@ -116,39 +116,41 @@ def _spent(options: TrainingOptions) -> Callable[[float], float]:
     return lambda progress: sums[round(max(progress, 0.0) * schedule.steps)] / sums[-1]
 
 
-def free_share_of(run: Run, loaders: Loaders, device: torch.device) -> Callable[[Darknet], float] | None:
+def free_share_of(
+    settings: RunSettings, loaders: Loaders, device: torch.device
+) -> Callable[[Darknet], float] | None:
     """How to find the share of channels that could go; None without sparse training.
 
     The strategy is the one that the candidates are meant for, without a floor in the layers.
     """
-    if not run.options.s:
+    if not settings.options.s:
         return None
     dataset = (loaders.valid or loaders.train).dataset
     plain = DetectionDataset(
-        dataset.images[:PROBE], dataset.classes, run.options.image_size, letterbox=dataset.letterbox
+        dataset.images[:PROBE], dataset.classes, settings.options.image_size, letterbox=dataset.letterbox
     )
     images = collate([plain[number] for number in range(len(plain))]).images.to(device)
 
     def share(model: Darknet) -> float:
         subject = DarknetSubject.of(model)
-        scores = classic_scores(subject) if run.classic else gamma_scores(subject)
-        policy = (lambda percent: slim_threshold(percent, 0.0)) if run.prune else normal_threshold
+        scores = classic_scores(subject) if settings.classic else gamma_scores(subject)
+        policy = (lambda percent: slim_threshold(percent, 0.0)) if settings.prune else normal_threshold
         return free_share(subject, policy, images, scores)
 
     return share if len(images) > 1 else None
 
 
-def objective_of(model: Darknet, run: Run, teacher: Teacher | None) -> Objective:
+def objective_of(model: Darknet, settings: RunSettings, teacher: Teacher | None) -> Objective:
     """The loss, with the teacher's lesson where there is one.
 
     Raises:
         ToolkitError: the loss cannot be computed for this network, or the teacher does not fit.
     """
-    options = run.options
+    options = settings.options
     rules = head_rules(model.network) if options.loss == "darknet" else ()
     features = None
     if teacher is not None and "feature" in options.distill:
-        features = _features(model, teacher, run.report)
+        features = _features(model, teacher, settings.report)
     return Objective(
         model.head_specs,
         options.losses,
