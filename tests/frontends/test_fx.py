@@ -85,7 +85,7 @@ class Decides(nn.Module):
 
 
 def test_code_that_cannot_be_traced_is_refused_with_what_to_do():
-    with pytest.raises(PruningError, match=r"torch\.fx cannot trace it .*keep decisions about tensors out"):
+    with pytest.raises(PruningError, match=r"torch\.fx: cannot trace it .*avoid branches on tensors"):
         FxSubject.of(Network(Decides()), EXAMPLE)
 
 
@@ -135,7 +135,7 @@ def test_a_convolution_by_another_name_is_one():
     ("middle", "fact"),
     [
         (Changed(16), "conv2d"),
-        (weight_norm(nn.Conv2d(16, 16, 1)), "computes its weights; take the reparametrisation off"),
+        (weight_norm(nn.Conv2d(16, 16, 1)), "computes its weights; remove the parametrization"),
         (spectral_norm(nn.Conv2d(16, 16, 1)), "computes its weights"),
     ],
 )

@@ -304,7 +304,7 @@ def test_a_forward_of_the_users_own_stays_and_its_module_too():
     model.behind.forward = own = lambda x: F.conv2d(x, torch.ones(16, 16, 1, 1).to(x))
     result = slim(model, EXAMPLE, 0.5)
     assert model.behind.forward is own
-    assert "Conv2d behind) is not known" in result.report.not_followed[0]
+    assert "Conv2d behind) is not supported" in result.report.not_followed[0]
     assert torch.equal(result.model(IMAGES), model(IMAGES))
 
 

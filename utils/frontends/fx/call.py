@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from ...pruning.channels import ChannelIds, ChannelTracer, Tie
 
-INPUT = "read together with an input of the network, or a constant"
+INPUT = "an input of the network, or a constant"
 Labels = Tensor  # int64, of the tensor's shape
 
 
