@@ -9,7 +9,8 @@ import numpy as np
 from torch import Tensor, fx, nn
 
 from ....darknet.modules import LocalAvgpool, RawHead, Reorg, Shortcut, Softmax
-from ....pruning.layers import BATCH_NORMS, TRANSPOSED, ChannelSelection, channel_axis, is_depthwise
+from ....profiling import TRANSPOSED
+from ....pruning.layers import BATCH_NORMS, ChannelSelection, channel_axis, is_depthwise
 from ..call import INPUT, Call, Labels, Rule, Value, attribute, channels, pin_labels, spread, tie_labels
 
 _MIXES = "computes statistics over all channels"
