@@ -6,10 +6,12 @@ at any moment and resumed ends bitwise as one that was not: an epoch's randomnes
 epoch alone, and a checkpoint inside an epoch holds what the rest of the epoch depends on.
 """
 
+import ctypes
 import logging
 import math
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,28 +20,31 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..darknet.checkpoint import Checkpoint, save_checkpoint
 from ..darknet.model import Darknet
 from ..data.loader import Loader
+from ..detection.decode import HeadSpec, decode_heads
+from ..detection.evaluator import Evaluation, evaluate
 from ..errors import ToolkitError
 from ..pruning.sparsity import GammaPenalty
 from .freezing import Freezing
 from .history import FILES as HISTORY_FILES
 from .history import EpochRecord, History, gamma_statistics
 from .interruption import InterruptedTrainingError, Interruption, listening
-from .memory import keep_freed_memory
 from .objective import Objective
 from .options import TrainingOptions
 from .processes import Processes
 from .trainer import NotFiniteError, Trainer
-from .validation import validate
 
 logger = logging.getLogger(__name__)
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 OUTPUTS = (LAST, PREVIOUS, BEST, *HISTORY_FILES)
+# keys of mallopt(3), and their values
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_LARGEST, _PAD = 2**31 - 1, 64 << 20
 # how often a run returns to its last good state, and what becomes of the learning rate then
 MOST_RETURNS, SLOWER = 5, 0.5
 
@@ -307,3 +312,43 @@ class _EpochLoop:
         save_checkpoint(self.output / LAST, trainer.evaluated, state, previous)
         self._rotates = True
         self._saved_at = time.monotonic()
+
+
+def validate(
+    model: nn.Module,
+    loader: Loader,
+    specs: tuple[HeadSpec, ...],
+    names: tuple[str, ...],
+    processes: Processes | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Evaluation:
+    """Evaluate a network in Darknet style and full precision, as evaluate.py does.
+
+    Where several processes train, each evaluates its share of the images, and all get the whole result.
+    `progress` is called after each batch with its number of images.
+    """
+    device = next(model.parameters()).device
+
+    def predict(images: Tensor) -> Tensor:
+        return decode_heads(model(images.to(device, memory_format=torch.channels_last)), specs)
+
+    model.eval()
+    merge = (processes or Processes()).merged
+    return evaluate(predict, loader, names, style="darknet", specs=specs, progress=progress, merge=merge)
+
+
+def keep_freed_memory() -> bool:
+    """Tell the C library's allocator to keep freed memory; returns whether it supports that, as glibc does.
+
+    A step allocates and frees maps of tens of megabytes. The C library returns such blocks to the system each
+    time and gets them back page by page: a third of the time of a step of a small network on a CPU.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST), (_M_TOP_PAD, _PAD))
+    answers = [mallopt(key, value) for key, value in settings]
+    return all(answer == 1 for answer in answers)

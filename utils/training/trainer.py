@@ -8,10 +8,11 @@ accumulation, precision or number of processes; clipping never weakens the penal
 `state_dict` taken between two steps, also inside an epoch, goes on bitwise as if nothing had happened.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from typing import Any, Generic, Protocol, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,15 +20,13 @@ from torch import Tensor, nn
 from ..detection.decode import HeadSpec
 from ..errors import DatasetError, ToolkitError
 from ..pruning.sparsity import GammaPenalty
-from .ema import Model, WeightAverage
 from .freezing import Freezing
 from .objective import PARTS, Objective
-from .optimizer import make_optimizer, scaled_rate, set_rate, step_size
-from .options import TrainingOptions
-from .precision import autocast, channels_last, half_type
+from .optimizer import Schedule, make_optimizer, scaled_rate, set_rate, step_size
+from .options import Precision, TrainingOptions
 from .processes import Processes, gradient_sync
-from .schedule import Schedule
 
+Model = TypeVar("Model", bound=nn.Module)
 OnBatch = Callable[[int, Mapping[str, float]], None]
 # a loss scale this small means that float16 overflows whatever the scale
 _LEAST_SCALE = 2.0**-10
@@ -53,13 +52,46 @@ def do_nothing() -> None:
     """What follows a step where nobody asks for more."""
 
 
+class WeightAverage(Generic[Model]):
+    """Exponential moving average of all floating parameters and buffers over about the last `length` steps.
+
+    It evaluates better than the last weights themselves. The decay grows to its final value, 1 - 1 / length,
+    as `1 - exp(-updates / length)`, so that early, bad weights are forgotten soon. Invariant: after one
+    update the average is the model's own state, whatever it held before; otherwise the evaluated network
+    would lag behind at the start of a training.
+    """
+
+    def __init__(self, model: Model, length: float) -> None:
+        self.model = deepcopy(model).eval().requires_grad_(False)
+        self.length = max(length, 1.0)
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: Model) -> None:
+        """Move the average towards `model`, which has the same structure."""
+        keep = (1 - 1 / self.length) * (1 - math.exp(-self.updates / self.length))
+        self.updates += 1
+        state = dict(_parameters_and_buffers(model))
+        for name, average in _parameters_and_buffers(self.model):
+            if average.is_floating_point():
+                average.lerp_(state[name].to(average.dtype), 1 - keep)
+            else:
+                average.copy_(state[name])
+
+
+def _parameters_and_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All parameters and buffers; one that several modules share comes once."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
 class Trainer(Generic[Model]):
     """A model in training: its optimizer, its average and the step it is at.
 
     Attributes:
         step: optimizer steps taken.
         done: batches of the present epoch that are done.
-        rate: learning rate before the schedule; `slow_down` lowers it.
+        rate: learning rate before the schedule; lowered after a loss that is not finite.
     """
 
     def __init__(
@@ -167,10 +199,6 @@ class Trainer(Generic[Model]):
     def end_epoch(self) -> None:
         """Let the next pass be a new epoch; until then a resumed run knows this one's steps as done."""
         self.done, self._sums = 0, torch.zeros_like(self._sums)
-
-    def slow_down(self, factor: float) -> None:
-        """Multiply the learning rate for the rest of the training."""
-        self.rate *= factor
 
     def _backward(self, batch: Batch, size: int) -> Tensor:
         """Add the gradients of one of `size` accumulated batches; returns PARTS as float64 on the CPU."""
@@ -292,3 +320,28 @@ def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
 def _means(sums: Tensor, count: int) -> dict[str, float]:
     return dict(zip(PARTS, (sums / max(count, 1)).tolist(), strict=True))
+
+
+def half_type(device: torch.device, precision: Precision = "auto") -> torch.dtype | None:
+    """Number type of convolutions, None for float32; "auto" is the half precision that is fast on `device`.
+
+    That is float16 on CUDA, and bfloat16 on CPUs with instructions for it.
+    """
+    if precision != "auto":
+        return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if device.type == "cuda":
+        return torch.float16
+    if device.type != "cpu":
+        return None
+    able = torch.cpu.get_capabilities()
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else None
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """Run convolutions in `dtype`; None for no change."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def channels_last(model: Model) -> Model:
+    """Put the weights of convolutions into the memory layout that is fast in half precision; in place."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

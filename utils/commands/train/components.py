@@ -19,9 +19,9 @@ from ...pruning.policies import normal_threshold, slim_threshold
 from ...pruning.scores import gamma_scores
 from ...pruning.sparsity import AutoStrength, GammaPenalty
 from ...runtimes.detecting import facts_of
+from ...training.darknet_loss import head_rules
 from ...training.distillation import Teacher
 from ...training.features import FeatureMatch, pairs_from_report
-from ...training.head_rules import head_rules
 from ...training.loop import Loaders
 from ...training.objective import Objective
 from ...training.options import TrainingOptions

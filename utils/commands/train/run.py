@@ -27,8 +27,8 @@ from ...training import loop
 from ...training.distillation import Teacher
 from ...training.history import EpochRecord
 from ...training.loop import LAST, OUTPUTS, PREVIOUS, Extras, Loaders, Observer
-from ...training.precision import channels_last
 from ...training.processes import Processes, joined, local_device
+from ...training.trainer import channels_last
 from ..arguments import prepare, resolve
 from ..evaluate.run import data_problems
 from ..inputs import fresh_network, open_files
