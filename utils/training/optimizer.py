@@ -38,8 +38,7 @@ def make_optimizer(
         rate: learning rate before any schedule.
         momentum: SGD's momentum, AdamW's beta1.
         decay: weight decay of convolution and linear weights; AdamW's is decoupled (arXiv 1711.05101).
-        shares: parameters with a rate of their own, such as the gammas of sparse training, and that rate as
-            a factor on `rate`.
+        shares: parameters with their own factor on `rate`, such as the gammas of sparse training.
     """
     chosen = {id(parameter) for parameter, _ in shares}
     learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -60,25 +59,25 @@ def make_optimizer(
     else:
         optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=fused)
     for parameter in learnable if kind == "sgd" and momentum else ():
-        # The fused step takes all momenta or none, and a frozen parameter may join in late.
+        # The fused step needs all momenta or none, and a frozen parameter may start to learn later.
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     set_rate(optimizer, rate)
     return optimizer
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group its share of the learning rate `rate`."""
+    """Set the learning rate of every parameter group to `rate` times its own factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("share", 1.0)
 
 
 def step_size(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tensor | float:
-    """How far a constant gradient of 1 would have moved `parameter` in the step just taken.
+    """Distance that a constant gradient of 1 would have moved `parameter` in the last step.
 
-    A penalty of weight s that moves it by s times this is as strong as one whose gradient had joined in: for
+    A penalty of weight s that moves it by s times this is as strong as one that is added to the gradient: for
     AdamW that is rate / (sqrt(v) + eps) with the corrected second moment v of the loss's gradient alone (a
-    proximal step in Adam's own metric, arXiv 2007.07484), for SGD rate / (1 - momentum), what momentum makes
-    of a constant gradient.
+    proximal step in Adam's metric, arXiv 2007.07484), for SGD rate / (1 - momentum), the limit for a constant
+    gradient.
 
     Returns:
         A number, or a tensor of the parameter's shape.
@@ -97,7 +96,7 @@ def step_size(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tens
 
 
 def scaled_rate(rate: float, kind: OptimizerKind, batch: int) -> float:
-    """The learning rate for an effective batch when `rate` is meant for NOMINAL_BATCH images.
+    """Learning rate for an effective batch, from the `rate` for NOMINAL_BATCH images.
 
     Linear for SGD (arXiv 1706.02677), by the square root for AdamW, whose steps do not shrink with the
     gradient's noise (arXiv 2205.10287).

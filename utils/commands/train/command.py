@@ -56,7 +56,7 @@ from .settings import RunSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and run the command."""
+    """Parse the command line, train, and print the results."""
     run_training(train_parser().parse_args(argv))
 
 

@@ -1,6 +1,6 @@
-"""Train a network, printing nothing: `train(TrainOptions(...))`.
+"""Train a network: `train(TrainOptions(...))`.
 
-The command adds what is printed, by an observer and from the result.
+It prints nothing; the command prints by an observer and from the result.
 """
 
 import logging
@@ -54,7 +54,7 @@ class PreparedRun:
         model: the network, with the weights that it starts from.
         settings: what decides the result.
         origins: name of a hyper-parameter -> where its value comes from.
-        weights: file that was loaded; None without.
+        weights: file given for the start; --scratch does not load it.
         resumed: the checkpoint's file; None for a new run.
         checkpoint: the state to continue from; None for a new run.
     """
@@ -68,7 +68,7 @@ class PreparedRun:
 
     @property
     def epochs_done(self) -> int:
-        """Epochs that the checkpoint has behind it."""
+        """Epochs done when the checkpoint was written."""
         return len(self.checkpoint.training["history"]) if self.checkpoint else 0
 
 
@@ -218,7 +218,7 @@ def newest_run(folder: Path) -> Path:
     """The youngest last.pt in `folder` or up to four folders below it.
 
     Raises:
-        ToolkitError: there is none.
+        ToolkitError: none was found.
     """
     found = []
     for path, folders, files in os.walk(folder):
@@ -235,7 +235,7 @@ def newest_run(folder: Path) -> Path:
 
 
 def _read_run(path: Path) -> Checkpoint:
-    """The checkpoint, or the one before it where that is damaged."""
+    """Read the checkpoint, or the one before it if that is damaged."""
     try:
         return read_checkpoint(path)
     except WeightsError as error:
@@ -312,7 +312,7 @@ def _protected(settings: RunSettings, weights: Path | None, processes: Processes
 
 
 def _choose_threads(model: Darknet, settings: RunSettings, asked: int | None, device: torch.device) -> int:
-    """What was asked for, else what a resumed run had, else what suits the network; returns the number.
+    """Set the number of threads: as given, else as in the resumed run, else by the network; return it.
 
     One thread for a network that is too small to gain from more, torch's own choice for others.
     """
