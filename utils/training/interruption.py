@@ -20,7 +20,7 @@ class InterruptedTrainingError(ToolkitError):
     """The training was interrupted and has saved its state; the exit code is 128 + the signal."""
 
     def __init__(self, place: str, remedy: str, number: int) -> None:
-        super().__init__("", f"interrupted {place}", remedy)
+        super().__init__("training", f"interrupted {place}", remedy)
         self.args = (place, remedy, number)
         self.exit_code = 128 + number
 

@@ -156,6 +156,8 @@ def _known(value: float) -> float | None:
 def train(options: TrainOptions, observer: RunObserver | None = None) -> TrainingResult:
     """Train a network, or resume a run; with several processes under torchrun, all of them call this.
 
+    It seeds the global random generators and sets the number of torch's threads.
+
     Args:
         options: files and hyper-parameters; what is not given comes from the cfg or is the default.
         observer: progress callbacks.
@@ -262,7 +264,8 @@ def _trained(
     model.to(device)
     objective = objective_of(model, settings, teacher)
     processes.barrier()  # all have read their inputs, so these may move
-    settings = _protected(settings, run.weights, processes)
+    if checkpoint is None:
+        settings = _protected(settings, run.weights, processes)
     extras = Extras(
         penalty=penalty_of(model, settings),
         objective=objective,
