@@ -200,13 +200,13 @@ WEIGHT = {"layers.0.conv.weight": torch.ones(1)}
     [
         (
             {"model": WEIGHT, "cfg": "x", "header": {"version": 3}},
-            "its 'header' is not that of a .weights file",
+            "'header' is not that of a .weights file",
         ),
-        ({"model": WEIGHT, "cfg": "x", "header": None}, "its 'header' is not that of a .weights file"),
-        ({"model": WEIGHT, "cfg": "x", "header": {1: 2}}, "its 'header' is not that of a .weights file"),
+        ({"model": WEIGHT, "cfg": "x", "header": None}, "'header' is not that of a .weights file"),
+        ({"model": WEIGHT, "cfg": "x", "header": {1: 2}}, "'header' is not that of a .weights file"),
         (
             {"model": WEIGHT, "cfg": "x", "header": {"seen": -1}},
-            "its 'header' is not that of a .weights file",
+            "'header' is not that of a .weights file",
         ),
         ({"model": WEIGHT, "cfg": 3}, "its 'cfg' is of type int"),
         ({"model": WEIGHT, "cfg": "x", "training": None}, "its 'training' is of type NoneType"),

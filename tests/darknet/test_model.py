@@ -264,7 +264,5 @@ def test_an_image_that_would_displace_the_boxes_is_refused():
     text = "[net]\nwidth=96\nheight=96\nchannels=3\n" + 5 * HALVE + HEAD
     model = Darknet(Network.from_text(text, "a.cfg"))
     assert model(torch.zeros(1, 3, 64, 160))[0].shape[2:4] == (2, 5)
-    with pytest.raises(
-        ToolkitError, match=r"a.cfg:\d+: \[yolo\] #6: images of 80x96 .*; use multiples of 32"
-    ):
+    with pytest.raises(ToolkitError, match=r"a.cfg:\d+: \[yolo\] #6: images of 80x96 .*multiples of 32"):
         model(torch.zeros(1, 3, 96, 80))
