@@ -4,7 +4,7 @@
 
 A network is pruned to --shares of its multiply-adds, in two ways: by one threshold over the gammas, and by
 latency (Taylor scores for each millisecond of the runtime's latency table, its stairs kept; the same
-multiply-adds end it). Then the unpruned network and all pruned ones are timed in turns.
+multiply-adds end it). Then the unpruned network and all pruned ones are measured interleaved.
 
     gain     times as fast as unpruned
     yield    gain x share of the multiply-adds that is left: 1 where every multiply-add saved is time saved
@@ -31,19 +31,16 @@ from utils.commands.csv_results import read_rows, write_rows
 from utils.commands.latency.network import network_latencies
 from utils.commands.prune.budget import STAGES
 from utils.commands.prune.budget_latency import Clock
-from utils.commands.prune.command import prune_parser
 from utils.commands.prune.job import Job, open_job
-from utils.commands.prune.options import add_budget, add_merge
-from utils.commands.prune.stages import evaluations, recalibrated
+from utils.commands.prune.options import PruningOptions, amount
 from utils.darknet.model import Darknet
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import FRACTION, POSITIVE_INT
 from utils.profiling import count_macs, count_parameters
-from utils.pruning.budget import Widths
-from utils.pruning.channels import UnitMask
+from utils.pruning.budget_search import BudgetSearch, Limit
+from utils.pruning.channels import UnitMask, WidthLimits
 from utils.pruning.costs import Costs, costs_of
-from utils.pruning.policies import slim
-from utils.pruning.selection import Limit, Selection
+from utils.pruning.policies import slim_threshold
 from utils.pruning.subject import ChannelPlan
 from utils.pruning.surgery import prune
 from utils.runtimes.choice import NAMES
@@ -54,7 +51,7 @@ _HALVINGS, _ROUNDS = 12, 60
 
 @dataclass(frozen=True)
 class Row:
-    """A network on a runtime; milliseconds are medians of one run in turns.
+    """A network on a runtime; milliseconds are medians of one interleaved run.
 
     Attributes:
         macs: share of the multiply-adds that is left.
@@ -105,13 +102,18 @@ def main() -> None:
 
 def _job(args: Namespace, device: torch.device, runtime: str) -> Job:
     """What slim_prune.py --max-ms would work on."""
-    parser = prune_parser(None, "slim-prune")
-    parser.add_argument("--layer_keep", type=float, default=LAYER_KEEP)
-    add_merge(parser)
-    add_budget(parser)
-    words = ["--cfg", args.cfg, "--weights", args.weights, "--data", args.data, "--max-ms", "50%"]
-    words += ["--runtime", runtime, "--recalibrate", args.recalibrate, "--workers", args.workers]
-    return open_job(parser.parse_args([str(word) for word in words]), device, "speedup")
+    options = PruningOptions(
+        strategy="slim_prune",
+        cfg=args.cfg,
+        weights=args.weights,
+        data=args.data,
+        layer_keep=LAYER_KEEP,
+        max_ms=amount("50%"),
+        runtime=runtime,
+        recalibrate=args.recalibrate,
+        workers=args.workers,
+    )
+    return open_job(options, device)
 
 
 def _networks(job: Job, shares: list[float]) -> Iterator[tuple[tuple[str, float], DarknetSubject]]:
@@ -124,19 +126,19 @@ def _networks(job: Job, shares: list[float]) -> Iterator[tuple[tuple[str, float]
     for share in shares:
         yield ("threshold", share), _by_threshold(job, costs, share * whole)
         limit = Limit("multiply-adds", costs.macs, clock.layer, share * whole)
-        widths = Widths(job.align, 1, LAYER_KEEP)
-        keep = Selection(job.subject, job.scorer, (limit,), widths, "max", STAGES).mask()
+        widths = WidthLimits(job.align, 1, LAYER_KEEP)
+        keep = BudgetSearch(job.subject, job.scorer, (limit,), widths, "max", STAGES).mask()
         yield ("latency", share), _compact(job, keep)
 
 
 def _by_threshold(job: Job, costs: Costs, most: float) -> DarknetSubject:
-    """The smallest share of gammas that leaves at most so many multiply-adds."""
+    """The smallest share of gammas that leaves at most this many multiply-adds."""
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         percent = (low + high) / 2
-        found = prune(job.subject, [slim(percent, LAYER_KEEP)])
+        found = prune(job.subject, [slim_threshold(percent, LAYER_KEEP)])
         low, high = (low, percent) if costs.macs(found.keep) <= most else (percent, high)
-    return prune(job.subject, [slim(high, LAYER_KEEP)]).compact
+    return prune(job.subject, [slim_threshold(high, LAYER_KEEP)]).compact
 
 
 def _compact(job: Job, keep: UnitMask) -> DarknetSubject:
@@ -144,9 +146,7 @@ def _compact(job: Job, keep: UnitMask) -> DarknetSubject:
 
 
 def _map50(job: Job, subject: DarknetSubject) -> float:
-    found = evaluations(job, {"map": recalibrated(job, subject, job.args.recalibrate).model})["map"]
-    assert found is not None
-    return found.map50
+    return job.map50(job.recalibrated(subject, job.options.recalibrate or 0).model, "map")
 
 
 def _measured(

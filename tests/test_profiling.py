@@ -19,11 +19,11 @@ from utils.profiling import (
 )
 
 
-def test_only_learnable_values_are_parameters() -> None:
+def test_frozen_parameters_count_and_statistics_do_not() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 1))
     assert count_parameters(model) == 3 * 4 * 9 + 2 * 4 + (4 * 5 + 5)
     model[0].weight.requires_grad_(False)
-    assert count_parameters(model) == 2 * 4 + (4 * 5 + 5)
+    assert count_parameters(model) == 3 * 4 * 9 + 2 * 4 + (4 * 5 + 5)
 
 
 def test_a_shared_parameter_counts_once() -> None:

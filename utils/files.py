@@ -31,9 +31,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
     """Yield a temporary sibling of each path (same suffix) to write to; all are renamed on success.
 
-    Files are moved into place only after all are on the disk; the first one, which users name, goes last. On
-    an exception the temporary files are removed and `paths` stay as they were. Missing folders are created,
-    and temporary files of killed processes removed.
+    Files are moved into place only after all are on the disk; the first one, which users name, is moved
+    last. On an exception the temporary files are removed and `paths` stay as they were. Missing folders
+    are created, and temporary files of killed processes removed.
     """
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)

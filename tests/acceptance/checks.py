@@ -24,7 +24,7 @@ from utils.darknet.sections import Connected
 from utils.darknet.weights import read_weights, write_weights
 from utils.errors import CfgError
 from utils.frontends.darknet.subject import DarknetSubject
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import PruningResult, prune
 
 OK = "ok"
@@ -61,7 +61,7 @@ class Candidate:
     def pruned(self) -> PruningResult[DarknetSubject]:
         """By slim, in float64."""
         subject = DarknetSubject.of(randomise(Darknet(self.network)).double())
-        return prune(subject, [slim(0.6, 0.1)])
+        return prune(subject, [slim_threshold(0.6, 0.1)])
 
     @contextmanager
     def cell(self, name: str) -> Iterator[None]:

@@ -16,7 +16,7 @@ from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
 from utils.errors import ToolkitError
 from utils.profiling import count_macs, count_parameters
-from utils.pruning.report import decode_mask, encode_mask
+from utils.pruning.channels import decode_mask, encode_mask
 from utils.training.interruption import InterruptedTrainingError
 
 TAG = "prune_40pct_macs_small"

@@ -19,15 +19,15 @@ from utils.frontends.darknet.subject import (
 )
 from utils.profiling import count_parameters
 from utils.pruning.channels import UnitMask
-from utils.pruning.policies import WeakestBlocks, normal, slim
+from utils.pruning.policies import WeakestBlocks, normal_threshold, slim_threshold
 from utils.pruning.subject import Subject
 from utils.pruning.surgery import prune
 
 POLICIES = {
-    "normal": [normal(0.6)],
-    "slim": [slim(0.7, 0.1)],
+    "normal": [normal_threshold(0.6)],
+    "slim": [slim_threshold(0.7, 0.1)],
     "blocks": [WeakestBlocks(1)],
-    "both": [slim(0.6, 0.01), WeakestBlocks(1)],
+    "both": [slim_threshold(0.6, 0.01), WeakestBlocks(1)],
 }
 
 
@@ -35,7 +35,7 @@ def _refusal(subject: DarknetSubject, policies: list) -> str | None:
     """What a policy must say on this network: not every one has blocks, or channels that no shortcut ties."""
     if isinstance(policies[-1], WeakestBlocks) and not subject.blocks:
         return "has 0 that can be removed"
-    if policies[0] == normal(0.6) and not gamma_penalty(subject.model, 1, prune=0).norms:
+    if policies[0] == normal_threshold(0.6) and not gamma_penalty(subject.model, 1, prune=0).norms:
         return "nothing to prune"
     return None
 
@@ -62,7 +62,7 @@ def test_compact_equals_zeroed(cfg, policies, seed):
 @pytest.mark.parametrize("cfg", CFGS, ids=lambda path: path.stem)
 def test_saved_network_is_the_compact_one_and_retraces_to_its_mask(cfg, tmp_path):
     subject = DarknetSubject.of(randomised(cfg, 0).float())
-    result = prune(subject, [slim(0.7, 0.1)])
+    result = prune(subject, [slim_threshold(0.7, 0.1)])
     result.compact.save(tmp_path / "x.cfg", tmp_path / "x.weights")
     again = Darknet.from_cfg(tmp_path / "x.cfg")
     read_weights(tmp_path / "x.weights", again)
@@ -173,7 +173,7 @@ def test_a_network_that_takes_only_its_own_size_is_folded_at_it():
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.weight)
-    result = prune(DarknetSubject.of(model), [slim(0.5, 0.01)])
+    result = prune(DarknetSubject.of(model), [slim_threshold(0.5, 0.01)])
     assert torch.allclose(heads(result.folded.model, image(model)), heads(result.compact.model, image(model)))
 
 
@@ -190,7 +190,7 @@ def test_an_inner_map_coarser_than_the_heads_cells_does_not_stop_pruning():
     torch.manual_seed(0)
     model = Darknet(network).double().eval()
     torch.nn.init.normal_(model.layers[0].norm.weight)
-    result = prune(DarknetSubject.of(model), [slim(0.5, 0.01)])
+    result = prune(DarknetSubject.of(model), [slim_threshold(0.5, 0.01)])
     assert torch.allclose(heads(result.folded.model, image(model)), heads(result.compact.model, image(model)))
 
 
@@ -198,7 +198,7 @@ def test_narrow_then_shorten_then_narrow_again_keeps_working(root):
     model = randomised(root / "cfg/yolov3-shapes.cfg", 0)
     subject: Subject = DarknetSubject.of(model)
     x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
-    for policies in ([slim(0.5, 0.01)], [WeakestBlocks(8)], [slim(0.3, 0.01)]):
+    for policies in ([slim_threshold(0.5, 0.01)], [WeakestBlocks(8)], [slim_threshold(0.3, 0.01)]):
         result = prune(subject, policies)
         difference = (heads(result.folded.model, x) - heads(result.compact.model, x)).abs().max()
         assert difference < 1e-12

@@ -12,8 +12,8 @@ from tests.frontends.golden import GOLDEN, NETS, structure
 from utils.darknet.model import Darknet
 from utils.frontends.darknet.subject import DarknetSubject, classic_scores
 from utils.profiling import count_parameters
-from utils.pruning.policies import GlobalThreshold, WeakestBlocks, normal, slim
-from utils.pruning.report import encode_mask
+from utils.pruning.channels import encode_mask
+from utils.pruning.policies import GlobalThreshold, WeakestBlocks, normal_threshold, slim_threshold
 from utils.pruning.surgery import prune
 
 
@@ -65,10 +65,10 @@ def _policies(run: dict) -> list:
     given = {key: float(value) for key, value in zip(run["args"][::2], run["args"][1::2], strict=True)}
     blocks = [WeakestBlocks(int(given["--shortcuts"]))] if "--shortcuts" in given else []
     if "--global_percent" in given:
-        return [slim(given["--global_percent"], given["--layer_keep"]), *blocks]
+        return [slim_threshold(given["--global_percent"], given["--layer_keep"]), *blocks]
     if run["script"] == "shortcut_prune.py":
         return [GlobalThreshold(given["--percent"], merge="leader", strict=False)]
-    return blocks or [normal(given["--percent"])]
+    return blocks or [normal_threshold(given["--percent"])]
 
 
 @pytest.mark.parametrize(("net", "run"), _runs())

@@ -12,7 +12,7 @@ import torch
 
 import train
 from tests.training.tiny import TINY_CFG
-from utils.commands.train.newest import newest_run
+from utils.commands.train.run import newest_run
 from utils.darknet.checkpoint import read_checkpoint
 from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from utils.commands.train.board import Board
 from utils.errors import ToolkitError
-from utils.training.board import Board
 from utils.training.history import GAMMA_BINS, EpochRecord, History, gamma_statistics
 
 

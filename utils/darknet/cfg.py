@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
 
-from ..errors import CfgError, UnsupportedSectionError
+from ..errors import CfgError, Finding, UnsupportedSectionError
 from ..resources import stock_cfg
 
 logger = logging.getLogger(__name__)
@@ -258,4 +258,5 @@ class Options:
             close = difflib.get_close_matches(key, absent, n=1, cutoff=0.85)
             if key not in self._asked and close:
                 line = self.section.option_lines.get(key, self.section.line)
-                logger.warning("%s:%d: %s is ignored; did you mean %s?", self._source, line, key, close[0])
+                place, remedy = f"{self._source}:{line}", f"did you mean {close[0]}?"
+                logger.warning(Finding("warning", place, f"{key} is ignored", remedy))

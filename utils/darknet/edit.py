@@ -97,10 +97,10 @@ def residual_blocks(network: Network) -> tuple[ResidualBlock, ...]:
 
     A block is an unweighted two-input shortcut over a branch that fills the whole gap between identity and
     shortcut, reads nothing but the identity and is not read elsewhere; identity and shortcut have the same
-    number of channels. Branches may have any sections (dropout, depthwise convolutions, ...) but not one
-    whose weights others share. The identity may reach the shortcut without passing weights only by the
-    shortcut itself: a branch that adds it too is not zero when its weights are. With the branch at zero a
-    shortcut gives act(identity), so its activation stays when the block is removed.
+    number of channels. Branches may hold any sections (dropout, depthwise convolutions, ...) but none whose
+    weights others share. The identity may reach the shortcut without passing weights only by the shortcut
+    itself: a branch that adds it too is not zero when its weights are. With the branch at zero a shortcut
+    gives act(identity), so its activation stays when the block is removed.
     """
     lenders = {s.shared_with for s in network.sections if isinstance(s, Convolutional)}
     blocks = (_block_at(network, index, lenders) for index in range(len(network)))

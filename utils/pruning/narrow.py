@@ -1,14 +1,39 @@
-"""Cut the tensors of modules by masks; works on modules by name, so every front end shares it."""
+"""Copies of a network: narrowed by a mask, or sharing tensors with the original.
+
+Both work on modules by name, for every front end.
+"""
+
+from collections.abc import Collection
+from copy import deepcopy
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .channel_selection import ChannelSelection
 from .channels import ChannelGraph, Layer, UnitMask
-from .layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, filters, output_axis
-from .shared_copies import shared_copy
+from .layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, ChannelSelection, filters, output_axis
+
+
+def shared_copy(model: nn.Module, own: Collection[Tensor] = ()) -> nn.Module:
+    """A copy of `model` that shares all tensors with it but those in `own`; three versions fit in memory.
+
+    The copy has modules and `nn.Parameter`s of its own, so converting or replacing a tensor in one network
+    (`.double()`, `.to()`) leaves the other unchanged; writing into a shared tensor changes both.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> copy = shared_copy(layer, own=[layer.bias])
+    >>> copy.weight.data_ptr() == layer.weight.data_ptr(), copy.bias.data_ptr() == layer.bias.data_ptr()
+    (True, False)
+    """
+    chosen = {id(tensor) for tensor in own}
+    memo: dict[int, object] = {}
+    for parameter in model.parameters():
+        data = parameter.detach().clone() if id(parameter) in chosen else parameter.detach()
+        memo[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach().clone() if id(buffer) in chosen else buffer
+    return deepcopy(model, memo)
 
 
 def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:
@@ -34,13 +59,13 @@ def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:
     for places in shared:
         _share_again(places)
     for tensor in (*model.parameters(), *model.buffers()):
-        if id(tensor) in before:  # nothing was cut: the copy owns it all the same
+        if id(tensor) in before:  # not narrowed: the copy gets its own all the same
             tensor.data = tensor.data.clone()
     return model
 
 
 def _shared(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-    """For each parameter that lies in several places, these: a module and the name there."""
+    """For each shared parameter its places: a module and the name in it."""
     places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -50,7 +75,7 @@ def _shared(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
 
 
 def _share_again(places: list[tuple[nn.Module, str]]) -> None:
-    """Put what was cut of a parameter in all of its places."""
+    """Put the narrowed parameter in all of its places."""
     found = [getattr(module, name) for module, name in places]
     smallest = min(found, key=torch.numel)
     for module, name in places:
@@ -78,7 +103,7 @@ def _cut_layer(module: nn.Module, layer: Layer, keep: UnitMask) -> None:
 
 
 def narrow_weight(weight: Tensor, inputs: NDArray[np.bool_], rows: NDArray[np.intp], layer: Layer) -> Tensor:
-    """Rows `rows` of `weight` (out, in / groups, ...) with the kept columns of each row's own group."""
+    """Rows `rows` of `weight` (out, in / groups, ...) with the kept columns of each row's group."""
     if layer.depthwise:
         return weight[torch.from_numpy(rows)]
     if layer.groups == 1:

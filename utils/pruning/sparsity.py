@@ -1,16 +1,19 @@
-"""Sparse training: what drives batch-norm gammas to zero so that their channels can go.
+"""Sparse training: the penalty that drives batch-norm gammas to zero, so that channels can be removed.
 
-Three sparsifiers act on the same candidates, the gammas that pruning will judge:
+Three sparsifiers act on the same candidates, the gammas that pruning will score:
 
-    l1         s * sign(gamma) joins the gradient (Network Slimming, Liu et al. 2017)
+    l1         s * sign(gamma) is added to the gradient (Network Slimming, Liu et al. 2017)
     proximal   after the step, gamma moves s * step size towards zero and stops there (soft threshold,
-               Parikh and Boyd 2014, section 6.5.2), so that zeros are true zeros
-    polarized  s * (t * sum |gamma| - sum ||gamma| - mean|) joins the gradient: it pushes small gammas to zero
-               and leaves large ones nearly alone (Zhuang et al., NeurIPS 2020)
+               Parikh and Boyd 2014, section 6.5.2), so that zeros are exact
+    polarized  the gradient of s * (t * sum |gamma| - sum ||gamma| - mean|) is added: it pushes small gammas
+               to zero and hardly changes large ones (Zhuang et al., NeurIPS 2020)
+
+The strength of the penalty is a function of the gammas and of the epoch, so that a resumed run equals an
+unbroken one; the only memory is `AutoStrength.last` and `most`.
 
 Invariant: the penalty acts exactly once per optimizer step, after unscaling and clipping (which must not
 weaken it), whatever the accumulation, the precision or the number of processes; a gamma without a gradient
-is frozen and stays as it is.
+is frozen and does not change.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,14 +25,122 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .penalty_schedule import AutoStrength, SparsitySchedule
-
+ScheduleKind = Literal["constant", "global", "local"]
+SCHEDULES: tuple[ScheduleKind, ...] = get_args(ScheduleKind)
 Sparsifier = Literal["l1", "proximal", "polarized"]
 SPARSIFIERS: tuple[Sparsifier, ...] = get_args(Sparsifier)
 # t of the polarization regulariser: a little over 1, so that large gammas are pulled down a little
 POLARIZATION = 1.2
+# a gamma below this share of the largest one is called small
+RELATIVE_THRESHOLD = 0.01
+# s changes by at most this factor from one epoch to the next
+FASTEST = 1.25
+# keeps quotients finite
+TINY = 1e-9
 # step size of each entry of a parameter in the optimizer's last step
 StepSizes = Callable[[nn.Parameter], Tensor | float]
+
+
+def parse_schedules(text: str) -> tuple[ScheduleKind, ...]:
+    """The kinds named in a sum such as "global+local".
+
+    >>> parse_schedules("global+local")
+    ('global', 'local')
+
+    Raises:
+        ValueError: a kind is unknown.
+    """
+    kinds = tuple(kind for word in text.split("+") for kind in SCHEDULES if kind == word.strip())
+    if len(kinds) != len(text.split("+")):
+        raise ValueError(f"{text!r} is not a sum of {', '.join(SCHEDULES)}")
+    return kinds
+
+
+@dataclass(frozen=True)
+class SparsitySchedule:
+    """Factors on s; kinds multiply.
+
+    Attributes:
+        kinds: "constant": 1; "global": `decay` for all gammas from `at` on; "local": from `at` on, `decay`
+            for the largest gammas, 1 for the share `keep` of the smallest (the published programs' two).
+        at: share of the epochs after which the decays begin, 0..1.
+        decay: factor.
+        keep: share of the gammas that keep s under "local", 0..1.
+    """
+
+    kinds: tuple[ScheduleKind, ...] = ("constant",)
+    at: float = 0.5
+    decay: float = 0.01
+    keep: float = 0.85
+
+    def factors(self, sizes: Tensor, progress: float) -> Tensor:
+        """Each gamma's factor.
+
+        Args:
+            sizes: (n,) |gamma| of all candidates.
+            progress: share of the epochs done, 0..1.
+
+        Returns:
+            (n,) of `sizes`' type.
+
+        >>> SparsitySchedule(("local",), keep=0.5).factors(torch.tensor([3.0, 1.0, 2.0, 0.0]), 0.5).tolist()
+        [0.009999999776482582, 1.0, 0.009999999776482582, 1.0]
+        """
+        factors = torch.ones_like(sizes)
+        if progress < self.at:
+            return factors
+        if "global" in self.kinds:
+            factors *= self.decay
+        if "local" in self.kinds:
+            order = sizes.argsort(stable=True)
+            factors[order[round(self.keep * len(sizes)) :]] *= self.decay
+        return factors
+
+
+@dataclass
+class AutoStrength:
+    """Adapts s every epoch so that a share of the gammas falls below a threshold in time.
+
+    The gamma at the target share is tracked. A falling learning rate slows it down whatever s is, so its fall
+    is measured per unit of the learning rate: the fall in the last epoch shows the effect of the present s,
+    the learning rate left until `by` shows what is needed, and s rises by their ratio, in bounded steps. It
+    falls only once the target is reached, as the first gammas to fall are the easy ones. From `by` on it does
+    not rise above its maximum so far: a stronger penalty late costs accuracy that no epochs are left to
+    regain.
+
+    Attributes:
+        target: share of the gammas to bring below the threshold, 0..1.
+        epochs: number of epochs of the run.
+        by: share of the epochs in which to do it, 0..1.
+        spent: share of the epochs done -> share of the run's learning rate spent.
+        last: size of the tracked gamma at the last call, None at the first.
+        most: the largest s before `by`.
+    """
+
+    target: float
+    epochs: int
+    by: float = 0.5
+    spent: Callable[[float], float] = float
+    last: float | None = None
+    most: float = 0.0
+
+    def next(self, s: float, sizes: Tensor, progress: float) -> float:
+        """S for the epoch that begins; arguments as for `SparsitySchedule.factors`."""
+        size = sizes.double().quantile(self.target).item()
+        before, self.last = self.last, size
+        left = size - RELATIVE_THRESHOLD * sizes.max().item()
+        if left <= 0:
+            return s / FASTEST
+        if progress >= self.by:
+            return min(s * FASTEST, self.most)
+        self.most = max(self.most, s)
+        if before is None:
+            return s
+        last_epoch = self.spent(progress) - self.spent(progress - 1 / self.epochs)
+        speed = (before - size) / max(last_epoch, TINY)
+        wanted = left / max(self.spent(self.by) - self.spent(progress), TINY)
+        self.most = s * min(max(wanted / max(speed, TINY), 1.0), FASTEST)
+        return self.most
 
 
 @dataclass
@@ -37,12 +148,12 @@ class GammaPenalty:
     """A sparsity penalty on batch-norm gammas.
 
     Attributes:
-        norms: name -> batch norm, the candidates of the strategy that will prune.
-        s: weight of the penalty, before the schedule's factors; `auto` changes it.
-        channels: name -> (channels,) which gammas count; all where a name is missing.
-        sparsifier: how the gammas are driven down, see above.
+        norms: layer name -> batch norm, the candidates of the policy that will prune.
+        s: weight of the penalty, before the factors of the schedule; `auto` changes it.
+        channels: layer name -> (channels,) candidates among its gammas; all if a name is missing.
+        sparsifier: how the gammas are driven to zero, see above.
         schedule: factors on s over the epochs and over the gammas.
-        auto: what chooses s from epoch to epoch; None to leave it alone.
+        auto: adapts s every epoch; None for a fixed s.
     """
 
     norms: Mapping[str, nn.BatchNorm2d]
@@ -54,10 +165,10 @@ class GammaPenalty:
     _weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def start_epoch(self, progress: float) -> None:
-        """Set s and each gamma's share of it for the epoch that begins.
+        """Set s and the weight of each gamma for the epoch that begins.
 
         Args:
-            progress: share of all epochs that is done, 0..1.
+            progress: share of the epochs done, 0..1.
         """
         sizes = self.gammas()
         if self.auto is not None:
@@ -71,7 +182,7 @@ class GammaPenalty:
             self._weights[name] = weights
 
     def add_to_gradients(self) -> None:
-        """Add the penalty's gradient to that of every candidate (subgradient 0 at 0).
+        """Add the gradient of the penalty to that of every candidate (subgradient 0 at 0).
 
         Call it exactly once per optimizer step, when gradients are complete and unscaled.
         """
@@ -85,9 +196,9 @@ class GammaPenalty:
                 gamma.grad.add_(direction * self._weight(name, gamma))
 
     def shrink(self, step_sizes: StepSizes) -> None:
-        """Move the candidates towards zero by their share of s, none across it; for "proximal" alone.
+        """Move the candidates towards zero, but not across it; only under "proximal".
 
-        Call it once after each optimizer step that was taken, while the gradients are still there.
+        Call it once after each optimizer step that was taken, before the gradients are cleared.
         """
         if self.sparsifier != "proximal":
             return
@@ -100,10 +211,10 @@ class GammaPenalty:
 
     @torch.no_grad()
     def copy_zeros(self, others: Mapping[str, Tensor]) -> None:
-        """Make zeros of "proximal" zeros of an average, too, which alone would only come near them.
+        """Copy the exact zeros of "proximal" to a weight average, which would only approach them.
 
         Args:
-            others: name -> (channels,) gammas of the average; changed in place.
+            others: layer name -> (channels,) gammas of the average; changed in place.
         """
         if self.sparsifier == "proximal":
             for name, norm in self.norms.items():
@@ -113,7 +224,7 @@ class GammaPenalty:
         """(candidate channels,) |gamma| of all candidates, on the CPU.
 
         Args:
-            parameters: name -> gammas to look at instead of the norms' own, such as those of an average.
+            parameters: layer name -> gammas to use instead of the norms' own, such as those of an average.
         """
         values = [torch.empty(0)]
         for name, norm in self.norms.items():
@@ -122,7 +233,7 @@ class GammaPenalty:
         return torch.cat(values)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the rest of this epoch and the next one's s depend on besides the gammas."""
+        """The state, besides the gammas, of this epoch's weights and the next s."""
         weights = {name: weight.detach().cpu() for name, weight in self._weights.items()}
         memory = {"last": self.auto.last, "most": self.auto.most} if self.auto else {}
         return {"s": self.s, "weights": weights, **memory}

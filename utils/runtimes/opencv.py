@@ -18,7 +18,7 @@ from ..darknet.network import Network
 from ..darknet.weights import write_weights
 from ..detection.boxes import xywh_to_xyxy
 from ..detection.decode import decode_heads
-from ..errors import ToolkitError
+from ..errors import Finding, ToolkitError
 from ..extras import OPENCV_REMEDY
 from ..files import write_text
 from .runtime import OPEN, Images, Outputs, Session, Sizes
@@ -100,6 +100,11 @@ class _Session:
             return self.net.forward(names)
 
         return run
+
+
+def opencv_finding() -> tuple[Finding, ...]:
+    """A warning where the installed OpenCV cannot read Darknet networks; else nothing."""
+    return () if HAS_IMPORTER else (Finding("warning", "cv2", NO_IMPORTER, OPENCV_REMEDY),)
 
 
 def opencv_objection(network: Network) -> str | None:

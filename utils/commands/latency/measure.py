@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 from ...darknet.modules import ACTIVATIONS
 from ...errors import ToolkitError
-from ...exporters.onnx_session import random_images, session
+from ...exporters.tracing import module_session
 from ...profiling import fastest
 from ...pruning.conv_classes import Convolution
-from ...pruning.latency import Axis, ConvClass, Fingerprint, LatencyTable, Widths
-from ...runtimes.runtime import Runtime
+from ...pruning.latency import Axis, ConvClass, Fingerprint, LatencyTable, LayerWidths
+from ...runtimes.runtime import Runtime, random_images
 from ..results import write_json
 
 FOLDER = Path("runs/latency")
@@ -41,7 +41,7 @@ _SMALLEST_STEP = 8  # of measured widths, where latency steps are shorter or abs
 _PROBE_WIDTHS = (33, 34, 36, 40, 42, 44, 48, 49, 50, 52, 56, 57, 58, 60, 61, 62, 63, 64)
 _PROBES: Mapping[Axis, str] = {"inputs": "dense", "outputs": "dense", "depthwise": "depthwise:1"}
 
-Point = tuple[ConvClass, Widths]
+Point = tuple[ConvClass, LayerWidths]
 
 
 class Branches(nn.Module):
@@ -53,7 +53,7 @@ class Branches(nn.Module):
         count: of the branches.
     """
 
-    def __init__(self, conv: ConvClass, widths: Widths, count: int) -> None:
+    def __init__(self, conv: ConvClass, widths: LayerWidths, count: int) -> None:
         super().__init__()
         self.inputs = _inputs(conv, widths)
         groups = self.inputs if conv.is_depthwise else conv.sections
@@ -186,19 +186,19 @@ def _axes(
     return tuple(sorted(inputs)), spaced_widths(outputs, count, steps[1])
 
 
-def _measure(conv: ConvClass, widths: Widths, runtime: Runtime, seconds: float = _SECONDS) -> float:
+def _measure(conv: ConvClass, widths: LayerWidths, runtime: Runtime, seconds: float = _SECONDS) -> float:
     """Milliseconds of one convolution inside a network."""
     images = random_images((1, _inputs(conv, widths), conv.height, conv.width))
     runs = {}
     with torch.random.fork_rng(devices=[]):
         for count in (1, _BRANCHES):
             module = Branches(conv, widths, count).eval()
-            runs[str(count)] = session(module, torch.from_numpy(images), runtime).bound(images)
+            runs[str(count)] = module_session(module, torch.from_numpy(images), runtime).bound(images)
     best = fastest(runs, _ROUNDS, seconds)
     return max(_LEAST, (best[str(_BRANCHES)] - best["1"]) / (_BRANCHES - 1))
 
 
-def _inputs(conv: ConvClass, widths: Widths) -> int:
+def _inputs(conv: ConvClass, widths: LayerWidths) -> int:
     return widths[1] // int(conv.groups.split(":")[1]) if conv.is_depthwise else widths[0]
 
 
