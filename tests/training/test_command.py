@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -124,7 +125,7 @@ def test_a_copied_last_checkpoint_is_reported_if_no_epoch_was_better(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     values = iter([0.9, 0.1])  # the first epoch is the best, and its best.pt is not copied
-    monkeypatch.setattr("utils.training.loop._EpochLoop._accuracy", lambda *_: next(values))
+    monkeypatch.setattr("utils.training.loop.validate", lambda *_: SimpleNamespace(map50=next(values)))
     start(tiny_cfg, few_images, tmp_path, "--epochs", "2")
     (tmp_path / "best.pt").unlink()
     train.main(["--resume", str(tmp_path / "last.pt"), "--workers", "0"])
