@@ -200,7 +200,7 @@ def test_every_public_name_is_the_same_after_all_modules_are_imported(site: Path
     assert printed(foreign, "-c", code, path=(site,)) == "[]\n"
 
 
-def test_public_names_are_written_alike_for_readers_checkers_and_the_import() -> None:
+def test_public_names_are_the_same_for_readers_checkers_and_the_import() -> None:
     tree = ast.parse((ROOT / "utils/__init__.py").read_text())
     typed = {
         f".{node.module}": {alias.name for alias in node.names}
