@@ -108,7 +108,7 @@ def test_commands_can_be_typed(line: str, page: str, reading_only: None) -> None
         words = words[1:] if not script else []
     else:
         words = [*script.removesuffix(".py").split("/"), *words[2:]]
-    if not words or words[0].startswith("-"):
+    if not words or words[0].startswith("-") or words[0] == "COMMAND":
         return
     name = next((" ".join(words[:n]).replace("_", "-") for n in (2, 1) if _known(words[:n])), "")
     assert name, f"{page}: {line}: no such command"
