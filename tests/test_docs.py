@@ -20,6 +20,7 @@ INLINE = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 COMMAND = re.compile(r"(python (?!-)|netslim )")
+NAMED_FILE = re.compile(r"(utils|tests|benchmarks|examples|docs)(/[a-z_0-9]+)*(\.[a-z]+)?/?")
 OPEN = "..."  # stands for what the reader fills in
 
 
@@ -88,6 +89,13 @@ def test_links_lead_somewhere(path: Path) -> None:
         if not found.exists() or (anchor and anchor not in anchors(found)):
             lost.append(target)
     assert lost == []
+
+
+@all_pages
+def test_files_that_are_named_exist(path: Path) -> None:
+    codes = INLINE.findall(FENCE.sub("", path.read_text(encoding="utf-8")))
+    named = {code for code in codes if NAMED_FILE.fullmatch(code)}
+    assert sorted(name for name in named if not (ROOT / name).exists()) == []
 
 
 def test_the_readme_stays_short() -> None:
