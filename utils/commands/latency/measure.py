@@ -21,11 +21,11 @@ from tqdm import tqdm
 
 from ...darknet.modules import ACTIVATIONS
 from ...errors import ToolkitError
-from ...exporters.onnx_session import random_images, session
+from ...exporters.tracing import module_session
 from ...profiling import fastest
 from ...pruning.conv_classes import Convolution
 from ...pruning.latency import Axis, ConvClass, Fingerprint, LatencyTable, LayerWidths
-from ...runtimes.runtime import Runtime
+from ...runtimes.runtime import Runtime, random_images
 from ..results import write_json
 
 FOLDER = Path("runs/latency")
@@ -193,7 +193,7 @@ def _measure(conv: ConvClass, widths: LayerWidths, runtime: Runtime, seconds: fl
     with torch.random.fork_rng(devices=[]):
         for count in (1, _BRANCHES):
             module = Branches(conv, widths, count).eval()
-            runs[str(count)] = session(module, torch.from_numpy(images), runtime).bound(images)
+            runs[str(count)] = module_session(module, torch.from_numpy(images), runtime).bound(images)
     best = fastest(runs, _ROUNDS, seconds)
     return max(_LEAST, (best[str(_BRANCHES)] - best["1"]) / (_BRANCHES - 1))
 
