@@ -355,6 +355,7 @@ def test_a_run_of_pruning_is_the_same_under_both_names(
     found = json.loads((project / f"{stem}.json").read_text())
     start = found["command"].split(" --cfg ")[0]
     assert start in ("python slim_prune.py", "python -m netslim slim-prune")
+    assert found["strategy"] == "slim_prune"
     following = text.splitlines()[-1]
     program = r"python -m netslim train" if "netslim" in start else r"python \S*/train\.py"
     assert re.match(f"next: {program} --cfg ", following)

@@ -14,8 +14,8 @@ import pytest
 import torch
 
 import evaluate as evaluate_script
+import train as train_script
 from tests.training.tiny import write_cfg
-from utils.commands.train.command import run_training, train_parser
 from utils.darknet.checkpoint import load_weights, read_checkpoint, save_weights
 from utils.darknet.model import Darknet
 from utils.data.images import read_image
@@ -154,7 +154,7 @@ def test_paths_that_leave_the_lists_folder_are_read_but_never_written(tmp_path, 
     before = everything_below(tmp_path)
     monkeypatch.chdir(here)
     words = ["--cfg", str(cfg), "--data", "own.data", "--epochs", "1", "--batch-size", "2", "--workers", "0"]
-    run_training(train_parser().parse_args([*words, "--output", str(tmp_path / "out")]))
+    train_script.main([*words, "--output", str(tmp_path / "out")])
     weights = ["--weights", str(tmp_path / "out/best.pt"), "--workers", "0"]
     evaluate_script.main([*weights, "--data", "own.data", "--json", str(tmp_path / "out/x.json")])
     after = everything_below(tmp_path)
