@@ -148,7 +148,7 @@ def test_any_size_that_the_strides_allow():
     message = str(error.value)
     assert "upsample.cfg:" in message
     assert "[route] #8: images of 24x33 do not fit: joins maps of different size, 12x18" in message
-    assert "the images are 24x33, use multiples of 4" in message
+    assert message.endswith("; use multiples of 4")
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 4, 32, 32)])

@@ -153,6 +153,15 @@ class Darknet(nn.Module):
             columns[:, section.box_values + 1 :] = _logit(min(0.5, 1 / section.classes))
 
 
+def section_index(name: str) -> int:
+    """Number of the section that a module or tensor belongs to.
+
+    >>> section_index("layers.12.conv")
+    12
+    """
+    return int(name.split(".")[1])
+
+
 def _is_traced(images: object) -> bool:
     """Whether torch.fx is tracing, with a proxy in place of the images."""
     return isinstance(images, fx.Proxy)

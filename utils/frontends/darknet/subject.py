@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...darknet.edit import ResidualBlock, residual_blocks, with_filters, without_blocks
-from ...darknet.model import Darknet
+from ...darknet.model import Darknet, section_index
 from ...darknet.network import Network
 from ...darknet.sections import Connected, Convolutional, Maxpool, Route, Shortcut, Upsample
 from ...darknet.weights import write_weights
@@ -150,15 +150,6 @@ def usable_size(network: Network, wanted: int) -> tuple[int, int]:
     except CfgError:
         return own
     return wanted, wanted
-
-
-def section_index(name: str) -> int:
-    """Darknet's number of the section that a module or tensor belongs to.
-
-    >>> section_index("layers.12.conv")
-    12
-    """
-    return int(name.split(".")[1])
 
 
 def _layer_name(network: Network, index: int) -> str:
