@@ -222,7 +222,7 @@ def test_a_loss_above_a_point_is_warned_of_in_every_format(
         "torchscript": Format(".torchscript", writing("torchscript", accuracy=0.7901)),
     }
     monkeypatch.setattr("utils.commands.export.run.FORMATS", formats)
-    monkeypatch.setattr("utils.commands.export.run._require_possible", lambda *_: None)
+    monkeypatch.setattr("utils.commands.export.run.require_possible", lambda *_: None)
     monkeypatch.setattr("utils.commands.export.run.make_job", with_accuracy)
     run(project, "--precision", precision, "--format", "openvino,torchscript")
     told = capsys.readouterr().out
@@ -243,7 +243,7 @@ def test_an_engine_that_cannot_run_here_is_not_what_comes_next(
 ) -> None:
     formats = {name: Format(kind.suffix, writing(name)) for name, kind in FORMATS.items()}
     monkeypatch.setattr("utils.commands.export.run.FORMATS", formats)
-    monkeypatch.setattr("utils.commands.export.run._require_possible", lambda *_: None)
+    monkeypatch.setattr("utils.commands.export.run.require_possible", lambda *_: None)
     run(project, "--format", chosen)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next:")]
     wanted = f"next: python detect.py --weights {project / after} --source IMAGE"

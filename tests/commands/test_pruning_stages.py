@@ -1,9 +1,9 @@
 """What a user should know of a pruning is told with the sections as the cfg numbers them."""
 
 import pytest
+from utils.commands.prune.stages import notes
 
 from tests.frontends.feature_cfgs import CFGS, randomised
-from utils.commands.prune.stages import notes
 from utils.darknet.sections import Convolutional
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.pruning.policies import slim_threshold

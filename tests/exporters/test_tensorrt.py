@@ -160,7 +160,7 @@ def test_a_failed_build_tells_the_reason_and_leaves_what_was_there(
 
 
 def test_what_the_log_of_a_failed_build_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.exporters.tensorrt._require_contract", lambda *_: None)
+    monkeypatch.setattr("utils.exporters.tensorrt.require_contract", lambda *_: None)
     job = replace(exporting(TwoHeads(), SPECS, (32, 48)), onnx=lambda _: suppressing(tmp_path))
     with pytest.raises(ExportError, match=r"cannot build the network: .*no runners that implement it"):
         export_tensorrt(job, tmp_path / "net.engine")

@@ -119,7 +119,7 @@ def _built(trt: Any, log: Any, job: Exporting, shapes: Profile) -> bytes:
     if not parser.parse_from_file(str(job.onnx(job.precision))):
         faults = [parser.get_error(number).desc() for number in range(parser.num_errors)]
         raise ExportError(PLACE, f"cannot read the ONNX file: {_told(faults or log.lines)}")
-    _require_contract(trt, network, job.module)
+    require_contract(trt, network, job.module)
     if job.dynamic_batch or job.dynamic_size:
         ranges = builder.create_optimization_profile()
         ranges.set_shape("images", shapes.least, shapes.best, shapes.most)
@@ -130,7 +130,7 @@ def _built(trt: Any, log: Any, job: Exporting, shapes: Profile) -> bytes:
     return bytes(plan)
 
 
-def _require_contract(trt: Any, network: Any, ending: Ending) -> None:
+def require_contract(trt: Any, network: Any, ending: Ending) -> None:
     """float32 images in, and the float32 outputs of `ending`: the file's precision is inside alone."""
     tensors = [
         *(network.get_input(number) for number in range(network.num_inputs)),

@@ -192,7 +192,7 @@ def export(
     folder = options.output or weights.parent
     for limits in filter(None, (FORMATS[name].limits for name in options.format)):
         limits.check(options.precision, options.dynamic is not None)
-    _require_possible(options, files, model)
+    require_possible(options, files, model)
     require_writable(folder, "choose another folder with --output DIR")
     job = make_job(
         model,
@@ -236,7 +236,7 @@ def _measured(export: Exported, job: Exporting) -> Exported:
     return replace(export, accuracy=job.accuracy.measure(export.infer))
 
 
-def _require_possible(options: ExportOptions, files: Project, model: nn.Module) -> None:
+def require_possible(options: ExportOptions, files: Project, model: nn.Module) -> None:
     """Refuse, before any file is made, what needs a package, a data set or sections that are missing.
 
     Raises:

@@ -35,7 +35,7 @@ from ...errors import ToolkitError
 from ...options import add_options, from_arguments
 from ...profiling import count_parameters
 from ...training.loop import OUTPUTS
-from ...training.precision import channels_last
+from ...training.trainer import channels_last
 from ..arguments import InputOptions, MachineOptions, Parser, next_command
 from ..evaluate.command import print_evaluation
 from ..evaluate.run import data_problems, evaluate_network, open_split
@@ -56,7 +56,7 @@ from .settings import RunSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and run the command."""
+    """Parse the command line, train, and print the results."""
     run_training(train_parser().parse_args(argv))
 
 
