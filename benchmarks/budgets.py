@@ -4,9 +4,9 @@
         --max-ms 27% 24% 21% --runtime onnxruntime --threads 1
 
 For each budget `slim_prune.py --max-ms` is run as a user would. Then the share of `slim_prune.py
---global_percent` is searched, the smallest whose network is measured to be as fast, and at last the
-unpruned network, the budget's and the threshold's are timed again in one run, in turns. Both are recalibrated
-on the same training images before mAP is taken. Rows go to --table; a budget that is there is not done again.
+--global_percent` is searched, the smallest whose network is measured to be as fast, and at last the unpruned
+network, the budget's and the threshold's are measured again, interleaved in one run. Both are recalibrated on
+the same training images before mAP is taken. Rows go to --table; a budget that is there is not done again.
 """
 
 import json
@@ -31,7 +31,7 @@ from utils.data.listing import DataFile, read_data_file
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import POSITIVE_INT
 from utils.profiling import count_macs, count_parameters
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.recalibrate import recalibrate
 from utils.pruning.surgery import prune
 from utils.runtimes.choice import NAMES, find_runtime
@@ -43,7 +43,7 @@ _AS_FAST = 1.02
 
 @dataclass(frozen=True)
 class Row:
-    """A network, times in milliseconds of one run in turns; mAP@0.5 as a fraction, recalibrated.
+    """A network, milliseconds, interleaved in one run; mAP@0.5 as a fraction, recalibrated.
 
     Attributes:
         budget: as asked for.
@@ -131,7 +131,7 @@ def _as_fast(args: Namespace, model: Darknet, ours: Darknet) -> tuple[float, Dar
     runtime, subject = find_runtime(args.runtime), DarknetSubject.of(model)
 
     def tried(percent: float) -> tuple[bool, Darknet]:
-        pruned = prune(subject, [slim(percent, LAYER_KEEP)]).compact.model.eval()
+        pruned = prune(subject, [slim_threshold(percent, LAYER_KEEP)]).compact.model.eval()
         times = network_latencies({"ours": ours, "theirs": pruned}, runtime, _size(model), _ROUNDS)
         return times["theirs"].p50 <= _AS_FAST * times["ours"].p50, pruned
 

@@ -2,8 +2,8 @@
 
     python benchmarks/peers.py --cfg cfg/prune_my.cfg --weights weights/prune_my.weights --threads 1 2
 
-torch, onnxruntime and OpenVINO, each as `benchmark.py` runs them, and OpenCV's Darknet importer, Winograd
-and all, take turns on the same random images, --rounds times; every way ends with boxes and scores. For each
+torch, onnxruntime and OpenVINO, each as `benchmark.py` runs them, and OpenCV's Darknet importer, Winograd and
+all, are interleaved on the same random images, --rounds times; every way ends with boxes and scores. For each
 batch and number of threads the CSV file has the median milliseconds of each, the ratio OpenCV / each of the
 same rounds, and the ratio to the fastest way but OpenCV's, all with 95 % intervals (order statistics).
 
@@ -22,7 +22,7 @@ from utils.cli import run_main
 from utils.commands.arguments import Parser, add_image_size
 from utils.commands.benchmark.models import Model
 from utils.options import POSITIVE_INT
-from utils.profiling import count_parameters, median_interval, take_turns, torch_threads
+from utils.profiling import count_parameters, interleaved_times, median_interval, torch_threads
 from utils.runtimes.choice import find_runtime
 from utils.runtimes.runtime import random_images
 
@@ -56,7 +56,7 @@ def measure(model: Model, shape: tuple[int, ...], rounds: int, case: str, rows: 
     if not rows.has("ratio", case, fastest):
         images = random_images(shape)
         sessions = {name: model.session(find_runtime(name), shape) for name in (*OURS, PEER)}
-        times = take_turns({name: ready.bound(images) for name, ready in sessions.items()}, rounds)
+        times = interleaved_times({name: ready.bound(images) for name, ready in sessions.items()}, rounds)
         assert model.darknet is not None
         size = count_parameters(model.darknet)
         ratios = {name: [a / b for a, b in zip(times[PEER], times[name], strict=True)] for name in OURS}

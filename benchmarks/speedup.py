@@ -4,7 +4,7 @@
 
 A network is pruned to --shares of its multiply-adds, in two ways: by one threshold over the gammas, and by
 latency (Taylor scores for each millisecond of the runtime's latency table, its stairs kept; the same
-multiply-adds end it). Then the unpruned network and all pruned ones are timed in turns.
+multiply-adds end it). Then the unpruned network and all pruned ones are measured interleaved.
 
     gain     times as fast as unpruned
     yield    gain x share of the multiply-adds that is left: 1 where every multiply-add saved is time saved
@@ -39,11 +39,10 @@ from utils.darknet.model import Darknet
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import FRACTION, POSITIVE_INT
 from utils.profiling import count_macs, count_parameters
-from utils.pruning.budget import Widths
-from utils.pruning.channels import UnitMask
+from utils.pruning.budget_search import BudgetSearch, Limit
+from utils.pruning.channels import UnitMask, WidthLimits
 from utils.pruning.costs import Costs, costs_of
-from utils.pruning.policies import slim
-from utils.pruning.selection import Limit, Selection
+from utils.pruning.policies import slim_threshold
 from utils.pruning.subject import ChannelPlan
 from utils.pruning.surgery import prune
 from utils.runtimes.choice import NAMES
@@ -54,7 +53,7 @@ _HALVINGS, _ROUNDS = 12, 60
 
 @dataclass(frozen=True)
 class Row:
-    """A network on a runtime; milliseconds are medians of one run in turns.
+    """A network on a runtime; milliseconds are medians of one interleaved run.
 
     Attributes:
         macs: share of the multiply-adds that is left.
@@ -124,19 +123,19 @@ def _networks(job: Job, shares: list[float]) -> Iterator[tuple[tuple[str, float]
     for share in shares:
         yield ("threshold", share), _by_threshold(job, costs, share * whole)
         limit = Limit("multiply-adds", costs.macs, clock.layer, share * whole)
-        widths = Widths(job.align, 1, LAYER_KEEP)
-        keep = Selection(job.subject, job.scorer, (limit,), widths, "max", STAGES).mask()
+        widths = WidthLimits(job.align, 1, LAYER_KEEP)
+        keep = BudgetSearch(job.subject, job.scorer, (limit,), widths, "max", STAGES).mask()
         yield ("latency", share), _compact(job, keep)
 
 
 def _by_threshold(job: Job, costs: Costs, most: float) -> DarknetSubject:
-    """The smallest share of gammas that leaves at most so many multiply-adds."""
+    """The smallest share of gammas that leaves at most this many multiply-adds."""
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         percent = (low + high) / 2
-        found = prune(job.subject, [slim(percent, LAYER_KEEP)])
+        found = prune(job.subject, [slim_threshold(percent, LAYER_KEEP)])
         low, high = (low, percent) if costs.macs(found.keep) <= most else (percent, high)
-    return prune(job.subject, [slim(high, LAYER_KEEP)]).compact
+    return prune(job.subject, [slim_threshold(high, LAYER_KEEP)]).compact
 
 
 def _compact(job: Job, keep: UnitMask) -> DarknetSubject:

@@ -1,7 +1,7 @@
 """Masks alone give no speed: torch.nn.utils.prune beside slim_prune at the same share.
 
     python benchmarks/unstructured.py --cfg cfg/yolov3-tiny.cfg --weights weights/yolov3-tiny.weights \\
-        --data data/coco.data --threads 1 --page docs/unstructured.md
+        --data data/coco.data --threads 1 --page docs/results/unstructured.md
 
 At each --share, of the trained network, nothing fine-tuned:
     l1_unstructured      in every layer by itself the weights that are smallest
@@ -10,9 +10,9 @@ At each --share, of the trained network, nothing fine-tuned:
     slim                 slim_prune.py --global_percent: channels by their gammas, cut out
 the first three on the convolutions' weights alone and on the batch norms' gammas alone (which have no second
 dimension, so ln_structured cannot be asked). What was masked is zero for good. mAP@0.5 on the validation
-images in Darknet's style; latency of all networks in turns, batch 1, batch norms folded, boxes and scores as
-the output, and how many times as fast as the unpruned network each is, with the 95 % interval of the median
-of the paired ratios (order statistics). The page is made from the CSV file.
+images in Darknet's style; latency of all networks interleaved, batch 1, batch norms folded, boxes and scores
+as the output, and how many times as fast as the unpruned network each is, with the 95 % interval of the
+median of the paired ratios (order statistics). The page is made from the CSV file.
 """
 
 import argparse
@@ -41,8 +41,8 @@ from utils.exporters.wrappers import BoxesAndScores
 from utils.files import write_text
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import FRACTION, POSITIVE_INT
-from utils.profiling import count_macs, count_parameters, median_interval, take_turns, torch_threads
-from utils.pruning.policies import slim
+from utils.profiling import count_macs, count_parameters, interleaved_times, median_interval, torch_threads
+from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import prune
 from utils.runtimes.choice import NAMES, find_runtime
 from utils.runtimes.runtime import random_images
@@ -51,8 +51,8 @@ LAYER_KEEP = 0.01
 LAYERS: Mapping[str, type[nn.Module]] = {"convolutions": nn.Conv2d, "batch norms": nn.BatchNorm2d}
 INTRODUCTION = """# Masks alone give no speed
 
-Made by `python benchmarks/unstructured.py --page docs/unstructured.md`; its docstring says what is compared
-with what, the figures are in `benchmarks/unstructured.csv`. *zeros*: share of the learnable values that are
+Made by `python benchmarks/unstructured.py --page docs/results/unstructured.md`; its docstring explains the
+comparison, the figures are in `benchmarks/unstructured.csv`. *zeros*: share of the learnable values that are
 0; *faster*: the unpruned network's time over this one's, with its 95 % interval. Nothing is fine-tuned: mAP
 is what the cut alone leaves. A network that was not trained sparsely bears the loss of single weights, and
 of next to no whole channel.
@@ -145,7 +145,10 @@ def variants(model: Darknet, share: float) -> Iterator[tuple[tuple[str, str], Da
             copy = deepcopy(model)
             mask([module for module in copy.modules() if isinstance(module, kind)], share)
             yield (method, layers), copy
-    yield ("slim", "channels"), prune(DarknetSubject.of(model), [slim(share, LAYER_KEEP)]).compact.model
+    yield (
+        ("slim", "channels"),
+        prune(DarknetSubject.of(model), [slim_threshold(share, LAYER_KEEP)]).compact.model,
+    )
 
 
 def _each(mask: Callable[[nn.Module, float], object]) -> Mask:
@@ -179,14 +182,14 @@ def zeros(model: nn.Module) -> float:
 def latencies(
     networks: Mapping[tuple[str, str, float], Darknet], runtime: str, size: tuple[int, int], rounds: int
 ) -> dict[tuple[str, str, float], list[float]]:
-    """Milliseconds of every round of each network, all taking turns."""
+    """Milliseconds of every round of each network, all interleaved."""
     runs = {}
     for name, model in networks.items():
         images = random_images((1, model.network.channels(-1), *size))
         module = BoxesAndScores(fused(model), model.head_specs).eval()
         ready = module_session(module, torch.from_numpy(images), find_runtime(runtime))
         runs[repr(name)] = ready.bound(images)
-    times = take_turns(runs, rounds)
+    times = interleaved_times(runs, rounds)
     return {name: times[repr(name)] for name in networks}
 
 

@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from .darknet.checkpoint import convert, load_weights, save_weights
     from .darknet.model import Darknet
     from .frontends.fx.plan import Plan, apply_plan, load
-    from .frontends.fx.report import SlimReport
-    from .frontends.fx.slim import SlimResult, gamma_penalty, slim
-    from .pruning.channel_selection import ChannelSelection
+    from .frontends.fx.slim import SlimReport, SlimResult, gamma_penalty, slim
+    from .pruning.layers import ChannelSelection
     from .pruning.soft_loss import KLSoftLoss, taught_loss
 
 __version__ = "0.2.0"
@@ -45,9 +44,8 @@ _HOMES = {
     "darknet.checkpoint": ("convert", "load_weights", "save_weights"),
     "darknet.model": ("Darknet",),
     "frontends.fx.plan": ("Plan", "apply_plan", "load"),
-    "frontends.fx.report": ("SlimReport",),
-    "frontends.fx.slim": ("SlimResult", "gamma_penalty", "slim"),
-    "pruning.channel_selection": ("ChannelSelection",),
+    "frontends.fx.slim": ("SlimReport", "SlimResult", "gamma_penalty", "slim"),
+    "pruning.layers": ("ChannelSelection",),
     "pruning.soft_loss": ("KLSoftLoss", "taught_loss"),
 }
 

@@ -16,7 +16,7 @@ from utils.darknet.network import Network
 from utils.data.shapes import make_shapes
 from utils.errors import Finding
 from utils.frontends.darknet.subject import DarknetSubject
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.scores import gamma_scores, random_scores
 
 CFG = """[net]
@@ -218,6 +218,6 @@ def test_prunable_units_are_those_that_slim_can_take(root, name, scored):
     gone = set()
     for seed in range(30):
         scores = {n: random_scores(seed)(subject)[n] for n in gamma_scores(subject)}
-        gone |= set(np.flatnonzero(~slim(0.7, 0.0)(subject, scores).keep).tolist())
+        gone |= set(np.flatnonzero(~slim_threshold(0.7, 0.0)(subject, scores).keep).tolist())
     assert prunable.scored == len(gone)
     assert scored in (None, prunable.scored)

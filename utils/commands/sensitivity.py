@@ -26,7 +26,7 @@ from ..errors import PruningError
 from ..frontends.darknet.subject import section_index
 from ..options import FRACTION_BELOW_ONE, POSITIVE_INT
 from ..pruning.channels import ChannelGraph
-from ..pruning.groups import Group, groups, keep_best
+from ..pruning.policies import Group, groups, keep_best
 from ..pruning.scores import unit_scores
 from ..pruning.subject import ChannelPlan, LayerScores, Policy, Subject
 from ..reporting.curves import plot_sensitivity

@@ -11,8 +11,7 @@ from rich.text import Text
 from ...darknet.compatibility import RuntimeFinding, verdict
 from ...darknet.heads import Head
 from ...darknet.network import Network
-from ...darknet.resampling import Pool, Reorg3d, Upsample
-from ...darknet.sections import Convolutional, Route, Section, Shape
+from ...darknet.sections import Convolutional, Pool, Reorg3d, Route, Section, Shape, Upsample
 from ...data.checks import DataCheck, SplitCheck
 from ...detection.anchors import RECALL_AT
 from ...errors import Finding

@@ -22,7 +22,7 @@ from pathlib import Path
 from ...errors import ToolkitError
 from ...options import FRACTION, FRACTION_BELOW_ONE
 from ...pruning.knee import has_knee, knee, steepest
-from ...pruning.policies import normal, shortcut, slim
+from ...pruning.policies import normal_threshold, shortcut_threshold, slim_threshold
 from ...pruning.subject import Policy
 from ...reporting.curves import Point, plot_ladders
 from ...runtimes.choice import NAMES, find_runtime
@@ -138,8 +138,8 @@ def _runtime(name: str) -> Runtime:
 
 def _policy(args: argparse.Namespace, share: float) -> Policy:
     if args.strategy == "slim":
-        return slim(share, args.layer_keep, args.merge)
-    return normal(share) if args.strategy == "normal" else shortcut(share)
+        return slim_threshold(share, args.layer_keep, args.merge)
+    return normal_threshold(share) if args.strategy == "normal" else shortcut_threshold(share)
 
 
 def _results(ladder: Ladder, args: argparse.Namespace) -> dict[str, object]:

@@ -13,10 +13,9 @@ import torch
 from ...data.loader import Loader
 from ...errors import PruningError, ToolkitError
 from ...frontends.darknet.subject import DarknetSubject
-from ...pruning.budget import Widths
-from ...pruning.channels import UnitMask
+from ...pruning.budget_search import BudgetSearch, Limit
+from ...pruning.channels import UnitMask, WidthLimits
 from ...pruning.costs import Costs, costs_of
-from ...pruning.selection import Limit, Selection
 from ...pruning.subject import ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import PruningResult, prune
 from ..evaluate.run import evaluate_network
@@ -90,7 +89,7 @@ def within_budget(job: Job) -> Budget:
 @dataclass
 class _Search:
     job: Job
-    selection: Selection[DarknetSubject]
+    selection: BudgetSearch[DarknetSubject]
     costs: Costs
     clock: Clock | None
 
@@ -108,9 +107,9 @@ class _Search:
                 limits.append(Limit(f"--{name.replace('_', '-')}", cost, layer_cost, found.of(cost(full))))
         if clock is not None:
             limits.append(Limit("--max-ms", clock.predicted, clock.layer, args.max_ms.of(clock.full)))
-        widths = Widths(_align(job, limits), args.min_channels, layer_keep)
+        widths = WidthLimits(_align(job, limits), args.min_channels, layer_keep)
         stages = STAGES if "taylor" in job.score else 1
-        selection = Selection(job.subject, job.scorer, tuple(limits), widths, args.merge, stages)
+        selection = BudgetSearch(job.subject, job.scorer, tuple(limits), widths, args.merge, stages)
         search = cls(job, selection, costs, clock)
         if job.data is not None:
             selection.judge = search.worth

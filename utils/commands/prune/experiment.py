@@ -138,7 +138,7 @@ class Trials:
             lambda _: scores,
             folding=args.fold,
             align=args.align,
-            least=args.min_channels,
+            min_channels=args.min_channels,
             may_keep_all=True,  # another rung removes more
         )
 

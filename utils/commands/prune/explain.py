@@ -12,7 +12,7 @@ from ...darknet.network import Network
 from ...errors import PruningError, ToolkitError
 from ...frontends.darknet.subject import DarknetSubject, narrowed_network, section_index, trace
 from ...pruning.explain import Verdict, explain, why, writers
-from ...pruning.groups import groups, keep_best
+from ...pruning.policies import groups, keep_best
 from ...pruning.subject import ChannelPlan
 from ...pruning.surgery import PruningResult
 from ..arguments import Need, resolve

@@ -21,8 +21,9 @@ import torch
 from ...errors import ToolkitError
 from ...frontends.darknet.subject import DarknetSubject
 from ...profiling import torch_threads
-from ...pruning.report import Check, SectionChange, decode_mask
-from ...pruning.selection import WithinBudgetError
+from ...pruning.budget_search import WithinBudgetError
+from ...pruning.channels import decode_mask
+from ...pruning.report import Check, SectionChange
 from ...training.interruption import InterruptedTrainingError
 from ...training.loop import BEST, LAST
 from ..inputs import open_files

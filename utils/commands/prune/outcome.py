@@ -59,7 +59,7 @@ def pruned(job: Job, policies: Sequence[Policy], budget: Budget | None = None) -
         folding=args.fold,
         rescore=args.classic,
         align=1 if budget else job.align,  # the budget's mask is aligned already
-        least=args.min_channels,
+        min_channels=args.min_channels,
     )
 
 

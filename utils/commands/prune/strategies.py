@@ -6,7 +6,7 @@ A strategy is a list of policies; everything else is the same for all of them, s
 from collections.abc import Sequence
 
 from ...options import FRACTION, POSITIVE_INT
-from ...pruning.policies import Policy, WeakestBlocks, normal, shortcut, slim
+from ...pruning.policies import Policy, WeakestBlocks, normal_threshold, shortcut_threshold, slim_threshold
 from ..arguments import Parser
 from .command import run_pruning
 from .options import add_budget, add_merge, prune_parser
@@ -71,7 +71,7 @@ def slim_prune(argv: Sequence[str] | None = None) -> None:
     add_merge(parser)
     add_budget(parser)
     args = parser.parse_args(argv)
-    policies = [slim(args.global_percent, args.layer_keep, args.merge)]
+    policies = [slim_threshold(args.global_percent, args.layer_keep, args.merge)]
     run_pruning(args, policies, tag=f"prune_{args.global_percent}_keep_{args.layer_keep}")
 
 
@@ -80,7 +80,7 @@ def prune(argv: Sequence[str] | None = None) -> None:
     parser = prune_parser(PRUNE, "prune")
     _add_percent(parser)
     args = parser.parse_args(argv)
-    run_pruning(args, [normal(args.percent)], tag=f"normal_{args.percent}")
+    run_pruning(args, [normal_threshold(args.percent)], tag=f"normal_{args.percent}")
 
 
 def shortcut_prune(argv: Sequence[str] | None = None) -> None:
@@ -88,7 +88,7 @@ def shortcut_prune(argv: Sequence[str] | None = None) -> None:
     parser = prune_parser(SHORTCUT_PRUNE, "shortcut-prune")
     _add_percent(parser)
     args = parser.parse_args(argv)
-    run_pruning(args, [shortcut(args.percent)], tag=f"shortcut_{args.percent}")
+    run_pruning(args, [shortcut_threshold(args.percent)], tag=f"shortcut_{args.percent}")
 
 
 def layer_prune(argv: Sequence[str] | None = None) -> None:
@@ -106,7 +106,7 @@ def layer_channel_prune(argv: Sequence[str] | None = None) -> None:
     _add_share(parser)
     add_merge(parser)
     args = parser.parse_args(argv)
-    channels = slim(args.global_percent, args.layer_keep, args.merge)
+    channels = slim_threshold(args.global_percent, args.layer_keep, args.merge)
     policies: list[Policy] = [channels, WeakestBlocks(args.shortcuts)]
     tag = f"prune_{args.shortcuts}_shortcut_{args.global_percent}_keep_{args.layer_keep}"
     run_pruning(args, policies, tag=tag)
