@@ -51,7 +51,7 @@ class Range(Generic[Number]):
         """Read a number.
 
         Raises:
-            argparse.ArgumentTypeError: it is no number, or out of range.
+            argparse.ArgumentTypeError: it is not a number, or out of range.
         """
         try:
             value: Number | None = self.kind(text)

@@ -40,7 +40,7 @@ Options = argparse.ArgumentParser | argparse._ArgumentGroup  # what options are 
 
 
 class _ManualFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the manual's line breaks and tells the defaults that say something."""
+    """Keeps the manual's line breaks and shows informative defaults."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False or action.default == argparse.SUPPRESS
@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         manual: the help text; scripts in it are shown as the user starts them.
-        command: such as "slim-prune"; None for a program that is no command of this package.
+        command: such as "slim-prune"; None for other programs.
 
     >>> parser = Parser("Prune.", "prune"); _ = parser.add_argument("--img_size", type=int)
     >>> parser.parse_args(["--img-size=320"]).img_size

@@ -1,4 +1,4 @@
-"""onnxruntime on the processor."""
+"""onnxruntime on the CPU."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from .runtime import Images, Outputs, Session, Sizes, known_texts, unloadable, u
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """With as many threads as torch has, which sleep while they wait."""
+    """With as many threads as torch; idle threads sleep instead of spinning."""
 
     name: str = "onnxruntime"
     precision: str = "f32"
@@ -39,7 +39,7 @@ class OnnxRuntime:
 
 
 def inference_session(onnxruntime: ModuleType, path: Path) -> Any:
-    """A session of the package on the processor, with torch's number of threads; raises what it raises."""
+    """A session on the CPU with torch's number of threads; raises onnxruntime's own errors."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to others

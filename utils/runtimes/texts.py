@@ -1,4 +1,4 @@
-"""What an exported file says of its network, read with distrust: such texts are edited and cut by hand."""
+"""Metadata of an exported file, validated as untrusted input."""
 
 import json
 import math
@@ -14,19 +14,19 @@ def darknet_of(texts: Mapping[str, str], source: str) -> dict[str, Any]:
 
     Args:
         texts: of the file, see `runtime.TEXTS`.
-        source: what messages call it.
+        source: name of the file in messages.
 
     Returns:
-        Those five; nothing where there is no such text.
+        Those five; empty without such a text.
 
     Raises:
-        ToolkitError: it is not what an export writes.
+        ToolkitError: it is invalid.
     """
     if "darknet" not in texts:
         return {}
     said = _parsed(texts, "darknet", source)
     if not isinstance(said, dict):
-        raise _refusal(source, f"darknet: {said!r} is no object")
+        raise _refusal(source, f"darknet: {said!r} is not an object")
     for name, (wanted, fits) in _DARKNET.items():
         if name not in said:
             raise _refusal(source, f"darknet: {name} is missing")
@@ -36,26 +36,26 @@ def darknet_of(texts: Mapping[str, str], source: str) -> dict[str, Any]:
 
 
 def names_of(texts: Mapping[str, str], source: str) -> tuple[str, ...]:
-    """The text "names", those of the classes; none where there is no such text.
+    """The text "names", those of the classes; empty without such a text.
 
     Raises:
-        ToolkitError: it is no list of texts.
+        ToolkitError: it is not a list of texts.
     """
     names = _parsed(texts, "names", source) if "names" in texts else []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise _refusal(source, f"names: {names!r} is no list of texts")
+        raise _refusal(source, f"names: {names!r} is not a list of texts")
     return tuple(names)
 
 
 def size_step_of(texts: Mapping[str, str], source: str) -> int | None:
-    """The largest of the text "strides", in pixels; None where there is no such text.
+    """The largest of the text "strides", in pixels; None without such a text.
 
     Raises:
-        ToolkitError: it is no list of whole numbers above 0.
+        ToolkitError: it is not a list of whole numbers above 0.
     """
     strides = _parsed(texts, "strides", source) if "strides" in texts else []
     if not isinstance(strides, list) or not all(_is_count(stride) for stride in strides):
-        raise _refusal(source, f"strides: {strides!r} is no list of whole numbers above 0")
+        raise _refusal(source, f"strides: {strides!r} is not a list of whole numbers above 0")
     return max(strides, default=None)
 
 
@@ -63,12 +63,11 @@ def _parsed(texts: Mapping[str, str], name: str, source: str) -> object:
     try:
         return json.loads(texts[name])
     except (ValueError, RecursionError) as error:
-        raise _refusal(source, f"{name}: is no JSON ({error})") from error
+        raise _refusal(source, f"{name}: not valid JSON ({error})") from error
 
 
 def _refusal(source: str, fact: str) -> ToolkitError:
-    fact = f"what it says of itself is not what an export writes ({fact})"
-    return ToolkitError(source, fact, "export the network anew")
+    return ToolkitError(source, f"invalid metadata ({fact})", "export the network again")
 
 
 def _is_count(value: object) -> bool:

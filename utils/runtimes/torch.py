@@ -1,4 +1,4 @@
-"""torch itself: modules as they are and TorchScript files, channels last."""
+"""torch: modules and TorchScript files, channels last."""
 
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
@@ -15,10 +15,10 @@ from .runtime import OPEN, TEXTS, Images, Outputs, Session, Sizes, unloadable
 
 @dataclass(frozen=True)
 class Torch:
-    """Runs modules too: `wrap` stands in for `load`. Batch norms should be folded already.
+    """Runs modules too, with `wrap`; their batch norms should be folded already.
 
     Attributes:
-        place: torch's name of the device to run on; with a GPU, figures are without the copy of the image.
+        place: torch's name of the device; on a GPU, timings exclude copying the image.
     """
 
     place: str = "cpu"
@@ -27,7 +27,7 @@ class Torch:
 
     @property
     def device(self) -> str | None:
-        """Model of the GPU; None for the machine's processor."""
+        """Model of the GPU; None for the CPU."""
         return None if self.place == "cpu" else torch.cuda.get_device_name(self.place)
 
     @property
@@ -39,10 +39,10 @@ class Torch:
         """A TorchScript file, ready to run.
 
         Raises:
-            ToolkitError: it is none.
+            ToolkitError: it is not a valid TorchScript file.
         """
         if path.suffix != ".torchscript":
-            fact = "torch runs modules and .torchscript files, not this"
+            fact = "torch runs modules and .torchscript files only"
             raise ToolkitError(path, fact, "use onnxruntime or openvino")
         texts = dict.fromkeys(TEXTS, "")
         try:
@@ -53,7 +53,7 @@ class Torch:
         return _Session(module.eval(), self.place, texts=found)
 
     def wrap(self, module: nn.Module) -> Session:
-        """A module whose output is a tensor or a sequence of them."""
+        """A module whose output is a tensor or a sequence of tensors."""
         copy = deepcopy(module).to(self.place).float().eval()
         copy = copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in stub
         return _Session(copy, self.place)
@@ -74,7 +74,7 @@ class _Session:
             if not isinstance(self.module, torch.jit.ScriptModule):
                 raise
             fact = f"cannot run images {images.shape}: {_last_line(error)}"
-            raise ToolkitError("TorchScript file", fact, "give the size it was made for") from error
+            raise ToolkitError("TorchScript file", fact, "give the size that it was made for") from error
         tensors = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         return [np.ascontiguousarray(tensor.cpu().numpy()) for tensor in tensors]
 
@@ -97,5 +97,5 @@ def _decoded(texts: Mapping[str, str | bytes]) -> Iterator[tuple[str, str]]:
 
 
 def _last_line(error: Exception) -> str:
-    """What was wrong stands at the end, below torch's own trace."""
+    """The cause is in the last line, below torch's own trace."""
     return (str(error).strip().splitlines() or [""])[-1]
