@@ -177,7 +177,7 @@ def test_in_any_other_folder_the_demos_files_are_below_runs(demo: Path) -> None:
         (["--cfg", "x.cfg"], "--data: missing beside --cfg"),
         (["--cfg", "x.cfg", "--data", "x.data"], "--weights: missing beside --cfg --data"),
         (["--data", "x.data"], "--cfg: missing beside --data"),
-        (["--weights", "x.weights"], "x.weights: a .weights file says nothing of its network; add --cfg"),
+        (["--weights", "x.weights"], "x.weights: a .weights file does not contain its network; add --cfg"),
     ],
 )
 def test_with_one_file_given_the_demo_never_fills_in(demo: Path, words: list[str], missing: str) -> None:
@@ -235,7 +235,7 @@ def test_a_cfg_that_is_given_goes_before_the_checkpoints(stored: Callable[[str |
 def test_a_checkpoint_without_cfg_asks_for_one(stored: Callable[[str | None], None]) -> None:
     stored(None)
     found = resolve(full_parser().parse_args(["--weights", "weights/best.pt"]), needs=("weights",))
-    with pytest.raises(ToolkitError, match="holds no cfg of its network; add --cfg"):
+    with pytest.raises(ToolkitError, match="does not contain the cfg of its network; add --cfg"):
         found.network()
 
 

@@ -111,7 +111,7 @@ def test_openvino_reads_an_onnx_file_when_asked(project: Path) -> None:
     [
         (False, [], r"net\.onnx: does not say its image size .*; add --cfg"),
         (True, ["--img_size", "64"], r"net\.onnx: takes images of 3x96x64 .* not 3x64x64; give that size"),
-        (True, ["--runtime", "ncnn"], r"net\.onnx: ncnn does not read this; use onnxruntime or openvino"),
+        (True, ["--runtime", "ncnn"], r"net\.onnx: ncnn does not read this file; use onnxruntime or openvino"),
     ],
 )
 def test_what_a_file_cannot_do_is_told(texts: bool, words: list[str], message: str, project: Path) -> None:

@@ -189,8 +189,8 @@ def test_a_cfg_stands_in_for_missing_texts(model: Darknet, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ({"darknet": "{"}, r"net\.torchscript: what it says of itself is not .*darknet: is no JSON"),
-        ({"darknet": "{}"}, r"net\.torchscript: what it says of itself is not .*letterbox is missing"),
+        ({"darknet": "{"}, r"net\.torchscript: invalid metadata .darknet: not valid JSON"),
+        ({"darknet": "{}"}, r"net\.torchscript: invalid metadata .darknet: letterbox is missing"),
         (TEXTS | {"names": '["one"]'}, r"net\.torchscript: names 1 classes, and has 4"),
         (
             TEXTS | {"darknet": TEXTS["darknet"].replace('"channels": 3', '"channels": 5')},
@@ -255,7 +255,7 @@ def test_heads_of_different_classes_are_refused(model: Darknet, tmp_path) -> Non
     ("name", "reader", "message"),
     [
         ("net.bin", None, r"net\.bin: no runtime reads .*give one of \.onnx, \.xml"),
-        ("net.xml", "onnxruntime", r"net\.xml: onnxruntime does not read this; use openvino"),
+        ("net.xml", "onnxruntime", r"net\.xml: onnxruntime does not read this file; use openvino"),
     ],
 )
 def test_who_reads_what_is_told(name: str, reader: str | None, message: str) -> None:

@@ -38,7 +38,7 @@ def test_a_file_may_say_nothing() -> None:
     ],
 )
 def test_a_value_that_no_export_writes_is_named(name: str, value: object) -> None:
-    with pytest.raises(ToolkitError, match=rf"^a\.onnx: .*darknet: {name} .* is not .*; export .* anew$"):
+    with pytest.raises(ToolkitError, match=rf"^a\.onnx: .*darknet: {name} .* is not .*; export .* again$"):
         darknet_of({"darknet": json.dumps(SAID | {name: value})}, "a.onnx")
 
 

@@ -75,7 +75,7 @@ def require_opset(opset: int, precision: Precision, suppress: bool) -> None:
         raise ExportError(f"--opset {opset}", fact, f"use {Exporting.opset}, or leave --nms out")
     least, most = (_INT8_OPSET if precision == "int8" else _LEAST_OPSET), _MOST_OPSET
     if not least <= opset <= most:
-        fact = f"unsupported; {precision} needs opset {least} to {most}"
+        fact = f"unsupported for {precision}, which needs opset {least} to {most}"
         raise ExportError(f"--opset {opset}", fact, f"use {Exporting.opset}")
 
 
