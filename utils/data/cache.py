@@ -18,10 +18,6 @@ from .images import read_image
 FOLDER_NAME = "darknet-pruning"  # of all caches, below the temporary files or the user's cache folder
 
 
-# Of this project's folders among a user's caches and temporary files.
-FOLDER_NAME = "darknet-pruning"
-
-
 def default_folder() -> Path:
     """A folder of this user's among the system's temporary files."""
     # by number: in a container the user may have no name. Windows has none, but a folder for each user

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from ..files import atomic_path
 from .cache import FOLDER_NAME
-from .cache import FOLDER_NAME
 from .labels import FIELDS, Labels, label_path, read_labels
 
 logger = logging.getLogger(__name__)
