@@ -109,8 +109,8 @@ def test_openvino_reads_an_onnx_file_when_asked(project: Path) -> None:
 @pytest.mark.parametrize(
     ("texts", "words", "message"),
     [
-        (False, [], r"net\.onnx: does not say its image size .*; add --cfg"),
-        (True, ["--img_size", "64"], r"net\.onnx: takes images of 3x96x64 .* not 3x64x64; give that size"),
+        (False, [], r"net\.onnx: has no metadata.*; add --cfg"),
+        (True, ["--img_size", "64"], r"net\.onnx: accepts only images of 3x96x64 .* not 3x64x64; give that size"),
         (True, ["--runtime", "ncnn"], r"net\.onnx: ncnn does not read this file; use onnxruntime or openvino"),
     ],
 )
@@ -160,7 +160,7 @@ def test_opencv_finds_the_same_boxes_with_cfg_and_weights(project: Path) -> None
 
 def test_a_runtime_is_for_exported_files_alone(project: Path) -> None:
     with pytest.raises(
-        ToolkitError, match=r"--runtime openvino: runs exported files, .*net\.weights is none"
+        ToolkitError, match=r"--runtime openvino: runs exported files only, not .*net\.weights"
     ):
         detections(project, *cfg_and_weights(project), "--runtime", "openvino")
 
