@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tests.runtimes.exported import (
+    METADATA,
     NAMES,
     SIZE,
-    TEXTS,
     WRITERS,
     tiny_detector,
     write_onnx,
@@ -27,8 +27,9 @@ from utils.errors import CfgError, ToolkitError
 from utils.exporters.tracing import trace_onnx
 from utils.runtimes.choice import runtime_of
 from utils.runtimes.detecting import as_predict, detecting, facts_of, of_file
+from utils.runtimes.metadata import metadata_path
 from utils.runtimes.opencv import OpenCv
-from utils.runtimes.runtime import Images, Session, texts_path
+from utils.runtimes.runtime import Images, Session
 
 
 @pytest.fixture
@@ -64,10 +65,10 @@ def test_a_file_detects_as_its_network_does_and_says_what_it_is(name: str, model
     assert (network.nms_kind, network.letterbox, network.size_step) == ("greedynms", False, 16)
 
 
-def test_openvino_finds_the_texts_of_an_onnx_file(model: Darknet, tmp_path) -> None:
+def test_openvino_finds_the_metadata_of_an_onnx_file(model: Darknet, tmp_path) -> None:
     pytest.importorskip("openvino")
     path = write_onnx(model, tmp_path / "net.onnx")
-    assert runtime_of(path, "openvino").load(path).texts == TEXTS
+    assert runtime_of(path, "openvino").load(path).metadata == METADATA
 
 
 def test_opencv_detects_as_its_network_does(model: Darknet) -> None:
@@ -131,7 +132,7 @@ def test_open_sizes_that_the_strides_do_not_divide_are_refused(name: str, model:
 
 
 def test_a_cfg_says_the_strides_of_a_file_that_does_not(model: Darknet, tmp_path) -> None:
-    path = write_onnx(model, tmp_path / "net.onnx", is_open=True, texts=False)
+    path = write_onnx(model, tmp_path / "net.onnx", is_open=True, metadata=False)
     with pytest.raises(ToolkitError, match=r"; use multiples of 16$"):
         of_file(path, runtime_of(path), model.network).try_size((100, 96))
 
@@ -178,8 +179,8 @@ def test_another_size_than_the_files_is_refused(model: Darknet, tmp_path) -> Non
         of_file(path, runtime_of(path)).try_size((64, 64))
 
 
-def test_a_cfg_stands_in_for_missing_texts(model: Darknet, tmp_path) -> None:
-    path = write_onnx(model, tmp_path / "net.onnx", is_open=True, texts=False)
+def test_a_cfg_replaces_missing_metadata(model: Darknet, tmp_path) -> None:
+    path = write_onnx(model, tmp_path / "net.onnx", is_open=True, metadata=False)
     with pytest.raises(ToolkitError, match=r"net\.onnx: has no metadata.*; add --cfg"):
         of_file(path, runtime_of(path))
     network = of_file(path, runtime_of(path), model.network)
@@ -187,21 +188,21 @@ def test_a_cfg_stands_in_for_missing_texts(model: Darknet, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "message"),
+    ("metadata", "message"),
     [
         ({"darknet": "{"}, r"net\.torchscript: invalid metadata .darknet: not valid JSON"),
         ({"darknet": "{}"}, r"net\.torchscript: invalid metadata .darknet: letterbox is missing"),
-        (TEXTS | {"names": '["one"]'}, r"net\.torchscript: has 1 class names, but 4 classes"),
+        (METADATA | {"names": '["one"]'}, r"net\.torchscript: has 1 class names, but 4 classes"),
         (
-            TEXTS | {"darknet": TEXTS["darknet"].replace('"channels": 3', '"channels": 5')},
+            METADATA | {"darknet": METADATA["darknet"].replace('"channels": 3', '"channels": 5')},
             r"TorchScript file: cannot run images \(1, 5, 96, 64\)",
         ),
     ],
 )
-def test_a_file_that_contradicts_itself_is_refused(texts, message: str, model: Darknet, tmp_path) -> None:
+def test_a_file_that_contradicts_itself_is_refused(metadata, message: str, model: Darknet, tmp_path) -> None:
     module = torch.jit.load(write_torchscript(model, tmp_path))
     path = tmp_path / "net.torchscript"
-    torch.jit.save(module, path, _extra_files=texts)
+    torch.jit.save(module, path, _extra_files=metadata)
     with pytest.raises(ToolkitError, match=message):
         of_file(path, runtime_of(path))
 
@@ -230,7 +231,7 @@ def test_what_a_runtime_says_of_a_run_is_passed_on(model: Darknet, tmp_path) -> 
 
 def test_a_file_that_is_no_detector_is_refused(tmp_path) -> None:
     module = torch.jit.trace(torch.nn.Conv2d(3, 4, 1).eval(), torch.zeros(1, 3, 8, 8))
-    torch.jit.save(module, tmp_path / "net.torchscript", _extra_files=TEXTS)
+    torch.jit.save(module, tmp_path / "net.torchscript", _extra_files=METADATA)
     path = tmp_path / "net.torchscript"
     with pytest.raises(ToolkitError, match=r"net\.torchscript: its outputs .* are not boxes"):
         of_file(path, runtime_of(path))
@@ -281,21 +282,21 @@ def test_ncnn_needs_both_of_its_files(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"darknet": "x"}', '{"darknet": {"image_size": 416}}'])
-def test_texts_beside_a_file_that_are_none_are_named(text: str, tmp_path) -> None:
+def test_invalid_metadata_beside_a_file_is_named(text: str, tmp_path) -> None:
     pytest.importorskip("ncnn")
     path = tmp_path / "net.ncnn.param"
     path.write_text("7767517\n1 1\nInput in0 0 1 in0\n")
     path.with_suffix(".bin").write_bytes(b"")
-    texts_path(path).write_text(text)
+    metadata_path(path).write_text(text)
     with pytest.raises(ToolkitError, match=r"net\.ncnn\.param\.json: invalid metadata"):
         runtime_of(path).load(path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"tensorrt": []}'])
-def test_texts_beside_an_engine_that_are_none_are_named(text: str, tmp_path) -> None:
+def test_invalid_metadata_beside_an_engine_is_named(text: str, tmp_path) -> None:
     path = tmp_path / "net.engine"
     path.write_bytes(b"plan")
-    texts_path(path).write_text(text)
+    metadata_path(path).write_text(text)
     with pytest.raises(ToolkitError, match=r"net\.engine\.json: invalid metadata"):
         runtime_of(path).load(path)
 
@@ -320,7 +321,7 @@ def test_an_engine_says_which_sizes_are_open(tmp_path, monkeypatch) -> None:
     """Without a GPU: the package's answers are played, the reading of them is ours."""
     path = tmp_path / "net.engine"
     path.write_bytes(b"plan")
-    texts_path(path).write_text(json.dumps(TEXTS))
+    metadata_path(path).write_text(json.dumps(METADATA))
     engine = _Engine()
     monkeypatch.setattr(engine, "create_execution_context", lambda: None, raising=False)
 
@@ -337,7 +338,7 @@ def test_an_engine_says_which_sizes_are_open(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     session = runtime_of(path).load(path)
     assert session.sizes == (None, 3, *SIZE)
-    assert session.texts == TEXTS
+    assert session.metadata == METADATA
     monkeypatch.setattr(Package.Runtime, "deserialize_cuda_engine", lambda self, plan: None)
     with pytest.raises(ToolkitError, match=r"net\.engine: was built for another GPU"):
         runtime_of(path).load(path)
@@ -349,7 +350,7 @@ def test_black_images_fill_up_a_batch_and_are_cut_off_again() -> None:
 
     class Session:
         sizes = (2, 3, None, None)
-        texts: ClassVar[dict[str, str]] = {}
+        metadata: ClassVar[dict[str, str]] = {}
 
         def infer(self, given: np.ndarray) -> list[np.ndarray]:
             seen.append(given)

@@ -14,8 +14,8 @@ import torch
 from ..errors import ExportError
 from ..extras import package
 from ..files import atomic_paths
+from ..runtimes.metadata import metadata_path
 from ..runtimes.ncnn import Ncnn
-from ..runtimes.runtime import texts_path
 from .job import Exported, Exporting, Limits
 from .torchscript import traced
 from .verification import verify
@@ -33,7 +33,7 @@ NOTE = "takes one image of this size at a time"
 
 
 def export_ncnn(job: Exporting, path: Path) -> Exported:
-    """Write `.ncnn.param`, `.ncnn.bin` and the texts as JSON beside them.
+    """Write `.ncnn.param`, `.ncnn.bin` and the metadata as JSON beside them.
 
     Args:
         job: fp32 or fp16, of one image and one size.
@@ -47,13 +47,13 @@ def export_ncnn(job: Exporting, path: Path) -> Exported:
     LIMITS.check(job.precision, job.dynamic_batch or job.dynamic_size)
     for name in ("ncnn", "pnnx"):
         package(PLACE, name)
-    paths = (path, path.with_suffix(".bin"), texts_path(path))
-    with atomic_paths(*paths) as (param, binary, texts):
+    paths = (path, path.with_suffix(".bin"), metadata_path(path))
+    with atomic_paths(*paths) as (param, binary, metadata):
         _convert(job, param, binary)
         _require_layers(param)
         infer = Ncnn().load(param).infer
         parities = verify(job, infer, "ncnn")
-        texts.write_text(json.dumps(dict(job.metadata)), encoding="utf-8")
+        metadata.write_text(json.dumps(dict(job.metadata)), encoding="utf-8")
     return Exported(paths, "ncnn", job.precision, parities, infer, note=NOTE)
 
 

@@ -24,7 +24,7 @@ from .verification import BOUNDS, verify
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from .onnx_sections import Quantised
+    from .onnx_int8_sections import Quantised
 
 TOLERANCE = BOUNDS["fp32"].tolerance
 _LEAST_OPSET = 11  # the first with torch's Resize
@@ -83,7 +83,7 @@ def _graph(onnx: ModuleType, job: Exporting, scratch: Path) -> "Quantised":
     """The graph in the job's precision; `scratch` is a temporary file."""
     # imported here, since they import onnx, which may be missing
     from .onnx_half import to_half
-    from .onnx_sections import Quantised, quantise
+    from .onnx_int8_sections import Quantised, quantise
 
     trace(job, scratch)
     proto = onnx.load(scratch)

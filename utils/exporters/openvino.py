@@ -31,7 +31,7 @@ Sections = tuple[int, ...] | Literal["auto"]
 
 
 def export_openvino(job: Exporting, path: Path) -> Exported:
-    """Write a `.xml` and its `.bin`; the texts are its rt_info, under their names.
+    """Write a `.xml` and its `.bin`; the metadata are its rt_info, under their names.
 
     Args:
         job: int8 needs its `calibration`.

@@ -23,7 +23,7 @@ import torch
 from ..errors import ExportError, MissingPackageError
 from ..extras import package
 from ..files import atomic_paths
-from ..runtimes.runtime import texts_path
+from ..runtimes.metadata import metadata_path
 from ..runtimes.tensorrt import TensorRt
 from .job import Exported, Exporting
 from .parity import Shape
@@ -81,8 +81,8 @@ def export_tensorrt(job: Exporting, path: Path) -> Exported:
     trt = library(job.targets)
     log = _log(trt)
     shapes = profile(job)
-    paths = (path, texts_path(path))
-    with atomic_paths(*paths) as (engine, texts):
+    paths = (path, metadata_path(path))
+    with atomic_paths(*paths) as (engine, metadata):
         engine.write_bytes(_built(trt, log, job, shapes))
         facts = {
             "package": trt.__name__,
@@ -91,7 +91,7 @@ def export_tensorrt(job: Exporting, path: Path) -> Exported:
             "targets": job.targets,
             "shapes": dataclasses.asdict(shapes),
         }
-        texts.write_text(json.dumps({**job.metadata, "tensorrt": facts}, indent=1), encoding="utf-8")
+        metadata.write_text(json.dumps({**job.metadata, "tensorrt": facts}, indent=1), encoding="utf-8")
         infer = TensorRt().load(engine).infer if torch.cuda.is_available() and not job.targets else None
         parities = verify(job, infer, "TensorRT") if infer else ()
     return Exported(paths, "tensorrt", job.precision, parities, infer, note="" if infer else NOT_RUN)

@@ -21,8 +21,8 @@ from ..detection.boxes import xyxy_to_xywh
 from ..detection.decode import decode_heads
 from ..detection.evaluator import Predict
 from ..errors import CfgError, ToolkitError
+from .metadata import darknet_of, names_of, size_step_of
 from .runtime import OPEN, Images, Outputs, Runtime, Session, warm_up
-from .texts import darknet_of, names_of, size_step_of
 
 _STEP = 32  # pixels; largest stride where a file does not state it
 
@@ -136,7 +136,7 @@ def of_file(path: Path, runtime: Runtime, cfg: Network | None = None) -> Detecti
     session = runtime.load(path)
     if len(session.sizes) != len(OPEN):
         raise ToolkitError(path, "input is not images (B, C, H, W)", "give the file of a detector")
-    facts = _facts_of_file(session.texts, path, cfg)
+    facts = _facts_of_file(session.metadata, path, cfg)
     known = (1, facts["channels"], *facts["image_size"])
     shape = tuple(own or said for own, said in zip(session.sizes, known, strict=True))
     facts |= {"source": str(path), "channels": shape[1], "image_size": shape[2:]}
@@ -158,11 +158,11 @@ def _first_run(session: Session, shape: tuple[int, ...], path: Path) -> Outputs:
         raise ToolkitError(path, fact, "export the network again") from error
 
 
-def _facts_of_file(texts: Mapping[str, str], path: Path, cfg: Network | None) -> dict[str, Any]:
+def _facts_of_file(metadata: Mapping[str, str], path: Path, cfg: Network | None) -> dict[str, Any]:
     """From the metadata, or from a cfg where it is missing."""
-    names = {"names": names_of(texts, str(path))}
-    step = size_step_of(texts, str(path)) or _STEP
-    if said := darknet_of(texts, str(path)):
+    names = {"names": names_of(metadata, str(path))}
+    step = size_step_of(metadata, str(path)) or _STEP
+    if said := darknet_of(metadata, str(path)):
         return names | said | {"size_step": step}
     if cfg is None:
         fact = "has no metadata: image size and kind of NMS are unknown"
@@ -241,8 +241,8 @@ def size_check(session: Session, source: str, step: int | None = None) -> Callab
     Returns:
         A check of (B, C, H, W), which raises ToolkitError.
     """
-    sizes, step = session.sizes, size_step_of(session.texts, source) or step
-    made_for = darknet_of(session.texts, source).get("image_size")
+    sizes, step = session.sizes, size_step_of(session.metadata, source) or step
+    made_for = darknet_of(session.metadata, source).get("image_size")
 
     def require(shape: tuple[int, ...]) -> None:
         if any(own not in (None, given) for own, given in zip(sizes[1:], shape[1:], strict=True)):

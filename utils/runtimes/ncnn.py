@@ -10,8 +10,8 @@ import torch
 
 from ..errors import ToolkitError
 from ..extras import package
-from .runtime import Images, Outputs, Session, Sizes, read_texts, texts_path
-from .texts import darknet_of
+from .metadata import darknet_of, metadata_path, read_metadata
+from .runtime import Images, Outputs, Session, Sizes
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Ncnn:
         net.opt.use_bf16_storage = False
         if net.load_param(str(path)) or net.load_model(str(binary)):
             raise ToolkitError(path, "ncnn cannot load it", "export the network again")
-        texts = read_texts(path)
-        return _Session(ncnn, net, _sizes(texts, str(texts_path(path))), texts)
+        metadata = read_metadata(path)
+        return _Session(ncnn, net, _sizes(metadata, str(metadata_path(path))), metadata)
 
 
-def _sizes(texts: Mapping[str, str], source: str) -> Sizes:
+def _sizes(metadata: Mapping[str, str], source: str) -> Sizes:
     """Of one image; only the metadata state the size."""
-    facts = darknet_of(texts, source)
+    facts = darknet_of(metadata, source)
     height, width = facts.get("image_size", (None, None))
     return 1, facts.get("channels"), height, width
 
@@ -56,7 +56,7 @@ class _Session:
     ncnn: Any
     net: Any
     sizes: Sizes
-    texts: Mapping[str, str]
+    metadata: Mapping[str, str]
 
     def infer(self, images: Images) -> Outputs:
         return [

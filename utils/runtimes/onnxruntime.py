@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ..extras import package
-from .runtime import Images, Outputs, Session, Sizes, known_texts, unloadable, unusable
+from .metadata import known_metadata
+from .runtime import Images, Outputs, Session, Sizes, unloadable, unusable
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class OnnxRuntime:
             raise unloadable(path, "onnxruntime", error) from error
         given = session.get_inputs()[0]
         sizes = tuple(size if isinstance(size, int) else None for size in given.shape)
-        texts = known_texts(session.get_modelmeta().custom_metadata_map)
-        return _Session(path, session, given.name, sizes, texts)
+        metadata = known_metadata(session.get_modelmeta().custom_metadata_map)
+        return _Session(path, session, given.name, sizes, metadata)
 
 
 def inference_session(onnxruntime: ModuleType, path: Path) -> Any:
@@ -53,7 +54,7 @@ class _Session:
     session: Any
     input: str
     sizes: Sizes
-    texts: Mapping[str, str]
+    metadata: Mapping[str, str]
 
     def infer(self, images: Images) -> Outputs:
         try:

@@ -80,7 +80,7 @@ class _Session:
     net: Any
     model: Darknet
     sizes: Sizes = OPEN
-    texts: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def infer(self, images: Images) -> Outputs:
         network, specs = self.model.network, self.model.head_specs

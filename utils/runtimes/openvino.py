@@ -10,7 +10,8 @@ import torch
 
 from ..errors import ToolkitError
 from ..extras import package
-from .runtime import Images, Outputs, Session, Sizes, known_texts, unloadable, unusable
+from .metadata import known_metadata
+from .runtime import Images, Outputs, Session, Sizes, unloadable, unusable
 
 PRECISIONS = ("f32", "bf16", "f16", "dynamic")
 
@@ -55,10 +56,10 @@ class OpenVino:
             raise unloadable(path, "OpenVINO", error) from error
         shape = model.input(0).partial_shape
         sizes = tuple(None if size.is_dynamic else size.get_length() for size in shape)
-        return _Session(path, model, compiled.create_infer_request(), sizes, known_texts(_texts(model)))
+        return _Session(path, model, compiled.create_infer_request(), sizes, known_metadata(_metadata(model)))
 
 
-def _texts(model: Any) -> dict[str, object]:
+def _metadata(model: Any) -> dict[str, object]:
     """Metadata: at the top of an IR's rt_info; under "framework" for an ONNX file."""
     found = {name: value if isinstance(value, dict) else value.value for name, value in model.rt_info.items()}
     framework = found.get("framework")
@@ -72,7 +73,7 @@ class _Session:
     model: Any
     request: Any
     sizes: Sizes
-    texts: Mapping[str, str]
+    metadata: Mapping[str, str]
     fitting: set[tuple[int, ...]] = field(default_factory=set)
 
     def infer(self, images: Images) -> Outputs:

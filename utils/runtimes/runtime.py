@@ -4,7 +4,6 @@ Invariant: all runtimes compute the same function of the same file, up to the ro
 number of threads is torch's (`torch.set_num_threads`), so that runtimes are compared fairly.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,9 +20,6 @@ Outputs = list[NDArray[np.float32]]
 Sizes = tuple[int | None, ...]  # batch, channels, height, width; None for a dynamic one
 OPEN: Sizes = (None, None, None, None)
 
-# Metadata of an exported file, each a text that contains JSON.
-TEXTS = ("names", "strides", "anchors", "cfg_sha256", "darknet")
-
 _SHORT = 160  # characters of a package's message
 _PLACE_IN_SOURCE = re.compile(
     r"Exception from .*:$|Check '.*' failed at .*:$|FrontEnd API failed with .*:$|While validating "
@@ -38,8 +34,8 @@ class Session(Protocol):
         """Required sizes of the images; dynamic where the file does not state them."""
 
     @property
-    def texts(self) -> Mapping[str, str]:
-        """Metadata of the file, those of `TEXTS`; empty for a module."""
+    def metadata(self) -> Mapping[str, str]:
+        """Metadata of the file, those of `METADATA_KEYS`; empty for a module."""
 
     def infer(self, images: Images) -> Outputs:
         """(B, C, H, W) -> the network's outputs, in their order."""
@@ -83,52 +79,6 @@ def warm_up(session: Session, shape: tuple[int, ...]) -> Outputs:
 def random_images(shape: tuple[int, ...], seed: int = 0) -> Images:
     """Noise (B, C, H, W) in 0..1, always the same: zeros and denormals would run at another speed."""
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).numpy()
-
-
-def texts_path(path: Path) -> Path:
-    """The JSON file with the metadata of a format that cannot store them itself.
-
-    >>> texts_path(Path("best.engine")).name
-    'best.engine.json'
-    """
-    return path.with_name(f"{path.name}.json")
-
-
-def read_texts(path: Path) -> dict[str, str]:
-    """The metadata beside the file `path`, see `texts_path`; empty without such a file.
-
-    Raises:
-        ToolkitError: it is not a JSON object.
-    """
-    return known_texts(read_beside(path))
-
-
-def read_beside(path: Path) -> dict[str, object]:
-    """Content of the JSON file beside `path`; empty without such a file.
-
-    Raises:
-        ToolkitError: it is not a JSON object.
-    """
-    file = texts_path(path)
-    if not file.exists():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError(f"{str(found)[:_SHORT]!r} is not an object")
-    except (ValueError, RecursionError) as error:
-        fact = f"invalid metadata ({error})"
-        raise ToolkitError(file, fact, "export the network again") from error
-    return found
-
-
-def known_texts(found: Mapping[str, object]) -> dict[str, str]:
-    """Those of `TEXTS` among the metadata of a file."""
-    return {
-        name: value if isinstance(value, str) else json.dumps(value)
-        for name, value in found.items()
-        if name in TEXTS
-    }
 
 
 def unloadable(path: Path, runtime: str, error: Exception) -> ToolkitError:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..errors import MissingPackageError, ToolkitError
 from ..extras import package
-from .runtime import Images, Outputs, Session, Sizes, read_beside, read_texts, texts_path
+from .metadata import metadata_path, read_beside, read_metadata
+from .runtime import Images, Outputs, Session, Sizes
 
 PRECISIONS = ("f32", "f16")
 PACKAGES = ("tensorrt", "tensorrt_rtx")  # same interface; each reads only its own engines
@@ -52,7 +53,7 @@ class TensorRt:
         if engine is None:
             fact = "was built for another GPU or another version of TensorRT"
             raise ToolkitError(path, fact, "export the network again for this machine")
-        return _Session(trt, engine, engine.create_execution_context(), read_texts(path))
+        return _Session(trt, engine, engine.create_execution_context(), read_metadata(path))
 
     def _plan(self, trt: Any, logger: Any, path: Path) -> Any:
         builder = trt.Builder(logger)
@@ -79,7 +80,7 @@ def _builders(path: Path) -> Sequence[str]:
     facts = read_beside(path).get("tensorrt", {})
     if not isinstance(facts, dict):
         fact = f"invalid metadata (tensorrt: {facts!r} is not an object)"
-        raise ToolkitError(texts_path(path), fact, "export the network again")
+        raise ToolkitError(metadata_path(path), fact, "export the network again")
     builder = facts.get("package")
     return [name for name in PACKAGES if name == builder] or PACKAGES
 
@@ -105,7 +106,7 @@ class _Session:
     trt: Any
     engine: Any
     context: Any
-    texts: Mapping[str, str]
+    metadata: Mapping[str, str]
 
     @property
     def sizes(self) -> Sizes:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ToolkitError
-from .runtime import OPEN, TEXTS, Images, Outputs, Session, Sizes, unloadable
+from .metadata import METADATA_KEYS
+from .runtime import OPEN, Images, Outputs, Session, Sizes, unloadable
 
 
 @dataclass(frozen=True)
@@ -44,13 +45,13 @@ class Torch:
         if path.suffix != ".torchscript":
             fact = "torch runs modules and .torchscript files only"
             raise ToolkitError(path, fact, "use onnxruntime or openvino")
-        texts = dict.fromkeys(TEXTS, "")
+        metadata = dict.fromkeys(METADATA_KEYS, "")
         try:
-            module = torch.jit.load(str(path), self.place, _extra_files=texts)
+            module = torch.jit.load(str(path), self.place, _extra_files=metadata)
         except (RuntimeError, ValueError) as error:
             raise unloadable(path, "torch", error) from error
-        found = {name: text for name, text in _decoded(texts) if text}
-        return _Session(module.eval(), self.place, texts=found)
+        found = {name: text for name, text in _decoded(metadata) if text}
+        return _Session(module.eval(), self.place, metadata=found)
 
     def wrap(self, module: nn.Module) -> Session:
         """A module whose output is a tensor or a sequence of tensors."""
@@ -64,7 +65,7 @@ class _Session:
     module: nn.Module
     place: str
     sizes: Sizes = OPEN
-    texts: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def infer(self, images: Images) -> Outputs:
         try:
@@ -91,8 +92,8 @@ class _Session:
         return torch.from_numpy(images).to(self.place, memory_format=torch.channels_last)
 
 
-def _decoded(texts: Mapping[str, str | bytes]) -> Iterator[tuple[str, str]]:
-    for name, text in texts.items():  # torch fills them in as bytes
+def _decoded(metadata: Mapping[str, str | bytes]) -> Iterator[tuple[str, str]]:
+    for name, text in metadata.items():  # torch fills them in as bytes
         yield name, text.decode() if isinstance(text, bytes) else text
 
 
