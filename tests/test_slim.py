@@ -103,7 +103,7 @@ def test_config_lists():
         ({"ratio": 1.0}, "ratio 1.0: give a share from 0 to below 1"),
         ({"scope": "back"}, "'back': is or holds no layer; the layers are stem.0, behind, head"),
         ({"exclude": ["nix"]}, "'nix': is or holds no layer"),
-        ({"score": "gama"}, "score gama: 'gama' is no score; use gamma, l1"),
+        ({"score": "gama"}, "score gama: unknown score 'gama'; use gamma, l1"),
         ({"config": [{"sparsity": 2, "op_types": ["Conv2d"]}]}, "give a sparsity from 0 to below 1"),
         ({"config": [{"sparsty": 0.5}]}, "sparsty is not known; use sparsity, ratio, exclude, op_types"),
         ({"config": [{"exclude": True}]}, "excludes nothing by name; give op_names or op_types"),

@@ -255,7 +255,7 @@ def test_real_evaluations_end_well(tmp_path, monkeypatch, capsys) -> None:
     ("words", "fact"),
     [
         (("--cfg", "small.cfg", "--weights", "small.weights"), "--data: missing beside --cfg --weights"),
-        ((*WORDS, "--score", "gamma", "gama"), "'gama' is no score"),
+        ((*WORDS, "--score", "gamma", "gama"), "unknown score 'gama'"),
         ((*WORDS, "--rungs", "1"), "'1' is not a number from 0 to below 1"),
         ((*WORDS, "--rungs", "0"), "which is measured anyway"),
         ((*WORDS, "--data", "no.data"), "no.data"),

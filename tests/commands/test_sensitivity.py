@@ -158,7 +158,7 @@ def test_real_evaluations_end_well(tmp_path, monkeypatch, capsys) -> None:
     ("words", "fact"),
     [
         (("--cfg", "small.cfg", "--weights", "small.weights"), "--data: missing beside --cfg --weights"),
-        ((*WORDS, "--score", "gama"), "'gama' is no score"),
+        ((*WORDS, "--score", "gama"), "unknown score 'gama'"),
         ((*WORDS, "--ratios", "0"), "removes nothing"),
         ((*WORDS, "--data", "no.data"), "no.data"),
     ],

@@ -1,4 +1,4 @@
-"""The rungs of a ladder, each computed once, and climbed until the knee and the steepest drop are found."""
+"""The rungs of a ladder: each computed once, with more around the knee and the steepest drop."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,10 +15,10 @@ from ...runtimes.runtime import Runtime
 from ..csv_results import read_rows, write_rows
 from ..latency.measure import fingerprint, table_path
 from ..latency.network import network_runs
-from ..prune.experiment import Trials
+from ..prune.sweep import Sweep
 
-# Networks that take turns with the unpruned one: a round of more of them would take longer than a disturbance
-# of the machine lasts, and all of them have to fit into memory.
+# Networks measured interleaved with the unpruned one: a round of more of them would take longer than a
+# disturbance of the machine lasts, and all of them have to fit into memory.
 _AT_ONCE, _TURNS, _SECONDS = 2, 20, 1.5
 
 
@@ -27,19 +27,19 @@ class Rung:
     """A line of the CSV file.
 
     Attributes:
-        network: digits of the files that it was computed from.
+        network: digest of the files that it was computed from.
         settings: the options that it was computed with.
         score: name; empty for the unpruned network.
         share: of the candidates that the strategy was asked to remove; 0 for the unpruned network.
-        images: of the mini-val.
+        images: number of validation images.
         as_cut: mAP@0.5, a fraction.
-        recalibrated: the same with batch-norm statistics of its own; None where it was not measured.
+        recalibrated: the same with re-estimated batch-norm statistics; None where it was not measured.
         filters: of all convolutions.
         parameters: learnable values.
         macs: multiply-adds of one image.
         runtime: and machine, as latency tables are named; empty where latency was not measured.
-        ms: of one image, the fastest of several turns: rungs are compared, and a disturbance only adds.
-        unpruned_ms: the same of the unpruned network, taken in turns with this one.
+        ms: of one image, the fastest of several rounds: rungs are compared, and a disturbance only adds.
+        unpruned_ms: the same of the unpruned network, measured interleaved with this one.
     """
 
     network: str
@@ -58,7 +58,7 @@ class Rung:
 
     @property
     def best(self) -> float:
-        """The better mAP, which one gets by leaving --recalibrate out or giving it."""
+        """The better mAP, with or without --recalibrate."""
         return self.as_cut if self.recalibrated is None else max(self.as_cut, self.recalibrated)
 
     @property
@@ -68,19 +68,19 @@ class Rung:
 
 
 class Ladder:
-    """A network's rungs under one setting.
+    """The rungs of a network under one setting.
 
     Args:
-        trials: the network.
+        sweep: the network.
         path: of the CSV file; rows of other networks and settings in it are kept.
         policy: share -> the strategy.
-        mark: digits of the files and the options, see `Rung`.
+        mark: `network` and `settings` of its rungs, see `Rung`.
     """
 
     def __init__(
-        self, trials: Trials, path: Path, policy: Callable[[float], Policy], mark: tuple[str, str]
+        self, sweep: Sweep, path: Path, policy: Callable[[float], Policy], mark: tuple[str, str]
     ) -> None:
-        self._trials, self._path, self._policy, self._mark = trials, path, policy, mark
+        self._sweep, self._path, self._policy, self._mark = sweep, path, policy, mark
         self._rows = read_rows(path, Rung)
 
     @property
@@ -89,17 +89,18 @@ class Ladder:
         return next(row for row in self._own() if not row.share)
 
     def rungs(self, score: str) -> list[Rung]:
-        """What is there of a score, by share."""
+        """The rungs of a score so far, by share."""
         return sorted((row for row in self._own() if row.score == score), key=lambda row: row.share)
 
     def curve(self, score: str) -> dict[float, float]:
-        """Share -> mAP, the unpruned network as given among them."""
+        """Share -> mAP, with the unpruned network at share 0."""
         return {0.0: self.unpruned.as_cut} | {row.share: row.best for row in self.rungs(score)}
 
     def milliseconds(self, row: Rung) -> float | None:
-        """Latency of a rung as if all had been measured at once: its ratio times the unpruned one's median.
+        """Latency of a rung relative to one median of the unpruned network for all rungs.
 
-        Turns that lie minutes apart meet another machine load, so their milliseconds do not compare.
+        Milliseconds measured minutes apart cannot be compared, since the load of the machine changes; their
+        ratio to the unpruned network, measured interleaved, can.
         """
         whole = self.unpruned
         if row.slowness is None or whole.ms is None or row.runtime != whole.runtime:
@@ -107,13 +108,13 @@ class Ladder:
         return row.slowness * whole.ms
 
     def climb(self, scores: Sequence[str], shares: Sequence[float], tolerance: float, step: float) -> None:
-        """Measure what is missing of these shares, and the shares that `next_share` wants; step 0: none.
+        """Measure missing rungs at these shares, then at those that `next_share` proposes (none with step 0).
 
         Raises:
             ToolkitError: a score or a share cannot be used.
         """
         for score in scores:
-            self._trials.require_score(score)
+            self._sweep.require_score(score)
         with tqdm(desc="rungs", unit="rung", total=1 + len(scores) * len(shares), disable=None) as bar:
             self._measure("", 0.0)
             bar.update()
@@ -129,12 +130,12 @@ class Ladder:
                     bar.update()
 
     def time(self, scores: Sequence[str], runtime: Runtime, image_size: tuple[int, int]) -> None:
-        """Measure the latencies that are missing on `runtime`, each in turns with the unpruned network."""
+        """Measure missing latencies on `runtime`, interleaved with the unpruned network."""
         place = table_path(fingerprint(runtime)).stem
         missing = [row for score in scores for row in self.rungs(score) if row.runtime != place]
         with tqdm(desc=runtime.name, unit="rung", total=len(missing), disable=not missing) as bar:
             for rows in _taken(missing, _AT_ONCE):
-                models = {"": self._trials.job.model}
+                models = {"": self._sweep.job.model}
                 models |= {f"{row.score} {row.share}": self._compact(row).model for row in rows}
                 whole, *found = fastest(network_runs(models, runtime, image_size), _TURNS, _SECONDS).values()
                 for row, ms in zip(rows, found, strict=True):
@@ -150,23 +151,23 @@ class Ladder:
             self._put(replace(self.unpruned, runtime=place, ms=median, unpruned_ms=median))
 
     def _compact(self, row: Rung) -> DarknetSubject:
-        return self._trials.cut(self._policy(row.share), row.score).compact
+        return self._sweep.pruned(self._policy(row.share), row.score).compact
 
     def _measure(self, score: str, share: float) -> None:
         if any((row.score, row.share) == (score, share) for row in self._own()):
             return
-        trials = self._trials
-        subject = trials.cut(self._policy(share), score).compact if score else trials.job.subject
-        found = trials.measured(subject)
+        sweep = self._sweep
+        subject = sweep.pruned(self._policy(share), score).compact if score else sweep.job.subject
+        found = sweep.measured(subject)
         filters = sum(len(layer.outputs) for layer in subject.graph.layers.values())
         sizes = (filters, found.figures.parameters, found.figures.macs)
-        self._put(Rung(*self._mark, score, share, trials.images, found.as_cut, found.recalibrated, *sizes))
+        self._put(Rung(*self._mark, score, share, sweep.images, found.as_cut, found.recalibrated, *sizes))
 
     def _own(self) -> Iterator[Rung]:
         return (row for row in self._rows if (row.network, row.settings) == self._mark)
 
     def _put(self, rung: Rung) -> None:
-        """Keep a row in the place of the one before, in the file too."""
+        """Add a row, or replace the one of the same rung, in the file too."""
         key = (rung.network, rung.settings, rung.score, rung.share)
         others = [row for row in self._rows if (row.network, row.settings, row.score, row.share) != key]
         self._rows = sorted(

@@ -1,6 +1,5 @@
-"""Questions about a pruning that write nothing: why did a channel go, and what if a share of all went?"""
+"""Questions that write nothing: why a channel is removed (--explain), what would be left (--what-if)."""
 
-import argparse
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,39 +8,43 @@ from rich.table import Table
 
 from ...darknet.costs import section_costs
 from ...darknet.network import Network
-from ...errors import PruningError, ToolkitError
-from ...frontends.darknet.subject import DarknetSubject, narrowed_network, section_index, trace
+from ...errors import PruningError
+from ...frontends.darknet.subject import narrowed_network, section_index, trace
 from ...pruning.explain import Verdict, explain, why, writers
 from ...pruning.policies import groups, keep_best
 from ...pruning.subject import ChannelPlan
-from ...pruning.surgery import PruningResult
-from ..arguments import Need, resolve
+from ..arguments import prepare, resolve
 from ..tables import multiply_adds, show
-from .refusals import refuse_beside_what_if
+from .budget import within_budget
+from .job import open_job
+from .options import PruningOptions
+from .result import prune_network
 
-CFG_ONLY: tuple[Need, ...] = ("cfg",)
 
-
-def explain_section(subject: DarknetSubject, result: PruningResult[DarknetSubject], index: int) -> None:
-    """Print why the channels of section `index` went or stayed.
+def show_explanation(options: PruningOptions, index: int) -> None:
+    """Print why the channels of section `index` are removed or kept.
 
     Raises:
-        PruningError: it has no channels of its own, or the strategy removes none.
+        ToolkitError: something given cannot be used, the section is not a convolution, or the strategy
+            removes no channels.
     """
+    job = open_job(options, prepare(options))
+    budget = within_budget(job) if options.has_budget else None
+    subject, result = job.subject, prune_network(job, options.policies, budget)
     plans = [plan for plan in result.plans if isinstance(plan, ChannelPlan)]
     name = next((name for name in subject.graph.layers if section_index(name) == index), None)
     if name is None:
         raise PruningError(
-            f"--explain {index}", "is no convolution", "name one of those that doctor.py lists"
+            f"--explain {index}", "not a convolution", "name one of those that doctor.py lists"
         )
     if not plans:
         raise PruningError(
-            "--explain", "this strategy removes whole blocks, no channels", "use slim_prune.py"
+            "--explain", "this strategy removes whole blocks, not channels", "use slim_prune.py"
         )
     plan = plans[0]
     verdict = Verdict(subject.graph, result.scores, plan, result.keep, result.carried)
     table = Table()
-    for column in ("channels", "which", "score", "why"):
+    for column in ("channels", "numbers", "score", "reason"):
         table.add_column(column, justify="right" if column == "channels" else "left", overflow="fold")
     scores = result.scores.get(name)
     for reason in explain(verdict, name):
@@ -55,30 +58,27 @@ def explain_section(subject: DarknetSubject, result: PruningResult[DarknetSubjec
     kept = int(result.keep[subject.graph.layers[name].outputs].sum())
     place = subject.network.place(index)
     threshold = "" if plan.threshold is None else f", threshold {plan.threshold:.6g}"
-    show(f"{place}: {kept} of {len(subject.graph.layers[name].outputs)} channels stay{threshold}", table)
+    show(f"{place}: {kept} of {len(subject.graph.layers[name].outputs)} channels kept{threshold}", table)
     others = [_place(subject.network, other) for other in writers(subject.graph, name) if other != name]
     if others:
         print("writes to the same channels as", ", ".join(others))
-    gone = [block.name for block in result.removed_blocks if name in block.layers]
-    if gone:
-        print(f"its block, {_place(subject.network, gone[0])}, goes as a whole")
+    removed = [block.name for block in result.removed_blocks if name in block.layers]
+    if removed:
+        print(f"its block, {_place(subject.network, removed[0])}, is removed as a whole")
 
 
-def show_what_if(args: argparse.Namespace) -> None:
-    """Print what is left when the same share of every layer goes; needs a cfg and no weights.
+def show_what_if(options: PruningOptions, share: float) -> None:
+    """Print what is left when the same share of every layer is removed; needs a cfg and no weights.
 
     Raises:
-        ToolkitError: there is no cfg, or an option needs more than it or would do nothing.
+        ToolkitError: there is no cfg.
     """
-    refuse_beside_what_if(args)
-    network = resolve(args, needs=CFG_ONLY).network()
-    if args.img_size:
-        network = network.resized(*args.img_size)
-    if args.align == "auto":
-        raise ToolkitError("--align auto", "asks a latency table, --what-if the cfg alone", "give a number")
-    graph = trace(network, keep_sections=args.keep_sections)
-    wish = keep_best(graph, groups(graph), args.what_if)
-    keep = graph.legal(wish, np.zeros(graph.unit_count), args.align or 1, args.min_channels)
+    network = resolve(options, needs=["cfg"]).network()
+    if options.img_size:
+        network = network.resized(*options.img_size)
+    graph = trace(network, keep_sections=options.keep_sections)
+    wish = keep_best(graph, groups(graph), share)
+    keep = graph.legal(wish, np.zeros(graph.unit_count), int(options.align or 1), options.min_channels)
     narrow = narrowed_network(network, graph, keep)
     table = Table()
     for column in ("", "before", "after", "left"):
@@ -86,8 +86,9 @@ def show_what_if(args: argparse.Namespace) -> None:
     before, after = (_costs(each) for each in (network, narrow))
     for name, old, new in zip(("parameters", "MACs"), before, after, strict=True):
         text = multiply_adds if name == "MACs" else "{:,}".format
-        table.add_row(name, text(old), text(new), f"{new / old:.1%}")
-    title = f"{network.source} at {network.width}x{network.height}, if {args.what_if:.0%} of every layer went"
+        table.add_row(name, text(old), text(new), f"{100 * new / old:.1f} %")
+    removed = f"with {share:.0%} of every layer removed"
+    title = f"{network.source} at {network.width}x{network.height}, {removed}"
     show(title, table)
 
 
@@ -97,14 +98,14 @@ def _costs(network: Network) -> tuple[int, int]:
 
 
 def _place(network: Network, text: str) -> str:
-    """A layer's name as the cfg's section; other text with a section's number for a layer's name."""
+    """A layer name as the section of the cfg; in other text, layer names as section numbers."""
     if text.startswith("layers.") and " " not in text:
         return network.place(section_index(text))
     return text.replace("layers.", "#")
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers, ascending, with runs drawn together.
+    """Ascending numbers, runs abbreviated.
 
     >>> _ranges([0, 1, 2, 5, 7, 8])
     '0-2, 5, 7, 8'

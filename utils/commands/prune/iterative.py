@@ -1,15 +1,14 @@
-"""--iterative K: prune a part of the way, recalibrate, fine-tune for a while, K times down to the budget.
+"""Iterative pruning (--iterative K): K rounds of pruning, recalibration and fine-tuning, down to the limits.
 
-Each round starts from the one before; its limits lie on a geometric way from what the network costs to what
-it may. A round that is done is not done again, and one that is broken off goes on where it was; rounds of
-other files or options lie in another folder.
+Each round starts from the network of the round before; the limits of the rounds form a geometric sequence
+from what the unpruned network costs to what was asked for. A finished round is not repeated, and an
+interrupted one is resumed; rounds of other files or options have folders of their own.
 """
 
-import argparse
 import hashlib
+import logging
 import math
 from collections.abc import Iterator
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -31,21 +30,20 @@ from ..latency.measure import fingerprint
 from ..results import read_report, write_json
 from ..tables import percent
 from ..train.command import run_training, train_parser
-from .budget import Budget, shares_asked, within_budget
+from .budget import Budget, requested_shares, within_budget
 from .budget_latency import LONG
-from .experiment import identity, settings
-from .files import write_outcome
-from .job import Job, Outputs, open_job
+from .job import Job, LatencyPair, OutputFiles, open_job
 from .ledger import Ledger
-from .options import COSTS, Amount
-from .outcome import Outcome, outcome_of, pruned
-from .refusals import given
-from .stages import Timing, evaluations, recalibration_notes, timing
+from .options import COSTS, Amount, PruningOptions, spelled
+from .result import PrunedNetwork, proven, prune_network, write
+from .sweep import identity, settings
+
+logger = logging.getLogger(__name__)
 
 DONE = "round.json"
 # training images for batch-norm statistics, where --recalibrate does not say how many
 RECALIBRATED = 64
-# options that change what a round leaves, beside the limits; --min-map is asked of the end alone
+# options that change the result of a round, beside the limits; --min-map is required of the last round only
 _KEYS = (
     "iterative", "tune_epochs", "score", "merge", "layer_keep", "align", "min_channels", "keep_sections",
     "fold", "img_size", "seed", "no_eval",
@@ -54,7 +52,7 @@ _KEYS = (
 
 @dataclass(frozen=True)
 class Round:
-    """What a round leaves in its folder.
+    """A round of pruning and fine-tuning, by its folder.
 
     Attributes:
         number: from 1 on.
@@ -67,10 +65,15 @@ class Round:
     tuned: float | None = None
 
     @property
-    def files(self) -> Outputs:
-        """As pruned."""
+    def files(self) -> OutputFiles:
+        """Of its pruning."""
         paths = (self.folder / f"pruned{suffix}" for suffix in (".cfg", ".weights", ".json", ".html"))
-        return Outputs(*paths)
+        return OutputFiles(*paths)
+
+    @property
+    def training(self) -> Path:
+        """Folder of its fine-tuning."""
+        return self.folder / "tuned"
 
     @cached_property
     def report(self) -> dict[str, Any]:
@@ -85,137 +88,153 @@ class Round:
 
     @property
     def is_worse_tuned(self) -> bool:
-        """Whether so short a fine-tuning did harm, so that the network as pruned is taken."""
+        """Whether the short fine-tuning lowered mAP, so that the network as pruned is used."""
         return None not in (self.tuned, self.pruned) and self.tuned < self.pruned  # type: ignore[operator]
 
     @property
     def weights(self) -> Path:
         """Of the better network: fine-tuned or as pruned."""
-        return self.files.weights if self.is_worse_tuned else self.folder / "tuned" / BEST
+        return self.files.weights if self.is_worse_tuned else self.training / BEST
 
 
-def run_rounds(job: Job) -> Outcome:
-    """All rounds, and what became of the network in them.
+def run_rounds(job: Job) -> PrunedNetwork:
+    """Run all rounds.
 
     Args:
         job: of slim_prune.py, with limits.
 
     Raises:
-        ToolkitError: a limit is missing, there is no data set to tune on, or mAP is below --min-map.
+        ToolkitError: a limit is missing, there is no data set to fine-tune on, or mAP is below --min-map.
     """
-    args = job.args
+    options = job.options
     if job.data is None:
         raise ToolkitError("--iterative", "fine-tunes between the rounds", "add --data")
-    if not any(getattr(args, name) is not None for name in COSTS):
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in COSTS)
-        raise ToolkitError("--iterative", "goes down to a limit", f"add one of {options}")
+    if not _given_limits(options):
+        limits = ", ".join(map(spelled, COSTS))
+        raise ToolkitError("--iterative", "needs a limit to prune to", f"add one of {limits}")
     weights = job.project.needed("weights")
     folder = job.outputs.weights.parent / f"{weights.stem}_rounds" / _mark(job)
     rounds: list[Round] = []
-    for number in range(1, args.iterative + 1):
+    for number in range(1, options.iterative + 1):
         rounds.append(_round(job, Round(number, folder / str(number)), rounds))
     last = rounds[-1]
     reached = last.pruned if last.is_worse_tuned else last.tuned
-    if args.min_map is not None and (reached is None or reached < args.min_map):
+    if options.min_map is not None and (reached is None or reached < options.min_map):
         found = "was not measured" if reached is None else f"is {reached:.4f}"
-        remedy = (
-            f"tune longer (--tune-epochs), allow it to cost more, or accept less; the rounds lie in {folder}"
-        )
-        raise ToolkitError(f"--min-map {args.min_map}", f"mAP@0.5 after the last round {found}", remedy)
-    return _outcome(job, rounds)
+        remedy = f"add --tune-epochs, raise the limits or lower --min-map; the rounds are in {folder}"
+        raise ToolkitError(f"--min-map {options.min_map}", f"mAP@0.5 after the last round {found}", remedy)
+    return _result(job, rounds)
+
+
+def _given_limits(options: PruningOptions) -> dict[str, Amount]:
+    limits = (options.max_ms, options.max_macs, options.max_params, options.max_mb)
+    return {name: limit for name, limit in zip(COSTS, limits, strict=True) if limit is not None}
 
 
 def _mark(job: Job) -> str:
-    """A few digits for all that decides what the rounds leave."""
-    limits = {name: getattr(job.args, name) for name in COSTS}
-    facts = [identity(job), settings(job.args, _KEYS), limits, _recalibrated(job.args)]
-    if job.args.max_ms is not None or job.aligns_itself:
-        facts += [fingerprint(job.runtime), job.args.latency_table]
+    """A few digits of a digest of everything that changes the result of a round."""
+    limits = {name: _given_limits(job.options).get(name) for name in COSTS}
+    facts = [identity(job), settings(job.options, _KEYS), limits, _images_to_recalibrate(job.options)]
+    if job.options.max_ms is not None or job.aligns_itself:
+        facts += [fingerprint(job.runtime), job.options.latency_table]
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:8]
 
 
-def _recalibrated(args: argparse.Namespace) -> int:
+def _images_to_recalibrate(options: PruningOptions) -> int:
     """Training images for the batch-norm statistics of each round."""
-    return int(args.recalibrate) if given(args, "recalibrate") else RECALIBRATED
+    return RECALIBRATED if options.recalibrate is None else options.recalibrate
 
 
 def _round(job: Job, this: Round, before: list[Round]) -> Round:
     if (this.folder / DONE).exists():
         return replace(this, tuned=_read(this.folder / DONE)["tuned"])
-    place = f"round {this.number} of {job.args.iterative}"
+    place = f"round {this.number} of {job.options.iterative}"
     if not this.files.report.exists():
-        print(f"{place}: pruning")
+        logger.info("%s: pruning", place)
         _prune(job, this, before)
-    print(f"{place}: fine-tuning")
+    logger.info("%s: fine-tuning", place)
     try:
         with torch_threads(torch.get_num_threads()):  # which training chooses for itself
             run_training(train_parser().parse_args(_training(job, this)), is_last=False)
     except InterruptedTrainingError as error:
-        remedy = "saved, so the same command goes on from there"
+        remedy = "saved; the same command resumes it"
         raise InterruptedTrainingError(f"in {place}", remedy, error.exit_code - 128) from error
-    model = open_files(this.files.cfg, this.folder / "tuned" / BEST).to(job.device)
-    found = evaluations(job, {place: model})[place]
+    model = open_files(this.files.cfg, this.training / BEST).to(job.device)
+    found = job.evaluated({place: model})[place]
     done = replace(this, tuned=None if found is None else found.map50)
     write_json(this.folder / DONE, {"tuned": done.tuned})
     return done
 
 
 def _prune(job: Job, this: Round, before: list[Round]) -> None:
-    """One pruning with a ledger and a JSON of its own; the page is of the whole run."""
-    args = copy(job.args)
-    args.iterative, args.report, args.verify = 1, False, "quick"
-    args.min_map = None  # asked of what comes out in the end, fine-tuned
-    del args.tune_epochs  # nothing is fine-tuned in it
-    args.recalibrate = _recalibrated(args)
-    args.cfg, args.weights = job.project.cfg, job.project.weights
-    if before:
-        args.cfg, args.weights = before[-1].files.cfg, before[-1].weights
-    args.data = job.project.data
-    vars(args).update(_limits(job, this.number / job.args.iterative, before))
-    own = replace(open_job(args, job.device, ""), outputs=this.files)
+    """One pruning with a ledger and a JSON of its own; the HTML page is of the whole run."""
+    own = open_job(_options(job, this, before), job.device, track=job.track)
+    own = replace(own, outputs=this.files)
     try:
         budget = within_budget(own)
-    except WithinBudgetError:  # the round before came further than it had to
+    except WithinBudgetError:  # the round before went further than it had to
         whole = np.ones(own.subject.graph.unit_count, dtype=np.bool_)
-        budget = Budget(whole, ("within the limits of the round as it is",))
-    write_outcome(own, outcome_of(own, pruned(own, (), budget), budget))
+        budget = Budget(whole, ("already within the limits of this round: nothing was removed",))
+    write(own, proven(own, prune_network(own, (), budget), budget))
+
+
+def _options(job: Job, this: Round, before: list[Round]) -> PruningOptions:
+    """Of the pruning of a round."""
+    project = job.project
+    cfg, weights = (before[-1].files.cfg, before[-1].weights) if before else (project.cfg, project.weights)
+    own = replace(
+        job.options,
+        cfg=cfg,
+        weights=weights,
+        data=project.data,
+        iterative=1,
+        tune_epochs=PruningOptions.tune_epochs,
+        min_map=None,  # required of the final, fine-tuned network
+        recalibrate=_images_to_recalibrate(job.options),
+        report=False,
+        verify="quick",
+    )
+    limits: dict[str, Any] = {**_limits(job, this.number / job.options.iterative, before)}
+    return replace(own, **limits)
 
 
 def _limits(job: Job, progress: float, before: list[Round]) -> dict[str, Amount]:
-    """The limits at a share of the way.
+    """The limits after a share `progress` of the way.
 
-    A share of the milliseconds stays one, of what the round sets out from: measured in turns with it.
+    A share of the milliseconds remains a share, of the network that the round starts from.
     """
-    shares, asked = shares_asked(job).items(), job.args.max_ms
-    limits = {name: Amount(whole * share**progress, False) for name, (whole, share) in shares}
+    asked = job.options.max_ms
+    limits = {
+        name: Amount(whole * share**progress, False) for name, (whole, share) in requested_shares(job).items()
+    }
     if asked is not None and asked.is_share:
         limits["max_ms"] = Amount(asked.value**progress / _left(before), True)
     return limits
 
 
 def _left(rounds: list[Round]) -> float:
-    """Share of the milliseconds that rounds have left, each measured in turns with what it set out from."""
+    """Share of the milliseconds that is left, each round measured interleaved with the one before."""
     reports = [each.report for each in rounds]
     return math.prod(r["after"]["latency_ms"]["p50"] / r["before"]["latency_ms"]["p50"] for r in reports)
 
 
 def _training(job: Job, this: Round) -> list[str]:
-    """What train.py would be told: to go on where it was broken off, else to start."""
-    args, folder = job.args, this.folder / "tuned"
-    words: list[object] = ["--workers", args.workers, "--device", args.device]
-    words += ["--threads", args.threads] if args.threads else []
-    if (folder / LAST).exists():
-        return [str(word) for word in (*words, "--resume", folder / LAST)]
+    """Options of train.py: to resume an interrupted training, else to start one."""
+    options = job.options
+    words: list[object] = ["--workers", options.workers, "--device", options.device]
+    words += ["--threads", options.threads] if options.threads else []
+    if (this.training / LAST).exists():
+        return [str(word) for word in (*words, "--resume", this.training / LAST)]
     words += ["--cfg", this.files.cfg, "--weights", this.files.weights, "--data", job.project.needed("data")]
-    words += ["--epochs", args.tune_epochs, "--output", folder, "--seed", args.seed, "--no-multi-scale"]
-    words += ["--t_weights", job.project.needed("weights")]
+    words += ["--epochs", options.tune_epochs, "--output", this.training, "--seed", options.seed]
+    words += ["--no-multi-scale", "--t_weights", job.project.needed("weights")]
     words += ["--t_cfg", job.project.cfg] if job.project.cfg else []
-    words += ["--img_size", *args.img_size] if args.img_size else []
+    words += ["--img_size", *options.img_size] if options.img_size else []
     return [str(word) for word in words]
 
 
-def _outcome(job: Job, rounds: list[Round]) -> Outcome:
-    """The last round's network beside the one that all set out from."""
+def _result(job: Job, rounds: list[Round]) -> PrunedNetwork:
+    """The network of the last round, compared with the unpruned one."""
     last = rounds[-1]
     tuned = DarknetSubject.of(open_files(last.files.cfg, last.weights).to(job.device).eval())
     pruned_last = open_files(last.files.cfg, last.files.weights).to(job.device).eval()
@@ -224,34 +243,36 @@ def _outcome(job: Job, rounds: list[Round]) -> Outcome:
         for each in rounds
         for line in each.report["ledger"]
     ]
-    measured = timing(job, job.model, tuned.model, LONG) if job.args.max_ms is not None else None
-    return Outcome(
+    timed = job.options.max_ms is not None
+    latencies = job.latencies(job.model, tuned.model, LONG) if timed else None
+    return PrunedNetwork(
         saved=tuned,
         ledger=Ledger.of(tuned.model, checks),
         networks={"before": job.model, "last_pruned": pruned_last},
-        written="fine_tuned",
+        stage="fine_tuned",
         sections=_sections([each.report["sections"] for each in rounds]),
         scores=job.scorer(job.subject),
-        timing=measured,
-        notes=tuple(_notes(job, rounds, measured)),
+        latencies=latencies,
+        notes=tuple(_notes(job, rounds, latencies)),
     )
 
 
-def _notes(job: Job, rounds: list[Round], measured: Timing | None) -> Iterator[str]:
+def _notes(job: Job, rounds: list[Round], latencies: LatencyPair | None) -> Iterator[str]:
     for each in rounds:
         size = f"round {each.number}: {each.report['after']['parameters']:,} parameters"
-        worse = ", which did harm, so it goes on as pruned" if each.is_worse_tuned else ""
+        worse = "; fine-tuning lowered it, so the network as pruned was used" if each.is_worse_tuned else ""
         yield f"{size}, mAP@0.5 pruned {percent(each.pruned)}, fine-tuned {percent(each.tuned)}{worse}"
-    if measured is not None and measured.before is not None and measured.after is not None:
-        asked = job.args.max_ms.of(measured.before.p50)
-        slower = ", more than asked for: other work on the machine?" if measured.after.p50 > asked else ""
-        yield f"{measured.after.p50:.2f} ms of {asked:.2f} asked for, measured on {measured.runtime}{slower}"
-    yield f"every round lies in {rounds[-1].folder.parent}"
-    yield from recalibration_notes(job)
+    limit = job.options.max_ms
+    if limit is not None and latencies is not None and latencies.before and latencies.after:
+        taken, most = latencies.after.p50, limit.of(latencies.before.p50)
+        slower = "; above the limit, perhaps because of other load on the machine" if taken > most else ""
+        yield f"{taken:.2f} ms of at most {most:.2f}, measured on {latencies.runtime}{slower}"
+    yield f"all rounds are in {rounds[-1].folder.parent}"
+    yield from job.recalibration_notes()
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A round's JSON."""
+    """The JSON of a round."""
     return read_report(path, f"remove the folder {path.parent}")
 
 
@@ -260,7 +281,7 @@ def _check(line: dict[str, Any]) -> Check:
 
 
 def _sections(rounds: list[list[dict[str, Any]]]) -> tuple[SectionChange, ...]:
-    """Which filters of the network as given are left: a round's masks are of those that the last one left."""
+    """Which filters of the unpruned network are left: masks of a round refer to the round before."""
     changes = []
     for found in zip(*rounds, strict=True):
         left = np.arange(found[0]["filters_before"])

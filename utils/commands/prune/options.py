@@ -1,48 +1,71 @@
-"""The options that all pruning scripts share, and the scorer that they ask for."""
+"""Options of a pruning run: the strategy, its limits, and which of them exclude each other."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
 
-from torch import Tensor, nn
-
-from ...darknet.model import Darknet
-from ...data.loader import Batch, Loader
 from ...errors import ToolkitError
-from ...frontends.darknet.subject import classic_scores
-from ...options import FRACTION, FRACTION_BELOW_ONE, NON_NEGATIVE_INT, POSITIVE_FLOAT, POSITIVE_INT
-from ...pruning.scores import Scorer, named_scorer, random_scores, taylor_scores
-from ...pruning.subject import LayerScores, Subject
+from ...options import (
+    FRACTION,
+    FRACTION_BELOW_ONE,
+    NON_NEGATIVE_INT,
+    POSITIVE_FLOAT,
+    POSITIVE_INT,
+    check_ranges,
+    given,
+    option,
+)
+from ...pruning.policies import Policy, WeakestBlocks, normal_threshold, shortcut_threshold, slim_threshold
+from ...pruning.subject import Merge
+from ...pruning.surgery import Folding
 from ...runtimes.choice import NAMES
-from ...training.losses import LossWeights, yolo_loss
-from ..arguments import Options, Parser, add_common, add_data, add_image_size, add_network
+from ..arguments import ImageSizeOptions, InputOptions, MachineOptions, arguments
+
+Strategy = Literal["slim_prune", "prune", "shortcut_prune", "layer_prune", "layer_channel_prune"]
 
 SCORES = "gamma, l1, l2, fpgm, group, taylor, random, or several joined by _x_ such as gamma_x_l1"
 MERGES = ("union", "leader", "mean", "max", "norm")
-# images that a Taylor score takes its gradients on
-TAYLOR_IMAGES = 64
-# and how many at a time: the absolute value is taken of each batch's, so small batches tell more
-TAYLOR_BATCH = 2
 COSTS = ("max_ms", "max_macs", "max_params", "max_mb")
 LIMITS = (*COSTS, "min_map")
+BUDGET = (*LIMITS, "iterative", "tune_epochs", "runtime", "latency_table")
+_GLOBAL = ("global_percent", "layer_keep", "merge")
+# strategy -> the options that it has beside the common ones
+STRATEGY_OPTIONS: Mapping[Strategy, tuple[str, ...]] = MappingProxyType(
+    {
+        "slim_prune": (*_GLOBAL, *BUDGET),
+        "prune": ("percent",),
+        "shortcut_prune": ("percent",),
+        "layer_prune": ("shortcuts",),
+        "layer_channel_prune": ("shortcuts", *_GLOBAL),
+    }
+)
+_STRATEGY_NAMES = {name for names in STRATEGY_OPTIONS.values() for name in names}
 _UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
+_UNDERSCORED = {"img_size", "layer_keep", "global_percent"}
+# what --what-if uses, and what only says where and on what a command runs
+_WHAT_IF = {
+    "what_if", "img_size", "align", "min_channels", "keep_sections",
+    "cfg", "weights", "data", "seed", "device", "workers", "threads", "command", "strategy",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Amount:
-    """A limit as typed: so many, or a share of what the network has."""
+    """A limit: an absolute value, or a share of what the unpruned network has."""
 
     value: float
     is_share: bool
 
     def of(self, whole: float) -> float:
-        """In the unit of `whole`."""
+        """The limit in the unit of `whole`, the unpruned network's value."""
         return self.value * whole if self.is_share else self.value
 
 
 def amount(text: str) -> Amount:
-    """A limit: a number, with K, M or G behind it, or a percentage.
+    """Read a limit: a number, with K, M or G behind it, or a percentage.
 
     >>> amount("50%"), amount("1.5G").value
     (Amount(value=0.5, is_share=True), 1500000000.0)
@@ -52,102 +75,327 @@ def amount(text: str) -> Amount:
     return Amount(value, unit == "%")
 
 
-def prune_parser(manual: str | None, command: str) -> Parser:
-    """The options that all pruning scripts share."""
-    parser = Parser(manual, command)
-    add_network(parser)
-    add_data(parser)
-    add_image_size(parser)
-    _add_choice(parser.add_argument_group("what is kept"))
-    _add_afterwards(parser.add_argument_group("after the cut"))
-    parser.add_argument("--batch-size", type=POSITIVE_INT, default=8, help="images at a time when evaluating")
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="put all files there (default: beside inputs)"
+def align(text: str) -> int | str:
+    """Read a multiple of channels, or "auto"."""
+    return "auto" if text == "auto" else POSITIVE_INT(text)
+
+
+def sections(text: str) -> tuple[int, ...]:
+    """Read numbers of sections, with ranges.
+
+    >>> sections("0,12-14")
+    (0, 12, 13, 14)
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise argparse.ArgumentTypeError(f"{part!r} is not a section number or a range such as 12-15")
+        numbers = range(int(first), int(last or first) + 1)
+        if not numbers:
+            raise argparse.ArgumentTypeError(f"{part!r} is an empty range; write the smaller number first")
+        found += numbers
+    return tuple(found)
+
+
+def spelled(name: str) -> str:
+    """An option as it is typed.
+
+    >>> spelled("keep_sections"), spelled("layer_keep")
+    ('--keep-sections', '--layer_keep')
+    """
+    return "--" + (name if name in _UNDERSCORED else name.replace("_", "-"))
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """Limits, in place of a share of channels; they can be combined."""
+
+    max_ms: Amount | None = option(
+        None,
+        "milliseconds per image on --runtime, measured; 50%% is half of the unpruned network's",
+        amount,
+        metavar="X",
+        flags=("--max-ms",),
     )
-    add_common(parser)
-    return parser
-
-
-def _add_choice(group: Options) -> None:
-    text = f"importance of a channel: {SCORES} (default: gamma; for a budget taylor, with --data)"
-    group.add_argument("--score", help=text)
-    add_align(group, note=" (default: 1, for --max-ms auto)")
-    add_floors(group)
-    group.add_argument("--classic", action="store_true", help="exactly the published rules of 2019-20")
-    question = group.add_mutually_exclusive_group()
-    text = "print why the channels of a section go or stay, and write nothing"
-    question.add_argument("--explain", type=NON_NEGATIVE_INT, metavar="SECTION", help=text)
-    text = "print what is left if this share of every layer goes, from the cfg alone, and write nothing"
-    question.add_argument("--what-if", type=FRACTION_BELOW_ONE, metavar="SHARE", help=text)
-
-
-def add_align(group: Options, default: int | None = None, note: str = "") -> None:
-    """Add --align; `note` tells the default where it is None."""
-    text = f"multiples of so many channels; auto: as a latency table says{note}"
-    group.add_argument("--align", type=_align, default=default, metavar="N", help=text)
-
-
-def add_floors(group: Options) -> None:
-    """Add --min-channels and --keep-sections."""
-    text = "every layer keeps at least so many"
-    group.add_argument("--min-channels", type=POSITIVE_INT, default=1, metavar="N", help=text)
-    text = "left whole, such as 0,12-15"
-    group.add_argument("--keep-sections", type=sections, default=(), metavar="LIST", help=text)
-
-
-def _add_afterwards(group: Options) -> None:
-    text = "constants of removed channels: moved into the layers behind (interior), exactly at image borders "
-    text += "too, which keeps a channel more here and there (borders), or dropped (off)"
-    group.add_argument("--fold", choices=["interior", "borders", "off"], default="interior", help=text)
-    text = "estimate the batch-norm statistics anew on N training images (0: leave them)"
-    group.add_argument("--recalibrate", type=NON_NEGATIVE_INT, default=0, metavar="N", help=text)
-    text = "compare the files with OpenCV and onnxruntime too (full), or only with themselves (quick)"
-    group.add_argument("--verify", choices=["full", "quick"], default="full", help=text)
-    group.add_argument(
-        "--report", action=argparse.BooleanOptionalAction, default=True, help="write an HTML page of the run"
+    max_macs: Amount | None = option(
+        None, "multiply-adds per image; 50%% as above", amount, metavar="X", flags=("--max-macs",)
     )
-    group.add_argument(
-        "--no-eval", action="store_true", help="measure neither mAP nor latency, even with --data"
+    max_params: Amount | None = option(
+        None, "parameters; 50%% as above", amount, metavar="X", flags=("--max-params",)
+    )
+    max_mb: Amount | None = option(
+        None, "MiB of the .weights file; 50%% as above", amount, metavar="X", flags=("--max-mb",)
+    )
+    min_map: float | None = option(
+        None,
+        "mAP@0.5 on the validation images, 0..1: alone, find the smallest network that reaches it; beside "
+        "another limit, require it",
+        FRACTION,
+        metavar="X",
+        flags=("--min-map",),
+    )
+    iterative: int = option(
+        1,
+        "number of rounds of pruning, recalibration and fine-tuning, each a part of the way to the limits",
+        POSITIVE_INT,
+        metavar="K",
+    )
+    tune_epochs: int = option(
+        2,
+        "epochs of fine-tuning in each round, with the unpruned network as teacher",
+        POSITIVE_INT,
+        metavar="N",
+        flags=("--tune-epochs",),
+    )
+    runtime: str = option("onnxruntime", "runtime of --max-ms", choices=NAMES)
+    latency_table: Path | None = option(
+        None,
+        "file written by latency.py --output (default: this machine's in runs/latency)",
+        Path,
+        metavar="FILE",
+        flags=("--latency-table",),
     )
 
-
-def add_merge(parser: Parser) -> None:
-    """Add --merge."""
-    text = "what decides over channels that a shortcut adds: any of their writers (union), the first one "
-    text += "(leader), or the mean, max or norm of their scores; in a budget union means max"
-    parser.add_argument("--merge", choices=MERGES, default="union", help=text)
+    @property
+    def has_budget(self) -> bool:
+        """Whether a limit takes the place of a share of channels."""
+        return bool(given(self).keys() & set(LIMITS))
 
 
-def add_budget(parser: Parser) -> None:
-    """Add the limits, which take the place of a share of channels."""
-    group = parser.add_argument_group("budgets, in place of a share; they may be combined")
-    kinds = {
-        "--max-ms": "milliseconds for one image on --runtime, measured",
-        "--max-macs": "multiply-adds of one image",
-        "--max-params": "learnable values",
-        "--max-mb": "MiB of the .weights file",
+@dataclass(frozen=True)
+class ChannelOptions:
+    """Which channels a pruning may remove, whatever the strategy; align: None stands for the default."""
+
+    align: int | str | None = option(
+        None,
+        "round widths up to multiples of N; auto: as the latency table says (default: 1, with --max-ms auto)",
+        align,
+        metavar="N",
+    )
+    min_channels: int = option(
+        1,
+        "least number of channels of every layer",
+        POSITIVE_INT,
+        metavar="N",
+        flags=("--min-channels",),
+    )
+    keep_sections: tuple[int, ...] = option(
+        (),
+        "sections not to prune, such as 0,12-15 (default: none)",
+        sections,
+        metavar="LIST",
+        flags=("--keep-sections",),
+    )
+
+
+@dataclass(frozen=True)
+class StrategyOptions:
+    """What the strategies are set by; `STRATEGY_OPTIONS` says which has which."""
+
+    strategy: Strategy = "slim_prune"
+    global_percent: float = option(
+        0.8, "share of all channels to remove", FRACTION, flags=("--global_percent",)
+    )
+    layer_keep: float = option(0.01, "least share of its channels that every layer keeps", FRACTION)
+    merge: Merge = option(
+        "union",
+        "which of several layers decide on a channel that a shortcut adds: any of them (union), the first "
+        "(leader), or the mean, max or norm of their scores; with a budget, union means max",
+        choices=MERGES,
+    )
+    percent: float = option(0.7, "share of the candidate channels to remove", FRACTION)
+    shortcuts: int = option(8, "number of residual blocks to remove", POSITIVE_INT)
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """The strategy for the engine."""
+        channels = slim_threshold(self.global_percent, self.layer_keep, self.merge)
+        blocks = WeakestBlocks(self.shortcuts)
+        found: Mapping[Strategy, tuple[Policy, ...]] = {
+            "slim_prune": (channels,),
+            "prune": (normal_threshold(self.percent),),
+            "shortcut_prune": (shortcut_threshold(self.percent),),
+            "layer_prune": (blocks,),
+            "layer_channel_prune": (channels, blocks),
+        }
+        return found[self.strategy]
+
+
+@dataclass(frozen=True)
+class PruningOptions(
+    StrategyOptions, BudgetOptions, ChannelOptions, ImageSizeOptions, InputOptions, MachineOptions
+):
+    """All options of a pruning run.
+
+    `explain` and `what_if` are questions of the command line, which `prune` passes over.
+
+    >>> PruningOptions(global_percent=0.5, max_macs=amount("50%"))
+    Traceback (most recent call last):
+        ...
+    utils.errors.ToolkitError: --global_percent: a budget decides how much is removed; leave one of them out
+
+    Raises:
+        ToolkitError: a value is out of range, or an option has no effect beside the others.
+    """
+
+    score: str | None = option(
+        None,
+        f"importance of a channel: {SCORES} (default: gamma; for a budget taylor, with --data)",
+    )
+    classic: bool = option(False, "follow the rules published in 2019-20 exactly")
+    explain: int | None = option(
+        None,
+        "print why channels of a section are removed or kept, and write nothing",
+        NON_NEGATIVE_INT,
+        metavar="SECTION",
+    )
+    what_if: float | None = option(
+        None,
+        "print what is left if this share of every layer is removed, from the cfg alone, and write nothing",
+        FRACTION_BELOW_ONE,
+        metavar="SHARE",
+        flags=("--what-if",),
+    )
+    fold: Folding = option(
+        "interior",
+        "constants of removed channels: folded into the next layers, exact away from image borders "
+        "(interior), exact at borders too, which keeps a few more channels (borders), or dropped (off)",
+        choices=("interior", "borders", "off"),
+    )
+    recalibrate: int | None = option(
+        None,
+        "re-estimate the batch-norm statistics on N training images (default: 0, none; with --iterative 64)",
+        NON_NEGATIVE_INT,
+        metavar="N",
+    )
+    verify: Literal["full", "quick"] = option(
+        "full",
+        "check the written files with OpenCV and onnxruntime too (full), or only by reading them (quick)",
+        choices=("full", "quick"),
+    )
+    report: bool = option(True, "write an HTML report", action=argparse.BooleanOptionalAction)
+    no_eval: bool = option(False, "measure neither mAP nor latency, even with --data", flags=("--no-eval",))
+    batch_size: int = option(8, "images per batch when evaluating", POSITIVE_INT, flags=("--batch-size",))
+    output: Path | None = option(
+        None, "folder of all output files (default: beside the inputs)", Path, metavar="DIR"
+    )
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.what_if is not None:
+            _check_what_if(self)
+            return
+        _check_strategy(self)
+        if self.classic:
+            _check_classic(self)
+        _check_budget(self)
+
+    @property
+    def images_to_recalibrate(self) -> int:
+        """Training images for batch-norm statistics; 0 for none."""
+        return self.recalibrate or 0
+
+    @property
+    def tag(self) -> str:
+        """What the names of the output files begin with."""
+        return _budget_tag(self) if self.has_budget else _strategy_tag(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """The options that the strategy has, by name."""
+        own = STRATEGY_OPTIONS[self.strategy]
+        other = {"strategy"} | (_STRATEGY_NAMES - set(own))
+        values = {name: value for name, value in arguments(self).items() if name not in other}
+        return values | {"recalibrate": self.images_to_recalibrate}
+
+
+def _check_strategy(options: PruningOptions) -> None:
+    """Refuse options of other strategies."""
+    other = given(options).keys() & (_STRATEGY_NAMES - set(STRATEGY_OPTIONS[options.strategy]))
+    if other:
+        fact = f"no effect with strategy {options.strategy}"
+        raise ToolkitError(_list(other), fact, "leave it out, or choose another strategy")
+
+
+def _check_classic(options: PruningOptions) -> None:
+    """Refuse what the published rules do not have."""
+    values = given(options)
+    other = [name for name in ("merge", "min_channels", "keep_sections", *LIMITS) if name in values]
+    other += ["score"] if options.score not in (None, "gamma") else []
+    other += ["align"] if options.align not in (None, 1) else []
+    other += ["fold"] if options.fold == "borders" else []  # it keeps channels that are not in their masks
+    if other:
+        raise ToolkitError("--classic", f"cannot be combined with {_list(other)}", "leave one of them out")
+
+
+def _check_budget(options: PruningOptions) -> None:
+    """Refuse options that contradict a budget, and those that need one and have none."""
+    values = given(options)
+    if options.iterative > 1:
+        _check_rounds(options)
+    elif "tune_epochs" in values:
+        raise ToolkitError("--tune-epochs", "without --iterative nothing is fine-tuned", "add --iterative K")
+    if options.has_budget and options.merge == "leader":
+        fact = "a budget weighs the score of a channel against its cost, so no single layer decides"
+        raise ToolkitError("--merge leader", fact, "use union, mean, max or norm")
+    if options.has_budget and "global_percent" in values:
+        fact = "a budget decides how much is removed"
+        raise ToolkitError("--global_percent", fact, "leave one of them out")
+    is_timed = options.align == "auto" or options.max_ms is not None
+    idle = [name for name in ("runtime", "latency_table") if name in values]
+    if idle and not is_timed:
+        fact = "only used by --max-ms and --align auto"
+        raise ToolkitError(spelled(idle[0]), fact, "add one of them, or leave it out")
+
+
+def _check_rounds(options: PruningOptions) -> None:
+    if options.no_eval and options.min_map is not None:
+        raise ToolkitError("--min-map", "mAP has to be measured", "leave --no-eval out")
+    if options.classic:
+        fact = "removes a given share of channels, --iterative prunes to a limit"
+        raise ToolkitError("--classic", fact, "leave one of them out")
+    if options.explain is not None:
+        fact = "explains a single pruning, --iterative does several"
+        raise ToolkitError("--explain", fact, "leave one of them out")
+
+
+def _check_what_if(options: PruningOptions) -> None:
+    """Refuse what --what-if does not use: it removes the same share of every layer, whatever the strategy."""
+    if "shortcuts" in STRATEGY_OPTIONS[options.strategy]:
+        fact = "is about channels, and this strategy removes whole blocks"
+        raise ToolkitError("--what-if", fact, f"use slim_prune.py --what-if {options.what_if:g}")
+    other = [name for name in given(options) if name not in _WHAT_IF]
+    if other:
+        fact = f"removes the same share of every layer, from the cfg alone; no effect: {_list(other)}"
+        raise ToolkitError("--what-if", fact, "leave one of them out")
+    if options.align == "auto":
+        fact = "needs a latency table, and --what-if reads only the cfg"
+        raise ToolkitError("--align auto", fact, "give a number")
+
+
+def _list(names: Any) -> str:
+    return ", ".join(spelled(name) for name in sorted(names))
+
+
+def _strategy_tag(options: StrategyOptions) -> str:
+    share = f"{options.global_percent}_keep_{options.layer_keep}"
+    tags: Mapping[Strategy, str] = {
+        "slim_prune": f"prune_{share}",
+        "prune": f"normal_{options.percent}",
+        "shortcut_prune": f"shortcut_{options.percent}",
+        "layer_prune": f"prune_{options.shortcuts}_shortcut",
+        "layer_channel_prune": f"prune_{options.shortcuts}_shortcut_{share}",
     }
-    for name, text in kinds.items():
-        group.add_argument(name, type=amount, metavar="X", help=f"{text}; 50%% for half of what it is now")
-    text = "mAP@0.5 on the valid list, 0..1: alone, the smallest network with it; beside a limit, required"
-    group.add_argument("--min-map", type=FRACTION, metavar="X", help=text)
-    text = "prune, recalibrate and fine-tune in so many rounds, each a part of the way to the limits"
-    group.add_argument("--iterative", type=POSITIVE_INT, default=1, metavar="K", help=text)
-    text = "epochs of fine-tuning in each round, taught by the unpruned network"
-    group.add_argument("--tune-epochs", type=POSITIVE_INT, default=2, metavar="N", help=text)
-    group.add_argument("--runtime", choices=NAMES, default="onnxruntime", help="what --max-ms is measured on")
-    text = "that latency.py wrote with --output (default: this machine's in runs/latency)"
-    group.add_argument("--latency-table", type=Path, metavar="FILE", help=text)
+    return tags[options.strategy]
 
 
-def budget_tag(args: argparse.Namespace) -> str:
-    """What the names of the results begin with."""
-    given = [(name[4:], getattr(args, name)) for name in COSTS if getattr(args, name) is not None]
+def _budget_tag(options: BudgetOptions) -> str:
+    limits = {name: value for name, value in given(options).items() if name in COSTS}
     parts = [
-        f"{100 * found.value:g}pct_{name}" if found.is_share else f"{_short(found.value)}{name}"
-        for name, found in given
+        f"{100 * limit.value:g}pct_{name[4:]}" if limit.is_share else f"{_short(limit.value)}{name[4:]}"
+        for name, limit in limits.items()
     ]
-    return "_".join(["prune", *parts, *([f"map{args.min_map:g}"] if args.min_map is not None else [])])
+    return "_".join(["prune", *parts, *([f"map{options.min_map:g}"] if options.min_map is not None else [])])
 
 
 def _short(value: float) -> str:
@@ -160,66 +408,3 @@ def _short(value: float) -> str:
         if value >= size and value % (size / 10) == 0:
             return f"{value / size:g}{unit}"
     return f"{value:.0f}" if value >= 1000 else f"{value:g}"
-
-
-def _align(text: str) -> int | str:
-    return "auto" if text == "auto" else POSITIVE_INT(text)
-
-
-def sections(text: str) -> tuple[int, ...]:
-    """Numbers of sections, with ranges.
-
-    >>> sections("0,12-14")
-    (0, 12, 13, 14)
-    """
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise argparse.ArgumentTypeError(f"{part!r} is not a section's number or a range such as 12-15")
-        numbers = range(int(first), int(last or first) + 1)
-        if not numbers:
-            raise argparse.ArgumentTypeError(f"{part!r} is empty; write the smaller number first")
-        found += numbers
-    return tuple(found)
-
-
-def has_budget(args: argparse.Namespace) -> bool:
-    """Whether a limit was given in place of a share."""
-    return any(getattr(args, name, None) is not None for name in LIMITS)
-
-
-def scorer_of(args: argparse.Namespace, name: str, calibration: Callable[[], Loader] | None) -> Scorer:
-    """The scorer of a name, or the published one for --classic.
-
-    Args:
-        args: the parsed options.
-        name: of the score.
-        calibration: opens training images, TAYLOR_IMAGES of them; None where there is no data set.
-
-    Raises:
-        PruningError: an unknown name.
-        ToolkitError: a score that needs images, without a data set.
-    """
-    if args.classic:
-        return classic_scores  # type: ignore[return-value]  # of Darknet's subjects only
-    return named_score(name, args.seed, calibration)
-
-
-def named_score(name: str, seed: int, calibration: Callable[[], Loader] | None) -> Scorer:
-    """The scorer of a name; arguments and errors as for `scorer_of`, `seed` of random scores."""
-
-    def taylor(subject: Subject) -> LayerScores:
-        if calibration is None:
-            raise ToolkitError("--score taylor", "takes gradients on training images", "add --data")
-        return taylor_scores(calibration(), detection_loss)(subject)
-
-    return named_scorer(name, {"taylor": taylor, "random": random_scores(seed)})
-
-
-def detection_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """The modern loss of a Darknet for a batch."""
-    assert isinstance(model, Darknet)
-    device = next(model.parameters()).device
-    heads = model(batch.images.to(device))
-    return yolo_loss(heads, batch.targets.to(device), model.head_specs, LossWeights()).total

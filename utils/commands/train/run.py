@@ -31,10 +31,10 @@ from ...training.precision import channels_last
 from ...training.processes import Processes, joined, local_device
 from ..arguments import prepare, resolve
 from ..evaluate.run import data_problems
-from ..inputs import fresh_network, open_files
+from ..inputs import DemoFiles, fresh_network, open_files
 from .board import Board
 from .components import free_share_of, objective_of, open_loaders, penalty_of
-from .options import CANDIDATES, NEWEST, TrainOptions
+from .options import CANDIDATES, NEWEST, OUTPUT, TrainOptions
 from .settings import RunSettings, choose_control
 
 logger = logging.getLogger(__name__)
@@ -182,13 +182,14 @@ def _new(options: TrainOptions) -> PreparedRun:
         load_weights(model, loaded, options.cutoff)
     elif loaded:
         load_pretrained(model, loaded, options.weights_classes)
+    is_default = project.is_demo and options.output == OUTPUT
     settings = RunSettings(
         cfg=project.cfg,
         data=project.needed("data"),
         t_cfg=options.t_cfg,
         t_weights=options.t_weights,
         report=report,
-        output=options.output,
+        output=DemoFiles.here().weights.parent if is_default else options.output,
         prune=CANDIDATES if options.prune is None else options.prune,
         classic=options.classic,
         is_demo=project.is_demo,

@@ -1,0 +1,33 @@
+"""Prune a network: `prune(PruningOptions(...))`, without printing anything.
+
+>>> options = PruningOptions(strategy="layer_prune", shortcuts=8)
+>>> options.policies
+(WeakestBlocks(count=8),)
+"""
+
+from ..arguments import prepare
+from ..progress import Track, untracked
+from .budget import within_budget
+from .iterative import run_rounds
+from .job import open_job
+from .options import PruningOptions
+from .result import PruningOutcome, proven, prune_network, write
+
+
+def prune(options: PruningOptions, *, track: Track = untracked) -> PruningOutcome:
+    """Open, prune, prove, measure, and write the cfg, the weights and the report.
+
+    Args:
+        options: what to prune and how.
+        track: shows progress, see `Track`.
+
+    Raises:
+        ToolkitError: a file cannot be used, the network cannot be pruned as asked, or a check failed; then
+            nothing was written.
+    """
+    job = open_job(options, prepare(options), track=track)
+    if options.iterative > 1:
+        return write(job, run_rounds(job))
+    budget = within_budget(job) if options.has_budget else None
+    result = prune_network(job, options.policies, budget)
+    return write(job, proven(job, result, budget))
