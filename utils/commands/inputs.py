@@ -4,7 +4,6 @@ Invariant: without --cfg, --data and --weights all files are the demo's; with on
 are derived from it or required, never taken from the demo. A checkpoint contains its network.
 """
 
-import argparse
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from ..darknet.network import Network
 from ..data.shapes import ensure_shapes
 from ..errors import CfgError, ToolkitError
 from ..files import same_file, write_text
-from ..options import from_arguments, option
+from ..options import option
 from ..runtimes.choice import is_exported, runtime_of
 from ..runtimes.detecting import DetectingNetwork, as_predict, detecting, facts_of, of_file
 from ..runtimes.opencv import OpenCv
@@ -211,7 +210,7 @@ def _required(files: Mapping[Need, Path | None], name: Need) -> Path:
     return path
 
 
-def resolve(options: NetworkOptions | argparse.Namespace, needs: Collection[Need] = NEEDS) -> Project:
+def resolve(options: NetworkOptions, needs: Collection[Need] = NEEDS) -> Project:
     """Find the command's files by the rule above; make the generated data set where it is used.
 
     Args:
@@ -221,8 +220,6 @@ def resolve(options: NetworkOptions | argparse.Namespace, needs: Collection[Need
     Raises:
         ToolkitError: a required file is neither given nor can be derived.
     """
-    if isinstance(options, argparse.Namespace):  # of a command that has no options class yet
-        options = from_arguments(InputOptions if hasattr(options, "data") else NetworkOptions, options)
     cfg, weights = options.cfg, options.weights
     data = options.data if isinstance(options, InputOptions) else None
     is_demo = not (cfg or data or weights)
