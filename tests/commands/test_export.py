@@ -119,6 +119,7 @@ def test_what_can_be_known_is_refused_before_any_file(
         ({"format": ()}, "--format: unknown format"),
         ({"nms": True, "raw_heads": True}, "--nms: raw heads contain no boxes"),
         ({"opset": 0}, "--opset: 0 is out of range"),
+        ({"precision": "fp8"}, "--precision: unknown value 'fp8'; use one of fp32, fp16, int8"),
     ],
 )
 def test_options_that_cannot_be_are_refused_when_made(options: dict[str, Any], message: str) -> None:

@@ -43,7 +43,8 @@ class _ManualFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps the manual's line breaks and shows informative defaults."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default is None or action.default is False or action.default == argparse.SUPPRESS
+        silent = action.default is None or action.default is False
+        silent = silent or action.default in ((), argparse.SUPPRESS)
         text = as_typed(action.help or "")
         if silent or not action.option_strings or "(default" in text:
             return text
