@@ -295,7 +295,7 @@ def test_rows_are_read_as_they_were_written(tmp_path) -> None:
 def test_a_file_of_something_else_is_refused(tmp_path, text) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(text)
-    with pytest.raises(ToolkitError, match=r"rows.csv: holds no results of this command"):
+    with pytest.raises(ToolkitError, match=r"rows.csv: does not contain results of this command"):
         read_rows(path, Rung)
 
 
@@ -303,8 +303,8 @@ def test_a_damaged_row_is_refused(tmp_path) -> None:
     path = tmp_path / "rows.csv"
     write_rows(path, [Rung("ab", "", "", 0.0, 3, 0.5, None, 1, 2, 3)])
     path.write_text(path.read_text().replace("0.5", "half"))
-    with pytest.raises(ToolkitError, match=r"holds no results"):
+    with pytest.raises(ToolkitError, match=r"does not contain results"):
         read_rows(path, Rung)
     path.write_text(path.read_text().replace(",half", ""))
-    with pytest.raises(ToolkitError, match=r"holds no results"):
+    with pytest.raises(ToolkitError, match=r"does not contain results"):
         read_rows(path, Rung)

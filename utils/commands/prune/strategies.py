@@ -6,7 +6,7 @@ from rich.table import Table
 
 from ...options import add_options, from_arguments
 from ...pruning.report import PruningReport
-from ..arguments import Options, Parser, add_common, next_command
+from ..arguments import Options, Parser, add_machine, next_command
 from ..progress import bar
 from ..tables import mebibytes, milliseconds, multiply_adds, percent, show
 from .explain import show_explanation, show_what_if
@@ -113,7 +113,7 @@ def prune_parser(strategy: Strategy, manual: str | None) -> Parser:
     _add(after, "fold", "recalibrate", "verify", "report", "no_eval")
     if "max_ms" in own:
         _add(parser.add_argument_group("budgets, in place of a share; they can be combined"), *BUDGET)
-    add_common(parser)
+    add_machine(parser)
     return parser
 
 
