@@ -35,9 +35,8 @@ parallel wrapper, what it wraps is pruned.
 """
 
 from utils.frontends.fx.plan import Plan, apply_plan, load
-from utils.frontends.fx.report import SlimReport
-from utils.frontends.fx.slim import SlimResult, gamma_penalty, slim
-from utils.pruning.channel_selection import ChannelSelection
+from utils.frontends.fx.slim import SlimReport, SlimResult, gamma_penalty, slim
+from utils.pruning.layers import ChannelSelection
 from utils.pruning.soft_loss import KLSoftLoss, taught_loss
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What training and pruning reach on blood cells (BCCD): every figure of docs/training.md, by one command.
+"""Training and pruning on blood cells (BCCD): every figure of docs/results/training.md, by one command.
 
     python benchmarks/bccd.py --cfg tiny3.cfg --weights yolov3-tiny.weights --data bccd/bccd.data --jobs 2
     python benchmarks/bccd.py ... --only "sparse-*"       # some rows, and what they need

@@ -1,4 +1,4 @@
-"""The tables and the picture of docs/training.md, from benchmarks/bccd.csv and coco_mini.csv alone.
+"""The tables and the picture of docs/results/training.md, from benchmarks/bccd.csv and coco_mini.csv alone.
 
 python benchmarks/bccd_report.py
 """
@@ -16,7 +16,7 @@ from benchmarks.bccd import Row, read_rows
 from utils.files import atomic_path, write_text
 
 LOSSES = ROOT / "benchmarks" / "coco_mini.csv"
-PAGE, PICTURE = ROOT / "docs" / "training.md", ROOT / "docs" / "training.png"
+PAGE, PICTURE = ROOT / "docs" / "results" / "training.md", ROOT / "docs" / "results" / "training.png"
 # mAP@0.5 of the published program in the same setting; name -> (parameters, mAP)
 PUBLISHED = {
     "baseline": (8_674_496, 0.666),

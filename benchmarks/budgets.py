@@ -31,7 +31,7 @@ from utils.data.listing import DataFile, read_data_file
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import POSITIVE_INT
 from utils.profiling import count_macs, count_parameters
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.recalibrate import recalibrate
 from utils.pruning.surgery import prune
 from utils.runtimes.choice import NAMES, find_runtime
@@ -131,7 +131,7 @@ def _as_fast(args: Namespace, model: Darknet, ours: Darknet) -> tuple[float, Dar
     runtime, subject = find_runtime(args.runtime), DarknetSubject.of(model)
 
     def tried(percent: float) -> tuple[bool, Darknet]:
-        pruned = prune(subject, [slim(percent, LAYER_KEEP)]).compact.model.eval()
+        pruned = prune(subject, [slim_threshold(percent, LAYER_KEEP)]).compact.model.eval()
         times = network_latencies({"ours": ours, "theirs": pruned}, runtime, _size(model), _ROUNDS)
         return times["theirs"].p50 <= _AS_FAST * times["ours"].p50, pruned
 

@@ -1,4 +1,4 @@
-"""Network Slimming on digits over three seeds: every figure of docs/digits.md, by one command.
+"""Network Slimming on digits over three seeds: every figure of docs/results/digits.md, by one command.
 
     pip install scikit-learn==1.9.1
     python benchmarks/digits.py              # half an hour on one thread; goes on where it was ended
@@ -28,7 +28,7 @@ from utils.exporters.packages import package
 from utils.files import write_text
 from utils.options import POSITIVE_INT
 
-TABLE, PAGE = ROOT / "benchmarks" / "digits.csv", ROOT / "docs" / "digits.md"
+TABLE, PAGE = ROOT / "benchmarks" / "digits.csv", ROOT / "docs" / "results" / "digits.md"
 KNOWN = 0.0001
 HEAD = ("step", "sr", "ratio", "digit", "odd or even", "third", "parameters", "multiply-adds", "epochs")
 INTRODUCTION = """# Network Slimming on digits

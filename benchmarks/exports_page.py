@@ -1,4 +1,4 @@
-"""docs/exports.md: the table of benchmarks/exports.py as Markdown."""
+"""docs/results/exports.md: the table of benchmarks/exports.py as Markdown."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 INTRODUCTION = """# Every format and precision, for every stock network and its pruned versions
 
-Made by `python benchmarks/exports.py --page docs/exports.md`; the figures are in `benchmarks/exports.csv`. At
+Made by `python benchmarks/exports.py --page docs/results/exports.md`; figures: `benchmarks/exports.csv`. At
 {size}x{size}, batch 1. yolov3-tiny, yolo-fastest-1.1 and MobileNetV2-YOLOv3-Nano have their real weights, the
 others random ones with spread-out gammas. *slim*: `slim_prune.py` at 70 %. *layers*: `layer_prune.py`, half
 of the residual blocks. A file took its name only after its runtime was compared with torch in float32, but

@@ -5,8 +5,9 @@
     python benchmarks/ladders.py                          # page and picture, from the CSV alone
 
 `ladder.py` for each network, into runs/ladders; the rows of all go to benchmarks/ladders.csv, and tables and
-picture to docs/ladders.md. What is there is not computed again. MobileNetV2-YOLOv3-Nano knows the 20 classes
-of Pascal VOC: for it, labels of the same images are renamed to these classes and all others left out.
+picture to docs/results/ladders.md. Rows that exist are not computed again. MobileNetV2-YOLOv3-Nano knows the
+20 classes of Pascal VOC: for it, labels of the same images are renamed to these classes, all others left
+out.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from utils.data.listing import DataFile, read_data_file, read_names
 from utils.files import atomic_path, write_text
 
 OUTPUT, TABLE = ROOT / "runs" / "ladders", ROOT / "benchmarks" / "ladders.csv"
-PAGE, PICTURE = ROOT / "docs" / "ladders.md", ROOT / "docs" / "ladders.png"
+PAGE, PICTURE = ROOT / "docs" / "results" / "ladders.md", ROOT / "docs" / "results" / "ladders.png"
 COLUMNS = (
     "weights", "score", "share", "images", "as_cut", "recalibrated", "filters", "parameters", "macs",
 )  # fmt: skip

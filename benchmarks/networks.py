@@ -1,6 +1,6 @@
 """Prune every network of examples/ by several shares: what is left, whether it is exact, how fast it is.
 
-    python benchmarks/networks.py --page docs/networks.md
+    python benchmarks/networks.py --page docs/results/networks.md
     python benchmarks/networks.py --only modnet mobilenet --seconds 5 --output runs/networks.csv
 
 On one thread. A line for each network and share goes into the CSV file at once, so that the same command
@@ -41,7 +41,7 @@ from utils.exporters.tracing import trace_onnx
 from utils.files import write_text
 from utils.frontends.fx.subject import FxSubject
 from utils.options import POSITIVE_FLOAT
-from utils.profiling import take_turns
+from utils.profiling import interleaved_times
 
 EXACT, PARITY = 1e-12, 1e-3
 BATCHES = (1, 8, 64)
@@ -192,7 +192,7 @@ def _bound(run: Callable[[Any], object], images: Any) -> Callable[[], object]:
 
 
 def _medians(runs: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    turns = take_turns(runs, rounds=200, warmup=1, seconds=seconds, least=LEAST)
+    turns = interleaved_times(runs, rounds=200, warmup=1, seconds=seconds, least=LEAST)
     return {name: float(np.median(values)) for name, values in turns.items()}
 
 

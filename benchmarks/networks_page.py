@@ -1,4 +1,4 @@
-"""docs/networks.md: the table of benchmarks/networks.py as Markdown."""
+"""docs/results/networks.md: the table of benchmarks/networks.py as Markdown."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 INTRODUCTION = """# The networks of `examples/`, pruned
 
-Made by `python benchmarks/networks.py --page docs/networks.md`; the figures are in `benchmarks/networks.csv`.
+Made by `python benchmarks/networks.py --page docs/results/networks.md`; figures: `benchmarks/networks.csv`.
 Random weights and spread-out norms: none of this says anything about accuracy. Filters by score "l1", the
 selecting network's by "gamma"; widths are multiples of 8 where not all of a layer is kept. Made with
 {versions}.

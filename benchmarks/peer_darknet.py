@@ -22,7 +22,7 @@ from utils.errors import UnsupportedSectionError
 from utils.frontends.darknet.subject import DarknetSubject, usable_size
 from utils.profiling import count_parameters, median_interval
 from utils.pruning.equality import outputs_in_float64, relative_difference
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.recalibrate import recalibrate
 from utils.pruning.surgery import Folding, prune
 
@@ -71,7 +71,7 @@ def _time_ours(model: Darknet, sizes: dict[str, int]) -> dict[str, float]:
     start = time.perf_counter()
     subject = DarknetSubject.of(model)
     traced = time.perf_counter()
-    result = prune(subject, [slim(0.5, LAYER_KEEP)])
+    result = prune(subject, [slim_threshold(0.5, LAYER_KEEP)])
     done = time.perf_counter()
     sizes["slim: graph and cut"] = count_parameters(result.compact.model)
     return {"slim: graph": traced - start, "slim: graph and cut": done - start}
@@ -133,7 +133,7 @@ def at_most(seconds: int) -> Iterator[None]:
 
 def _cut_by_slim(model: Darknet, _image: Tensor) -> peer.PeerResult[Darknet]:
     subject = DarknetSubject.of(model)
-    result = prune(subject, [slim(0.5, LAYER_KEEP)], folding="off")
+    result = prune(subject, [slim_threshold(0.5, LAYER_KEEP)], folding="off")
     layers = subject.graph.layers.items()
     kept = {name: torch.from_numpy(np.flatnonzero(result.keep[layer.inputs])) for name, layer in layers}
     return peer.PeerResult(result.compact.model, kept)
@@ -170,7 +170,7 @@ def _candidates(model: Darknet, percent: float) -> Iterator[tuple[str, Callable[
 
     def ours(folding: Folding) -> Darknet:
         subject = DarknetSubject.of(model)
-        return prune(subject, [slim(percent, LAYER_KEEP)], folding=folding).compact.model
+        return prune(subject, [slim_threshold(percent, LAYER_KEEP)], folding=folding).compact.model
 
     def theirs(normalizer: str | None) -> Darknet:
         return peer.with_parameters(model, image, count_parameters(ours("off")), normalizer).model

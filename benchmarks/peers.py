@@ -23,7 +23,7 @@ from utils.commands.arguments import Parser, add_image_size
 from utils.commands.benchmark.models import Model
 from utils.exporters.onnx_session import random_images
 from utils.options import POSITIVE_INT
-from utils.profiling import count_parameters, median_interval, take_turns, torch_threads
+from utils.profiling import count_parameters, interleaved_times, median_interval, torch_threads
 from utils.runtimes.choice import find_runtime
 
 OURS = ("torch", "onnxruntime", "openvino")
@@ -56,7 +56,7 @@ def measure(model: Model, shape: tuple[int, ...], rounds: int, case: str, rows: 
     if not rows.has("ratio", case, fastest):
         images = random_images(shape)
         sessions = {name: model.session(find_runtime(name), shape) for name in (*OURS, PEER)}
-        times = take_turns({name: ready.bound(images) for name, ready in sessions.items()}, rounds)
+        times = interleaved_times({name: ready.bound(images) for name, ready in sessions.items()}, rounds)
         assert model.darknet is not None
         size = count_parameters(model.darknet)
         ratios = {name: [a / b for a, b in zip(times[PEER], times[name], strict=True)] for name in OURS}

@@ -44,7 +44,7 @@ import sys, time
 from pathlib import Path
 from utils.commands.project import open_files
 from utils.frontends.darknet import DarknetSubject
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import prune
 model = open_files(Path(sys.argv[1]), Path(sys.argv[2])).eval()
 for _ in range(2):

@@ -39,11 +39,10 @@ from utils.darknet.model import Darknet
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import FRACTION, POSITIVE_INT
 from utils.profiling import count_macs, count_parameters
-from utils.pruning.budget import Widths
-from utils.pruning.channels import UnitMask
+from utils.pruning.budget_search import BudgetSearch, Limit
+from utils.pruning.channels import UnitMask, WidthLimits
 from utils.pruning.costs import Costs, costs_of
-from utils.pruning.policies import slim
-from utils.pruning.selection import Limit, Selection
+from utils.pruning.policies import slim_threshold
 from utils.pruning.subject import ChannelPlan
 from utils.pruning.surgery import prune
 from utils.runtimes.choice import NAMES
@@ -124,8 +123,8 @@ def _networks(job: Job, shares: list[float]) -> Iterator[tuple[tuple[str, float]
     for share in shares:
         yield ("threshold", share), _by_threshold(job, costs, share * whole)
         limit = Limit("multiply-adds", costs.macs, clock.layer, share * whole)
-        widths = Widths(job.align, 1, LAYER_KEEP)
-        keep = Selection(job.subject, job.scorer, (limit,), widths, "max", STAGES).mask()
+        widths = WidthLimits(job.align, 1, LAYER_KEEP)
+        keep = BudgetSearch(job.subject, job.scorer, (limit,), widths, "max", STAGES).mask()
         yield ("latency", share), _compact(job, keep)
 
 
@@ -134,9 +133,9 @@ def _by_threshold(job: Job, costs: Costs, most: float) -> DarknetSubject:
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         percent = (low + high) / 2
-        found = prune(job.subject, [slim(percent, LAYER_KEEP)])
+        found = prune(job.subject, [slim_threshold(percent, LAYER_KEEP)])
         low, high = (low, percent) if costs.macs(found.keep) <= most else (percent, high)
-    return prune(job.subject, [slim(high, LAYER_KEEP)]).compact
+    return prune(job.subject, [slim_threshold(high, LAYER_KEEP)]).compact
 
 
 def _compact(job: Job, keep: UnitMask) -> DarknetSubject:

@@ -1,7 +1,7 @@
 """Masks alone give no speed: torch.nn.utils.prune beside slim_prune at the same share.
 
     python benchmarks/unstructured.py --cfg cfg/yolov3-tiny.cfg --weights weights/yolov3-tiny.weights \\
-        --data data/coco.data --threads 1 --page docs/unstructured.md
+        --data data/coco.data --threads 1 --page docs/results/unstructured.md
 
 At each --share, of the trained network, nothing fine-tuned:
     l1_unstructured      in every layer by itself the weights that are smallest
@@ -41,8 +41,8 @@ from utils.exporters.output_modules import BoxesAndScores
 from utils.files import write_text
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import FRACTION, POSITIVE_INT
-from utils.profiling import count_macs, count_parameters, median_interval, take_turns, torch_threads
-from utils.pruning.policies import slim
+from utils.profiling import count_macs, count_parameters, interleaved_times, median_interval, torch_threads
+from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import prune
 from utils.runtimes.choice import NAMES, find_runtime
 
@@ -50,8 +50,8 @@ LAYER_KEEP = 0.01
 LAYERS: Mapping[str, type[nn.Module]] = {"convolutions": nn.Conv2d, "batch norms": nn.BatchNorm2d}
 INTRODUCTION = """# Masks alone give no speed
 
-Made by `python benchmarks/unstructured.py --page docs/unstructured.md`; its docstring says what is compared
-with what, the figures are in `benchmarks/unstructured.csv`. *zeros*: share of the learnable values that are
+Made by `python benchmarks/unstructured.py --page docs/results/unstructured.md`; its docstring explains the
+comparison, the figures are in `benchmarks/unstructured.csv`. *zeros*: share of the learnable values that are
 0; *faster*: the unpruned network's time over this one's, with its 95 % interval. Nothing is fine-tuned: mAP
 is what the cut alone leaves. A network that was not trained sparsely bears the loss of single weights, and
 of next to no whole channel.
@@ -144,7 +144,10 @@ def variants(model: Darknet, share: float) -> Iterator[tuple[tuple[str, str], Da
             copy = deepcopy(model)
             mask([module for module in copy.modules() if isinstance(module, kind)], share)
             yield (method, layers), copy
-    yield ("slim", "channels"), prune(DarknetSubject.of(model), [slim(share, LAYER_KEEP)]).compact.model
+    yield (
+        ("slim", "channels"),
+        prune(DarknetSubject.of(model), [slim_threshold(share, LAYER_KEEP)]).compact.model,
+    )
 
 
 def _each(mask: Callable[[nn.Module, float], object]) -> Mask:
@@ -185,7 +188,7 @@ def latencies(
         module = BoxesAndScores(fused(model), model.head_specs).eval()
         ready = session(module, torch.from_numpy(images), find_runtime(runtime))
         runs[repr(name)] = ready.bound(images)
-    times = take_turns(runs, rounds)
+    times = interleaved_times(runs, rounds)
     return {name: times[repr(name)] for name in networks}
 
 

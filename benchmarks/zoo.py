@@ -7,7 +7,7 @@ Real weights where there are any, random ones elsewhere. For each cfg and strate
 the full-size one with the removed parts at zero (float64), after every step of a chain; traced anew, it is as
 wide as the mask says; its cfg and .weights, written and read again, compute the same; OpenCV and onnxruntime
 compute the same, or what OpenCV has against the cfg. A line for each goes into the CSV file at once, so that
-the same command goes on where it was broken off. `--page docs/zoo.md` writes the page. Exit code 1 if
+the same command goes on where it was broken off. `--page docs/results/zoo.md` writes the page. Exit code 1 if
 anything was wrong.
 """
 

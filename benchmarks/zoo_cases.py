@@ -21,7 +21,7 @@ from utils.darknet.weights import read_weights
 from utils.errors import CfgError, PruningError
 from utils.frontends.darknet.subject import DarknetSubject, classic_scores, trace, usable_size
 from utils.pruning.equality import outputs_in_float64, relative_difference
-from utils.pruning.policies import Policy, WeakestBlocks, normal, shortcut, slim
+from utils.pruning.policies import Policy, WeakestBlocks, normal_threshold, shortcut_threshold, slim_threshold
 from utils.pruning.report import Check
 from utils.pruning.scores import gamma_scores
 from utils.pruning.surgery import Folding, PruningResult, prune
@@ -38,7 +38,7 @@ class Step:
 
     policies: Policies
     align: int = 1
-    least: int = 1
+    min_channels: int = 1
     folding: Folding = "interior"
     classic: bool = False
 
@@ -47,23 +47,23 @@ def _half(subject: DarknetSubject) -> WeakestBlocks:
     return WeakestBlocks(max(1, len(subject.blocks) // 2))
 
 
-CHANNELS = Step(lambda _: [slim(0.5, 0.01)])
+CHANNELS = Step(lambda _: [slim_threshold(0.5, 0.01)])
 LAYERS = Step(lambda subject: [_half(subject)])
 STRATEGIES: Mapping[str, tuple[Step, ...]] = {
-    "normal": (Step(lambda _: [normal(0.6)]),),
-    "shortcut": (Step(lambda _: [shortcut(0.6)]),),
-    "slim": (Step(lambda _: [slim(0.7, 0.01)]),),
-    "slim --classic": (Step(lambda _: [slim(0.7, 0.01)], classic=True),),
-    "slim --align 8": (Step(lambda _: [slim(0.7, 0.01)], align=8),),
-    "slim --min-channels 5": (Step(lambda _: [slim(0.9, 0.0)], least=5),),
-    "slim --fold borders": (Step(lambda _: [slim(0.7, 0.01)], folding="borders"),),
-    "slim --merge mean": (Step(lambda _: [slim(0.7, 0.01, "mean")]),),
-    "slim --keep-sections": (Step(lambda _: [slim(0.7, 0.01)]),),
+    "normal": (Step(lambda _: [normal_threshold(0.6)]),),
+    "shortcut": (Step(lambda _: [shortcut_threshold(0.6)]),),
+    "slim": (Step(lambda _: [slim_threshold(0.7, 0.01)]),),
+    "slim --classic": (Step(lambda _: [slim_threshold(0.7, 0.01)], classic=True),),
+    "slim --align 8": (Step(lambda _: [slim_threshold(0.7, 0.01)], align=8),),
+    "slim --min-channels 5": (Step(lambda _: [slim_threshold(0.9, 0.0)], min_channels=5),),
+    "slim --fold borders": (Step(lambda _: [slim_threshold(0.7, 0.01)], folding="borders"),),
+    "slim --merge mean": (Step(lambda _: [slim_threshold(0.7, 0.01, "mean")]),),
+    "slim --keep-sections": (Step(lambda _: [slim_threshold(0.7, 0.01)]),),
     "layers": (LAYERS,),
     "all layers": (Step(lambda subject: [WeakestBlocks(max(1, len(subject.blocks)))]),),
-    "layer_channel": (Step(lambda subject: [slim(0.7, 0.01), _half(subject)]),),
+    "layer_channel": (Step(lambda subject: [slim_threshold(0.7, 0.01), _half(subject)]),),
     "layer_channel --align 8 --fold borders": (
-        Step(lambda subject: [slim(0.7, 0.01), _half(subject)], align=8, folding="borders"),
+        Step(lambda subject: [slim_threshold(0.7, 0.01), _half(subject)], align=8, folding="borders"),
     ),
     "slim, slim": (CHANNELS, CHANNELS),
     "slim, layers, slim, layers": (CHANNELS, LAYERS, CHANNELS, LAYERS),
@@ -177,7 +177,7 @@ def _proven(name: str, model: Darknet, strategy: str) -> Row:
             scores,
             folding=step.folding,
             align=step.align,
-            least=step.least,
+            min_channels=step.min_channels,
             may_keep_all=True,
         )
         heads = outputs_in_float64(result.compact.model, image)
@@ -231,7 +231,7 @@ def _assert_widths(subject: DarknetSubject, result: PruningResult[DarknetSubject
             assert len(after) == int(result.keep[before].sum()), f"{name} has not the widths of its mask"
         width, whole = len(layer.outputs), len(old.outputs)
         assert width == whole or width % step.align == 0 or old.groups > 1, f"{name} is {width} wide"
-        assert width >= min(step.least, whole), f"{name} is {width} wide"
+        assert width >= min(step.min_channels, whole), f"{name} is {width} wide"
 
 
 def _files(subject: DarknetSubject, ledger: Ledger) -> tuple[str, str, str]:

@@ -1,4 +1,4 @@
-"""docs/zoo.md: the table of benchmarks/zoo.py as Markdown."""
+"""docs/results/zoo.md: the table of benchmarks/zoo.py as Markdown."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 Row = Mapping[str, Any]
 INTRODUCTION = """# Every stock cfg under every strategy
 
-Made by `python benchmarks/zoo.py --page docs/zoo.md`; the figures are in `benchmarks/zoo.csv`. `real/` cfgs
+Made by `python benchmarks/zoo.py --page docs/results/zoo.md`; figures: `benchmarks/zoo.csv`. `real/` cfgs
 have their real weights, all others random ones. A cell is the largest difference of any output of the compact
 network from the full-size one with the removed parts at zero, over the largest output, in float64, the worst
 of all steps of a chain. Each such network was also written, read back and found equal to the last bit, traced

@@ -1,5 +1,6 @@
 """One thread, the same random examples every time, and the shared test data where they are."""
 
+import importlib
 import os
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from utils.cli import prepare_environment
+from tests.project import CFG, Fail
+from utils.cli import prepare_environment, run_main
 
 prepare_environment()  # before OpenCV is loaded, which takes its limits from it
 
@@ -33,3 +35,34 @@ def shared() -> Path:
 def root() -> Path:
     """The project's folder."""
     return ROOT
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with small.cfg, small.weights and data/shapes.data (four images a split)."""
+    from utils.darknet.checkpoint import save_weights
+    from utils.darknet.model import Darknet
+    from utils.data.shapes import make_shapes
+
+    (tmp_path / "small.cfg").write_text(CFG)
+    torch.manual_seed(0)
+    save_weights(Darknet.from_cfg(tmp_path / "small.cfg"), tmp_path / "small.weights")
+    make_shapes(tmp_path / "data", sizes={"train": 4, "valid": 4, "test": 4})
+    return tmp_path
+
+
+@pytest.fixture
+def fail(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fail:
+    """In this process and in the project's folder: seconds less than `run` for each message."""
+    monkeypatch.chdir(project)
+
+    def fail(script: str, *words: str) -> str:
+        module = importlib.import_module(script.removesuffix(".py"))
+        with pytest.raises(SystemExit) as stop:
+            run_main(lambda: module.main(list(words)))
+        assert stop.value.code == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith("error: ")
+        return line.removeprefix("error: ")
+
+    return fail

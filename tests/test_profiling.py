@@ -12,18 +12,18 @@ from utils.profiling import (
     count_parameters,
     evaluating,
     fastest,
+    interleaved_times,
     measure_latency,
     measure_modules,
     median_interval,
-    take_turns,
 )
 
 
-def test_only_learnable_values_are_parameters() -> None:
+def test_frozen_parameters_count_and_statistics_do_not() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 1))
     assert count_parameters(model) == 3 * 4 * 9 + 2 * 4 + (4 * 5 + 5)
     model[0].weight.requires_grad_(False)
-    assert count_parameters(model) == 2 * 4 + (4 * 5 + 5)
+    assert count_parameters(model) == 3 * 4 * 9 + 2 * 4 + (4 * 5 + 5)
 
 
 def test_a_shared_parameter_counts_once() -> None:
@@ -114,9 +114,9 @@ def test_rounds_end_when_the_time_is_up_but_not_before_the_least(monkeypatch: py
     ticks = itertools.count()
     monkeypatch.setattr("utils.profiling.time.perf_counter", lambda: float(next(ticks)))  # each call 1 s
     runs = {"one": lambda: None, "two": lambda: None}
-    assert [len(values) for values in take_turns(runs, 9, 1, seconds=5, least=2).values()] == [3, 3]
-    assert [len(values) for values in take_turns(runs, 9, 1, seconds=0, least=4).values()] == [4, 4]
-    assert [len(values) for values in take_turns(runs, 2, 1).values()] == [2, 2]
+    assert [len(values) for values in interleaved_times(runs, 9, 1, seconds=5, least=2).values()] == [3, 3]
+    assert [len(values) for values in interleaved_times(runs, 9, 1, seconds=0, least=4).values()] == [4, 4]
+    assert [len(values) for values in interleaved_times(runs, 2, 1).values()] == [2, 2]
 
 
 def test_the_interval_holds_the_true_median_as_often_as_it_says() -> None:
@@ -135,14 +135,15 @@ def test_no_rounds_are_refused() -> None:
 
 
 def test_the_fastest_of_as_many_rounds_as_the_time_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    durations = [0.003, 0.008, 0.002, 0.009, 0.004, 0.007]  # seconds; a, b in turns
+    # seconds; a and b to warm up, then b a, a b, b a
+    durations = [0.9, 0.9, 0.008, 0.003, 0.002, 0.009, 0.007, 0.004]
     ticks = itertools.accumulate(itertools.chain.from_iterable((0.0, duration) for duration in durations))
     monkeypatch.setattr("utils.profiling.time.perf_counter", lambda: next(ticks))
     calls: list[str] = []
     runs = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
     best = fastest(runs, rounds=2, seconds=0.030, warmup=1)
     assert best == pytest.approx({"a": 2.0, "b": 7.0})
-    assert calls == ["a", "b"] * 4
+    assert calls == ["a", "b", "b", "a"] * 2
 
 
 def test_modules_of_several_networks_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,13 +158,15 @@ def test_modules_of_several_networks_take_turns(monkeypatch: pytest.MonkeyPatch)
     }
     modules = {"reusing": [model.conv, model.norm, idle], "small": [small]}
     times = measure_modules(runs, modules, rounds=2, warmup=1)
-    assert calls == ["r", "s"] * 3
+    assert calls == ["r", "s", "s", "r", "r", "s"]
     assert times == {"reusing": (2000.0, 1000.0, 0.0), "small": (1000.0,)}
 
 
 def test_the_time_of_a_module_is_the_median_of_the_timed_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     durations = [9.0, 0.001, 0.5, 0.003]  # seconds; the first is the warm-up
-    ticks = itertools.accumulate(itertools.chain.from_iterable((0.0, duration) for duration in durations))
+    # the clock is read around the network and around its module
+    looks = itertools.chain.from_iterable((0.0, 0.0, duration, 0.0) for duration in durations)
+    ticks = itertools.accumulate(looks)
     monkeypatch.setattr("utils.profiling.time.perf_counter", lambda: next(ticks))
     layer = nn.Identity()
     times = measure_modules({"one": lambda: layer(torch.zeros(1))}, {"one": [layer]}, rounds=3, warmup=1)

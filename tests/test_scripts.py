@@ -9,58 +9,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 import torch
 
-from utils.cli import run_main
+from tests.project import CFG, DATA, FILES, Fail
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
-from utils.data.shapes import make_shapes
 from utils.profiling import count_macs, count_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("models", "slim"))
 OWN_OPTIONS = {"doctor", "new_cfg", "benchmark"}  # compute nothing, or take several networks at once
-
-CONVOLUTION = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize={}\nstride={}\npad=1\nactivation=leaky\n"
-HEAD = (
-    "[convolutional]\nfilters=18\nsize=1\nstride=1\npad=1\nactivation=linear\n"
-    "[yolo]\nmask={}\nanchors=10,10, 20,20, 30,30, 40,40\nclasses=4\nnum=4\n"
-)
-
-
-def residual(wide: int, narrow: int) -> str:
-    """Four sections: down by 2, then a block."""
-    block = CONVOLUTION.format(narrow, 1, 1) + CONVOLUTION.format(wide, 3, 1)
-    return CONVOLUTION.format(wide, 3, 2) + block + "[shortcut]\nfrom=-3\nactivation=linear\n"
-
-
-CFG = (
-    "[net]\nwidth=64\nheight=64\nchannels=3\n"
-    + CONVOLUTION.format(8, 3, 2)  # 0
-    + residual(16, 8)  # 1 .. 4
-    + residual(24, 8)  # 5 .. 8
-    + residual(32, 16)  # 9 .. 12
-    + HEAD.format("2,3")  # 13, 14
-    + "[route]\nlayers=-3\n[upsample]\nstride=2\n[route]\nlayers=-1,8\n"  # 15 .. 17
-    + HEAD.format("0,1")  # 18, 19
-)
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A folder with small.cfg, small.weights and data/shapes.data (four images a split)."""
-    (tmp_path / "small.cfg").write_text(CFG)
-    torch.manual_seed(0)
-    save_weights(Darknet.from_cfg(tmp_path / "small.cfg"), tmp_path / "small.weights")
-    make_shapes(tmp_path / "data", sizes={"train": 4, "valid": 4, "test": 4})
-    return tmp_path
-
-
-FILES = ("--cfg", "small.cfg", "--weights", "small.weights")
-DATA = ("--data", "data/shapes.data", "--workers", "0")
 
 
 def run(folder: Path, script: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -78,29 +38,6 @@ def succeed(folder: Path, script: str, *words: str) -> str:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("next: python ")
     return done.stdout
-
-
-class Fail(Protocol):
-    """Runs a script that must end with code 2; returns the one line that tells its user what is wrong."""
-
-    def __call__(self, script: str, *words: str) -> str: ...
-
-
-@pytest.fixture
-def fail(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Fail:
-    """In this process and in the project's folder: seconds less than `run` for each message."""
-    monkeypatch.chdir(project)
-
-    def fail(script: str, *words: str) -> str:
-        module = importlib.import_module(script.removesuffix(".py"))
-        with pytest.raises(SystemExit) as stop:
-            run_main(lambda: module.main(list(words)))
-        assert stop.value.code == 2
-        line = capsys.readouterr().err.splitlines()[-1]
-        assert line.startswith("error: ")
-        return line.removeprefix("error: ")
-
-    return fail
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -225,7 +162,7 @@ def test_a_typo_in_the_cfg_is_named_by_its_line(project: Path, fail: Fail) -> No
     lines[number] = "from=-300"
     (project / "small.cfg").write_text("\n".join(lines))
     message = fail("evaluate.py", *FILES, *DATA)
-    assert message.startswith(f"small.cfg:{number + 1}: [shortcut] #4 from=-300 ")
+    assert message.startswith(f"small.cfg:{number + 1}: [shortcut] #4: from=-300 ")
 
 
 @pytest.mark.parametrize(
@@ -317,7 +254,7 @@ def test_the_next_command_can_be_typed_with_spaces_in_names(project: Path) -> No
 SLIM = ("--global_percent", "0.5", "--layer_keep", "0.1")
 
 
-def test_slim_prune_writes_three_files_and_the_figures_of_the_saved_network(project: Path) -> None:
+def test_slim_prune_writes_three_files_and_figures_of_the_saved_one(project: Path) -> None:
     text = succeed(project, "slim_prune.py", *FILES, *DATA, *SLIM)
     assert "mAP@0.5" in text
     stem = f"{project}/prune_0.5_keep_0.1_small"

@@ -1,1 +1,90 @@
-"""Prune networks: Darknet detectors first, and any other PyTorch network."""
+"""Prune neural networks: Darknet detectors, and any other PyTorch network.
+
+Any network, with numpy and torch alone (see `help` of `slim` for the options):
+
+    from netslim import Plan, apply_plan, load, slim
+
+    result = slim(model, torch.zeros(1, 3, 224, 224), ratio=0.5, score="l1", align=8)
+    torch.save({"plan": result.plan.to_json(), "model": result.model.state_dict()}, "slim.pt")
+
+A Darknet detector, with the extra "darknet":
+
+    from netslim import Darknet, load_weights
+
+    model = Darknet.from_cfg("cfg/yolov3.cfg")
+    load_weights(model, "weights/yolov3.weights")
+
+The commands are functions here too: they take frozen options, return results and print nothing. In a checkout
+the package is the folder `utils`, for its scripts; a process uses one of the two names. Importing the package
+imports nothing else and changes nothing in the process; each name is imported on first use.
+"""
+
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .darknet.checkpoint import convert, load_weights, save_weights
+    from .darknet.model import Darknet
+    from .frontends.fx.plan import Plan, apply_plan, load
+    from .frontends.fx.slim import SlimReport, SlimResult, gamma_penalty, slim
+    from .pruning.layers import ChannelSelection
+    from .pruning.soft_loss import KLSoftLoss, taught_loss
+
+__version__ = "0.2.0"
+__netslim__ = True  # what a second copy is recognised by
+__all__ = [
+    "ChannelSelection", "Darknet", "KLSoftLoss", "Plan", "SlimReport", "SlimResult", "apply_plan", "convert",
+    "gamma_penalty", "load", "load_weights", "save_weights", "slim", "taught_loss",
+]  # fmt: skip
+
+# Module -> the public names that it defines. No name is that of a module or folder beside this file, which
+# would replace it when imported.
+_HOMES = {
+    "darknet.checkpoint": ("convert", "load_weights", "save_weights"),
+    "darknet.model": ("Darknet",),
+    "frontends.fx.plan": ("Plan", "apply_plan", "load"),
+    "frontends.fx.slim": ("SlimReport", "SlimResult", "gamma_penalty", "slim"),
+    "pruning.layers": ("ChannelSelection",),
+    "pruning.soft_loss": ("KLSoftLoss", "taught_loss"),
+}
+
+
+def _refuse_second_copy() -> None:
+    """Two copies in one process would have two of each class, and neither would know the other's.
+
+    Raises:
+        ImportError: another copy was imported before, under another name.
+    """
+    for name, module in list(sys.modules.items()):
+        contents = getattr(module, "__dict__", None)  # what has none is no module of Python code
+        if name != __name__ and isinstance(contents, dict) and contents.get("__netslim__") is True:
+            fact = f"already imported as {name!r} from {contents.get('__file__')}"
+            raise ImportError(f"{__name__}: {fact}; use one of the two names in a process")
+
+
+_refuse_second_copy()
+
+if not TYPE_CHECKING:  # or every name would count as known
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name on first use."""
+        home = next((home for home, names in _HOMES.items() if name in names), None)
+        if home is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            value = getattr(import_module(f".{home}", __name__), name)
+        except ImportError as error:
+            from .extras import explained
+
+            explanation = explained(error)
+            if explanation is None:
+                raise
+            raise explanation from error
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not, beside what the module holds."""
+    return sorted({*globals(), *__all__})

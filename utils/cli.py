@@ -1,23 +1,30 @@
 """The command line: `netslim COMMAND ...`, `python -m netslim COMMAND ...` and the scripts of a checkout.
 
-All three call the same function of the same module. This module is imported before torch and OpenCV, so it
-knows neither, and it is the only place that sets environment variables: a program that imports the package as
-a library keeps its own settings.
+All three call the same function of the same module. Texts of the package name commands as scripts,
+`python slim_prune.py` or just slim_prune.py, and are translated by `as_typed` where they are shown.
+
+This module is imported before torch and OpenCV, so it knows neither, and it is the only place that sets
+environment variables and logging: a program that imports the package as a library keeps its own settings.
 """
 
 import difflib
 import importlib
 import logging
 import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import MappingProxyType
 
 from .errors import ToolkitError
+from .extras import explained
 
 INTERRUPTED = 130
+_PACKAGE = Path(__file__).resolve().parent
+_SCRIPT = re.compile(r"(?<![\w/.-])(?:python )?((?:data/)?[a-z_]+)\.py\b")
 ENVIRONMENT: Mapping[str, str] = MappingProxyType(
     {
         # Threads sleep while they wait: spinning makes each step two to ten times slower as soon as anything
@@ -123,7 +130,9 @@ def run_main(main: Callable[[], int | None]) -> None:
         if hasattr(stream, "reconfigure"):
             # A table's frame must not end a run on a console that lacks the characters.
             stream.reconfigure(errors="replace")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_AsTyped("%(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         code = main()
     except KeyboardInterrupt:
@@ -134,6 +143,11 @@ def run_main(main: Callable[[], int | None]) -> None:
         sys.exit(1)
     except ToolkitError as error:
         _fail(f"{'error: ' if error.exit_code == ToolkitError.exit_code else ''}{error}", error.exit_code)
+    except ImportError as error:
+        explanation = explained(error)
+        if explanation is None:
+            raise
+        _fail(f"error: {explanation}", explanation.exit_code)
     except OSError as error:
         _fail(f"error: {error.filename or 'file system'}: {error.strerror or error}", 2)
     else:
@@ -159,6 +173,62 @@ def prepare_environment() -> None:
     """Set the variables of ENVIRONMENT that are not set; call it before torch or OpenCV is imported."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+
+
+def program(command: str) -> str:
+    """The words that start a command: "slim-prune" is `python slim_prune.py` or `netslim slim-prune`."""
+    installed = _installed()
+    if installed:
+        return f"{installed} {command}"
+    if command == "demo":  # has no script
+        return f"python -m {__package__}.commands.demo"
+    return f"python {_script(command)}"
+
+
+def child(command: str) -> list[str]:
+    """The words that start a command in another process, with the same Python and the same package."""
+    installed = _installed()
+    if installed is None:
+        return [sys.executable, str(_PACKAGE.parent / _script(command))]
+    console = shutil.which(sys.argv[0]) if installed == "netslim" else None
+    start = [console] if console else [sys.executable, "-m", __package__ or ""]
+    return [*start, *command.split()]
+
+
+def as_typed(text: str) -> str:
+    """A text in which every script is written as this process was started.
+
+    >>> as_typed("use slim_prune.py, or run: python slim_prune.py --cfg my.cfg")  # in a checkout
+    'use slim_prune.py, or run: python slim_prune.py --cfg my.cfg'
+    """
+    if not _installed():
+        return text
+
+    def translated(match: re.Match[str]) -> str:
+        command = match[1].replace("/", " ").replace("_", "-")
+        return program(command) if command in COMMANDS else match[0]
+
+    return _SCRIPT.sub(translated, text)
+
+
+class _AsTyped(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return as_typed(super().format(record))
+
+
+def _script(command: str) -> str:
+    """The script of a command: "data get-voc" is data/get_voc.py."""
+    return command.replace(" ", "/").replace("-", "_") + ".py"
+
+
+def _installed() -> str | None:
+    """The words that start the installed program, or None for a script of a checkout."""
+    start = Path(sys.argv[0])
+    if start.name in ("netslim", "netslim.exe"):
+        return "netslim"
+    if start.name == "__main__.py" and start.resolve().parent == _PACKAGE:
+        return f"python -m {__package__}"
+    return None
 
 
 def _split(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
@@ -187,13 +257,10 @@ def _overview() -> str:
 
 
 def _version() -> str:
-    try:
-        return f"netslim {version('netslim')}"
-    except PackageNotFoundError:
-        return "netslim, a checkout that is not installed"
+    return f"netslim {importlib.import_module(__package__ or '').__version__}"
 
 
 def _fail(message: str, code: int) -> None:
     sys.stdout.flush()
-    print(message, file=sys.stderr)
+    print(as_typed(message), file=sys.stderr)
     sys.exit(code)

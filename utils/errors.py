@@ -1,4 +1,4 @@
-"""What can go wrong for a user, by kind.
+"""Errors that a user can correct, by kind.
 
 Every error has three parts, place, fact and remedy, and reads "place: fact; remedy", so that it can be acted
 on without a traceback: the scripts print it on one line and exit with code 2. Checks that continue after an
@@ -11,15 +11,15 @@ from typing import Literal
 
 
 class ToolkitError(Exception):
-    """Something that the user can correct.
+    """An error that the user can correct.
 
     >>> print(ToolkitError("cfg/my.cfg:12", "filters=0", "use at least 1"))
     cfg/my.cfg:12: filters=0; use at least 1
 
     Attributes:
-        place: file, file:line, section or option; empty where there is none to name.
+        place: file, file:line, section or option; empty if there is none.
         fact: what is wrong.
-        remedy: what the user can do about it; empty where there is nothing to do.
+        remedy: what the user can do about it; empty if nothing.
         exit_code: exit code of a script that ends with this error.
     """
 
@@ -42,7 +42,7 @@ class CfgError(ToolkitError):
 
 
 class UnsupportedSectionError(CfgError):
-    """A cfg uses a section or option whose semantics this project does not have."""
+    """A cfg uses an unsupported section or option."""
 
 
 class WeightsError(ToolkitError):
@@ -50,7 +50,7 @@ class WeightsError(ToolkitError):
 
 
 class PruningError(ToolkitError):
-    """A pruning request cannot be fulfilled on this network."""
+    """A network cannot be pruned as requested."""
 
 
 class DatasetError(ToolkitError):
@@ -61,20 +61,24 @@ class ExportError(ToolkitError):
     """A network cannot be exported, or the exported file does not compute the same function."""
 
 
+class MissingPackageError(ToolkitError, ImportError):
+    """A package is needed that is not installed, or not as it is needed; the remedy is the pip line."""
+
+
 Severity = Literal["note", "warning", "error"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found, without ending the program; reads "place: fact; remedy" like the errors.
+    """A result of a check, reported without ending the program; reads "place: fact; remedy" like the errors.
 
     Attributes:
-        severity: "error": work started on this would fail or be for nothing; "warning": it would be worse
-            than it needs to be; "note": good to know.
+        severity: "error": work started with this would fail or be useless; "warning": its result would be
+            worse than necessary; "note": for information.
         place: file, file:line or section.
-        fact: what is so.
-        remedy: what the user can do about it; empty where there is nothing to do.
-        examples: the first places, where it is about several.
+        fact: what was found.
+        remedy: what the user can do about it; empty if nothing.
+        examples: the first places, if there are several.
     """
 
     severity: Severity
@@ -85,7 +89,7 @@ class Finding:
 
     @classmethod
     def of(cls, error: ToolkitError, place: str) -> "Finding":
-        """An error as a finding; `place` is used where the error names none.
+        """An error as a finding; `place` is used if the error has none.
 
         >>> Finding.of(DatasetError("a.txt:3", "is empty", "fill it"), "a.data").remedy
         'fill it'

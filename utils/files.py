@@ -1,7 +1,7 @@
-"""Files that are either whole or absent, and inputs that are never overwritten.
+"""Atomic writing of files, and protection of inputs from being overwritten.
 
-Invariant: at any moment, also after a kill, the path given to `atomic_path` holds the old file or the
-complete new one, never a part.
+Invariant: at any moment, also after a kill, the path given to `atomic_path` is the old file or the complete
+new one, never a part.
 """
 
 import errno
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """`atomic_paths` of one file."""
+    """`atomic_paths` for one file."""
     with atomic_paths(path) as (temporary,):
         yield temporary
 
@@ -31,9 +31,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
     """Yield a temporary sibling of each path (same suffix) to write to; all are renamed on success.
 
-    Files that belong together get their names together: none is renamed before all are on the disk, and the
-    first one, which users name, comes last. On an exception the temporary files are removed and `paths` stay
-    as they were. Missing folders are made, and temporary files of killed processes removed.
+    Files are moved into place only after all are on the disk; the first one, which users name, is moved
+    last. On an exception the temporary files are removed and `paths` stay as they were. Missing folders
+    are created, and temporary files of killed processes removed.
     """
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,24 +57,22 @@ def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
-    """Turn a failure to write `path` into one line that says so: torch raises RuntimeError on a full disk.
+def writing(path: Path) -> Iterator[None]:
+    """Turn a failure to write `path` into an error with a remedy: torch raises RuntimeError on a full disk.
 
     Raises:
-        ToolkitError: place, reason and remedy.
+        ToolkitError: the file cannot be written; the old one is kept.
     """
     try:
         yield
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or f"is the disk full? {error}".splitlines()[0]
-        fact = f"cannot be written ({reason})"
-        raise ToolkitError(
-            path, fact, "free some space or choose another folder, the file before is kept"
-        ) from error
+        remedy = "free some space or choose another folder; the old file is kept"
+        raise ToolkitError(path, f"cannot be written ({reason})", remedy) from error
 
 
 def keep_previous(path: Path, previous: Path) -> None:
-    """Keep the present file at `path` as `previous` too, before a new one takes its place."""
+    """Keep the current file at `path` as `previous` too, before a new one replaces it."""
     if not path.exists():
         return
     with atomic_path(previous) as temporary:
@@ -85,7 +83,7 @@ def keep_previous(path: Path, previous: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` (UTF-8, `\\n` line ends) by way of `atomic_path`."""
+    """Write `text` to `path` atomically (UTF-8, `\\n` line ends)."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
@@ -96,18 +94,18 @@ def same_file(first: Path, second: Path) -> bool:
 
 
 def require_writable(folder: Path, remedy: str) -> None:
-    """Refuse, before any work is done, a folder that files cannot be written to; leaves nothing behind.
+    """Refuse a folder that cannot be written to, before any work is done; leaves no file.
 
     Args:
         folder: where files will go; need not exist.
         remedy: what the user can do, the end of the message.
 
     Raises:
-        ToolkitError: no file can be made there, or in the parent that the folder would be made in.
+        ToolkitError: no file can be created there, or in the parent where the folder would be created.
     """
     try:
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-        # tried rather than asked: permissions alone do not tell of a full or read-only file system
+        # permissions alone do not show a full or read-only file system
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
@@ -119,7 +117,7 @@ def protect_inputs(outputs: Iterable[Path], inputs: Iterable[Path | None]) -> di
 
     Args:
         outputs: files that are about to be written.
-        inputs: files that the user gave; None entries are passed over.
+        inputs: files that the user gave; None entries are ignored.
 
     Returns:
         resolved old path -> new path of the inputs that were moved, so that callers read them from there.
@@ -145,7 +143,7 @@ def set_aside(path: Path) -> Path:
 
 
 def _flush(path: Path) -> None:
-    """Wait until a file is on the disk: renamed before that, a power failure could leave it empty."""
+    """Wait until a file is on the disk: if renamed before, a power failure could leave it empty."""
     with path.open("r+b" if os.name == "nt" else "rb") as file:  # Windows flushes only what it may write
         os.fsync(file.fileno())
 

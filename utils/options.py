@@ -109,13 +109,15 @@ def add_options(parser: Parser, kind: type, names: Collection[str] | None = None
 def _add(parser: Parser, each: "Field[Any]") -> None:
     words = dict(each.metadata["argparse"])
     flags: Sequence[str] = words.pop("flags", (f"--{each.name}",))
-    default = None if each.default is MISSING else each.default
+    default = None if each.default is MISSING or words.get("required") else each.default
     words.setdefault("default", default)
     if words.get("action") is None and default is False:
         words["action"] = "store_true"
     elif each.metadata["reader"] is not None:
         words["type"] = each.metadata["reader"]
-    parser.add_argument(*flags, dest=each.name, help=help_text(each), **words)
+    if flags[0].startswith("-"):  # a positional argument is called as it is spelled
+        words["dest"] = each.name
+    parser.add_argument(*flags, help=help_text(each), **words)
 
 
 def help_text(each: "Field[Any]") -> str:
@@ -134,7 +136,8 @@ def from_arguments(kind: type[Options], arguments: argparse.Namespace, **others:
     """
     names = {each.name for each in fields(kind)}  # type: ignore[arg-type]
     given = {name: value for name, value in vars(arguments).items() if name in names}
-    return kind(**given, **others)
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    return kind(**values, **others)
 
 
 def check_ranges(options: Any) -> None:

@@ -1,7 +1,7 @@
-"""What a network costs: parameters, multiply-adds, latency.
+"""Cost of a network: parameters, multiply-adds, latency.
 
 Counts are taken from the modules as they run, never from a formula about an architecture, so they hold for a
-pruned network as they do for the original. A network is handed back in the state it came in.
+pruned network as they do for the original. A network keeps its state.
 """
 
 import math
@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 
 import numpy as np
 import torch
@@ -19,12 +21,12 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def count_parameters(model: nn.Module) -> int:
-    """The learnable values of `model`; running statistics are none, a shared parameter counts once.
+    """Number of values in all parameters, frozen ones too; no buffers; a shared parameter counts once.
 
     >>> count_parameters(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)))
     232
     """
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 @contextmanager
@@ -52,6 +54,10 @@ def torch_threads(count: int) -> Iterator[None]:
 
 def count_macs(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> int:
     """Multiply-adds of the convolutions and linear layers on one image; all else is left out.
+
+    Counted from the shapes while the network runs, so it holds for any module, and the two quicker ways are
+    tested against it: `pruning.costs` counts by mask, without building the narrowed network, and
+    `darknet.costs` from the text of a cfg alone. Each gives the same number.
 
     Args:
         model: takes images (B, channels, H, W).
@@ -101,7 +107,7 @@ class Latency:
 def measure_latency(
     runs: Mapping[str, Callable[[], object]], rounds: int = 30, warmup: int = 5
 ) -> dict[str, Latency]:
-    """Time several runs fairly: they take turns, so that a disturbance of the machine meets all of them.
+    """Latency of several runs, measured interleaved.
 
     Args:
         runs: what to time, by name; each call is one run.
@@ -114,48 +120,51 @@ def measure_latency(
     Raises:
         ValueError: `rounds` is not positive.
     """
-    return {name: latency_of(values) for name, values in take_turns(runs, rounds, warmup).items()}
+    return {name: latency_of(values) for name, values in interleaved_times(runs, rounds, warmup).items()}
 
 
 def latency_of(milliseconds: Sequence[float]) -> Latency:
-    """What half and 95 % of the calls took at most, on as many threads as torch has now."""
+    """Median and 95th percentile of timed calls, with torch's present number of threads."""
     p50, p95 = np.percentile(milliseconds, [50, 95])
     return Latency(float(p50), float(p95), torch.get_num_threads(), len(milliseconds))
 
 
-def take_turns(
+def interleaved_times(
     runs: Mapping[str, Callable[[], object]],
-    rounds: int,
+    rounds: float,
     warmup: int = 5,
     *,
     seconds: float = math.inf,
     least: int = 1,
 ) -> dict[str, list[float]]:
-    """Milliseconds of every timed call; arguments and error as for `measure_latency`.
+    """Milliseconds of every timed call, the runs interleaved so that a disturbance meets all of them.
 
     Entry i of all lists is of the same round, so that ratios of two runs pair what the machine did to both.
 
     Args:
         runs: what to time, by name.
-        rounds: timed calls of each, at most.
+        rounds: timed calls of each, at most; may be infinite.
         warmup: calls of each before the first timed one.
-        seconds: no further round once so much time was spent in timed calls ...
+        seconds: start no further round once so much time was spent in timed calls ...
         least: ... and so many rounds are done.
+
+    Raises:
+        ValueError: `rounds` is not positive.
     """
     if rounds < 1:
         raise ValueError(f"rounds={rounds}: at least one is needed")
     milliseconds: dict[str, list[float]] = {name: [] for name in runs}
-    there, spent = list(runs.items()), 0.0
-    for turn in range(-warmup, rounds):
-        if turn >= least and spent >= seconds:
-            break
-        # There and back, so that a rhythm of the machine does not always meet the same one.
-        for name, run in there if turn % 2 else there[::-1]:
+    forward, spent = list(runs.items()), 0.0
+    for turn in count(-warmup):
+        if turn >= rounds or (turn >= least and spent >= seconds):
+            return milliseconds
+        # The order alternates, so that a rhythm of the machine does not always meet the same run.
+        for name, run in forward if turn % 2 else forward[::-1]:
             elapsed = _time(run)
             if turn >= 0:
                 milliseconds[name].append(1000 * elapsed)
                 spent += elapsed
-    return milliseconds
+    raise AssertionError("count() does not end")
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
@@ -168,43 +177,32 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     >>> median_interval([5, 1, 4, 2, 3, 6])
     (3.5, 1, 6)
     """
-    ordered, count = sorted(values), len(values)
+    ordered, size = sorted(values), len(values)
     below, outside = 0.0, 0
-    while below + math.comb(count, outside) / 2**count <= 0.025:
-        below += math.comb(count, outside) / 2**count
+    while below + math.comb(size, outside) / 2**size <= 0.025:
+        below += math.comb(size, outside) / 2**size
         outside += 1
     first = max(outside - 1, 0)
-    return float(np.median(ordered)), ordered[first], ordered[count - 1 - first]
+    return float(np.median(ordered)), ordered[first], ordered[size - 1 - first]
 
 
 def fastest(
     runs: Mapping[str, Callable[[], object]], rounds: int = 5, seconds: float = 0.0, warmup: int = 2
 ) -> dict[str, float]:
-    """Milliseconds of each run's fastest round, the runs taking turns.
+    """Milliseconds of each run's fastest call, the runs interleaved.
 
-    A disturbance only ever adds time, so on a machine with other work the minimum tells more of the code than
-    a median does, and differences between two runs stay what they are. What a user waits for is the median,
-    see `measure_latency`.
+    A disturbance only ever adds time, so on a busy machine the minimum says more about the code than the
+    median, and differences between two runs are preserved. What a user waits for is the median, see
+    `measure_latency`.
 
     Args:
         runs: what to time, by name.
         rounds: timed calls of each, at least.
-        seconds: go on with more rounds until so much time was spent in them.
+        seconds: continue with more rounds until so much time was spent in them.
         warmup: calls of each before the first timed one.
     """
-    for _ in range(warmup):
-        for run in runs.values():
-            run()
-    best = dict.fromkeys(runs, math.inf)
-    spent = 0.0
-    done = 0
-    while done < rounds or spent < seconds:
-        for name, run in runs.items():
-            elapsed = _time(run)
-            best[name] = min(best[name], 1000 * elapsed)
-            spent += elapsed
-        done += 1
-    return best
+    times = interleaved_times(runs, math.inf, warmup, seconds=seconds, least=rounds)
+    return {name: min(values) for name, values in times.items()}
 
 
 def measure_modules(
@@ -213,7 +211,7 @@ def measure_modules(
     rounds: int = 20,
     warmup: int = 3,
 ) -> dict[str, tuple[float, ...]]:
-    """Time the modules of several networks, which take turns as in `measure_latency`.
+    """Time the modules of several networks, measured interleaved as in `measure_latency`.
 
     Args:
         runs: one inference of each network, by name.
@@ -228,8 +226,6 @@ def measure_modules(
     Raises:
         ValueError: `rounds` is not positive.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds={rounds}: at least one is needed")
     watches = {name: [_Stopwatch() for _ in modules[name]] for name in runs}
     hooks = [
         hook
@@ -238,17 +234,17 @@ def measure_modules(
         for hook in (module.register_forward_pre_hook(watch.start), module.register_forward_hook(watch.stop))
     ]
     laps: dict[str, list[list[float]]] = {name: [] for name in runs}
+
+    def lap(name: str) -> None:
+        runs[name]()
+        laps[name].append([watch.lap() for watch in watches[name]])
+
     try:
-        for turn in range(-warmup, rounds):
-            for name, run in runs.items():
-                run()
-                lap = [watch.lap() for watch in watches[name]]
-                if turn >= 0:
-                    laps[name].append(lap)
+        interleaved_times({name: partial(lap, name) for name in runs}, rounds, warmup)
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: tuple(np.median(values, axis=0).tolist()) for name, values in laps.items()}
+    return {name: tuple(np.median(values[warmup:], axis=0).tolist()) for name, values in laps.items()}
 
 
 class _Stopwatch:

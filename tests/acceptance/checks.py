@@ -1,4 +1,4 @@
-"""What a cfg must go through to be accepted: a function for each group of columns of docs/acceptance.md.
+"""The checks that a cfg must pass: a function for each group of columns of docs/results/acceptance.md.
 
 Networks run at a few cells of their coarsest map, with random weights and statistics, so that even the
 largest takes seconds. A cell is "ok", "n/a: reason" or "FAILED: what happened".
@@ -24,7 +24,7 @@ from utils.darknet.sections import Connected
 from utils.darknet.weights import read_weights, write_weights
 from utils.errors import CfgError
 from utils.frontends.darknet.subject import DarknetSubject
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import PruningResult, prune
 
 OK = "ok"
@@ -61,7 +61,7 @@ class Candidate:
     def pruned(self) -> PruningResult[DarknetSubject]:
         """By slim, in float64."""
         subject = DarknetSubject.of(randomise(Darknet(self.network)).double())
-        return prune(subject, [slim(0.6, 0.1)])
+        return prune(subject, [slim_threshold(0.6, 0.1)])
 
     @contextmanager
     def cell(self, name: str) -> Iterator[None]:
@@ -154,7 +154,7 @@ def is_read_by_opencv(candidate: Candidate, folder: Path) -> None:
             is_right = found == expected or (found == "fails" and expected != "accepts")
             assert is_right or is_gone, f"{expected} was said, but it {found}"
         if candidate.cells[name] == OK and expected != "accepts":
-            reasons = dict.fromkeys(f"[{f.place.split('[')[-1].split(']')[0]}]: {f.fact}" for f in findings)
+            reasons = dict.fromkeys(f"[{model.network[f.section].kind}]: {f.fact}" for f in findings)
             candidate.cells[name] = f"n/a: {expected} " + "; ".join(reasons)
 
 

@@ -1,11 +1,12 @@
-"""docs/acceptance.md: written from the cells that the tests found, and read back to be compared with them."""
+"""docs/results/acceptance.md: written from the cells that the tests found, and read back for comparison."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from tests.acceptance.checks import ALL_COLUMNS, OK, Cells
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "acceptance.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "acceptance.md"
+FOUND: dict[Path, Cells] = {}  # the rows of this session
 GROUPS = {
     "zoo": "Stock Darknet cfgs",
     "weights": "Cfgs with real weights",

@@ -1,4 +1,4 @@
-"""Every cfg at hand through everything, and docs/acceptance.md says so."""
+"""Every cfg at hand through everything, and docs/results/acceptance.md says so."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance import page
-from tests.acceptance.checks import COLUMNS, Candidate, Cells, check
+from tests.acceptance.checks import COLUMNS, Candidate, check
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"
@@ -18,7 +18,6 @@ CFGS = sorted(
         *(SHARED / "weights").glob("*/*.cfg"),
     ]
 )
-FOUND: dict[Path, Cells] = {}
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def test_cfg_is_accepted(
         candidates.clear()
         candidates[path] = Candidate(path)
     cells = check(candidates[path], group, tmp_path)
-    FOUND.setdefault(path, {}).update(cells)
+    page.FOUND.setdefault(path, {}).update(cells)
     assert not [cell for cell in cells.values() if cell.startswith("FAILED")]
     if not request.config.getoption("--write-table", default=False):
         said = page.read()[page.group_of(path), path.stem]

@@ -15,12 +15,14 @@ import torch
 
 from utils.cli import run_main
 from utils.commands import arguments
-from utils.commands import inputs as project
 from utils.commands.arguments import Parser, prepare, resolve, write_json
+from utils.commands.inputs import DemoFiles
 from utils.commands.results import plain
 from utils.darknet.network import Network
 from utils.errors import ToolkitError
 from utils.options import FRACTION, NON_NEGATIVE_FLOAT, POSITIVE_INT
+
+DEMO = DemoFiles(Path("cfg/yolov3-shapes.cfg"), Path("data/shapes.data"), Path("weights/last.pt"))
 
 CFG_TEXT = "[net]\nwidth=32\nheight=32\nchannels=3\n"
 NETWORK_TEXT = CFG_TEXT + "[convolutional]\nfilters=4\nsize=1\nstride=1\nactivation=leaky\n"
@@ -136,7 +138,7 @@ def test_cpu_is_the_cpu() -> None:
 def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder as the demo leaves it; the data set is made by a stand-in."""
     monkeypatch.chdir(tmp_path)
-    for path in (project.DEMO_CFG, project.DEMO_WEIGHTS):
+    for path in (DEMO.cfg, DEMO.weights):
         path.parent.mkdir(parents=True)
         path.write_text(CFG_TEXT)
     monkeypatch.setattr("utils.commands.inputs.ensure_shapes", lambda folder: folder / "made.data")
@@ -145,9 +147,7 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_with_nothing_given_all_is_the_demos(demo: Path) -> None:
     found = resolve(full_parser().parse_args([]))
-    assert found == arguments.Project(
-        project.DEMO_CFG, Path("data/made.data"), project.DEMO_WEIGHTS, is_demo=True
-    )
+    assert found == arguments.Project(DEMO.cfg, Path("data/made.data"), DEMO.weights, is_demo=True)
 
 
 def test_demo_training_starts_without_weights(demo: Path) -> None:
@@ -155,16 +155,19 @@ def test_demo_training_starts_without_weights(demo: Path) -> None:
 
 
 def test_untrained_demo_says_how_to_train(demo: Path) -> None:
-    project.DEMO_WEIGHTS.unlink()
+    DEMO.weights.unlink()
     with pytest.raises(ToolkitError, match=r"not trained yet; run: python train\.py"):
         resolve(full_parser().parse_args([]))
 
 
-def test_outside_the_projects_folder_the_demo_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ToolkitError, match=r"yolov3-shapes\.cfg: not found from here"):
+def test_in_any_other_folder_the_demos_files_are_below_runs(demo: Path) -> None:
+    DEMO.cfg.unlink()
+    elsewhere = resolve(full_parser().parse_args([]), needs=("cfg", "data"))
+    assert elsewhere == arguments.Project(
+        Path("runs/cfg/yolov3-shapes.cfg"), Path("runs/data/made.data"), None, is_demo=True
+    )
+    assert elsewhere.network().heads
+    with pytest.raises(ToolkitError, match=r"weights.last\.pt: the demo's network is not trained yet"):
         resolve(full_parser().parse_args([]))
 
 
@@ -189,7 +192,7 @@ def test_what_a_command_can_do_without_is_none(demo: Path) -> None:
 
 
 def test_the_embedded_set_is_made_when_named(demo: Path) -> None:
-    words = ["--cfg", "x.cfg", "--data", str(project.DEMO_DATA)]
+    words = ["--cfg", "x.cfg", "--data", str(DEMO.data)]
     assert resolve(full_parser().parse_args(words), needs=("cfg", "data")).data == Path("data/made.data")
 
 
@@ -245,7 +248,7 @@ def test_a_checkpoint_without_cfg_asks_for_one(stored: Callable[[str | None], No
             ("cfg", "weights"),
             "--cfg x.cfg --weights x.pt",
         ),
-        ((project.DEMO_CFG, project.DEMO_DATA, project.DEMO_WEIGHTS, True), (), ""),
+        ((DEMO.cfg, DEMO.data, DEMO.weights, True), (), ""),
     ],
 )
 def test_files_as_they_would_be_typed(files: tuple, names: tuple, typed: str) -> None:

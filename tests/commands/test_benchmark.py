@@ -11,7 +11,7 @@ import benchmark as script
 from tests.runtimes.exported import tiny_detector, write_onnx, write_torchscript
 from utils.commands.benchmark import command
 from utils.commands.benchmark import measure as benchmark_measure
-from utils.commands.benchmark.measure import Benchmark, Cell, Effort, Timing, cells_of
+from utils.commands.benchmark.measure import Benchmark, Cell, CellResult, Effort, cells_of
 from utils.commands.benchmark.models import Model, open_models
 from utils.commands.benchmark.tables import ModelRow, markdown, panels
 from utils.commands.csv_results import read_rows
@@ -20,9 +20,10 @@ from utils.darknet.checkpoint import save_weights
 from utils.data.listing import read_data_file
 from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
+from utils.options import from_arguments
 from utils.profiling import count_macs, count_parameters
 
-ROW = Timing("a", "1", "r", "01", "image", "cpu", "1.0", "torch", 1, "square", 64, 2, 64, 64)
+ROW = CellResult("a", "1", "r", "01", "image", "cpu", "1.0", "torch", 1, "square", 64, 2, 64, 64)
 
 
 @pytest.fixture
@@ -41,11 +42,11 @@ def pair(project: Path, name: str) -> str:
     return f"{project / 'net.cfg'}:{project / name}.weights"
 
 
-def run(project: Path, models: list[str], *more: str) -> list[Timing]:
+def run(project: Path, models: list[str], *more: str) -> list[CellResult]:
     out = project / "out"
     fast = ["--rounds", "6", "--workers", "0", "--threads", "1", "--output", str(out)]
     script.main(["--models", *models, *fast, *more])
-    return read_rows(out / "benchmark.csv", Timing)
+    return read_rows(out / "benchmark.csv", CellResult)
 
 
 def count_measured(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
@@ -92,12 +93,12 @@ def test_what_cannot_be_served_has_its_reason_and_stops_nothing(project: Path, c
                "--runtime", "onnxruntime", "ncnn", "torch")  # fmt: skip
     assert all(row.rounds == 6 for row in rows if (row.shape, row.runtime) == ("rect", "onnxruntime"))
     notes = {(row.model, row.runtime): row.note for row in rows if row.shape == "square"}
-    assert notes["fixed.onnx", "onnxruntime"] == "the file takes 1x3x96x64 alone"
+    assert notes["fixed.onnx", "onnxruntime"] == "the file has the fixed input shape 1x3x96x64"
     assert notes["fixed.onnx", "torch"] == "torch does not read files of this kind"
     assert "ncnn" in notes["one", "ncnn"]  # its package is missing, or it runs files alone
     assert notes["one", "onnxruntime"] == notes["one", "torch"] == ""
     told = capsys.readouterr().out
-    assert "fixed.onnx on onnxruntime: the file takes 1x3x96x64 alone" in told
+    assert "fixed.onnx on onnxruntime: the file has the fixed input shape 1x3x96x64" in told
     assert "n/a" in told
 
 
@@ -146,7 +147,7 @@ def test_an_interruption_keeps_the_rows(project: Path, monkeypatch) -> None:
     calls = iter(range(9))
     original = Benchmark._measured
 
-    def until_the_second(self: Benchmark, *args: object) -> list[Timing]:
+    def until_the_second(self: Benchmark, *args: object) -> list[CellResult]:
         if next(calls) == 1:
             raise KeyboardInterrupt
         return original(self, *args)
@@ -154,7 +155,7 @@ def test_an_interruption_keeps_the_rows(project: Path, monkeypatch) -> None:
     monkeypatch.setattr(Benchmark, "_measured", until_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(project, [pair(project, "one")], "--img_size", "64", "--runtime", "torch", "--shape", "square")
-    assert [row.batch for row in read_rows(project / "out/benchmark.csv", Timing)] == [1]
+    assert [row.batch for row in read_rows(project / "out/benchmark.csv", CellResult)] == [1]
 
 
 @pytest.mark.parametrize(
@@ -173,14 +174,16 @@ def test_faster_is_said_where_the_interval_leaves_out_one(low, high, rounds, ver
     models = [ModelRow(name, digest, "", "", None, 1, 1, 1) for name, digest in (("r", "0"), ("a", "1"))]
     reference = replace(ROW, model="r", digest="0", p50=2.0, p95=2.0)
     page = markdown(models, [reference, row])
-    assert [word for word in ("faster", "slower") if word in page] == ([verdict] if verdict else [])
+    assert [word for word in (") faster", ") slower") if word in page] == (
+        [f") {verdict}"] if verdict else []
+    )
 
 
 def test_ratios_pair_the_rounds(project: Path, monkeypatch) -> None:
     """Played times: in every round the second takes half of what the first takes, whatever that is."""
     first = [10.0, 30.0, 20.0, 50.0, 40.0, 60.0]
     times = {"one": first, "two": [value / 2 for value in first]}
-    monkeypatch.setattr(benchmark_measure, "take_turns", lambda *args, **options: times)
+    monkeypatch.setattr(benchmark_measure, "interleaved_times", lambda *args, **options: times)
     models = open_models([pair(project, "one"), pair(project, "two")])
     image = np.zeros((48, 64, 3), np.uint8)
     rows = Benchmark(models, image, "x", project / "x.csv", Effort()).run(
@@ -233,7 +236,7 @@ def test_formats_of_two_files_count_both(tmp_path: Path) -> None:
 def test_too_few_rounds_are_refused(project: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         script.main(["--models", pair(project, "one"), "--rounds", "5"])
-    assert "fewer than 6 rounds give no interval" in capsys.readouterr().err
+    assert "at least 6, since fewer give no interval" in capsys.readouterr().err
 
 
 TORCH = ["--img_size", "64", "--shape", "square", "--batch", "1", "--runtime", "torch"]
@@ -356,5 +359,6 @@ def test_an_exported_file_runs_where_it_is_read(project: Path) -> None:
 def test_open_files_leave_the_usual_inputs(project: Path) -> None:
     arguments = ["--models", str(project / "open.onnx"), pair(project, "one"), "--threads", "1"]
     args = command.benchmark_parser().parse_args(arguments)
-    cells = command._cells(args, open_models(args.models))
+    options = from_arguments(command.BenchmarkOptions, args)
+    cells = command.cells_to_measure(options, open_models(options.models))
     assert cells == cells_of(["onnxruntime"], [1], ["square", "rect"], [320, 416, 608], [1, 4, 8, 16])

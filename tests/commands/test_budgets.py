@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from tests.test_scripts import DATA, FILES, Fail, fail, project
+from tests.project import DATA, FILES, Fail
 from utils.commands.prune import budget_latency as budget_clock
 from utils.commands.prune import job as pruning_job
 from utils.commands.prune import stages as pruning_stages
@@ -16,28 +16,14 @@ from utils.commands.prune.options import Amount, amount
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
 from utils.profiling import Latency, count_macs, count_parameters
+from utils.pruning.channels import decode_mask
 from utils.pruning.latency import Fingerprint, LatencyTable
-from utils.pruning.report import decode_mask
 
-__all__ = ["fail", "project"]  # fixtures
 QUICK = ("--verify", "quick", "--no-report", "--no-eval")
 
 
 def slim_prune(*words: str) -> None:
     importlib.import_module("slim_prune").main(list(words))
-
-
-@pytest.fixture
-def folder(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project's folder, gone to; gammas differ so that widths can be chosen."""
-    monkeypatch.chdir(project)
-    model = Darknet.from_cfg("small.cfg")
-    generator = torch.Generator().manual_seed(3)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.weight.data.copy_(torch.rand(module.weight.shape, generator=generator))
-    save_weights(model, "small.weights")
-    return project
 
 
 def written(folder: Path, tag: str) -> tuple[Darknet, dict]:
@@ -177,7 +163,7 @@ def test_an_unreachable_map_is_refused_with_what_was_tried(folder, fail: Fail):
     assert not list(folder.glob("*prune_*"))
 
 
-def test_multiples_from_the_table_give_way_where_they_leave_nothing_to_remove(folder, monkeypatch):
+def test_multiples_of_the_table_give_way_where_nothing_could_be_removed(folder, monkeypatch):
     """The widest layer has 16 channels, so multiples of 16 would keep the whole network."""
     monkeypatch.setattr(pruning_job, "find_or_measure", lambda *_: SimpleNamespace(align=16))
     slim_prune(*FILES, "--max-macs", "50%", "--align", "auto", *QUICK)

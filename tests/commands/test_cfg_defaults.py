@@ -4,47 +4,30 @@ import re
 
 import pytest
 
-import train
-from utils.commands.train.cfg_defaults import augment_of, cfg_defaults
+from tests.detectors import mini_cfg
 from utils.commands.train.command import train_parser
-from utils.commands.train.options import choose_options
+from utils.commands.train.options import TrainOptions
+from utils.commands.train.settings import Choice, augment_of, cfg_defaults, choose
 from utils.darknet.network import Network
 from utils.data.augment import Augment
 from utils.errors import CfgError, ToolkitError
+from utils.options import from_arguments
 from utils.training.losses import LossWeights
 from utils.training.options import TrainingOptions
-
-CFG = """
-[net]
-width=64
-height=64
-channels=3
-{net}
-
-[convolutional]
-filters=16
-stride=8
-size=3
-pad=1
-activation=linear
-
-[yolo]
-mask=0,1
-anchors=10,12, 30,20
-classes=3
-num=2
-{yolo}
-"""
 
 
 def network(net: str = "", yolo: str = "") -> Network:
     lines = (text.replace("; ", "\n") for text in (net, yolo))
-    return Network.from_text(CFG.format(net=next(lines), yolo=next(lines)), "x.cfg")
+    return Network.from_text(mini_cfg(net=next(lines), head=next(lines), classes=3), "x.cfg")
+
+
+def chosen(net: str, yolo: str, *words: str) -> Choice:
+    given = from_arguments(TrainOptions, train_parser().parse_args(list(words)))
+    return choose(given, network(net, yolo))
 
 
 def options(net: str = "", yolo: str = "", *words: str) -> TrainingOptions:
-    args = train_parser(train.__doc__).parse_args(list(words))
-    return choose_options(args, network(net, yolo))[0]
+    return chosen(net, yolo, *words).options
 
 
 def test_steps_are_shares_of_max_batches() -> None:
@@ -89,9 +72,9 @@ def test_flags_override_the_cfg_and_the_cfg_the_default() -> None:
     assert options().momentum == TrainingOptions.momentum
 
 
-def test_a_rate_for_a_sum_is_scaled_for_the_mean_but_not_for_darknets_loss() -> None:
-    assert cfg_defaults(network("learning_rate=0.001"), "sgd", None, {})["learning_rate"] == 0.008
-    assert cfg_defaults(network("learning_rate=0.001"), "sgd", "darknet", {})["learning_rate"] == 0.001
+def test_a_rate_for_a_sum_is_scaled_for_means_but_not_for_darknets_loss() -> None:
+    assert cfg_defaults(network("learning_rate=0.001"), "sgd")["learning_rate"] == 0.008
+    assert cfg_defaults(network("learning_rate=0.001"), "sgd", "darknet")["learning_rate"] == 0.001
 
 
 def test_auto_strength_starts_gently() -> None:
@@ -104,28 +87,28 @@ def test_auto_strength_starts_gently() -> None:
 def test_a_word_where_a_number_belongs_is_told_by_place() -> None:
     with pytest.raises(CfgError, match=r"x.cfg: \[net\] mosaic=yes is not a number; correct it"):
         augment_of(network("mosaic=yes"))
-    with pytest.raises(CfgError, match=r"\[yolo\] #1 random=yes is not a number"):
-        cfg_defaults(network("", "random=yes"), None, None, {})
+    with pytest.raises(CfgError, match=r"\[yolo\] #1: random=yes is not a number"):
+        cfg_defaults(network("", "random=yes"))
 
 
-def test_every_hyper_parameter_has_its_unit_or_name_and_survives_a_checkpoint() -> None:
+def test_every_hyper_parameter_has_a_unit_and_survives_a_checkpoint() -> None:
     found = options("", "", "-sr", "--mosaic", "0.5")
     assert TrainingOptions.from_mapping(found.to_mapping()) == found
     for field in TrainingOptions.__dataclass_fields__.values():
-        assert field.metadata["unit"], field.name
+        assert field.metadata["help"], field.name
         assert field.metadata["source"], field.name
     for field in Augment.__dataclass_fields__.values():
-        assert field.metadata["unit"], field.name
+        assert field.metadata["help"], field.name
         assert field.metadata["source"], field.name
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--schedule", "steps", "--steps", ".5", "--scales", ".1,.1"], "--steps: 1 of them, but 2 --scales"),
-        (["--cycle", "0.5"], "--cycle: without effect with --schedule cosine"),
-        (["--loss", "darknet", "--balance", "0.5", "--box-weight", "3"], "--balance, --box_weight: without"),
-        (["--no-augment", "--mosaic", "0.5"], "--mosaic: without effect with --no-augment"),
+        (["--schedule", "steps", "--steps", ".5", "--scales", ".1,.1"], "--steps: 1 values, but 2 --scales"),
+        (["--cycle", "0.5"], "--cycle: no effect with --schedule cosine"),
+        (["--loss", "darknet", "--balance", "0.5", "--box-kind", "iou"], "--balance, --box_kind: no effect"),
+        (["--no-augment", "--mosaic", "0.5"], "--mosaic: no effect with --no-augment"),
     ],
 )
 def test_options_that_contradict_or_change_nothing_are_told(words: list[str], message: str) -> None:
@@ -164,8 +147,7 @@ def test_a_cfg_may_forbid_mirroring() -> None:
 
 def test_the_table_says_where_image_changes_come_from() -> None:
     def origin(net: str, *words: str) -> str:
-        args = train_parser(train.__doc__).parse_args(list(words))
-        return choose_options(args, network(net))[1]["augment"][1]
+        return chosen(net, "", *words).origins["augment"]
 
     assert origin("") == "default"
     assert origin("hue=.1") == "cfg, default"

@@ -10,16 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.commands.data.convert import (
-    HANDS_ARCHIVE,
-    VOC_ARCHIVES,
-    convert_parser,
-    hands_parser,
-    run_conversion,
-    run_hands,
-    run_voc,
-    voc_parser,
-)
+from utils.commands.data import convert as commands
+from utils.commands.data.convert import HANDS_ARCHIVE, VOC_ARCHIVES
 from utils.data.dataset import DetectionDataset
 from utils.data.labels import label_path, read_labels
 from utils.data.listing import read_data_file
@@ -35,7 +27,7 @@ def picture(path: Path, width: int = WIDTH, height: int = HEIGHT) -> Path:
 
 
 def convert(*words: object) -> None:
-    run_conversion(convert_parser().parse_args([str(word) for word in words]))
+    commands.convert([str(word) for word in words])
 
 
 def boxes(data: Path, split: str = "train") -> dict[str, list[list[float]]]:
@@ -117,7 +109,7 @@ def test_wanted_classes_in_their_order(coco):
     assert boxes(data)["a.jpg"] == [[0, 10, 5, 30, 15]]
 
 
-def test_a_second_split_joins_the_first_and_nothing_is_overwritten_unasked(coco):
+def test_a_second_split_joins_the_first_and_overwrites_nothing(coco):
     data = from_coco(coco)
     from_coco(coco, "--split", "valid")
     assert boxes(data, "train") == boxes(data, "valid")
@@ -253,12 +245,12 @@ def test_voc_is_fetched_verified_and_converted(voc, tmp_path, monkeypatch):
         archives.append((name, hashlib.md5(path.read_bytes()).hexdigest()))
     monkeypatch.setitem(VOC_ARCHIVES, "2007", tuple(archives))
     url = (tmp_path / "server").as_uri()
-    args = voc_parser().parse_args(["--url", url, "--output", str(tmp_path / "got")])
-    run_voc(args)
+    words = ["--url", url, "--output", str(tmp_path / "got")]
+    commands.get_voc(words)
     assert boxes(tmp_path / "got/got.data", "train") == boxes(tmp_path / "got/got.data", "valid")
     monkeypatch.setitem(VOC_ARCHIVES, "2007", tuple((name, "0" * 32) for name, _ in archives))
     with pytest.raises(DatasetError, match=r"has MD5 .*, not 0000"):
-        run_voc(args)
+        commands.get_voc(words)
 
 
 def test_hands_are_turned_boxes_y_before_x(tmp_path):
@@ -278,7 +270,7 @@ def test_hands_are_turned_boxes_y_before_x(tmp_path):
         scipy_io.savemat(root / folder / "annotations/h.mat", {"boxes": cells})
     packed(root, tmp_path / "server" / HANDS_ARCHIVE)
     words = ["--url", (tmp_path / "server").as_uri(), "--output", str(tmp_path / "hands")]
-    run_hands(hands_parser().parse_args(words))
+    commands.get_oxford_hand(words)
     for split in ("train", "valid", "test"):
         assert boxes(tmp_path / "hands/hands.data", split) == {
             "h.jpg": [[0, 20, 10, 40, 30], [0, 25, 10, 45, 30]]

@@ -9,35 +9,16 @@ import pytest
 import torch
 
 import detect as script
-from utils.commands.detect.command import detect_parser, run_detection
+from tests.detectors import mini_cfg, mini_detector
+from utils.commands.detect.run import DetectionOptions, detect
 from utils.commands.detector import Detector, Thresholds
 from utils.commands.inputs import open_files
 from utils.darknet.checkpoint import save_weights
-from utils.darknet.model import Darknet
 from utils.data.images import read_image
 from utils.data.shapes import make_shapes
 from utils.detection.boxes import pairwise_iou, xywh_to_xyxy
 from utils.errors import DatasetError, ToolkitError
 
-CFG = """[net]
-width=64
-height=64
-channels=3
-{net}
-
-[convolutional]
-filters=18
-size=5
-stride=16
-pad=1
-activation=linear
-
-[yolo]
-mask=0,1
-anchors=10,14, 23,27
-classes=4
-num=2
-"""
 # Two decoders of JPEG differ by a grey value here and there, which moves boxes and scores that are nearly
 # as good as one another: 7 of all 2,165 boxes above 0.2 have no partner within the tolerances.
 NEAR_TIES = 0.01
@@ -46,12 +27,7 @@ NEAR_TIES = 0.01
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A network with random weights that finds much, and six images."""
-    (tmp_path / "net.cfg").write_text(CFG.format(net=""))
-    torch.manual_seed(0)
-    model = Darknet.from_cfg(tmp_path / "net.cfg")
-    torch.nn.init.normal_(model.layers[0].conv.weight, std=0.3)
-    torch.nn.init.zeros_(model.layers[0].conv.bias)
-    save_weights(model, tmp_path / "net.weights")
+    save_weights(mini_detector(tmp_path), tmp_path / "net.weights")
     make_shapes(tmp_path, sizes={"train": 1, "valid": 5})
     return tmp_path
 
@@ -188,9 +164,26 @@ def test_a_source_that_is_not_there_is_told(project: Path, source: str, message:
 
 
 def test_without_a_source_it_asks_for_one(project: Path) -> None:
-    args = ["--cfg", str(project / "net.cfg"), "--weights", str(project / "net.weights")]
     with pytest.raises(ToolkitError, match="--source: missing; give an image"):
-        run_detection(detect_parser().parse_args(args))
+        detect(DetectionOptions(cfg=project / "net.cfg", weights=project / "net.weights"))
+
+
+def test_python_gets_what_the_command_writes_and_nothing_is_printed(project: Path, capsys) -> None:
+    out = project / "result"
+    options = DetectionOptions(
+        cfg=project / "net.cfg",
+        weights=project / "net.weights",
+        source=str(images(project)[0].parent),
+        output=out,
+        conf=0.2,
+        json=Path(),
+    )
+    result = detect(options)
+    assert json.loads((out / "detections.json").read_text()) == list(result.boxes)
+    assert sum(result.objects.values()) == len(result.boxes) > 0
+    assert len(result.times) == len(images(project))
+    assert result.written == (out, out / "detections.json")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_names_of_another_network_are_refused(project: Path) -> None:
@@ -205,7 +198,7 @@ def test_the_cfg_says_whether_the_aspect_is_kept(project: Path) -> None:
     cv2.imwrite(str(project / "wide.png"), wide)
     found = []
     for net, more in (("", []), ("", ["--letterbox"]), ("letter_box=1", [])):
-        (project / "net.cfg").write_text(CFG.format(net=net))
+        (project / "net.cfg").write_text(mini_cfg(net=net))
         run(project, project / "wide.png", "--json", str(project / "found.json"), *more)
         found.append(json.loads((project / "found.json").read_text()))
     assert found[1] == found[2] != found[0]

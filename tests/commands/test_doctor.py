@@ -1,6 +1,7 @@
 """The doctor as its user meets it: what is printed, the exit code, the JSON file."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +9,14 @@ import torch
 
 import doctor as script
 from utils.commands.doctor.checks import what_can_be_pruned
+from utils.commands.doctor.run import DoctorOptions, check
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.data.shapes import make_shapes
+from utils.errors import Finding
 from utils.frontends.darknet.subject import DarknetSubject
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.scores import gamma_scores, random_scores
 
 CFG = """[net]
@@ -67,9 +70,26 @@ def files(tmp_path, monkeypatch):
 
 
 def run(*words: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        script.main(list(words))
-    return int(end.value.code)
+    return script.main(list(words))
+
+
+def test_python_gets_the_findings_and_nothing_is_printed(files, capsys):
+    (files / "x.cfg").write_text(CFG.replace("activation=linear\n\n[yolo]", "activaton=linear\n\n[yolo]"))
+    result = check(DoctorOptions(cfg=Path("x.cfg"), data=Path("data/shapes.data")))
+    typo = Finding("warning", "x.cfg:29", "activaton is ignored", "did you mean activation?")
+    assert typo in result.findings
+    assert result.exit_code == 1
+    assert result.network.prunable.blocks == 1
+    assert result.anchors.split == "train"
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_opencv_without_its_importer_is_a_warning(files, monkeypatch, capsys):
+    monkeypatch.setattr("utils.runtimes.opencv.HAS_IMPORTER", False)
+    assert run("--cfg", "x.cfg") == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "has no Darknet importer" in out
+    assert "pip install 'opencv-python-headless<5'" in out
 
 
 def test_a_sound_project_names_the_next_command(files, capsys):
@@ -198,6 +218,6 @@ def test_prunable_units_are_those_that_slim_can_take(root, name, scored):
     gone = set()
     for seed in range(30):
         scores = {n: random_scores(seed)(subject)[n] for n in gamma_scores(subject)}
-        gone |= set(np.flatnonzero(~slim(0.7, 0.0)(subject, scores).keep).tolist())
+        gone |= set(np.flatnonzero(~slim_threshold(0.7, 0.0)(subject, scores).keep).tolist())
     assert prunable.scored == len(gone)
     assert scored in (None, prunable.scored)

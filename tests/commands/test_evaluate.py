@@ -5,43 +5,19 @@ import pytest
 import torch
 
 import evaluate as script
-from utils.commands.evaluate.run import evaluate_network, open_split
+from tests.detectors import mini_cfg
+from utils.commands.evaluate.run import EvaluationOptions, evaluate, evaluate_network, open_split
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.data.listing import read_data_file
 from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
 
-CFG = """[net]
-width=64
-height=64
-channels=3
-
-[convolutional]
-batch_normalize=1
-filters=4
-size=3
-stride=16
-pad=1
-activation=leaky
-
-[convolutional]
-filters={filters}
-size=1
-activation=linear
-
-[yolo]
-mask=0,1
-anchors=10,14, 23,27
-classes={classes}
-num=2
-"""
-
 
 @pytest.fixture
 def project(tmp_path):
     """A tiny network, its weights and a few shapes."""
-    (tmp_path / "net.cfg").write_text(CFG.format(filters=18, classes=4))
+    (tmp_path / "net.cfg").write_text(mini_cfg())
     torch.manual_seed(0)
     save_weights(Darknet.from_cfg(tmp_path / "net.cfg"), tmp_path / "net.weights")
     make_shapes(tmp_path, sizes={"train": 1, "valid": 5})
@@ -73,6 +49,28 @@ def test_the_json_file_says_what_was_measured_and_how(project, style, capsys):
     assert told.strip().splitlines()[-1].startswith("next: python slim_prune.py --cfg")
 
 
+def test_python_gets_the_figures_and_nothing_is_printed(project, capsys):
+    files = {"cfg": project / "net.cfg", "weights": project / "net.weights", "data": project / "shapes.data"}
+    result = evaluate(EvaluationOptions(**files, img_size=(96, 64), workers=0))
+    assert result.figures.images == 5
+    assert (result.image_size, result.letterbox) == ((96, 64), False)
+    assert (result.files.cfg, result.files.is_demo) == (files["cfg"], False)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "fact"),
+    [
+        ({"letterbox": True, "rect": True}, "--rect: not allowed with --letterbox"),
+        ({"conf": 1.5}, "--conf: 1.5 is out of range"),
+        ({"img_size": (0, 64)}, "--img_size: 0 is out of range"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_when_made(options, fact):
+    with pytest.raises(ToolkitError, match=fact):
+        EvaluationOptions(**options)
+
+
 def test_what_was_left_out_is_counted_at_the_end(project, capsys):
     images, labels = project / "shapes/images", project / "shapes/labels"
     (images / "valid_0000.jpg").write_bytes(b"broken")
@@ -92,7 +90,7 @@ def test_what_was_left_out_is_counted_at_the_end(project, capsys):
 
 
 def test_network_and_data_of_different_class_counts_are_refused(project):
-    (project / "net.cfg").write_text(CFG.format(filters=16, classes=3))
+    (project / "net.cfg").write_text(mini_cfg(classes=3))
     save_weights(Darknet.from_cfg(project / "net.cfg"), project / "net.weights")
     with pytest.raises(ToolkitError, match=r"4 classes.*3"):
         script.main(options(project))

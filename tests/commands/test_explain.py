@@ -7,12 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.test_scripts import CFG, FILES, Fail, fail, project
+from tests.project import CFG, FILES, Fail
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.profiling import count_parameters
-
-__all__ = ["fail", "project"]  # fixtures
 
 
 @pytest.fixture

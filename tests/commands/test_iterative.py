@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.commands.test_budgets import folder
-from tests.test_scripts import DATA, FILES, Fail, fail, project
+from tests.project import DATA, FILES, Fail
 from utils.commands.prune import iterative
 from utils.commands.prune.iterative import Round
 from utils.commands.prune.options import Amount
@@ -17,10 +16,9 @@ from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
 from utils.errors import ToolkitError
 from utils.profiling import count_macs, count_parameters
-from utils.pruning.report import decode_mask, encode_mask
+from utils.pruning.channels import decode_mask, encode_mask
 from utils.training.interruption import InterruptedTrainingError
 
-__all__ = ["fail", "folder", "project"]  # fixtures
 TAG = "prune_40pct_macs_small"
 WORDS = (*FILES, *DATA, "--max-macs", "40%", "--iterative", "2", "--tune-epochs", "1", "--score", "gamma")
 
@@ -114,7 +112,7 @@ def report() -> dict:
     return timing | {"ledger": [], "sections": []}
 
 
-def test_a_share_of_the_milliseconds_stays_one_of_what_a_round_sets_out_from(monkeypatch, report, tmp_path):
+def test_a_share_of_milliseconds_is_of_the_network_each_round_starts_from(monkeypatch, report, tmp_path):
     """Of a quarter, half after one of two rounds; it took .7 of that, so 5/7 of what is left may stay."""
     job = SimpleNamespace(args=SimpleNamespace(max_ms=Amount(0.25, True)))
     monkeypatch.setattr(

@@ -11,7 +11,7 @@ import ladder as script
 import prune
 import shortcut_prune
 import slim_prune
-from tests.commands.trials import WORDS, evaluations, make_project
+from tests.commands.trials import WORDS, make_project
 from utils.cli import run_main
 from utils.commands.csv_results import read_rows, write_rows
 from utils.commands.ladder import rungs as ladder_rungs
@@ -23,9 +23,6 @@ from utils.errors import ToolkitError
 from utils.pruning.knee import knee
 
 NO_TIMES = ("--runtime", "none")
-
-
-__all__ = ["evaluations"]  # a fixture
 
 
 def climb(*words):

@@ -114,10 +114,12 @@ def test_a_file_of_another_machine_is_refused_by_what_differs(cfg, measured, tmp
     data = json.loads(path.read_text())
     data["fingerprint"]["cpu"] = "abacus"
     path.write_text(json.dumps(data))
-    with pytest.raises(ToolkitError, match=r"table.json: was measured elsewhere \(cpu: abacus, "):
+    with pytest.raises(
+        ToolkitError, match=r"table.json: was measured on another machine or runtime \(cpu: abacus, "
+    ):
         find_or_measure(convolutions(), runtime, path)
     path.write_text("[]")
-    with pytest.raises(ToolkitError, match=r"table.json: is no latency table"):
+    with pytest.raises(ToolkitError, match=r"table.json: not a valid latency table"):
         find_or_measure(convolutions(), runtime, path)
 
 

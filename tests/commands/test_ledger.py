@@ -11,14 +11,14 @@ from utils.commands.prune.ledger import compare_files, compare_in_memory
 from utils.darknet.model import Darknet
 from utils.errors import PruningError
 from utils.frontends.darknet.subject import DarknetSubject
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import prune
 
 
 @pytest.fixture
 def result(root):
     model = randomised(Darknet.from_cfg(root / "tests/cfgs/residual.cfg")).eval()
-    return prune(DarknetSubject.of(model), [slim(0.5, 0.1)])
+    return prune(DarknetSubject.of(model), [slim_threshold(0.5, 0.1)])
 
 
 def test_the_compact_network_is_run_once_and_a_changed_one_anew(result, monkeypatch):

@@ -6,20 +6,22 @@ import pytest
 import torch
 
 from tests.darknet.references import randomised as with_random_numbers
-from tests.frontends.test_darknet import randomised
+from tests.frontends.feature_cfgs import randomised
 from utils.commands.prune.ledger import compare_files, compare_in_memory
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.darknet.weights import read_weights
 from utils.errors import PruningError
 from utils.frontends.darknet.subject import DarknetSubject
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import prune
 
 
 @pytest.fixture
 def result(root):
-    return prune(DarknetSubject.of(randomised(root / "tests/cfgs/residual.cfg", 0).float()), [slim(0.5, 0.1)])
+    return prune(
+        DarknetSubject.of(randomised(root / "tests/cfgs/residual.cfg", 0).float()), [slim_threshold(0.5, 0.1)]
+    )
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def test_opencv_is_asked_for_what_enters_the_head(batch_normalize, activation, b
     text += CONVOLUTION.format(batch_normalize, 14, activation) + behind
     text += "[yolo]\nmask=0,1\nanchors=10,10, 20,20\nclasses=2\nnum=2\n"
     model = with_random_numbers(Darknet(Network.from_text(text, "heads"))).eval()
-    result = prune(DarknetSubject.of(model), [slim(0.3, 0.1)])
+    result = prune(DarknetSubject.of(model), [slim_threshold(0.3, 0.1)])
     ledger = compare_in_memory(result)
     opencv = compare_files(ledger, result.compact.model, result.compact.model, full=True)[1]
     assert opencv.difference is not None
@@ -74,7 +76,7 @@ def test_weights_that_are_no_numbers_are_told_from_a_fault(root):
     model = randomised(root / "tests/cfgs/residual.cfg", 0).float()
     model.layers[1].norm.weight.data[0] = float("nan")
     with pytest.raises(PruningError, match=r"its outputs are no numbers; doctor\.py tells which"):
-        compare_in_memory(prune(DarknetSubject.of(model), [slim(0.5, 0.1)]))
+        compare_in_memory(prune(DarknetSubject.of(model), [slim_threshold(0.5, 0.1)]))
 
 
 def test_a_file_that_holds_something_else_is_refused(result, reloaded):

@@ -4,11 +4,9 @@ import pytest
 import torch
 
 import slim_prune
-from tests.test_scripts import FILES, Fail, fail, project
+from tests.project import FILES, Fail
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
-
-__all__ = ["fail", "project"]  # fixtures
 
 
 @pytest.mark.parametrize(

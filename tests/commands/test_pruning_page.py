@@ -22,7 +22,7 @@ from utils.darknet.network import Network
 from utils.detection.evaluator import Evaluation
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.profiling import Latency, count_macs, count_parameters
-from utils.pruning.policies import WeakestBlocks, slim
+from utils.pruning.policies import WeakestBlocks, slim_threshold
 from utils.pruning.report import Figures, SectionChange
 from utils.pruning.scores import gamma_scores
 from utils.pruning.surgery import prune
@@ -34,7 +34,7 @@ SIZE = (96, 64)
 def pruned(root):
     """The network before, what was done to it, and its sections' fates."""
     subject = DarknetSubject.of(randomised(root / "cfg/yolov3-shapes.cfg"))
-    result = prune(subject, [slim(0.6, 0.01), WeakestBlocks(8)])
+    result = prune(subject, [slim_threshold(0.6, 0.01), WeakestBlocks(8)])
     return subject, result.compact.model, *changes(subject, result)
 
 

@@ -14,7 +14,7 @@ from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file
 from utils.data.loader import make_loader
 from utils.frontends.darknet.subject import DarknetSubject
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import prune
 
 NAMES = ("cat", "dog")
@@ -121,7 +121,7 @@ def test_a_network_agrees_with_itself_and_not_with_a_ruin(shared, monkeypatch):
     assert len(boxes) > 5
     assert {box.kind for box in boxes} == {"kept"}
     assert sum(box.right for box in boxes) > len(boxes) / 2
-    ruin = prune(DarknetSubject.of(model), [slim(0.3, 0.01)]).compact.model
+    ruin = prune(DarknetSubject.of(model), [slim_threshold(0.3, 0.01)]).compact.model
     assert {box.kind for sample in samples(model, ruin, loader, data.names) for box in sample.boxes} == {
         "lost"
     }

@@ -2,11 +2,11 @@
 
 import pytest
 
-from tests.frontends.test_darknet import CFGS, randomised
+from tests.frontends.feature_cfgs import CFGS, randomised
 from utils.commands.prune.stages import notes
 from utils.darknet.sections import Convolutional
 from utils.frontends.darknet.subject import DarknetSubject
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import prune
 
 (DEPTHWISE,) = [path for path in CFGS if path.stem == "depthwise"]
@@ -15,7 +15,7 @@ from utils.pruning.surgery import prune
 @pytest.mark.parametrize("folding", ["interior", "borders"])
 def test_grouped_layers_that_get_no_carrier_are_named(folding):
     subject = DarknetSubject.of(randomised(DEPTHWISE, 0))
-    result = prune(subject, [slim(0.7, 0.1)], folding=folding)
+    result = prune(subject, [slim_threshold(0.7, 0.1)], folding=folding)
     told = [note for note in notes(result) if note.startswith("at image borders not exact at sections ")]
     assert bool(told) == (folding == "borders")
     for note in told:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import sensitivity as script
-from tests.commands.trials import WORDS, evaluations, make_project
+from tests.commands.trials import WORDS, make_project
 from utils.cli import run_main
 from utils.commands import sensitivity
 from utils.commands.csv_results import read_rows
@@ -21,9 +21,6 @@ from utils.pruning.scores import gamma_scores
 from utils.pruning.surgery import prune
 
 GROUPS = ["0", "1,3", "2", "5"]  # of the small network; 6 feeds the head
-
-
-__all__ = ["evaluations"]  # a fixture
 
 
 def measure(*words):

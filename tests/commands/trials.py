@@ -3,10 +3,8 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
 import torch
 
-from utils.commands.prune import stages as pruning_stages
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.data.shapes import make_shapes
@@ -55,13 +53,3 @@ class Evaluations:
         with torch.no_grad():
             total = sum(head.double().square().mean() for head in model.eval()(image))
         return SimpleNamespace(map50=float(torch.sigmoid(total - 1.0)), per_class={})
-
-
-@pytest.fixture
-def evaluations(tmp_path, monkeypatch):
-    """A project's folder to work in; every evaluation is counted."""
-    make_project(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    found = Evaluations()
-    monkeypatch.setattr(pruning_stages, "evaluate_network", found)
-    return found

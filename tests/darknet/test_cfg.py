@@ -72,7 +72,9 @@ def test_a_remark_behind_an_activation_stays_the_error_it_is_for_darknet():
 def test_what_python_takes_for_numbers_and_darknet_does_not_is_refused(value):
     options = Options(RawSection("yolo", {"key": value}, 3, {"key": 4}), 0, "a.cfg")
     for read in (options.integers, options.numbers):
-        with pytest.raises(CfgError, match=r"a.cfg:4: \[yolo\] #0 key=.* is no .*; write .*numbers such as"):
+        with pytest.raises(
+            CfgError, match=r"a.cfg:4: \[yolo\] #0: key=.* is not .*; write .*numbers such as"
+        ):
             read("key")
 
 
@@ -111,14 +113,14 @@ def test_any_encoding_of_comments_reads(tmp_path, encoded):
     [
         ("", "a.cfg: holds no [section]"),
         ("# nothing\n", "a.cfg: holds no [section]"),
-        ("width=8\n[net]", "a.cfg:1: 'width=8' stands before the first section"),
+        ("width=8\n[net]", "a.cfg:1: 'width=8' comes before the first section"),
         ("[net]\nwidth 8", "a.cfg:2: 'width8' has no '='"),
-        ("[net]\nwidth=", "a.cfg:2: 'width=' lacks its value"),
-        ("[net]\nwidth= # 8", "a.cfg:2: 'width=#8' lacks its value"),
-        ("[net]\n\n=8", "a.cfg:3: '=8' lacks its key"),
-        ("[net]\n[conv\nsize=1", "a.cfg:2: '[conv' is no section header"),
-        ("[net] # text", "a.cfg:1: '[net]#text' is no section header"),
-        ("[]", "a.cfg:1: '[]' is no section header"),
+        ("[net]\nwidth=", "a.cfg:2: 'width=' has no value"),
+        ("[net]\nwidth= # 8", "a.cfg:2: 'width=#8' has no value"),
+        ("[net]\n\n=8", "a.cfg:3: '=8' has no key"),
+        ("[net]\n[conv\nsize=1", "a.cfg:2: '[conv' is not a section header"),
+        ("[net] # text", "a.cfg:1: '[net]#text' is not a section header"),
+        ("[]", "a.cfg:1: '[]' is not a section header"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_line(text, message):

@@ -136,7 +136,7 @@ def test_networks_of_other_length_are_refused(model, tmp_path):
     ):
         load_weights(longer, tmp_path / "a.pt")
     save_checkpoint(tmp_path / "b.pt", longer)
-    with pytest.raises(WeightsError, match=r"#11: the checkpoint's network goes on after it for 1 sections"):
+    with pytest.raises(WeightsError, match=r"#11: the checkpoint's network has 1 sections more after it"):
         load_weights(Darknet(model.network), tmp_path / "b.pt")
 
 
@@ -170,9 +170,9 @@ class Hostile:
         ([1, 2], "holds a list, no dictionary"),
         ({"epoch": 3}, "has no 'model' with tensors"),
         ({"model": None, "epoch": 3}, "has no 'model' with tensors"),
-        ({"model": {"layers.0.conv.weight": 3}}, "'layers.0.conv.weight' is no tensor"),
-        ({"model": {"layers.0": torch.ones(1)}, "cfg": "x"}, "holds 'layers.0', which is no name"),
-        ({"model": {"backbone.0.weight": torch.ones(1)}}, "holds 'backbone.0.weight', which is no name"),
+        ({"model": {"layers.0.conv.weight": 3}}, "'layers.0.conv.weight' is not a tensor"),
+        ({"model": {"layers.0": torch.ones(1)}, "cfg": "x"}, "'layers.0' is not the name"),
+        ({"model": {"backbone.0.weight": torch.ones(1)}}, "'backbone.0.weight' is not the name"),
     ],
     ids=["hostile", "module", "list", "no model", "stripped", "no tensor", "odd name", "another framework's"],
 )
@@ -186,7 +186,7 @@ def test_checkpoints_of_something_else_are_refused(content, fact, model, tmp_pat
 @pytest.mark.parametrize("content", [b"", b"\0" * 30, b"PK\x03\x04junk", WeightsHeader().pack() + bytes(80)])
 def test_files_that_are_no_checkpoint(content, model, tmp_path):
     (tmp_path / "a.pt").write_bytes(content)
-    with pytest.raises(WeightsError, match=r"a.pt: is no checkpoint.*; "):
+    with pytest.raises(WeightsError, match=r"a.pt: is not a checkpoint.*; "):
         load_weights(model, tmp_path / "a.pt")
     with pytest.raises(WeightsError, match="no such file"):
         load_weights(model, tmp_path / "absent.pt")
@@ -198,18 +198,24 @@ WEIGHT = {"layers.0.conv.weight": torch.ones(1)}
 @pytest.mark.parametrize(
     "content, fact",
     [
-        ({"model": WEIGHT, "cfg": "x", "header": {"version": 3}}, "its 'header' is none of a .weights file"),
-        ({"model": WEIGHT, "cfg": "x", "header": None}, "its 'header' is none of a .weights file"),
-        ({"model": WEIGHT, "cfg": "x", "header": {1: 2}}, "its 'header' is none of a .weights file"),
-        ({"model": WEIGHT, "cfg": "x", "header": {"seen": -1}}, "its 'header' is none of a .weights file"),
+        (
+            {"model": WEIGHT, "cfg": "x", "header": {"version": 3}},
+            "its 'header' is not that of a .weights file",
+        ),
+        ({"model": WEIGHT, "cfg": "x", "header": None}, "its 'header' is not that of a .weights file"),
+        ({"model": WEIGHT, "cfg": "x", "header": {1: 2}}, "its 'header' is not that of a .weights file"),
+        (
+            {"model": WEIGHT, "cfg": "x", "header": {"seen": -1}},
+            "its 'header' is not that of a .weights file",
+        ),
         ({"model": WEIGHT, "cfg": 3}, "its 'cfg' is of type int"),
         ({"model": WEIGHT, "cfg": "x", "training": None}, "its 'training' is of type NoneType"),
-        ({"model": {3: torch.ones(1)}}, "3 is no name"),
+        ({"model": {3: torch.ones(1)}}, "3 is not a name"),
         (
             {"model": {"layers.0.conv.weight": torch.ones(1).to_sparse()}},
-            "is no tensor of plain real numbers",
+            "is not a tensor of real numbers",
         ),
-        ({"model": {"layers.0.conv.weight": torch.ones(1) * 1j}}, "is no tensor of plain real numbers"),
+        ({"model": {"layers.0.conv.weight": torch.ones(1) * 1j}}, "is not a tensor of real numbers"),
     ],
 )
 def test_contents_of_another_type_are_one_line(content, fact, tmp_path):
@@ -245,7 +251,7 @@ def test_a_truncated_checkpoint(model, tmp_path):
     save_checkpoint(tmp_path / "a.pt", model)
     whole = (tmp_path / "a.pt").read_bytes()
     (tmp_path / "a.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(WeightsError, match="is no checkpoint, or damaged"):
+    with pytest.raises(WeightsError, match="is not a checkpoint, or damaged"):
         load_weights(model, tmp_path / "a.pt")
 
 

@@ -6,10 +6,9 @@ import torch
 
 from utils.darknet.checks import check_cfg, check_heads, check_weights
 from utils.darknet.edit import with_classes
-from utils.darknet.header import WeightsHeader
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
-from utils.darknet.weights import write_weights
+from utils.darknet.weights import WeightsHeader, write_weights
 
 NET = "[net]\nwidth=32\nheight=32\nchannels=3\n"
 CONV = "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\npad=1\nactivation=leaky\n"
@@ -99,7 +98,7 @@ def test_fitting_weights_are_said_to_fit(model, tmp_path):
         (248, "warning", "ends exactly after section #0"),
         (200, "error", "ends inside"),
         (375, "error", "1 floats are left over"),
-        (0, "error", "holds a header and no weights"),
+        (0, "error", "has a header and no weights"),
     ],
 )
 def test_weights_of_another_length_are_told_apart(model, tmp_path, floats, severity, part):
@@ -126,4 +125,4 @@ def test_numbers_that_cannot_be_are_found(model, tmp_path, field, value):
     write_weights(tmp_path / "x.weights", model, WeightsHeader())
     (_, (severity, fact)) = facts(model, tmp_path / "x.weights")
     assert severity == "error"
-    assert f"1 of the 8 numbers of norm.{field}" in fact
+    assert f"1 of the 8 values of norm.{field}" in fact

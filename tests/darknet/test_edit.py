@@ -46,7 +46,7 @@ def test_groups_are_set_where_asked():
 
 def test_with_filters_refuses_what_cannot_be():
     net = Network.from_cfg(ROOT / "tests/cfgs/groups.cfg")
-    with pytest.raises(CfgError, match=r"groups.cfg:\d+: \[convolutional\] #1 groups=4 does not divide"):
+    with pytest.raises(CfgError, match=r"groups.cfg:\d+: \[convolutional\] #1: groups=4 does not divide"):
         with_filters(net, {0: 7})
     with pytest.raises(CfgError, match="needs 14 channels"):
         with_filters(net, {4: 13})

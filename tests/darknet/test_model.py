@@ -147,7 +147,7 @@ def test_any_size_that_the_strides_allow():
         model(random_images(model, (33, 24)))
     message = str(error.value)
     assert "upsample.cfg:" in message
-    assert "[route] #8 joins maps of different size, 12x18" in message
+    assert "[route] #8: images of 24x33 do not fit: joins maps of different size, 12x18" in message
     assert "the images are 24x33, use multiples of 4" in message
 
 
@@ -246,7 +246,7 @@ HALVE = "[conv]\nfilters=2\nsize=3\nstride=2\npad=1\nactivation=leaky\n"
 
 
 @pytest.mark.parametrize("width, height", [(80, 80), (80, 96), (96, 64)])
-def test_centres_are_where_darknet_puts_them_also_if_the_size_is_no_multiple(width, height):
+def test_centres_are_darknets_even_if_the_size_is_no_multiple(width, height):
     text = f"[net]\nwidth={width}\nheight={height}\nchannels=3\n" + 5 * HALVE + HEAD
     model = Darknet(Network.from_text(text))
     (head,) = model(torch.zeros(1, 3, height, width))
@@ -264,5 +264,7 @@ def test_an_image_that_would_displace_the_boxes_is_refused():
     text = "[net]\nwidth=96\nheight=96\nchannels=3\n" + 5 * HALVE + HEAD
     model = Darknet(Network.from_text(text, "a.cfg"))
     assert model(torch.zeros(1, 3, 64, 160))[0].shape[2:4] == (2, 5)
-    with pytest.raises(ToolkitError, match=r"a.cfg:\d+: \[yolo\] #6 .*80x96, use multiples of 32"):
+    with pytest.raises(
+        ToolkitError, match=r"a.cfg:\d+: \[yolo\] #6: images of 80x96 .*; use multiples of 32"
+    ):
         model(torch.zeros(1, 3, 96, 80))

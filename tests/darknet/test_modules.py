@@ -7,11 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.darknet.references import ACTIVATIONS, convolve_by_loops, pool_by_loops
-from utils.darknet import modules, resampling_modules
+from utils.darknet import modules
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
-from utils.darknet.resampling import Maxpool, Upsample
-from utils.darknet.sections import Convolutional, Route, Shortcut
+from utils.darknet.sections import Convolutional, Maxpool, Route, Shortcut, Upsample
 
 sizes = st.integers(1, 9)
 strides = st.tuples(st.integers(1, 3), st.integers(1, 3))
@@ -29,7 +28,7 @@ def test_maxpool_is_darknets_for_any_size(size, stride, height, width, data):
     expected_shape = ((height + padding - size) // stride[0] + 1, (width + padding - size) // stride[1] + 1)
     if min(expected_shape) < 1:
         return
-    out = resampling_modules.Maxpool(section)(x)[0].numpy()
+    out = modules.Maxpool(section)(x)[0].numpy()
     assert out.shape[1:] == expected_shape
     np.testing.assert_array_equal(out, pool_by_loops(x[0].numpy(), size, stride, padding))
 
@@ -38,7 +37,7 @@ def test_maxpool_pads_with_minus_infinity_not_zero():
     below = -torch.ones(1, 1, 3, 3)
     for size, stride in ((2, 1), (2, 2), (3, 2), (4, 1), (4, 3)):
         section = Maxpool(sources=(0,), size=size, stride=(stride, stride), padding=size - 1)
-        assert resampling_modules.Maxpool(section)(below).max() == -1
+        assert modules.Maxpool(section)(below).max() == -1
 
 
 @given(
@@ -139,9 +138,9 @@ def test_routes_take_one_part_of_each_source(groups, group_id):
 
 def test_upsample_repeats_or_sums():
     x = random_map(1, 2, 4)
-    up = resampling_modules.Upsample(Upsample(sources=(0,), stride=3, scale=0.5))(x)
+    up = modules.Upsample(Upsample(sources=(0,), stride=3, scale=0.5))(x)
     assert torch.equal(up, 0.5 * x.repeat_interleave(3, 2).repeat_interleave(3, 3))
-    down = resampling_modules.Upsample(Upsample(sources=(0,), stride=-2, scale=0.5))(x)
+    down = modules.Upsample(Upsample(sources=(0,), stride=-2, scale=0.5))(x)
     expected = [0.5 * float(x[..., :2].sum()), 0.5 * float(x[..., 2:].sum())]
     assert down.flatten().tolist() == pytest.approx(expected)
 

@@ -7,8 +7,7 @@ import pytest
 
 from utils.darknet.heads import Yolo
 from utils.darknet.network import Network
-from utils.darknet.resampling import Maxpool
-from utils.darknet.sections import Convolutional, Route, Shortcut
+from utils.darknet.sections import Convolutional, Maxpool, Route, Shortcut
 from utils.errors import CfgError, UnsupportedSectionError
 
 ROOT = Path(__file__).parents[2]
@@ -150,26 +149,26 @@ def test_heads_know_their_anchors():
 
 WRONG = [  # text, the line, what the message says
     ("[convolutonal]", 5, "did you mean [convolutional]?"),
-    ("[foo]\nx=1", 5, "[foo] #0 is no section known here; use one of convolutional"),
+    ("[foo]\nx=1", 5, "[foo] #0: unknown section; use one of convolutional"),
     ("[Convolutional]", 5, "did you mean [convolutional]?"),
     ("[convolutional]\nactivation=lekay", 6, "activation=lekay is unknown; use one of linear, leaky"),
     ("[convolutional]\nactivation=linear # text", 6, "activation=linear#text is unknown"),
     ("[convolutional]\nactivation=silu", 6, "is unknown"),
     ("[convolutional]\nactivation=plse", 6, "is not supported"),
-    ("[convolutional]\nsize=1\nfilters=3x2", 7, "filters=3x2 is no integer"),
+    ("[convolutional]\nsize=1\nfilters=3x2", 7, "filters=3x2 is not a whole number"),
     ("[convolutional]\nfilters=0", 6, "filters=0 is too small; use 1 or more"),
     ("[convolutional]\nfilters=8,8", 6, "holds several numbers"),
-    ("[convolutional]\nfilters=8.5", 6, "is no integer"),
+    ("[convolutional]\nfilters=8.5", 6, "is not a whole number"),
     ("[convolutional]\nfilters=4\ngroups=2", 5, "groups=2 does not divide 3 input channels and filters=4"),
     ("[convolutional]\nsize=3\ndilation=2", 7, "is not well defined"),
     ("[convolutional]\npadding=1", 6, "is not well defined"),
     ("[convolutional]\nshare_index=3", 6, "share_index=3 points at or behind this section"),
     ("[convolutional]\n[maxpool]\n[convolutional]\nshare_index=1", 7, "which is [maxpool]"),
     ("[convolutional]\n[convolutional]\nfilters=2\nshare_index=0", 6, "has another form than #0"),
-    ("[crnn]\noutput=3", 5, "[crnn] #0 is not supported; its output depends on the images before"),
-    ("[detection]", 5, "[detection] #0 is not supported"),
-    ("[contrastive]", 5, "[contrastive] #0 is not supported"),
-    ("[implicit_add]", 5, "[implicit_add] #0 is not supported; implicit layers"),
+    ("[crnn]\noutput=3", 5, "[crnn] #0: unsupported section; its output depends on earlier images"),
+    ("[detection]", 5, "[detection] #0: unsupported section"),
+    ("[contrastive]", 5, "[contrastive] #0: unsupported section"),
+    ("[implicit_add]", 5, "[implicit_add] #0: unsupported section; implicit layers"),
     ("[convolutional]\nxnor=1", 6, "xnor=1 is not supported"),
     ("[convolutional]\nbin_output=1", 6, "bin_output=1 is not supported"),
     ("[region]\nsoftmax=1\nanchors=1,2\ntree=data/9k.tree", 8, "its classes form a tree"),
@@ -198,7 +197,7 @@ WRONG = [  # text, the line, what the message says
     (
         f"{conv()}\n[shortcut]\nfrom=-300",
         9,
-        "[shortcut] #1 from=-300 points before the first section; use -1 .. -1",
+        "[shortcut] #1: from=-300 points before the first section; use -1 .. -1",
     ),
     (f"{conv()}\n[shortcut]\nfrom=1", 9, "points at or behind this section; use -1 .. -1 or 0 .. 0"),
     (f"{conv()}\n[shortcut]", 8, "has no from="),
@@ -209,7 +208,7 @@ WRONG = [  # text, the line, what the message says
         "joins maps of different size, 8x8 of section #1",
     ),
     (f"{conv()}\n[maxpool]\nstride=2\n[route]\nlayers=-1,0", 10, "joins maps of different size"),
-    (f"{conv()}\n[route]\nlayers=-1,", 9, "is no integer"),
+    (f"{conv()}\n[route]\nlayers=-1,", 9, "is not a whole number"),
     (f"{conv()}\n[route]\nlayers=-1\ngroups=3", 8, "groups=3 does not divide the 8 channels of section #0"),
     (
         f"{conv()}\n[route]\nlayers=-1\ngroups=2\ngroup_id=2",
@@ -218,7 +217,7 @@ WRONG = [  # text, the line, what the message says
     ),
     ("[maxpool]\nsize=2\npadding=2", 7, "lets windows lie wholly outside"),
     ("[upsample]\nstride=0", 6, "is zero"),
-    ("[dropout]\nprobability=1", 6, "is no share"),
+    ("[dropout]\nprobability=1", 6, "is out of range"),
     (f"{conv(9)}\n[yolo]\nanchors=1,2\nclasses=3", 8, "needs 8 channels = 1 anchors x (5 + 3 classes)"),
     (f"{conv(8)}\n[yolo]\nanchors=1,2,3\nclasses=3", 9, "holds 3 numbers; give width,height pairs"),
     (f"{conv(8)}\n[yolo]\nclasses=3", 8, "holds 0 numbers"),
@@ -244,8 +243,8 @@ def test_what_is_wrong_is_named_with_file_and_line(text, line, fact):
         ("[conv]\nfilters=1", "a.cfg:1: the first section is [convolutional]; begin with [net]"),
         ("[net]\nwidth=8\nheight=8\nchannels=3", "a.cfg:1: [net] is the only section"),
         ("[net]\nwidth=8\nchannels=3\n[conv]", "a.cfg:1: [net] must give a positive height"),
-        ("[net]\nwidth=8\nheight=x\nchannels=3\n[conv]", "a.cfg:3: [net] height=x is no integer"),
-        ("[net]\nwidth=0\nheight=8\nchannels=3\n[conv]", "a.cfg:2: [net] width=0 must give a positive width"),
+        ("[net]\nwidth=8\nheight=x\nchannels=3\n[conv]", "a.cfg:3: [net]: height=x is not a whole number"),
+        ("[net]\nwidth=0\nheight=8\nchannels=3\n[conv]", "a.cfg:2: [net]: width=0 needs a positive width"),
     ],
 )
 def test_the_net_section_must_give_a_size(text, message):
@@ -275,7 +274,7 @@ def test_shapes_at_another_size():
         conv(2, size=3, stride=2, pad=1), "[maxpool]\nstride=2", "[upsample]", "[route]\nlayers=-1,0"
     )
     assert net.shapes_at(8, 24)[3] == (4, 4, 12)
-    with pytest.raises(CfgError, match=r"a.cfg:\d+: \[route\] #3 joins maps of different size, 4x6 .* 3x5"):
+    with pytest.raises(CfgError, match=r"a.cfg:\d+: \[route\] #3: joins maps of different size, 4x6 .* 3x5"):
         net.shapes_at(10, 6)
 
 

@@ -37,7 +37,9 @@ def test_pretrained_weights_of_another_class_count(kind, model, tmp_path, caplog
     with caplog.at_level(logging.INFO):
         result = load_pretrained(model, path)
     assert result == Pretrained(loaded=10, replaced_heads=(4, 11), classes=20)
-    assert caplog.messages == [f"{path} has 20 classes, the network 2: its heads (#4, #11) start anew"]
+    assert caplog.messages == [
+        f"{path} has 20 classes, the network 2: its heads (#4, #11) are re-initialized"
+    ]
     for index, (ours, theirs) in enumerate(zip(model.layers, donor.layers, strict=True)):
         if index in HEADS:
             assert torch.equal(ours.conv.weight, before[index])

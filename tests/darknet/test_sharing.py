@@ -12,7 +12,7 @@ from utils.darknet.network import Network
 from utils.darknet.weights import fields, read_weights, write_weights
 from utils.frontends.darknet.subject import DarknetSubject, gamma_penalty
 from utils.profiling import count_parameters
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import prune
 from utils.training.ema import WeightAverage
 
@@ -82,7 +82,7 @@ def test_merged_norms_compute_the_same():
 
 def test_constants_that_differ_are_not_folded_into_a_shared_norm():
     subject = DarknetSubject.of(randomised(Darknet.from_cfg(CFG)).double())
-    result = prune(subject, [slim(0.5, 0.1)])
+    result = prune(subject, [slim_threshold(0.5, 0.1)])
     borrowers_and_lenders = {f"layers.{index}.conv" for pair in PAIRS for index in pair}
     assert set(result.unfolded) <= borrowers_and_lenders
     assert are_shared(result.compact.model)

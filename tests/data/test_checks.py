@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.data.conftest import write_image, write_label
+from tests.data.files import write_image, write_label
 from utils.data.checks import DataCheck, check_data
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.conftest import write_image, write_label
+from tests.data.files import write_image, write_label
 from utils.data import dataset as module
 from utils.data.augment import Augment
 from utils.data.dataset import DetectionDataset, SampleKey, place_labels
@@ -69,7 +69,7 @@ def test_malformed_label_lines_are_logged_and_the_rest_is_used(data_file, caplog
     assert f"{path}:2: class 9" in caplog.text
 
 
-def test_a_split_without_any_label_file_is_an_error_that_says_where_they_were_sought(tmp_path):
+def test_a_split_without_label_files_is_an_error_naming_the_first_path(tmp_path):
     write_image(tmp_path / "a.png")
     (tmp_path / "l.txt").write_text("a.png\n")
     (tmp_path / "n").write_text("x\n")

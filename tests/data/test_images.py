@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.data.conftest import write_image
+from tests.data.files import write_image
 from utils.data.images import place, read_image, resize_exactly
 from utils.errors import DatasetError
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.conftest import write_label
+from tests.data.files import write_label
 from utils.data import index
 from utils.data.index import cache_path, read_index
 from utils.data.labels import label_path

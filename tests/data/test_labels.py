@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.conftest import write_label
+from tests.data.files import write_label
 from utils.data.labels import label_path, read_labels
 
 

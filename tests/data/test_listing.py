@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.conftest import write_image
+from tests.data.files import write_image
 from utils.data.listing import read_data_file, read_image_list, read_names
 from utils.errors import DatasetError
 

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from tests.data.conftest import write_label
+from tests.data.files import write_label
 from utils.data.augment import Augment
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file
@@ -76,7 +76,7 @@ def test_epochs_differ_and_any_can_be_repeated(data_file):
     assert not torch.equal(epochs[0], passes(other_seed, 1)[0])
 
 
-def test_a_skipped_pass_over_rectangles_goes_on_with_the_batches_that_would_have_followed(data_file):
+def test_a_skipped_pass_over_rectangles_continues_with_the_next_batches(data_file):
     data = read_data_file(data_file)
     loader = make_loader(DetectionDataset.from_split(data, "train", (96, 96), rectangles=32), 2)
     loader.set_epoch(0)
@@ -115,7 +115,7 @@ def test_unusable_images_are_left_out_and_reported_once(data_file, workers, capl
     assert caplog.text.count("1.png") == 1
 
 
-def test_a_short_last_batch_is_dropped_on_demand_unless_it_is_all_there_is(data_file):
+def test_a_short_last_batch_is_dropped_on_demand_unless_it_is_alone(data_file):
     dataset = open_split(data_file)
     assert [len(batch) for batch in make_loader(dataset, 4, drop_last=True)] == [4]
     assert [len(batch) for batch in make_loader(dataset, 4)] == [4, 2]

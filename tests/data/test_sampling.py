@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.conftest import write_image
+from tests.data.files import write_image
 from utils.data.augment import Augment
 from utils.data.cache import DiskCache
 from utils.data.dataset import DetectionDataset, SampleKey
@@ -25,9 +25,7 @@ def open_split(path: Path, **options: object) -> DetectionDataset:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_skipped_epoch_goes_on_with_the_batches_that_would_have_followed(
-    data_file: Path, workers: int
-) -> None:
+def test_a_skipped_epoch_continues_with_the_following_batches(data_file: Path, workers: int) -> None:
     loader = make_loader(
         open_split(data_file), 2, shuffle=True, workers=workers, multi_scale=MultiScale(32, every=1)
     )

@@ -93,7 +93,7 @@ def test_boxes_without_area_give_finite_values_and_gradients(kind, dtype):
 
 
 @pytest.mark.parametrize("kind", OVERLAP_KINDS)
-def test_equal_boxes_overlap_fully_and_moving_apart_lowers_every_kind_but_iou(kind):
+def test_equal_boxes_overlap_fully_and_distance_lowers_all_kinds_but_iou(kind):
     box = torch.tensor([10.0, 10.0, 20.0, 40.0])
     assert box_overlap(box, box, kind).item() == pytest.approx(1)
     near, far = (box_overlap(box, box + distance, kind).item() for distance in (50.0, 90.0))

@@ -6,7 +6,7 @@ from utils.detection.draw import class_colour, contact_sheet, draw_detections
 NAMES = ("cat", "dög [x]")
 
 
-def test_the_given_image_stays_and_the_box_is_drawn_in_the_colour_of_its_class():
+def test_boxes_are_drawn_on_a_copy_in_the_colour_of_their_class():
     image = np.zeros((100, 120, 3), np.uint8)
     picture = draw_detections(image, np.array([[20, 40, 100, 90, 0.9, 1]]), NAMES)
     assert image.max() == 0

@@ -57,9 +57,7 @@ def perfect(dataset: DetectionDataset, wrong: int | None = None):
 
 @pytest.mark.parametrize("letterbox", [False, True])
 @pytest.mark.parametrize("style, mean", [("darknet", 2 / 3), ("voc", 1.0), ("coco", 1.0)])
-def test_a_perfect_detector_has_the_best_figures_and_absent_classes_count_0_in_darknet_style(
-    tmp_path, style, mean, letterbox
-):
+def test_a_perfect_detector_has_full_ap_but_absent_classes_0_in_darknet(tmp_path, style, mean, letterbox):
     dataset = open_images(tmp_path, letterbox=letterbox)
     result = evaluate(perfect(dataset), make_loader(dataset, 2), NAMES, style=style)
     assert result.map50 == pytest.approx(mean)

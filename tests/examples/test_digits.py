@@ -66,7 +66,7 @@ def test_hidden_layers_are_read_inside_of_their_block_alone(name, count):
 
 
 @pytest.mark.parametrize(("ratio", "weak"), [(0.5, False), (0.9, False), (0.7, True)])
-def test_the_best_hidden_channels_stay_and_are_filled_up_to_multiples_of_8(ratio, weak):
+def test_the_best_hidden_channels_stay_in_multiples_of_8(ratio, weak):
     """By the smaller gamma of both norms of a block, above one threshold, below the lowest maximum."""
     model, generator = fresh("MobileNetV2", 0).eval(), torch.Generator().manual_seed(1)
     hidden, scores = hidden_layers(model), {}

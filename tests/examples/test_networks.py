@@ -104,7 +104,7 @@ def columns_left(full: nn.Module, small: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_without_folding_it_computes_what_the_network_does_with_the_rest_of_each_input_at_zero(name):
+def test_without_folding_it_equals_the_network_with_removed_inputs_zeroed(name):
     """What is left is read off the random weights, so nothing that pruned judges it."""
     model, image = built(name)
     model, image = model.double(), image.double()

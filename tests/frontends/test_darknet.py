@@ -1,11 +1,10 @@
 """The engine on cfgs: every feature cfg, every policy."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
+from tests.frontends.feature_cfgs import CFGS, heads, image, randomised
 from utils.darknet.edit import residual_blocks
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
@@ -20,50 +19,23 @@ from utils.frontends.darknet.subject import (
 )
 from utils.profiling import count_parameters
 from utils.pruning.channels import UnitMask
-from utils.pruning.policies import WeakestBlocks, normal, slim
+from utils.pruning.policies import WeakestBlocks, normal_threshold, slim_threshold
 from utils.pruning.subject import Subject
 from utils.pruning.surgery import prune
 
-CFGS = sorted((Path(__file__).parents[1] / "cfgs").glob("*.cfg"))
 POLICIES = {
-    "normal": [normal(0.6)],
-    "slim": [slim(0.7, 0.1)],
+    "normal": [normal_threshold(0.6)],
+    "slim": [slim_threshold(0.7, 0.1)],
     "blocks": [WeakestBlocks(1)],
-    "both": [slim(0.6, 0.01), WeakestBlocks(1)],
+    "both": [slim_threshold(0.6, 0.01), WeakestBlocks(1)],
 }
-
-
-def randomised(path: Path, seed: int) -> Darknet:
-    """A float64 network with random batch norms, so that thresholds cut through every layer."""
-    torch.manual_seed(seed)
-    model = Darknet.from_cfg(path)
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.weight)
-            torch.nn.init.normal_(module.bias, std=0.3)
-            module.running_mean.normal_(std=0.2)
-            module.running_var.uniform_(0.5, 1.5)
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            parameter.data += 0.01
-    return model.double().eval()
-
-
-def image(model: Darknet, batch: int = 2) -> torch.Tensor:
-    size = (model.network.channels(-1), model.network.height, model.network.width)
-    return torch.rand(batch, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-def heads(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return torch.cat([head.flatten() for head in model(images)])
 
 
 def _refusal(subject: DarknetSubject, policies: list) -> str | None:
     """What a policy must say on this network: not every one has blocks, or channels that no shortcut ties."""
     if isinstance(policies[-1], WeakestBlocks) and not subject.blocks:
         return "has 0 that can be removed"
-    if policies[0] == normal(0.6) and not gamma_penalty(subject.model, 1, prune=0).norms:
+    if policies[0] == normal_threshold(0.6) and not gamma_penalty(subject.model, 1, prune=0).norms:
         return "nothing to prune"
     return None
 
@@ -90,7 +62,7 @@ def test_compact_equals_zeroed(cfg, policies, seed):
 @pytest.mark.parametrize("cfg", CFGS, ids=lambda path: path.stem)
 def test_saved_network_is_the_compact_one_and_retraces_to_its_mask(cfg, tmp_path):
     subject = DarknetSubject.of(randomised(cfg, 0).float())
-    result = prune(subject, [slim(0.7, 0.1)])
+    result = prune(subject, [slim_threshold(0.7, 0.1)])
     result.compact.save(tmp_path / "x.cfg", tmp_path / "x.weights")
     again = Darknet.from_cfg(tmp_path / "x.cfg")
     read_weights(tmp_path / "x.weights", again)
@@ -123,7 +95,7 @@ def test_penalty_takes_exactly_the_candidates_of_pruning(root):
     assert len(gamma_penalty(model, 0.1, 0).norms) == 44
 
 
-def test_a_block_before_a_nonlinear_add_is_removed_but_its_constant_reported():
+def test_a_block_before_a_nonlinear_add_goes_and_its_constant_is_reported():
     text = """
 [net]
 width=16
@@ -201,11 +173,11 @@ def test_a_network_that_takes_only_its_own_size_is_folded_at_it():
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.weight)
-    result = prune(DarknetSubject.of(model), [slim(0.5, 0.01)])
+    result = prune(DarknetSubject.of(model), [slim_threshold(0.5, 0.01)])
     assert torch.allclose(heads(result.folded.model, image(model)), heads(result.compact.model, image(model)))
 
 
-def test_an_inner_map_coarser_than_whole_cells_of_the_head_allow_does_not_stop_pruning():
+def test_an_inner_map_coarser_than_the_heads_cells_does_not_stop_pruning():
     """A side branch of 3x3 cells has a stride of 11 pixels, the head one of 8: 22 pixels fit no head."""
     text = "[net]\nwidth=32\nheight=32\nchannels=3\n"
     text += "[convolutional]\nbatch_normalize=1\nfilters=8\nsize=3\nstride=8\npad=1\nactivation=leaky\n"
@@ -218,7 +190,7 @@ def test_an_inner_map_coarser_than_whole_cells_of_the_head_allow_does_not_stop_p
     torch.manual_seed(0)
     model = Darknet(network).double().eval()
     torch.nn.init.normal_(model.layers[0].norm.weight)
-    result = prune(DarknetSubject.of(model), [slim(0.5, 0.01)])
+    result = prune(DarknetSubject.of(model), [slim_threshold(0.5, 0.01)])
     assert torch.allclose(heads(result.folded.model, image(model)), heads(result.compact.model, image(model)))
 
 
@@ -226,7 +198,7 @@ def test_narrow_then_shorten_then_narrow_again_keeps_working(root):
     model = randomised(root / "cfg/yolov3-shapes.cfg", 0)
     subject: Subject = DarknetSubject.of(model)
     x = torch.rand(1, 3, 64, 64, dtype=torch.float64)
-    for policies in ([slim(0.5, 0.01)], [WeakestBlocks(8)], [slim(0.3, 0.01)]):
+    for policies in ([slim_threshold(0.5, 0.01)], [WeakestBlocks(8)], [slim_threshold(0.3, 0.01)]):
         result = prune(subject, policies)
         difference = (heads(result.folded.model, x) - heads(result.compact.model, x)).abs().max()
         assert difference < 1e-12

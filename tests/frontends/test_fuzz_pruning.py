@@ -51,7 +51,7 @@ def networks(draw) -> Network:
 @st.composite
 def policies(draw) -> GlobalThreshold:
     return GlobalThreshold(
-        percent=draw(st.floats(0, 0.95)),
+        ratio=draw(st.floats(0, 0.95)),
         candidates=draw(st.sampled_from(["all", "all", "uncoupled"])),
         merge=draw(st.sampled_from(["union", "leader", "mean", "max", "norm"])),
         layer_keep=draw(st.sampled_from([0.0, 0.2])),
@@ -81,7 +81,7 @@ def check(network, policy, align, least, folding, blocks, seed) -> bool:
     scores = random_subset(subject, seed)
     plans = [policy, *([WeakestBlocks(min(blocks, len(subject.blocks)))] if blocks else [])]
     try:
-        widths = {"align": align, "least": least, "may_keep_all": True}
+        widths = {"align": align, "min_channels": least, "may_keep_all": True}
         result = prune(subject, plans, lambda _: scores, folding=folding, **widths)
     except PruningError as error:
         if any(text in str(error) for text in ("nothing to prune", "removes all", "asked for")):

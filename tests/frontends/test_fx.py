@@ -11,11 +11,11 @@ from slim import Plan, apply_plan, load
 from slim import slim as slim_network
 from tests.frontends.networks import MIDDLES, Network, network
 from utils.errors import PruningError
+from utils.frontends.fx.call import Value, channels
 from utils.frontends.fx.rules import shape as fx_moves
 from utils.frontends.fx.subject import FxSubject
-from utils.frontends.fx.values import Value, channels
 from utils.pruning.equality import outputs_in_float64, relative_difference
-from utils.pruning.policies import slim
+from utils.pruning.policies import slim_threshold
 from utils.pruning.scores import named_scorer, random_scores
 from utils.pruning.surgery import prune
 
@@ -35,7 +35,7 @@ NOT_FOLLOWED = {
 def test_compact_equals_zeroed(middle, score, folding):
     subject = FxSubject.of(network(middle), EXAMPLE)
     scorer = named_scorer(score, {"random": random_scores(3)})
-    result = prune(subject, [slim(0.5, 0.1)], scorer, folding=folding)
+    result = prune(subject, [slim_threshold(0.5, 0.1)], scorer, folding=folding)
     assert not result.keep.all()
     outputs = [outputs_in_float64(each.model, IMAGES) for each in (result.compact, result.folded)]
     assert relative_difference(*outputs) <= 1e-12
@@ -53,7 +53,7 @@ def test_the_network_that_was_traced_is_left_as_it_is(middle):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
         expected = model(IMAGES)
-    prune(FxSubject.of(model, EXAMPLE), [slim(0.5, 0.1)], named_scorer("l1", {}))
+    prune(FxSubject.of(model, EXAMPLE), [slim_threshold(0.5, 0.1)], named_scorer("l1", {}))
     with torch.no_grad():
         assert torch.equal(model(IMAGES), expected)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
@@ -103,7 +103,7 @@ def test_a_network_that_would_read_in_another_order_is_refused(monkeypatch):
     monkeypatch.setattr(fx_moves, "_split", each_row_for_itself)
     subject = FxSubject.of(network("shuffles"), EXAMPLE)
     with pytest.raises(PruningError, match="read in another order"):
-        prune(subject, [slim(0.5, 0.1)], random_scores(1))
+        prune(subject, [slim_threshold(0.5, 0.1)], random_scores(1))
 
 
 def test_layers_called_twice_have_one_width_throughout():
@@ -158,7 +158,7 @@ def test_groups_of_a_norm_go_as_a_whole():
     assert torch.equal(again(IMAGES), result.model(IMAGES))
 
 
-def test_a_transposed_depthwise_convolution_is_narrowed_with_what_it_reads():
+def test_a_transposed_depthwise_convolution_narrows_with_its_input():
     result = slim_network(network("transposed depthwise"), EXAMPLE, 0.5, align=1)
     middle = result.model.middle
     assert middle.groups == middle.in_channels == middle.out_channels == len(middle.weight) == 8

@@ -103,7 +103,7 @@ class ReadsTwice(awkward.NormsOfOneLayer):
 @pytest.mark.parametrize(
     ("kind", "unfolded"), [(awkward.NormsOfOneLayer, ()), (ReadsTwice, ("middle.three",))]
 )
-def test_constants_behind_several_norms_of_a_layer_are_folded_where_their_reader_has_one_bias(kind, unfolded):
+def test_constants_of_several_norms_are_folded_into_one_bias(kind, unfolded):
     torch.manual_seed(0)
     model = Network(kind()).eval()
     model.middle.two = nn.Conv2d(16, 16, 1)

@@ -3,22 +3,18 @@
 import json
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.frontends.golden import GOLDEN, NETS, structure
 from utils.darknet.model import Darknet
-from utils.darknet.network import Network
 from utils.frontends.darknet.subject import DarknetSubject, classic_scores
 from utils.profiling import count_parameters
-from utils.pruning.policies import GlobalThreshold, WeakestBlocks, normal, slim
-from utils.pruning.report import encode_mask
+from utils.pruning.channels import encode_mask
+from utils.pruning.policies import GlobalThreshold, WeakestBlocks, normal_threshold, slim_threshold
 from utils.pruning.surgery import prune
-
-GOLDEN = Path(__file__).resolve().parents[2].parent / "shared/golden/pruning"
-NETS = ("yolov3-hand", "yolov3-tiny-1cls")
 
 
 def _matchable(net: str, run: dict) -> bool:
@@ -69,22 +65,10 @@ def _policies(run: dict) -> list:
     given = {key: float(value) for key, value in zip(run["args"][::2], run["args"][1::2], strict=True)}
     blocks = [WeakestBlocks(int(given["--shortcuts"]))] if "--shortcuts" in given else []
     if "--global_percent" in given:
-        return [slim(given["--global_percent"], given["--layer_keep"]), *blocks]
+        return [slim_threshold(given["--global_percent"], given["--layer_keep"]), *blocks]
     if run["script"] == "shortcut_prune.py":
         return [GlobalThreshold(given["--percent"], merge="leader", strict=False)]
-    return blocks or [normal(given["--percent"])]
-
-
-def _structure(network: Network) -> str:
-    show = {
-        "convolutional": lambda s: f"c{s.filters}",
-        "shortcut": lambda s: f"s{s.options['from']}",
-        "route": lambda s: "r" + s.options["layers"].replace(" ", ""),
-        "maxpool": lambda s: f"m{s.size}",
-        "upsample": lambda s: "u",
-        "yolo": lambda s: "y",
-    }
-    return " ".join(show[section.kind](section) for section in network.sections)
+    return blocks or [normal_threshold(given["--percent"])]
 
 
 @pytest.mark.parametrize(("net", "run"), _runs())
@@ -94,7 +78,7 @@ def test_classic_run_is_reproduced(net, run):
     network, model = result.compact.network, result.compact.model
     blocks = [model.layers[i] for i, s in enumerate(network.sections) if s.kind == "convolutional"]
     assert [block.conv.out_channels for block in blocks] == run["filters"]
-    assert _structure(network) == run["structure"]
+    assert structure(network) == run["structure"]
     assert count_parameters(model) == run["params_after"]
     if run.get("threshold") is not None:
         assert result.plans[0].threshold == run["threshold"]

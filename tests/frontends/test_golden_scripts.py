@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.frontends.test_golden_pruning import GOLDEN, NETS, _structure
+from tests.frontends.golden import GOLDEN, NETS, structure
 from utils.darknet.edit import residual_blocks
 from utils.darknet.network import Network
 from utils.errors import PruningError
@@ -66,7 +66,7 @@ def test_script_writes_what_the_published_one_wrote(name, weights, tmp_path):
     net, run = golden(name)
     network, report = run_script(run, weights(net), tmp_path)
     assert [s.filters for s in network.sections if s.kind == "convolutional"] == run["filters"]
-    assert _structure(network) == run["structure"]
+    assert structure(network) == run["structure"]
     assert report["after"]["parameters"] == run["params_after"]
     assert report["threshold"] == run.get("threshold")
     removed = set(run.get("removed_layers", ()))

@@ -4,11 +4,11 @@ import argparse
 
 import pytest
 
-from tests.frontends.test_darknet import heads, image, randomised
+from tests.frontends.feature_cfgs import heads, image, randomised
 from utils.commands.prune.options import sections
 from utils.errors import PruningError
 from utils.frontends.darknet.subject import DarknetSubject
-from utils.pruning.policies import WeakestBlocks, normal, slim
+from utils.pruning.policies import WeakestBlocks, normal_threshold, slim_threshold
 from utils.pruning.surgery import prune
 
 
@@ -27,10 +27,10 @@ def test_kept_sections_stay_whole_and_nothing_else_is_pinned_for_them(model):
     own = {unit for i in (0, 2) for unit in kept.graph.layers[f"layers.{i}.conv"].outputs.tolist()}
     assert {i for i, pinned in enumerate(more) if pinned} == own
     assert {kept.graph.pin_reasons[unit] for unit in own} == {"asked for with --keep-sections"}
-    result = prune(kept, [slim(0.9, 0.0)])
+    result = prune(kept, [slim_threshold(0.9, 0.0)])
     for name in ("layers.0.conv", "layers.2.conv"):
         assert width(result.compact, name) == width(kept, name)
-    free = prune(plain, [slim(0.9, 0.0)])
+    free = prune(plain, [slim_threshold(0.9, 0.0)])
     assert width(free.compact, "layers.2.conv") < width(plain, "layers.2.conv")
     zeroed, compact = (heads(subject.model, image(model)) for subject in (result.folded, result.compact))
     assert (zeroed - compact).abs().max() < 1e-12
@@ -61,7 +61,7 @@ def test_kept_sections_stay_kept_when_cut_again_and_moved(model):
     assert int(name.split(".")[1]) == section - len(before.layers) - 1
     for _ in range(2):
         assert width(shorter, name) == whole
-        shorter = prune(shorter, [slim(0.6, 0.0)]).compact
+        shorter = prune(shorter, [slim_threshold(0.6, 0.0)]).compact
         assert shorter.kept == {name}
         assert name not in {layer for block in shorter.blocks for layer in block.layers}
 
@@ -69,7 +69,7 @@ def test_kept_sections_stay_kept_when_cut_again_and_moved(model):
 def test_a_network_all_of_which_is_kept_cannot_be_pruned(model):
     sections = [i for i, section in enumerate(model.network.sections) if section.kind == "convolutional"]
     subject = DarknetSubject.of(model, keep_sections=sections)
-    for policy in (slim(0.5, 0.01), normal(0.5)):
+    for policy in (slim_threshold(0.5, 0.01), normal_threshold(0.5)):
         with pytest.raises(PruningError, match="nothing to prune"):
             prune(subject, [policy])
 
@@ -91,9 +91,9 @@ def test_what_has_no_channels_is_refused(root, cfg, section, message):
 def test_connected_sections_can_be_kept(root):
     model = randomised(root / "tests/cfgs/connected.cfg", 0)
     subject = DarknetSubject.of(model, keep_sections=[2])
-    result = prune(subject, [slim(0.7, 0.0)])
+    result = prune(subject, [slim_threshold(0.7, 0.0)])
     assert width(result.compact, "layers.2.linear") == 7
-    free = prune(DarknetSubject.of(model), [slim(0.7, 0.0)])
+    free = prune(DarknetSubject.of(model), [slim_threshold(0.7, 0.0)])
     assert width(free.compact, "layers.2.linear") < 7
 
 

@@ -9,7 +9,7 @@ from tests.darknet.references import as_map, opencv_heads, random_images, random
 from utils.darknet.checkpoint import load_weights
 from utils.darknet.model import Darknet
 from utils.frontends.darknet.subject import DarknetSubject
-from utils.pruning.policies import WeakestBlocks, slim
+from utils.pruning.policies import WeakestBlocks, slim_threshold
 from utils.pruning.surgery import prune
 
 
@@ -21,7 +21,7 @@ def test_real_weights_pruned_give_the_same_raw_heads(shared, tmp_path):
     folder = shared / "weights/yolov3-tiny"
     model = Darknet.from_cfg(folder / "yolov3-tiny-mask123.cfg")
     load_weights(model, folder / "yolov3-tiny.weights")
-    compact = pruned(model, [slim(0.3, 0.01)])
+    compact = pruned(model, [slim_threshold(0.3, 0.01)])
     image = cv2.imread(str(sorted((shared / "data/coco_mini/images").glob("*.jpg"))[0]))
     image = cv2.cvtColor(cv2.resize(image, (416, 416)), cv2.COLOR_BGR2RGB)
     images = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
@@ -34,9 +34,9 @@ def test_real_weights_pruned_give_the_same_raw_heads(shared, tmp_path):
 @pytest.mark.parametrize(
     ("name", "policies"),
     [
-        ("yolov3-shapes", [slim(0.6, 0.05), WeakestBlocks(8)]),
+        ("yolov3-shapes", [slim_threshold(0.6, 0.05), WeakestBlocks(8)]),
         ("yolov3-shapes", [WeakestBlocks(23)]),
-        ("yolov4-tiny", [slim(0.5, 0.05)]),  # routes with groups
+        ("yolov4-tiny", [slim_threshold(0.5, 0.05)]),  # routes with groups
     ],
     ids=["channels and blocks", "all blocks", "route groups"],
 )
@@ -55,7 +55,7 @@ def test_a_pruned_depthwise_network_is_read_alike(shared, tmp_path):
     folder = shared / "weights/yolo-fastest-1.1"
     model = Darknet.from_cfg(folder / "yolo-fastest-1.1.cfg")
     load_weights(model, folder / "yolo-fastest-1.1.weights")
-    compact = pruned(model, [slim(0.2, 0.1), WeakestBlocks(2)])
+    compact = pruned(model, [slim_threshold(0.2, 0.1), WeakestBlocks(2)])
     depthwise = [s for s in compact.network.sections if s.kind == "convolutional" and s.groups > 1]
     assert depthwise
     assert all(section.groups == section.filters for section in depthwise)

@@ -12,7 +12,13 @@ from utils.darknet.edit import residual_blocks, without_blocks
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.frontends.darknet.subject import DarknetSubject, classic_candidates, classic_scores
-from utils.pruning.policies import GlobalThreshold, WeakestBlocks, normal, shortcut, slim
+from utils.pruning.policies import (
+    GlobalThreshold,
+    WeakestBlocks,
+    normal_threshold,
+    shortcut_threshold,
+    slim_threshold,
+)
 from utils.pruning.scores import unit_scores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,17 +80,19 @@ def test_masks_are_the_published_ones(name, percent, step):
     sections = published.sections_of(cfg(name))
     for seed in range(2):
         subject, gammas = drawn(name, seed, step)
-        assert_masks(subject, normal(percent), published.normal_masks(sections, gammas, percent))
-        assert_masks(subject, shortcut(percent), published.shortcut_masks(sections, gammas, percent))
+        assert_masks(subject, normal_threshold(percent), published.normal_masks(sections, gammas, percent))
+        assert_masks(
+            subject, shortcut_threshold(percent), published.shortcut_masks(sections, gammas, percent)
+        )
         for layer_keep in (0.01, 0.2):
             expected = published.slim_masks(sections, gammas, percent, layer_keep)
-            assert_masks(subject, slim(percent, layer_keep), expected)
+            assert_masks(subject, slim_threshold(percent, layer_keep), expected)
 
 
 def test_some_percents_empty_layers():
     """Otherwise the test above would not see what keeps them alive."""
     subject, gammas = drawn("yolov4", 0)
-    plan = slim(0.97, 0.01)(subject, classic_scores(subject))
+    plan = slim_threshold(0.97, 0.01)(subject, classic_scores(subject))
     assert len(plan.emptied) > 10
     pool = [gammas[i] for i in published.candidates(published.sections_of(cfg("yolov4")))]
     assert sum(bool((values <= plan.threshold).all()) for values in pool) == len(plan.emptied)
@@ -113,7 +121,7 @@ def test_blocks_of_layer_channel_are_judged_by_what_channels_they_keep(name):
     sections = published.sections_of(cfg(name))
     subject, gammas = drawn(name, 5)
     scores = classic_scores(subject)
-    plan = slim(0.8, 0.01)(subject, scores)
+    plan = slim_threshold(0.8, 0.01)(subject, scores)
     masks = published.slim_masks(sections, gammas, 0.8, 0.01)
     narrowed = subject.narrowed(subject.graph.legal(plan.keep, unit_scores(subject.graph, scores)))
     blocks = WeakestBlocks(12)(narrowed, classic_scores(narrowed)).blocks

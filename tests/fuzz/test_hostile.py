@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import evaluate as evaluate_script
-from tests.training.conftest import write_cfg
+from tests.training.tiny import write_cfg
 from utils.commands.train.command import run_training, train_parser
 from utils.darknet.checkpoint import load_weights, read_checkpoint, save_weights
 from utils.darknet.model import Darknet

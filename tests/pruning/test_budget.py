@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pruning.test_channels import random_graph
+from tests.pruning.random_graphs import random_graph
 from utils.errors import PruningError
-from utils.pruning.budget import Removals, Widths, fits_all, removals
-from utils.pruning.channels import ChannelGraph, ChannelTracer
+from utils.pruning.budget import Removals, fits_all, removals
+from utils.pruning.channels import ChannelGraph, ChannelTracer, WidthLimits
 from utils.pruning.costs import Costs, Work
 
 
@@ -22,16 +22,16 @@ def costs_of_graph(graph: ChannelGraph, seed: int = 0) -> Costs:
     return Costs(graph, work, {}, 0)
 
 
-def planned(graph: ChannelGraph, costs: Costs, widths: Widths, seed: int) -> Removals:
+def planned(graph: ChannelGraph, costs: Costs, widths: WidthLimits, seed: int) -> Removals:
     values = np.random.default_rng(seed).random(graph.unit_count)
     return removals(graph, values, costs.layer_macs, widths)
 
 
-def all_widths() -> st.SearchStrategy[Widths]:
+def all_widths() -> st.SearchStrategy[WidthLimits]:
     return st.builds(
-        Widths,
+        WidthLimits,
         align=st.sampled_from([1, 2, 4]),
-        least=st.integers(1, 3),
+        min_channels=st.integers(1, 3),
         layer_keep=st.sampled_from([0.0, 0.3, 1.0]),
     )
 
@@ -46,9 +46,9 @@ def test_every_mask_is_legal_and_keeps_pins_and_floors(data, widths, seed):
     for count in range(len(plan.chunks) + 1):
         keep = plan.mask(range(count))
         assert keep[graph.pinned].all()
-        assert (graph.legal(keep, plan.values, widths.align, widths.least) == keep).all()
+        assert (graph.legal(keep, plan.values, widths.align, widths.min_channels) == keep).all()
         for layer in graph.layers.values():
-            assert keep[layer.outputs].sum() >= min(widths.least, len(layer.outputs))
+            assert keep[layer.outputs].sum() >= min(widths.min_channels, len(layer.outputs))
     if widths.layer_keep == 1.0:
         assert plan.mask(range(len(plan.chunks))).all()
 
@@ -78,7 +78,7 @@ def test_budget_below_the_floors_is_refused():
     tracer.pin(tracer.layer("head", tracer.layer("conv", image, 8), 4), "output")
     graph = tracer.finish()
     costs = costs_of_graph(graph)
-    plan = planned(graph, costs, Widths(least=2), 0)
+    plan = planned(graph, costs, WidthLimits(min_channels=2), 0)
     fewest = costs.macs(plan.mask(range(len(plan.chunks))))
     assert plan.mask(range(len(plan.chunks)))[graph.layers["conv"].outputs].sum() == 2
     assert plan.within(fits_all([(costs.macs, fewest)])).sum() == 3 + 4 + 2
@@ -95,7 +95,7 @@ def test_what_is_worth_least_for_what_it_saves_goes_first():
     tracer.pin(tracer.layer("head", np.concatenate([large, small]), 2), "output")
     graph = tracer.finish()
     work = {"large": Work(1, 100, False), "small": Work(1, 1, False), "head": Work(1, 1, False)}
-    plan = removals(graph, np.ones(graph.unit_count), Costs(graph, work, {}, 0).layer_macs, Widths())
+    plan = removals(graph, np.ones(graph.unit_count), Costs(graph, work, {}, 0).layer_macs, WidthLimits())
     order = np.concatenate(plan.chunks)
     assert set(order[:3]) < set(graph.layers["large"].outputs)
     assert set(order[3:]) < set(graph.layers["small"].outputs)
@@ -108,7 +108,7 @@ def test_several_limits_hold_together():
     tracer.pin(tracer.layer("head", tracer.layer("conv", image, 16), 4), "output")
     graph = tracer.finish()
     costs = costs_of_graph(graph)
-    plan = planned(graph, costs, Widths(), 0)
+    plan = planned(graph, costs, WidthLimits(), 0)
     whole = np.ones(graph.unit_count, bool)
     for macs, parameters in ((0.9, 0.4), (0.4, 0.9)):
         limits = [

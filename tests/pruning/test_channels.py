@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.pruning.channels import ChannelGraph, ChannelTracer
+from tests.pruning.random_graphs import random_graph
+from utils.pruning.channels import ChannelTracer
 
 
 def test_depthwise_chain_is_one_writer_and_not_coupled():
@@ -90,7 +91,7 @@ def test_aligned_sections_do_not_ratchet_to_full_width():
     assert keep[1:17].sum() == keep[17:].sum() == 8
 
 
-def test_what_is_concatenated_with_an_odd_width_does_not_ratchet_to_full_width():
+def test_concatenation_with_an_odd_width_does_not_ratchet_to_full_width():
     tracer = ChannelTracer()
     odd, even = tracer.layer("odd", tracer.new(1), 20), tracer.layer("even", tracer.new(1), 64)
     tracer.pin(tracer.layer("head", np.concatenate([odd, even]), 1), "output")
@@ -100,33 +101,6 @@ def test_what_is_concatenated_with_an_odd_width_does_not_ratchet_to_full_width()
     keep = graph.legal(wish, np.zeros(graph.unit_count), align=8)
     assert keep[graph.layers["odd"].outputs].sum() == 20
     assert keep[graph.layers["even"].outputs].sum() == 8
-
-
-def random_graph(draw) -> ChannelGraph:
-    tracer = ChannelTracer()
-    tensors = [tracer.new(draw(st.integers(1, 4)))]
-    tracer.pin(tensors[0], "image")
-    for i in range(draw(st.integers(1, 8))):
-        source = draw(st.sampled_from(tensors))
-        kind = draw(st.sampled_from(["layer", "depthwise", "grouped", "tie", "route", "slice"]))
-        if kind == "layer":
-            tensors.append(tracer.layer(f"layer{i}", source, draw(st.integers(1, 8))))
-        elif kind == "depthwise":
-            tensors.append(
-                tracer.layer(f"layer{i}", source, len(source) * draw(st.integers(1, 2)), len(source))
-            )
-        elif kind == "grouped" and len(source) % 2 == 0:
-            tensors.append(tracer.layer(f"layer{i}", source, 2 * draw(st.integers(1, 4)), 2))
-        elif kind == "tie":
-            other = draw(st.sampled_from(tensors))
-            n = min(len(source), len(other))
-            tracer.tie(source[:n], other[:n])
-        elif kind == "route":
-            tensors.append(np.concatenate([source, draw(st.sampled_from(tensors))]))
-        elif kind == "slice" and len(source) % 2 == 0:
-            tensors.append(tracer.section(source, 2)[1])
-    tracer.pin(tensors[-1], "output")
-    return tracer.finish()
 
 
 @settings(max_examples=150, deadline=None)

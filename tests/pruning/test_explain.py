@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pruning.test_channels import random_graph
+from tests.pruning.random_graphs import random_graph
 from utils.errors import PruningError
 from utils.pruning.channels import ChannelTracer
 from utils.pruning.explain import WHY, Verdict, explain, writers

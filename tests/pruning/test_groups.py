@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.pruning.test_channels import random_graph
+from tests.pruning.random_graphs import random_graph
 from tests.pruning.toy import ToyNet, ToySubject
-from utils.pruning.groups import groups, keep_best
+from utils.pruning.policies import groups, keep_best
 
 
 @settings(max_examples=100)

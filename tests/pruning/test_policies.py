@@ -9,11 +9,11 @@ from tests.pruning.toy import ToyNet, ToySubject, randomised
 from utils.errors import PruningError
 from utils.pruning.policies import (
     GlobalThreshold,
-    GroupShares,
+    GroupRatios,
     WeakestBlocks,
     candidate_channels,
-    normal,
-    slim,
+    normal_threshold,
+    slim_threshold,
 )
 from utils.pruning.scores import gamma_scores
 
@@ -53,14 +53,14 @@ def naive_slim(subject, percent, layer_keep):
 @given(st.floats(0, 0.99), st.sampled_from([0.0, 0.01, 0.1, 0.3]))
 def test_slim_equals_the_published_rule(percent, layer_keep):
     subject = ToySubject.of(randomised(ToyNet(width=16, blocks=3)))
-    plan = slim(percent, layer_keep)(subject, gamma_scores(subject))
+    plan = slim_threshold(percent, layer_keep)(subject, gamma_scores(subject))
     for name, mask in naive_slim(subject, percent, layer_keep).items():
         assert (plan.keep[subject.graph.layers[name].outputs] == mask).all(), name
 
 
 def test_normal_leaves_shortcuts_alone_and_keeps_from_the_threshold_on(subject):
     scores = gamma_scores(subject)
-    plan = normal(0.5)(subject, scores)
+    plan = normal_threshold(0.5)(subject, scores)
     pool = np.sort(np.concatenate([scores[f"branches.{i}.0.conv"] for i in range(3)]))
     assert plan.threshold == pool[12]
     for i in range(3):
@@ -77,10 +77,10 @@ def test_leader_decides_for_its_group(subject):
     assert 0 < stem.sum() < 16
 
 
-def test_a_layer_that_would_be_emptied_keeps_its_best_channel_and_is_named(subject):
+def test_an_emptied_layer_keeps_its_best_channel_and_is_named(subject):
     scores = dict(gamma_scores(subject))
     scores["branches.1.0.conv"] = scores["branches.1.0.conv"] * 1e-6
-    plan = slim(0.5, 0.0)(subject, scores)
+    plan = slim_threshold(0.5, 0.0)(subject, scores)
     kept = plan.keep[subject.graph.layers["branches.1.0.conv"].outputs]
     assert np.flatnonzero(kept).tolist() == [int(scores["branches.1.0.conv"].argmax())]
     assert plan.emptied == ("branches.1.0.conv",)
@@ -102,28 +102,28 @@ def test_a_guarded_threshold_stays_below_the_highest_score_of_every_layer(subjec
 def test_percent_that_takes_everything_names_the_largest_value(subject):
     scores = gamma_scores(subject)
     with pytest.raises(PruningError, match=r"largest value is 0\.9999$") as stop:
-        slim(1.0, 0.01)(subject, scores)
+        slim_threshold(1.0, 0.01)(subject, scores)
     named = float(str(stop.value).split()[-1])
     most = max(max(values) for values in scores.values())
-    assert slim(named, 0.01)(subject, scores).threshold == most  # there is no larger one
+    assert slim_threshold(named, 0.01)(subject, scores).threshold == most  # there is no larger one
 
 
 @pytest.mark.parametrize("count", [1, 29, 9999, 10000, 27072, 123456])
 def test_the_largest_value_works_for_every_number_of_channels(count):
     pool = np.arange(count, dtype=np.float32)
     with pytest.raises(PruningError) as stop:
-        slim(1.0, 0.01)._threshold(pool)
-    assert slim(float(str(stop.value).split()[-1]), 0.01)._threshold(pool) == count - 1
+        slim_threshold(1.0, 0.01)._threshold(pool)
+    assert slim_threshold(float(str(stop.value).split()[-1]), 0.01)._threshold(pool) == count - 1
 
 
 def test_without_a_candidate_the_remedy_is_named(subject):
     with pytest.raises(PruningError, match="nothing to prune"):
-        slim(0.5, 0.01)(subject, {})
+        slim_threshold(0.5, 0.01)(subject, {})
 
 
 def test_layers_without_score_stay_whole_and_out_of_the_pool(subject):
     scores = {n: s for n, s in gamma_scores(subject).items() if n != "branches.0.0.conv"}
-    plan = slim(0.9, 0.0)(subject, scores)
+    plan = slim_threshold(0.9, 0.0)(subject, scores)
     assert plan.keep[subject.graph.layers["branches.0.0.conv"].outputs].all()
     pool = np.sort(
         np.concatenate(
@@ -144,7 +144,7 @@ def test_shares_leave_whole_what_the_scores_do_not_judge(subject):
     scores = dict(gamma_scores(subject))
     del scores["branches.0.0.conv"]
     graph = subject.graph
-    keep = GroupShares(dict.fromkeys(graph.layers, 0.5))(subject, scores).keep
+    keep = GroupRatios(dict.fromkeys(graph.layers, 0.5))(subject, scores).keep
     assert keep[graph.layers["branches.0.0.conv"].outputs].all()
     assert not keep[graph.layers["branches.1.0.conv"].outputs].all()
 

@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.pruning.report import SectionChange, decode_mask, encode_mask
+from utils.pruning.channels import decode_mask, encode_mask
+from utils.pruning.report import SectionChange
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=70))

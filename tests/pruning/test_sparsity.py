@@ -27,7 +27,7 @@ def test_penalty_counts_only_the_channels_that_pruning_may_remove():
     assert penalty.gammas().tolist() == [1.0]
 
 
-def test_one_step_moves_gamma_by_lr_times_s_and_shrinks_a_useless_gamma_to_zero():
+def test_a_step_moves_gamma_by_lr_times_s_and_a_useless_one_to_zero():
     module = norm(0.3)
     penalty = GammaPenalty({"norm": module}, 0.1)
     optimizer = torch.optim.SGD([module.weight], lr=0.5)

@@ -11,7 +11,7 @@ import torch
 from utils.commands.prune.page import network_page
 from utils.darknet.model import Darknet
 from utils.frontends.darknet.subject import DarknetSubject, section_index
-from utils.pruning.policies import WeakestBlocks, slim
+from utils.pruning.policies import WeakestBlocks, slim_threshold
 from utils.pruning.report import SectionChange
 from utils.pruning.scores import gamma_scores
 from utils.pruning.subject import BlockPlan, Policy
@@ -64,7 +64,7 @@ def pruned_page(model: Darknet, policies: list[Policy]) -> Page:
 def example(root: Path) -> Page:
     """Every part of a page, with hostile text wherever text comes from outside."""
     model = randomised(root / "cfg/yolov3-shapes.cfg")
-    page = pruned_page(model, [slim(0.6, 0.01), WeakestBlocks(8)])
+    page = pruned_page(model, [slim_threshold(0.6, 0.01), WeakestBlocks(8)])
     return replace(
         page,
         title=f"yolov3-shapes {HOSTILE}",

@@ -76,7 +76,7 @@ def test_empty_parts_are_left_out():
     assert re.findall(r'href="#(\w+)"', html) == ["cfg"]
 
 
-def test_times_and_accuracies_that_were_not_measured_are_not_shown_as_zero(root):
+def test_times_and_accuracies_not_measured_are_not_shown_as_zero(root):
     page = example(root)
     rows = [replace(row, milliseconds=None) for row in page.sections]
     html = render(

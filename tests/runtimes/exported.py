@@ -6,32 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
 
+from tests.detectors import mini_detector
 from utils.darknet.model import Darknet
 from utils.exporters.output_modules import BoxesAndScores
 from utils.exporters.tracing import trace_onnx
 from utils.runtimes.runtime import texts_path
 
-CFG = """[net]
-width=64
-height=96
-channels=3
-
-[convolutional]
-filters=18
-size=5
-stride=16
-pad=1
-activation=linear
-
-[yolo]
-mask=0,1
-anchors=10,14, 23,27
-classes=4
-num=2
-nms_kind=greedynms
-"""
 NAMES = ("one", "two", "three", "four")
 SIZE = (96, 64)
 TEXTS = {
@@ -45,13 +26,8 @@ OPEN = {"dynamic_axes": {"images": {0: "b", 2: "h", 3: "w"}, "boxes": {0: "b"}, 
 
 
 def tiny_detector(folder: Path) -> Darknet:
-    """Random weights that find much; its cfg is `folder`/net.cfg."""
-    (folder / "net.cfg").write_text(CFG)
-    torch.manual_seed(0)
-    model = Darknet.from_cfg(folder / "net.cfg").eval()
-    nn.init.normal_(model.layers[0].conv.weight, std=0.3)
-    nn.init.zeros_(model.layers[0].conv.bias)
-    return model
+    """The mini detector at SIZE; its cfg is `folder`/net.cfg."""
+    return mini_detector(folder, SIZE[0], head="nms_kind=greedynms")
 
 
 def write_onnx(

@@ -5,61 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.tiny import write_cfg
 from utils.data.shapes import make_shapes
-
-TINY_CFG = """
-[net]
-width=64
-height=64
-channels=3
-learning_rate=0.01
-momentum=0.9
-decay=0.0005
-max_epochs=3
-
-[convolutional]
-batch_normalize=1
-filters=8
-size=3
-stride=4
-pad=1
-activation=leaky
-
-[convolutional]
-batch_normalize=1
-filters=8
-size=3
-stride=4
-pad=1
-activation=leaky
-
-[convolutional]
-batch_normalize=1
-filters=8
-size=1
-activation=leaky
-
-[shortcut]
-from=-2
-activation=linear
-
-[convolutional]
-filters={filters}
-size=1
-activation=linear
-
-[yolo]
-mask=0,1
-anchors=12,12, 28,28
-classes={classes}
-num=2
-"""
-
-
-def write_cfg(path: Path, classes: int = 4) -> Path:
-    """Write the tiny network for `classes` classes."""
-    path.write_text(TINY_CFG.format(classes=classes, filters=2 * (5 + classes)))
-    return path
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def test_a_teacher_that_is_moved_is_found_again_on_resume(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("utils.commands.train.progress.EpochBars.epoch_started", break_off)
+        patch.setattr("utils.commands.train.progress.Display.epoch_started", break_off)
         with pytest.raises(KeyboardInterrupt):
             start(tiny_cfg, few_images, output, *teacher)
     train.main(["--resume", str(output / "last.pt"), "--workers", "0"])
@@ -86,7 +86,7 @@ def test_weights_of_other_classes_are_used_but_for_the_heads(
         loaded.append(model.layers[0].conv.weight.detach().clone())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("utils.commands.train.command.train", look)
+    monkeypatch.setattr("utils.training.loop.train", look)
     with pytest.raises(KeyboardInterrupt):
         start(tiny_cfg, few_images, tmp_path / "out", "--weights", tmp_path / "donor.pt")
     assert bool((loaded[0] == 0.5).all())
@@ -116,7 +116,7 @@ def test_a_run_killed_after_its_last_checkpoint_is_completed_by_resume(
     assert all(torch.equal(tensor, after.state[name]) for name, tensor in before.state.items())
 
 
-def test_a_copied_last_checkpoint_is_reported_on_where_no_epoch_was_better(
+def test_a_copied_last_checkpoint_is_reported_if_no_epoch_was_better(
     tiny_cfg: Path,
     few_images: Path,
     tmp_path: Path,
@@ -124,7 +124,7 @@ def test_a_copied_last_checkpoint_is_reported_on_where_no_epoch_was_better(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     values = iter([0.9, 0.1])  # the first epoch is the best, and its best.pt is not copied
-    monkeypatch.setattr("utils.training.loop._Run._accuracy", lambda *_: next(values))
+    monkeypatch.setattr("utils.training.loop._EpochLoop._accuracy", lambda *_: next(values))
     start(tiny_cfg, few_images, tmp_path, "--epochs", "2")
     (tmp_path / "best.pt").unlink()
     train.main(["--resume", str(tmp_path / "last.pt"), "--workers", "0"])
@@ -139,7 +139,7 @@ def test_a_checkpoint_of_another_loop_is_refused(
     training = dict(read_checkpoint(tmp_path / "last.pt").training)
     del training[key]
     save_checkpoint(tmp_path / "other.pt", Darknet.from_cfg(tiny_cfg), training)
-    with pytest.raises(ToolkitError, match=r"other.pt: no run to continue"):
+    with pytest.raises(ToolkitError, match=r"other.pt: not a run that can be resumed"):
         train.main(["--resume", str(tmp_path / "other.pt")])
 
 
@@ -161,8 +161,8 @@ def test_a_teacher_given_relative_is_kept_under_the_name_in_the_context(
         (["--s", "0.001"], "--s: without -sr"),
         (["--prune", "0"], "--prune: without -sr"),
         (["--classic"], "--classic: without -sr"),
-        (["--cutoff", "3"], "--cutoff: no weights"),
-        (["--weights-classes", "3"], "--weights_classes: no weights"),
+        (["--cutoff", "3"], "--cutoff: there are no weights"),
+        (["--weights-classes", "3"], "--weights_classes: there are no weights"),
     ],
 )
 def test_options_that_would_change_nothing_are_refused(
@@ -175,7 +175,7 @@ def test_options_that_would_change_nothing_are_refused(
 def test_an_output_that_cannot_be_written_is_refused_before_training(
     tiny_cfg: Path, few_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("utils.commands.train.command.train", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr("utils.training.loop.train", lambda *_, **__: pytest.fail("trained"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ToolkitError, match=r"file/out: cannot be written to .*; choose another folder"):
         start(tiny_cfg, few_images, tmp_path / "file/out")
@@ -250,11 +250,11 @@ def test_resume_needs_the_last_checkpoint_of_a_run(
 
 
 def test_half_a_teacher_is_refused(tiny_cfg: Path, few_images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ToolkitError, match="a teacher needs both"):
+    with pytest.raises(ToolkitError, match="a teacher needs weights as well"):
         start(tiny_cfg, few_images, tmp_path, "--t_cfg", tiny_cfg)
 
 
-def test_checkpoints_bring_their_networks_to_training_and_to_its_resumption(
+def test_checkpoints_bring_their_networks_to_training_and_resuming(
     tiny_cfg: Path, few_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Student and teacher alike, with no cfg typed or written."""
@@ -334,7 +334,7 @@ def test_feature_distillation_without_a_report_says_what_is_missing(
         start(tiny_cfg, few_images, tmp_path / "out", *words)
 
 
-def test_other_classes_than_the_networks_are_refused_without_validation_images_too(
+def test_a_wrong_class_count_is_refused_without_validation_images_too(
     cfg_of: Callable[[int], Path], tmp_path: Path
 ) -> None:
     data = make_shapes(tmp_path / "set", sizes={"train": 4, "valid": 2, "test": 2})

@@ -239,5 +239,5 @@ def test_rules_are_those_of_the_section() -> None:
 
 @pytest.mark.parametrize("key", ["focal_loss=1", "truth_thresh=.9", "counters_per_class=1,2,3"])
 def test_what_is_not_computed_is_refused_by_place_and_name(key: str) -> None:
-    with pytest.raises(UnsupportedSectionError, match=rf"x.cfg:14: \[yolo\] #1 {key.split('=')[0]}"):
+    with pytest.raises(UnsupportedSectionError, match=rf"x.cfg:14: \[yolo\] #1: {key.split('=')[0]}"):
         head_rules(Network.from_text(CFG.format(keys=key), "x.cfg"))

@@ -20,7 +20,7 @@ def test_the_first_update_takes_the_model_as_it_is() -> None:
     assert all(bool((tensor == 2).all()) for tensor in average.model.state_dict().values())
 
 
-def test_the_average_moves_monotonically_to_a_constant_model_and_ends_there() -> None:
+def test_the_average_moves_monotonically_to_a_constant_model() -> None:
     average = WeightAverage(network(0.0), length=10)
     average.update(network(0.0))
     seen = []

@@ -11,8 +11,8 @@ from utils.darknet.network import Network
 from utils.darknet.sections import Convolutional
 from utils.errors import ToolkitError
 from utils.frontends.darknet.subject import DarknetSubject, section_index
-from utils.pruning.policies import slim
-from utils.pruning.report import encode_mask
+from utils.pruning.channels import encode_mask
+from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import PruningResult, prune
 from utils.training.features import FeatureMatch, neck_layers, pairs_from_report
 
@@ -28,7 +28,7 @@ def pruned(name: str) -> tuple[Darknet, PruningResult[DarknetSubject], dict[str,
             torch.nn.init.uniform_(module.weight, 0.1, 1)
             torch.nn.init.uniform_(module.bias, -0.5, 0.5)
     subject = DarknetSubject.of(teacher)
-    result = prune(subject, [slim(0.5, 0.1)], folding="off")
+    result = prune(subject, [slim_threshold(0.5, 0.1)], folding="off")
     sections = [
         {"index": section_index(layer), "removed": False, "kept": encode_mask(result.keep[channels.outputs])}
         for layer, channels in subject.graph.layers.items()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.training.test_trainer import OPTIONS, FakeBatch, ignore
+from tests.training.tiny import OPTIONS, FakeBatch, ignore
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.errors import ToolkitError

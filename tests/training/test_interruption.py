@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import train
-from utils.commands.train.newest import newest_run
+from tests.training.tiny import TINY_CFG
+from utils.commands.train.run import newest_run
 from utils.darknet.checkpoint import read_checkpoint
 from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
@@ -30,8 +31,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cfg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With dropout, so that torch's own random state matters, too."""
-    from tests.training.conftest import TINY_CFG
-
     dropout = "[dropout]\nprobability=.2\n"
     text = TINY_CFG.format(classes=4, filters=18)
     first, *rest = text.split("[convolutional]")
@@ -208,7 +207,7 @@ print("survived", flush=True)
 
 
 @pytest.mark.parametrize(("again", "said"), [(False, ["noted", "left"]), (True, ["noted"])])
-def test_a_second_signal_ends_at_once_and_signals_mean_what_they_did_before_afterwards(
+def test_a_second_signal_ends_at_once_and_handlers_are_restored(
     root: Path, again: bool, said: list[str]
 ) -> None:
     command = [sys.executable, "-c", LISTENS.format(again=again)]

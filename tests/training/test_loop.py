@@ -20,7 +20,7 @@ from utils.data.loader import Batch, Loader, make_loader
 from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
 from utils.frontends.darknet.subject import gamma_penalty
-from utils.pruning.penalty_schedule import AutoStrength
+from utils.pruning.sparsity import AutoStrength
 from utils.training import loop
 from utils.training.history import EpochRecord, History
 from utils.training.interruption import InterruptedTrainingError, Interruption
@@ -65,7 +65,7 @@ def run(
         open_loaders(data),
         replace(OPTIONS, **changes),  # type: ignore[arg-type]
         output,
-        observer=witness,
+        observers=[witness],
         extras=Extras(gamma_penalty(model, 0.01, 1)),
         resume=read_checkpoint(output / LAST) if resume else None,
     )
@@ -128,7 +128,7 @@ def test_a_run_returns_to_its_last_good_state_with_a_lower_rate(
     poisoned = loaders._replace(train=Poison(loaders.train, epoch=2))  # type: ignore[arg-type]
     options = replace(OPTIONS, schedule="constant", burn_in=0)
     with caplog.at_level("WARNING"):
-        history = train(model, poisoned, options, tmp_path, observer=Witness())
+        history = train(model, poisoned, options, tmp_path, observers=[Witness()])
     assert "epoch 3 starts again" in caplog.text
     assert [record.epoch for record in history.records] == [1, 2, 3, 4]
     rates = [record.learning_rate for record in history.records]
@@ -148,7 +148,7 @@ def test_a_loss_that_never_becomes_finite_ends_the_run_with_advice(
             loaders._replace(train=poisoned),  # type: ignore[arg-type]
             OPTIONS,
             tmp_path,
-            observer=Witness(),
+            observers=[Witness()],
         )
     assert read_checkpoint(tmp_path / LAST).training["epoch"] == 1
 
@@ -185,7 +185,7 @@ def test_a_resumed_epoch_goes_on_behind_a_batch_that_could_not_be_used(
             loaders,
             replace(OPTIONS, epochs=1),
             folder,
-            observer=Witness(),
+            observers=[Witness()],
             extras=Extras(save_seconds=0.0),
             resume=read_checkpoint(folder / LAST) if resume else None,
         )
@@ -227,7 +227,7 @@ def test_a_run_resumed_inside_an_epoch_still_returns_to_the_epochs_start(
             loaders._replace(train=loader),  # type: ignore[arg-type]
             OPTIONS,
             folder,
-            observer=Witness(stop),
+            observers=[Witness(stop)],
             extras=Extras(save_seconds=0.0),
             resume=read_checkpoint(folder / LAST) if resume else None,
         )
@@ -288,7 +288,7 @@ def test_a_return_leaves_an_automatic_s_as_it_was(tiny_cfg: Path, few_images: Pa
         poisoned.left = left
         options = replace(OPTIONS, epochs=1, s_auto=True)
         loaders = loaders._replace(train=poisoned)  # type: ignore[arg-type]
-        found = train(model, loaders, options, tmp_path, observer=Witness(), extras=Extras(penalty))
+        found = train(model, loaders, options, tmp_path, observers=[Witness()], extras=Extras(penalty))
         strengths.append(found.records[0].s)
     assert strengths[0] == strengths[1]
 
@@ -363,7 +363,7 @@ def test_the_penalty_shrinks_gammas(tiny_cfg: Path, few_images: Path, tmp_path: 
             loaders,
             replace(OPTIONS, epochs=2, gamma_reach=0.9),
             tmp_path / str(s),
-            observer=Witness(),
+            observers=[Witness()],
             extras=Extras(penalty),
         )
         ends[s] = history.records[-1].gamma_50
@@ -375,7 +375,7 @@ def test_without_validation_images_the_last_epoch_is_the_best(
 ) -> None:
     model = Darknet.from_cfg(tiny_cfg)
     loaders = open_loaders(few_images)._replace(valid=None)
-    history = train(model, loaders, replace(OPTIONS, epochs=2), tmp_path, observer=Witness())
+    history = train(model, loaders, replace(OPTIONS, epochs=2), tmp_path, observers=[Witness()])
     assert history.best is history.records[-1]
     assert read_checkpoint(tmp_path / BEST).training["epoch"] == 2
 
@@ -390,7 +390,7 @@ def test_a_checkpoint_without_a_run_cannot_be_resumed(
             open_loaders(few_images),
             OPTIONS,
             tmp_path,
-            observer=Witness(),
+            observers=[Witness()],
             resume=read_checkpoint(tmp_path / BEST),
         )
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from utils.commands.train.board import Board
 from utils.errors import ToolkitError
-from utils.training.board import Board
 from utils.training.history import GAMMA_BINS, EpochRecord, History, gamma_statistics
 
 
@@ -41,7 +41,7 @@ def test_small_is_told_absolute_and_by_the_largest() -> None:
     assert statistics["gamma_relative_small"] == 0.5
 
 
-def test_a_history_survives_a_checkpoint_and_one_of_another_version_is_refused() -> None:
+def test_a_history_survives_a_checkpoint_unless_of_another_version() -> None:
     history = History((record(1), record(2)))
     assert History.from_list(history.to_list()) == history
     for change in ({"unknown": 1}, {}):

@@ -5,18 +5,15 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from tests.training.conftest import write_cfg
-from tests.training.test_trainer import OPTIONS, SPEC, FakeBatch, TinyDetector, make_model
+from tests.training.tiny import SPEC, frozen_model, make_model, part_of, with_batches_of, write_cfg
 from utils.data.shapes import make_shapes
 from utils.pruning.sparsity import GammaPenalty
-from utils.training.options import TrainingOptions
 from utils.training.processes import Processes, gradient_sync, joined, local_device
 from utils.training.trainer import Trainer
 
@@ -43,18 +40,16 @@ import sys
 import torch
 from torch import nn
 from utils.pruning.sparsity import GammaPenalty
-from utils.training.options import TrainingOptions
 from utils.training.processes import joined
 from utils.training.trainer import Trainer
-from tests.training.test_processes import frozen_model, part_of, options
-from tests.training.test_trainer import SPEC
+from tests.training.tiny import SPEC, frozen_model, part_of, with_batches_of
 
 def main():
     device = torch.device("cpu")
     with joined(device) as processes:
         model = frozen_model()
         penalty = GammaPenalty({"norm": model.norm}, s=0.25, sparsifier=sys.argv[1])
-        trainer = Trainer(model, (SPEC,), options(4), 2, penalty, processes=processes)
+        trainer = Trainer(model, (SPEC,), with_batches_of(4), 2, penalty, processes=processes)
         for step in range(2):
             trainer.train_epoch([part_of(step, processes.rank, 2)], lambda *_: None)
             trainer.end_epoch()
@@ -66,10 +61,6 @@ def main():
 
 main()
 """
-
-
-def options(batch_size: int) -> TrainingOptions:
-    return replace(OPTIONS, batch_size=batch_size)
 
 
 def launch(root: Path, folder: Path, count: int, program: str, *words: str) -> list[str]:
@@ -92,32 +83,6 @@ def launch(root: Path, folder: Path, count: int, program: str, *words: str) -> l
     shown = [process.communicate(timeout=60)[0] for process in running]
     assert [process.returncode for process in running] == [0] * count
     return shown
-
-
-class Frozen(nn.BatchNorm2d):
-    """Batch norm whose statistics never change; its gamma and beta learn."""
-
-    def train(self, mode: bool = True) -> "Frozen":
-        return super().train(False)
-
-
-def frozen_model() -> TinyDetector:
-    model = make_model()
-    model.norm = Frozen(4)
-    return model
-
-
-def part_of(step: int, rank: int, count: int) -> FakeBatch:
-    """A share of the 8 images of a step; all objects but one are in the first half."""
-    generator = torch.Generator().manual_seed(step)
-    images = torch.rand(8, 3, 32, 32, generator=generator)
-    targets = torch.rand(6, 6, generator=generator)
-    targets[:, 0] = torch.tensor([0, 1, 1, 2, 3, 6])
-    targets[:, 1] = targets[:, 1].round()
-    size = 8 // count
-    inside = (targets[:, 0] >= rank * size) & (targets[:, 0] < (rank + 1) * size)
-    mine = targets[inside] - torch.tensor([rank * size, 0, 0, 0, 0, 0])
-    return FakeBatch(images[rank * size : (rank + 1) * size], mine)
 
 
 VALIDATION = """
@@ -164,7 +129,7 @@ def test_two_processes_of_four_images_are_one_of_eight(tmp_path: Path, root: Pat
 
     model = frozen_model()
     penalty = GammaPenalty({"norm": model.norm}, s=0.25, sparsifier=sparsifier)  # type: ignore[arg-type]
-    trainer = Trainer(model, (SPEC,), options(8), 2, penalty)
+    trainer = Trainer(model, (SPEC,), with_batches_of(8), 2, penalty)
     assert found["rate"] == trainer.rate
     for step in range(2):
         trainer.train_epoch([part_of(step, 0, 1)], lambda *_: None)
@@ -174,7 +139,7 @@ def test_two_processes_of_four_images_are_one_of_eight(tmp_path: Path, root: Pat
         assert not torch.allclose(start[name], parameter, atol=1e-4), name
 
 
-def test_a_model_on_several_gpus_keeps_its_gammas_when_batch_norm_is_shared() -> None:
+def test_sync_batch_norm_keeps_the_gammas_of_the_model() -> None:
     """The converted norms hold the same parameters, so that penalty and optimizer still reach them."""
     model = make_model()
     gamma = model.norm.weight

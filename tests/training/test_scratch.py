@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import train
-from utils.commands.train.options import Run
-from utils.commands.train.random_init import show_pruned
+from utils.commands.train.command import print_comparison
+from utils.commands.train.settings import RunSettings
 from utils.darknet.checkpoint import save_checkpoint
 from utils.darknet.model import Darknet
 from utils.errors import ToolkitError
@@ -46,7 +46,7 @@ def begin(tiny_cfg: Path, few_images: Path, tmp_path: Path, monkeypatch: pytest.
             seen.update(model=model, options=options)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("utils.commands.train.command.train", look)
+        monkeypatch.setattr("utils.training.loop.train", look)
         monkeypatch.setenv("COLUMNS", "250")  # so that no line of the table is broken
         files = ["--cfg", tiny_cfg, "--data", few_images, "--output", tmp_path / "out"]
         with pytest.raises(KeyboardInterrupt):
@@ -91,7 +91,7 @@ def test_a_report_alone_is_enough(begin: Starter, weights: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "content", "fact"),
     [
-        (["--scratch", "e"], None, "--scratch: is the control of a pruning run, and none is named"),
+        (["--scratch", "e"], None, "--scratch: is a control experiment for a pruning run, and none is named"),
         (["--weights", "W", "--scratch", "e", "--cutoff", "2"], None, "--cutoff: --scratch loads no weights"),
         (["--report", "nix.json", "--scratch", "b"], None, "nix.json: there is no such file.*name its .json"),
         (["--weights", "W", "--scratch", "b"], "{}", "has no multiply-adds before and after"),
@@ -120,24 +120,26 @@ def test_what_means_nothing_is_refused(
 
 
 @pytest.fixture
-def ended(begin: Starter, weights: Path, few_images: Path, tmp_path: Path) -> Run:
+def ended(begin: Starter, weights: Path, few_images: Path, tmp_path: Path) -> RunSettings:
     """A run from the pruned network, judged as its pruning was, by the report."""
     options = begin("--weights", weights, "--epochs", 4, "--scratch", "b")["options"]
     path = weights.with_suffix(".json")
     judged = {"arguments": {"data": str(few_images)}, "image_size": list(options.image_size)}
     path.write_text(json.dumps(json.loads(path.read_text()) | judged))
-    return Run(None, few_images, None, None, path, tmp_path, 1, False, False, options, scratch="b")
+    return RunSettings(None, few_images, None, None, path, tmp_path, 1, False, False, options, scratch="b")
 
 
-def shown(run: Run, parameters: int, capsys: pytest.CaptureFixture[str], **reached: float) -> list[str]:
-    """Words of each line that `show_pruned` prints."""
+def shown(
+    run: RunSettings, parameters: int, capsys: pytest.CaptureFixture[str], **reached: float
+) -> list[str]:
+    """Words of each line that `print_comparison` prints."""
     capsys.readouterr()
-    show_pruned(run, parameters, reached)
+    print_comparison(run, parameters, reached)
     return [" ".join(line.strip("│ ").split()) for line in capsys.readouterr().out.splitlines()]
 
 
 def test_the_control_and_fine_tuning_have_a_line_below_the_pruned_network(
-    ended: Run, tiny_cfg: Path, capsys: pytest.CaptureFixture[str]
+    ended: RunSettings, tiny_cfg: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     count = count_parameters(Darknet.from_cfg(tiny_cfg))
     lines = shown(ended, count, capsys, valid=0.5)
@@ -146,12 +148,12 @@ def test_the_control_and_fine_tuning_have_a_line_below_the_pruned_network(
     assert lines[start + 1 : start + 3] == ["pruned │ 25.00 %", control]
     tuned = replace(ended, scratch=None, t_weights=Path("teacher.pt"))
     assert "fine-tuned, with a teacher, best of 10 epochs │ 50.00 %" in shown(tuned, count, capsys, valid=0.5)
-    assert Run.from_mapping(ended.to_mapping()).scratch == "b"  # so a resumed one tells it, too
+    assert RunSettings.from_mapping(ended.to_mapping()).scratch == "b"  # so a resumed one tells it, too
 
 
 @pytest.mark.parametrize("other", ["data", "size", "parameters", "split", "report"])
 def test_a_network_that_was_judged_otherwise_is_not_beside_it(
-    other: str, ended: Run, tiny_cfg: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    other: str, ended: RunSettings, tiny_cfg: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     count = count_parameters(Darknet.from_cfg(tiny_cfg)) + (other == "parameters")
     if other == "data":

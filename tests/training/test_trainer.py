@@ -1,60 +1,16 @@
 """One optimizer step: how often the penalty counts, what accumulation means, what stops a run."""
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from utils.detection.decode import HeadSpec
+from tests.training.tiny import OPTIONS, SPEC, TinyDetector, ignore, make_batches, make_model
 from utils.pruning.sparsity import GammaPenalty
 from utils.training.distillation import Teacher
 from utils.training.objective import PARTS, Objective
-from utils.training.options import TrainingOptions
 from utils.training.trainer import NotFiniteError, Trainer
-
-SPEC = HeadSpec(anchors=((20.0, 20.0), (40.0, 30.0)), classes=2, stride=16)
-OPTIONS = TrainingOptions(
-    epochs=2, batch_size=2, accumulate=1, image_size=(32, 32), optimizer="sgd", learning_rate=0.32,
-    momentum=0.0, decay=0.0, burn_in=0, precision="fp32", ema_epochs=0.0, clip_norm=1e9,
-    schedule="steps",
-)  # fmt: skip
-
-
-@dataclass
-class FakeBatch:
-    images: Tensor
-    targets: Tensor
-
-
-class TinyDetector(nn.Module):
-    """One conv, one batch norm, one head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 3, stride=16, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(4)
-        self.head = nn.Conv2d(4, 14, 1)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        raw = self.head(self.norm(self.conv(images)))
-        return [raw.view(len(raw), 2, 7, *raw.shape[2:]).permute(0, 1, 3, 4, 2)]
-
-
-def make_model() -> TinyDetector:
-    torch.manual_seed(0)
-    return TinyDetector()
-
-
-def make_batches(count: int) -> list[FakeBatch]:
-    generator = torch.Generator().manual_seed(5)
-    targets = torch.tensor([[0, 1, 0.4, 0.4, 0.5, 0.6], [1, 0, 0.7, 0.2, 0.9, 0.9]])
-    return [FakeBatch(torch.rand(2, 3, 32, 32, generator=generator), targets) for _ in range(count)]
-
-
-def ignore(number: int, means: object) -> None:
-    """An observer that does not look."""
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4, 8])
@@ -112,7 +68,7 @@ def test_an_incomplete_group_still_makes_a_step(accumulate: int, batches: int, s
     assert trainer.schedule.steps == 2 * steps
 
 
-def test_a_gradient_that_is_not_finite_ends_the_epoch_with_the_weights_of_the_step_before() -> None:
+def test_an_infinite_gradient_ends_the_epoch_before_its_step() -> None:
     batches = make_batches(2)
     batches[1].images[0, 0, 0, 0] = float("nan")
     trainer = Trainer(make_model(), (SPEC,), OPTIONS, batches=2)

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..cli import as_typed, program
 from ..errors import ToolkitError
 from ..options import NON_NEGATIVE_INT, POSITIVE_INT, add_options, from_arguments, option
 from ..runtimes.choice import ALL_NAMES
 from .inputs import InputOptions, Need, NetworkOptions, Project, resolve
-from .invocation import as_typed, program
 from .results import next_command, plain, write_json
 
 __all__ = [  # of inputs.py and results.py too: one import serves a command
@@ -44,9 +44,10 @@ class _ManualFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or action.default is False or action.default == argparse.SUPPRESS
-        if silent or not action.option_strings or "(default" in (action.help or ""):
-            return action.help
-        return f"{action.help or ''} (default: %(default)s)".strip()
+        text = as_typed(action.help or "")
+        if silent or not action.option_strings or "(default" in text:
+            return text
+        return f"{text} (default: %(default)s)".strip()
 
 
 class Parser(argparse.ArgumentParser):

@@ -6,10 +6,8 @@ pruned network trained from random weights for as many epochs as the first. Ever
 you could type; it is shown before it runs. Everything goes to runs/demo/.
 """
 
-import argparse
 import shlex
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,24 +19,24 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from ..cli import start
+from ..cli import child, program, start
 from ..darknet.checkpoint import save_weights
 from ..darknet.fuse import deployed_run
 from ..darknet.model import Darknet
 from ..data.dataset import Sample
 from ..data.images import read_image
 from ..data.listing import read_data_file
-from ..data.shapes import ensure_shapes
 from ..detection.draw import draw_detections
 from ..detection.evaluator import evaluate
 from ..detection.nms import suppress
 from ..errors import ToolkitError
+from ..options import from_arguments, option
 from ..profiling import count_macs, count_parameters, measure_latency
 from ..runtimes.detecting import as_predict
 from ..runtimes.onnxruntime import OnnxRuntime
-from .arguments import Parser, add_common, next_command, prepare, provenance, write_json
+from .arguments import MachineOptions, Parser, add_command, next_command, prepare, provenance, write_json
 from .evaluate.run import evaluate_network, open_split, predictor
-from .inputs import DEMO_CFG, DEMO_DATA, open_files
+from .inputs import DemoFiles, available, open_files
 from .results import quoted
 from .tables import show
 
@@ -68,56 +66,63 @@ class Row:
     latency_p50: float
 
 
-def main(argv: list[str] | None = None) -> None:
+@dataclass(frozen=True)
+class DemoOptions(MachineOptions):
+    """What the demo can be asked for."""
+
+    output: Path = option(Path("runs/demo"), "folder for all files", Path, metavar="DIR")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Run all steps, then compare."""
     parser = Parser(__doc__, "demo")
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), metavar="DIR", help="for all files")
-    add_common(parser)
-    args = parser.parse_args(argv)
-    prepare(args)
-    if not DEMO_CFG.exists():
-        raise ToolkitError(DEMO_CFG, "not found from here", "run the demo in the project's folder")
+    add_command(parser, DemoOptions)
+    options = from_arguments(DemoOptions, parser.parse_args(argv))
+    prepare(options)
     start = time.monotonic()
-    data = ensure_shapes(DEMO_DATA.parent)
-    stages, onnx = _run_steps(args, data)
+    demo = DemoFiles.here()
+    data = available(demo.data)
+    stages, onnx = _run_steps(options, available(demo.cfg), data)
     rows = _measure(stages, onnx, data)
-    picture = _draw(stages[0], stages[-1], data, args.output / "before_after.png")
+    picture = _draw(stages[0], stages[-1], data, options.output / "before_after.png")
     minutes = (time.monotonic() - start) / 60
-    write_json(args.output / "demo.json", provenance(args) | {"minutes": minutes, "stages": rows})
+    write_json(options.output / "demo.json", provenance(options) | {"minutes": minutes, "stages": rows})
     _print(rows)
     print(f"{minutes:.1f} minutes; detections of the first and the last network: {picture}")
     next_command("python train.py -sr --s 0.001 --prune 1")
 
 
-def _run_steps(args: argparse.Namespace, data: Path) -> tuple[list[Stage], Path]:
+def _run_steps(options: DemoOptions, cfg: Path, data: Path) -> tuple[list[Stage], Path]:
     """Every step as a command; returns the networks on the way and the ONNX file of the last."""
-    out: Path = args.output
+    out = options.output
     tag = f"prune_{GLOBAL_PERCENT}_keep_{LAYER_KEEP}"
-    baseline = Stage("baseline", DEMO_CFG, out / "baseline/best.pt")
-    sparse = Stage("sparse", DEMO_CFG, out / "sparse/last.pt")
-    slim = Stage("channels pruned", out / f"slim/{tag}_{DEMO_CFG.stem}.cfg", out / f"slim/{tag}_last.weights")
+    baseline = Stage("baseline", cfg, out / "baseline/best.pt")
+    sparse = Stage("sparse", cfg, out / "sparse/last.pt")
+    slim = Stage("channels pruned", out / f"slim/{tag}_{cfg.stem}.cfg", out / f"slim/{tag}_last.weights")
     tag = f"layers/prune_{SHORTCUTS}_shortcut_{tag}"
-    short = Stage("blocks pruned", out / f"{tag}_{DEMO_CFG.stem}.cfg", out / f"{tag}_last.weights")
+    short = Stage("blocks pruned", out / f"{tag}_{cfg.stem}.cfg", out / f"{tag}_last.weights")
     scratch = Stage("pruned, from scratch", short.cfg, out / "scratch/best.pt")
     tuned = Stage("fine-tuned", short.cfg, out / "fine_tuned/best.pt")
 
     # One thread: layers this small gain nothing from a second, which stalls as soon as it must share a core.
-    threads = args.threads or 1
-    machine = f"--seed {args.seed} --workers {args.workers} --device {args.device} --threads {threads}"
+    threads = options.threads or 1
+    machine = (
+        f"--seed {options.seed} --workers {options.workers} --device {options.device} --threads {threads}"
+    )
     common = f"--data {quoted(data)} {machine}"
-    _run("train", f"train.py --cfg {DEMO_CFG} {common} --epochs {BASELINE_EPOCHS} {_into(baseline)}")
-    start = f"--cfg {DEMO_CFG} --weights {quoted(baseline.weights)}"
+    _run("train", "train", f"--cfg {quoted(cfg)} {common} --epochs {BASELINE_EPOCHS} {_into(baseline)}")
+    start = f"--cfg {quoted(cfg)} --weights {quoted(baseline.weights)}"
     sparsely = f"-sr --s {S} --prune 1 --epochs {SPARSE_EPOCHS}"
-    _run("train sparse", f"train.py {start} {common} {sparsely} {_into(sparse)}")
+    _run("train sparse", "train", f"{start} {common} {sparsely} {_into(sparse)}")
     strategy = f"--global_percent {GLOBAL_PERCENT} --layer_keep {LAYER_KEEP}"
-    _run("prune channels", f"slim_prune.py {_network(sparse)} {common} {strategy} {_into(slim)}")
-    _run("prune blocks", f"layer_prune.py {_network(slim)} {common} --shortcuts {SHORTCUTS} {_into(short)}")
+    _run("prune channels", "slim-prune", f"{_network(sparse)} {common} {strategy} {_into(slim)}")
+    _run("prune blocks", "layer-prune", f"{_network(slim)} {common} --shortcuts {SHORTCUTS} {_into(short)}")
     control = f"--scratch e --epochs {BASELINE_EPOCHS} {_into(scratch)}"
-    _run("train from scratch", f"train.py {_network(short)} {common} {control}")
-    teacher = f"--t_cfg {DEMO_CFG} --t_weights {quoted(baseline.weights)}"
+    _run("train from scratch", "train", f"{_network(short)} {common} {control}")
+    teacher = f"--t_cfg {quoted(cfg)} --t_weights {quoted(baseline.weights)}"
     tuning = f"--epochs {FINE_TUNING_EPOCHS} {teacher} {_into(tuned)}"
-    _run("fine-tune", f"train.py {_network(short)} {common} {tuning}")
-    _run("export", f"export.py {_network(tuned)} --data {quoted(data)} {_into(tuned)}")
+    _run("fine-tune", "train", f"{_network(short)} {common} {tuning}")
+    _run("export", "export", f"{_network(tuned)} --data {quoted(data)} {_into(tuned)}")
     return [baseline, sparse, slim, short, scratch, tuned], tuned.weights.with_suffix(".onnx")
 
 
@@ -129,14 +134,14 @@ def _into(stage: Stage) -> str:
     return f"--output {quoted(stage.weights.parent)}"
 
 
-def _run(title: str, command: str) -> None:
-    """Run one of the scripts as its own process, its output shown.
+def _run(title: str, command: str, options: str) -> None:
+    """Run a command as its own process, its output shown.
 
     Raises:
         ToolkitError: it failed; it has said why.
     """
-    print(f"\n== {title}\n$ python {command}", flush=True)
-    status = subprocess.run([sys.executable, *shlex.split(command)], check=False).returncode
+    print(f"\n== {title}\n$ {program(command)} {options}", flush=True)
+    status = subprocess.run([*child(command), *shlex.split(options)], check=False).returncode
     if status:
         raise ToolkitError("demo", f"the step '{title}' ended with exit code {status}", "see above")
 

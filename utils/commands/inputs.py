@@ -13,24 +13,52 @@ from typing import Literal
 
 import torch
 
+from ..darknet.cfg import read_text
 from ..darknet.checkpoint import is_checkpoint, load_weights, read_checkpoint
 from ..darknet.model import Darknet
 from ..darknet.network import Network
 from ..data.shapes import ensure_shapes
 from ..errors import CfgError, ToolkitError
-from ..files import same_file
+from ..files import same_file, write_text
 from ..options import from_arguments, option
 from ..runtimes.choice import is_exported, runtime_of
 from ..runtimes.detecting import DetectingNetwork, as_predict, detecting, facts_of, of_file
 from ..runtimes.opencv import OpenCv
 from .results import quoted
 
-DEMO_CFG = Path("cfg/yolov3-shapes.cfg")
-DEMO_DATA = Path("data/shapes.data")
-DEMO_WEIGHTS = Path("weights/last.pt")
+_DEMO_CFG = Path("cfg/yolov3-shapes.cfg")
 
 Need = Literal["cfg", "data", "weights"]
 NEEDS: tuple[Need, ...] = ("cfg", "data", "weights")
+
+
+@dataclass(frozen=True)
+class DemoFiles:
+    """The files of the demo.
+
+    Attributes:
+        cfg: the stock cfg of a small network.
+        data: the generated data set.
+        weights: what a training of the demo writes, and pruning reads.
+    """
+
+    cfg: Path
+    data: Path
+    weights: Path
+
+    @classmethod
+    def here(cls) -> "DemoFiles":
+        """In a checkout its own files; the same below `runs/` of any other folder."""
+        folder = Path() if _DEMO_CFG.is_file() else Path("runs")
+        return cls(folder / _DEMO_CFG, folder / "data/shapes.data", folder / "weights/last.pt")
+
+
+def available(path: Path) -> Path:
+    """The same path; the demo's cfg and data set are written first where they are missing."""
+    demo = DemoFiles.here()
+    if path == demo.cfg and not path.is_file():
+        write_text(path, read_text(_DEMO_CFG))
+    return ensure_shapes(path.parent) if same_file(path, demo.data) else path
 
 
 @dataclass(frozen=True)
@@ -200,9 +228,11 @@ def resolve(options: NetworkOptions | argparse.Namespace, needs: Collection[Need
     data = options.data if isinstance(options, InputOptions) else None
     is_demo = not (cfg or data or weights)
     if is_demo:
-        cfg, weights = DEMO_CFG, DEMO_WEIGHTS if "weights" in needs else None
-        data = DEMO_DATA if isinstance(options, InputOptions) else None
-        _check_demo(cfg, weights)
+        demo = DemoFiles.here()
+        cfg, weights = available(demo.cfg), demo.weights if "weights" in needs else None
+        data = demo.data if isinstance(options, InputOptions) else None
+        if weights is not None and not weights.exists():
+            raise ToolkitError(weights, "the demo's network is not trained yet", "run: python train.py")
     given: dict[Need, Path | None] = {"cfg": cfg, "data": data, "weights": weights}
     if cfg is None and weights is not None:
         if not (is_checkpoint(weights) or is_exported(weights)):
@@ -214,13 +244,4 @@ def resolve(options: NetworkOptions | argparse.Namespace, needs: Collection[Need
     for name in NEEDS:
         if name in needs:
             _required(given, name)
-    if data is not None and same_file(data, DEMO_DATA):
-        data = ensure_shapes(DEMO_DATA.parent)
-    return Project(cfg, data, weights, is_demo)
-
-
-def _check_demo(cfg: Path, weights: Path | None) -> None:
-    if not cfg.exists():
-        raise ToolkitError(cfg, "not found from here", "go to the project's folder, or give --cfg")
-    if weights is not None and not weights.exists():
-        raise ToolkitError(weights, "the demo's network is not trained yet", "run: python train.py")
+    return Project(cfg, data and available(data), weights, is_demo)

@@ -1,19 +1,19 @@
-"""Write a cfg for your own data out of a stock one, without editing by hand.
+"""Write a cfg for your own data, based on a stock one.
 
     python new_cfg.py --from cfg/yolov3.cfg --classes 3 --output cfg/my.cfg
     python new_cfg.py --from cfg/yolov3-tiny.cfg --data data/my.data --anchors auto --output cfg/my.cfg
     python new_cfg.py --from cfg/yolov4-tiny.cfg --classes 1 --width 0.5 --img_size 320 --output cfg/my.cfg
 
-    --classes   into every head, with the filters of the convolution before it
-    --anchors   auto: by k-means from the labels of --data, the small ones to the heads that mask them
-    --width     that many times the filters of all other convolutions; depthwise groups follow
-    --img_size  the network's input; anchors grow with it
-The result is read back and checked before it is written. Weights of the stock cfg still fit as long as
---width is 1: give them to train.py, which lets the heads start anew.
+    --classes   set in every head, with the filters of the convolution before it
+    --anchors   auto: k-means over the labels of --data, the small ones to the heads that mask them
+    --width     multiplies the filters of all other convolutions; depthwise groups follow
+    --img_size  input size of the network; anchors are scaled with it
+The result is read back and checked before it is written. Weights of the stock cfg still fit if --width is 1:
+train.py loads them and re-initializes the heads.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,83 +28,76 @@ from ..darknet.network import Network
 from ..darknet.scale import with_size, with_width
 from ..data.checks import check_data
 from ..data.listing import read_data_file
-from ..data.shapes import ensure_shapes
 from ..errors import CfgError, DatasetError, Finding, ToolkitError
 from ..files import same_file, write_text
-from ..options import POSITIVE_FLOAT, POSITIVE_INT
-from .arguments import Parser, add_data, add_image_size, next_command
+from ..options import POSITIVE_FLOAT, POSITIVE_INT, add_options, check_ranges, from_arguments, option
+from .arguments import ImageSizeOptions, Parser, next_command
 from .doctor.checks import Anchors, check_anchors
-from .inputs import DEMO_DATA
+from .inputs import available
 from .results import quoted
 from .tables import multiply_adds, show
 
 Row = tuple[str, ...]  # what, before, after
 
 
+@dataclass(frozen=True)
+class NewCfgOptions(ImageSizeOptions):
+    """Options of the new-cfg command; see its manual."""
+
+    source: Path = option(Path(), "cfg to start from", Path, flags=("--from",), required=True, metavar="CFG")
+    classes: int | None = option(None, "number of classes (default: that of --data)", POSITIVE_INT)
+    anchors: str = option("keep", "auto: k-means over the labels of --data", choices=["keep", "auto"])
+    data: Path | None = option(None, ".data file of the data set", Path)
+    width: float = option(
+        1.0, "factor of the filters, rounded to multiples of 8", POSITIVE_FLOAT, metavar="FACTOR"
+    )
+    output: Path = option(Path(), "the new cfg", Path, required=True, metavar="CFG")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and run the command."""
-    run_new_cfg(new_cfg_parser().parse_args(argv))
-
-
-def new_cfg_parser() -> Parser:
-    """The command line; its help text is this module's docstring."""
     parser = Parser(__doc__, "new-cfg")
-    parser.add_argument(
-        "--from", dest="source", type=Path, required=True, metavar="CFG", help="cfg to start from"
-    )
-    parser.add_argument("--classes", type=POSITIVE_INT, help="number of classes (default: that of --data)")
-    parser.add_argument(
-        "--anchors",
-        choices=["keep", "auto"],
-        default="keep",
-        help="auto: by k-means from the labels of --data",
-    )
-    add_data(parser)
-    parser.add_argument(
-        "--width", type=POSITIVE_FLOAT, default=1.0, metavar="FACTOR", help="of the filters, multiples of 8"
-    )
-    add_image_size(parser)
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="CFG", help="where to write the new cfg"
-    )
-    return parser
+    names = ("source", "classes", "anchors", "data", "width", "img_size", "output")
+    for name in names:
+        add_options(parser, NewCfgOptions, [name])
+    run_new_cfg(from_arguments(NewCfgOptions, parser.parse_args(argv)))
 
 
-def run_new_cfg(args: argparse.Namespace) -> None:
-    """Write the cfg that the command line asks for, and print what is different in it.
+def run_new_cfg(options: NewCfgOptions) -> None:
+    """Write the new cfg and print the differences.
 
     Raises:
-        ToolkitError: a file cannot be used, or no valid network comes out.
+        ToolkitError: a file cannot be used, or the result is not a valid network.
     """
-    if args.anchors == "auto" and args.data is None:
-        raise ToolkitError("--anchors auto", "takes them from the labels of a data set", "add --data")
-    if args.output.exists() and same_file(args.output, args.source):
-        raise ToolkitError(f"--output {args.output}", "is the cfg to start from", "give another name")
-    data = args.data
-    if data is not None and same_file(data, DEMO_DATA):
-        data = ensure_shapes(DEMO_DATA.parent)
-    before = Network.from_cfg(args.source)
+    if options.anchors == "auto" and options.data is None:
+        raise ToolkitError("--anchors auto", "needs the labels of a data set", "add --data")
+    if options.output.exists() and same_file(options.output, options.source):
+        raise ToolkitError(f"--output {options.output}", "is the cfg to start from", "give another name")
+    data = options.data and available(options.data)
+    before = Network.from_cfg(options.source)
     if not before.heads:
-        raise CfgError(args.source, "has no detection head", "start from the cfg of a detector")
-    network = _changed(before, args, _class_count(args.classes, data))
-    anchors = _best_anchors(network, data) if args.anchors == "auto" and data is not None else None
+        raise CfgError(options.source, "has no detection head", "start from the cfg of a detector")
+    network = _changed(before, options, _class_count(options.classes, data))
+    anchors = _best_anchors(network, data) if options.anchors == "auto" and data is not None else None
     if anchors is not None:
         network = with_anchors(network, anchors.sizes)
     text = network.to_cfg()
-    network = Network.from_text(text, str(args.output))
-    write_text(args.output, text)
-    table = Table(
-        "", *(Column(str(path), justify="right", overflow="fold") for path in (args.source, args.output))
-    )
+    network = Network.from_text(text, str(options.output))
+    write_text(options.output, text)
+    paths = (options.source, options.output)
+    table = Table("", *(Column(str(path), justify="right", overflow="fold") for path in paths))
     for row in (*_differences(before, network), *_fits(anchors)):
         table.add_row(*(Text(cell) for cell in row))
-    show("What is different", table)
+    show("Differences", table)
     data_option = f" --data {quoted(data)}" if data else " --data data/my.data"
-    next_command(f"python train.py --cfg {quoted(args.output)}{data_option}")
+    next_command(f"python train.py --cfg {quoted(options.output)}{data_option}")
 
 
 def _class_count(classes: int | None, data: Path | None) -> int | None:
-    """Of the command line or the data file, which must agree; None to leave the heads as they are."""
+    """Number of classes from the options or the data file, which must agree; None to keep the heads."""
     if data is None:
         return classes
     found = read_data_file(data)
@@ -113,19 +106,17 @@ def _class_count(classes: int | None, data: Path | None) -> int | None:
     return found.classes
 
 
-def _changed(network: Network, args: argparse.Namespace, classes: int | None) -> Network:
+def _changed(network: Network, options: NewCfgOptions, classes: int | None) -> Network:
     if classes is not None:
         network = with_classes(network, classes)
-    if args.width != 1:
-        network = with_width(network, args.width)
-    if args.img_size is not None:
+    if options.width != 1:
+        network = with_width(network, options.width)
+    if options.img_size is not None:
         try:
-            network = with_size(network, *args.img_size)
+            network = with_size(network, *options.img_size)
         except CfgError as error:
             stride = max(network.stride(head) for head in network.heads)
-            raise CfgError(
-                error.place, error.fact, f"--img_size must be made of multiples of {stride}"
-            ) from None
+            raise CfgError(error.place, error.fact, f"give an --img_size of multiples of {stride}") from None
     return network
 
 
@@ -134,7 +125,7 @@ def _best_anchors(network: Network, data: Path) -> Anchors:
     anchors = check_anchors(network, check)
     if anchors is None:
         errors = [finding for finding in check.findings if finding.severity == "error"]
-        first = errors[0] if errors else Finding("error", str(data), "has no object to take anchors from")
+        first = errors[0] if errors else Finding("error", str(data), "has no objects to compute anchors from")
         raise DatasetError(first.place, first.fact, first.remedy)
     return anchors
 
@@ -156,7 +147,7 @@ def _differences(before: Network, after: Network) -> Iterator[Row]:
         )
         for network in (before, after)
     ]
-    rows.append(("filters in all", *(f"{count:,}" for count in filters)))
+    rows.append(("filters in total", *(f"{count:,}" for count in filters)))
     costs = [section_costs(network) for network in (before, after)]
     rows.append(("parameters", *(f"{sum(c.parameters for c in found):,}" for found in costs)))
     rows.append(("MACs", *(multiply_adds(sum(c.macs for c in found)) for found in costs)))

@@ -1,9 +1,9 @@
 """Progress of what takes long: a bar for commands, nothing for callers from Python unless they want it."""
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from itertools import islice
 from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
@@ -30,7 +30,7 @@ def bar(items: Iterable[Item], label: str, /) -> Iterable[Item]:
 
 
 @contextmanager
-def advancing(track: Track, count: int, label: str) -> Iterator[Callable[[int], None]]:
+def advancing(track: Track, steps: int | None, label: str) -> Iterator[Callable[[int], None]]:
     """Progress that is told in steps, not by iterating.
 
     >>> with advancing(untracked, 8, "reading") as advance:
@@ -38,20 +38,20 @@ def advancing(track: Track, count: int, label: str) -> Iterator[Callable[[int], 
 
     Args:
         track: what shows it.
-        count: of all steps.
+        steps: how many there are; None where that is unknown.
         label: what it is about.
 
     Returns:
         A context whose value takes the number of steps done since it was called last.
     """
-    steps = iter(track(range(count), label))
+    passed = iter(track(itertools.count() if steps is None else range(steps), label))
 
     def advance(done: int) -> None:
-        deque(islice(steps, done), maxlen=0)
+        deque(itertools.islice(passed, done), maxlen=0)
 
     try:
         yield advance
     finally:
-        close = getattr(steps, "close", None)  # of a generator: takes its bar away
+        close = getattr(passed, "close", None)  # of a generator: takes its bar away
         if close is not None:
             close()

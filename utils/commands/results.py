@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..cli import as_typed
 from ..errors import ToolkitError
 from ..files import write_text
-from .invocation import as_typed
 
 
 def plain(value: Any) -> Any:

@@ -26,7 +26,7 @@ from ..errors import PruningError
 from ..frontends.darknet.subject import section_index
 from ..options import POSITIVE_INT, check_ranges, from_arguments, option
 from ..pruning.channels import ChannelGraph
-from ..pruning.groups import Group, groups, keep_best
+from ..pruning.policies import Group, groups, keep_best
 from ..pruning.scores import unit_scores
 from ..pruning.subject import ChannelPlan, LayerScores, Policy, Subject
 from ..reporting.curves import plot_sensitivity
@@ -141,7 +141,10 @@ def run_sensitivity(options: SensitivityOptions) -> "Sensitivity":
     origin = {**provenance(options), "arguments": sweep_arguments(options, sweep.job)}
     write_json(data, origin | results)
     print(f"written: {table}, {picture}, {data}")
-    words: dict[str, object] = {"score": None if options.score == "gamma" else options.score, "keep_sections": kept}
+    words: dict[str, object] = {
+        "score": None if options.score == "gamma" else options.score,
+        "keep_sections": kept,
+    }
     words["align"] = None if options.align == 1 else options.align
     next_command("python ladder.py", sweep.job.project.options(), as_typed_options(words))
     return found

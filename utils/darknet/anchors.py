@@ -1,7 +1,7 @@
-"""The anchors of a network as one list in pixels, and networks with others.
+"""The anchors of a network as one list in pixels, and the network with other anchors.
 
 Idea: several heads write the same list and each masks a part of it; a *slot* is one anchor that some head
-masks. Heads may share a slot, and anchors that nobody masks are none.
+masks. Heads may share a slot; anchors that no head masks have none.
 
 Invariant: `slots(with_anchors(network, sizes))` are `sizes` up to how many digits a cfg shows.
 """
@@ -18,7 +18,7 @@ Size = tuple[float, float]  # width, height
 def slots(network: Network) -> tuple[Size, ...]:
     """Anchors in pixels of the network input, in the order of their numbers.
 
-    Heads with lists of their own follow one another from the finest stride to the coarsest.
+    Heads with different lists are ordered from the finest stride to the coarsest.
     """
     return tuple(
         _scaled(network, heads[0], heads[0].anchors[number])
@@ -43,7 +43,7 @@ def with_anchors(network: Network, sizes: Sequence[Size]) -> Network:
 
 
 def anchor_lines(network: Network, sizes: Sequence[Size]) -> tuple[str, ...]:
-    """What to write behind `anchors=` for these sizes in pixels: one text for each list of the network.
+    """The values of `anchors=` for sizes in pixels: one text for each list of the network.
 
     Raises:
         ValueError: there are not as many sizes as slots.
@@ -77,7 +77,7 @@ def _masked(heads: Sequence[Head]) -> list[int]:
 
 
 def _scaled(network: Network, head: Head, size: Size, *, back: bool = False) -> Size:
-    """From a head's unit to pixels, or `back`; [region] counts in cells."""
+    """Convert from a head's unit to pixels, or `back`; [region] counts in cells."""
     if not isinstance(head, Region):
         return size
     _, rows, columns = network.shape(head.sources[0])
@@ -86,7 +86,7 @@ def _scaled(network: Network, head: Head, size: Size, *, back: bool = False) -> 
 
 
 def _text(value: float, digits: int) -> str:
-    """Up to `digits` decimals, and at least one unit of the last.
+    """A number with up to `digits` decimals, at least one unit of the last.
 
     >>> _text(116.0, 1), _text(10.25, 1), _text(0.01, 1)
     ('116', '10.2', '0.1')

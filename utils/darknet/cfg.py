@@ -1,11 +1,11 @@
-"""The text of a cfg: sections and options as Darknet's parser finds them, without their meaning.
+"""The text of a cfg: sections and options as Darknet's parser splits them, without their meaning.
 
 Invariant: `parse_cfg(format_cfg(sections)) == sections`, line numbers apart.
 
 Darknet (read_cfg in parser.c, option_list.c) removes all whitespace from every line, takes a line that
-starts with `#` or `;` as a comment, and of an option given twice uses the first. A number ends where atoi
-stops, so `layers=180 ###P6` is 180; such a remark is dropped here, because other readers choke on it. Only
-the words in `COMPARED_WHOLE` keep theirs: Darknet itself no longer knows them then, so reading refuses them.
+starts with `#` or `;` as a comment, and uses the first of an option given twice. A number ends where atoi
+stops, so `layers=180 ###P6` is 180; such a remark is dropped here, because other readers fail on it. Only
+the words in `COMPARED_WHOLE` keep theirs: Darknet does not recognise them with it, so reading refuses them.
 """
 
 import difflib
@@ -18,7 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
 
-from ..errors import CfgError, UnsupportedSectionError
+from ..errors import CfgError, Finding, UnsupportedSectionError
+from ..resources import stock_cfg
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 @dataclass(frozen=True)
 class RawSection:
-    """One `[kind]` block as written, aliases resolved.
+    """One `[kind]` block as written, with aliases resolved.
 
     Attributes:
         kind: name between the brackets, an alias replaced by the full name.
@@ -93,20 +94,19 @@ def parse_cfg(text: str, source: str = "<cfg>") -> list[RawSection]:
             continue
         key, value = _option(line, f"{source}:{number}")
         if not sections:
-            raise CfgError(
-                f"{source}:{number}", f"{line!r} stands before the first section", "begin with [net]"
-            )
+            place = f"{source}:{number}"
+            raise CfgError(place, f"{line!r} comes before the first section", "begin with [net]")
         options.setdefault(key, value)
         option_lines.setdefault(key, number)
     if not sections:
-        raise CfgError(source, "holds no [section]", "give a Darknet cfg file")
+        raise CfgError(source, "contains no [section]", "give a Darknet cfg file")
     return sections
 
 
 def _header(line: str, place: str) -> str:
     match = re.fullmatch(r"\[([^\[\]]+)\]", line)
     if match is None:
-        raise CfgError(place, f"{line!r} is no section header", "write [name] alone on its line")
+        raise CfgError(place, f"{line!r} is not a section header", "write [name] alone on its line")
     return ALIASES.get(match[1], match[1])
 
 
@@ -117,7 +117,7 @@ def _option(line: str, place: str) -> tuple[str, str]:
     if not equals:
         raise CfgError(place, f"{line!r} has no '='", "write key=value, or # before a comment")
     if not key or not value:
-        raise CfgError(place, f"{line!r} lacks its {'value' if key else 'key'}", "write key=value")
+        raise CfgError(place, f"{line!r} has no {'value' if key else 'key'}", "write key=value")
     return key, value
 
 
@@ -134,7 +134,7 @@ def read_cfg(path: Path) -> list[RawSection]:
     """Read a cfg file; a byte order mark and any 8-bit encoding of comments are accepted.
 
     Raises:
-        CfgError: the file is missing, unreadable, no text, or `parse_cfg` refuses it.
+        CfgError: the file is missing, unreadable or binary, or `parse_cfg` refuses it.
     """
     return parse_cfg(read_text(path), str(path))
 
@@ -142,19 +142,25 @@ def read_cfg(path: Path) -> list[RawSection]:
 def read_text(path: Path) -> str:
     """The file's text; UTF-16 with a mark, UTF-8, otherwise Latin-1.
 
+    A missing `cfg/NAME` is the stock cfg of that name, if there is one: commands work in any folder.
+
     Raises:
         CfgError: the file is missing, unreadable or holds binary data.
     """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise CfgError(path, "no such file", "check --cfg") from None
+        stock = stock_cfg(path)
+        if stock is None:
+            raise CfgError(path, "no such file", "check --cfg") from None
+        logger.info("%s: not in this folder; using the stock cfg of that name", path)
+        data = stock.read_bytes()
     except OSError as error:
         raise CfgError(path, f"cannot be read ({error.strerror})", "give a cfg file") from None
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", errors="replace")
     if b"\0" in data:
-        raise CfgError(path, "is binary, not text", "give the .cfg, not the weights, as network")
+        raise CfgError(path, "is binary, not text", "give the .cfg file as --cfg, not the weights")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -162,7 +168,7 @@ def read_text(path: Path) -> str:
 
 
 class Options:
-    """Typed reading of one section's options; every failure names file, line, key and what is allowed.
+    """Typed access to the options of one section; every error names file, line, key and what is allowed.
 
     Attributes:
         index: number of the section, as references count it.
@@ -176,13 +182,14 @@ class Options:
 
     def fail(self, key: str | None, fact: str, remedy: str, kind: type[CfgError] = CfgError) -> NoReturn:
         """Raise `kind` for the option `key`, or for the section where `key` is None."""
-        line, what = self.section.line, ""
+        line = self.section.line
         if key is not None and key in self.section.options:
-            line, what = self.section.option_lines.get(key, line), f"{key}={self.section.options[key]} "
+            line = self.section.option_lines.get(key, line)
+            fact = f"{key}={self.section.options[key]} {fact}"
         name = "[net]" if self.index < 0 else f"[{self.section.kind}] #{self.index}"
-        raise kind(f"{self._source}:{line}", f"{name} {what}{fact}", remedy)
+        raise kind(f"{self._source}:{line}: {name}", fact, remedy)
 
-    def refuse(self, keys: Sequence[str], reason: str = "nothing here computes the same") -> None:
+    def refuse(self, keys: Sequence[str], reason: str = "this project cannot compute it") -> None:
         """Raise UnsupportedSectionError if one of `keys` is set to anything but 0."""
         for key in keys:
             if self.section.options.get(key, "0") != "0":
@@ -195,7 +202,7 @@ class Options:
         return self.section.options.get(key, default)
 
     def choice(self, key: str, default: str, allowed: Sequence[str]) -> str:
-        """A value out of a list."""
+        """One of several words."""
         value = self.text(key, default)
         if value not in allowed:
             self.fail(key, "is unknown", f"use one of {', '.join(allowed)}")
@@ -205,7 +212,7 @@ class Options:
         """A whole number, from `least` to `most`."""
         values = self.integers(key) or (default,)
         if len(values) != 1:
-            self.fail(key, "holds several numbers", "give one")
+            self.fail(key, "has several numbers", "give one")
         if least is not None and values[0] < least:
             self.fail(key, "is too small", f"use {least} or more")
         if most is not None and values[0] > most:
@@ -220,14 +227,15 @@ class Options:
         """A comma-separated list of whole numbers; empty if the key is absent."""
         values = self._values(key)
         if not all(_INTEGER.fullmatch(value) for value in values):
-            self.fail(key, "is no integer or list of integers", "write whole numbers such as 3 or -1,36")
+            fact = "is not a whole number or a list of them"
+            self.fail(key, fact, "write whole numbers such as 3 or -1,36")
         return tuple(map(int, values))
 
     def number(self, key: str, default: float) -> float:
         """A number."""
         values = self.numbers(key) or (default,)
         if len(values) != 1:
-            self.fail(key, "holds several numbers", "give one")
+            self.fail(key, "has several numbers", "give one")
         return values[0]
 
     def numbers(self, key: str) -> tuple[float, ...]:
@@ -235,7 +243,7 @@ class Options:
         values = self._values(key)
         # A long exponent overflows to infinity.
         if not all(_NUMBER.fullmatch(value) and math.isfinite(float(value)) for value in values):
-            self.fail(key, "is no number or list of numbers", "write numbers such as .5 or 10,14,23,27")
+            self.fail(key, "is not a number or a list of numbers", "write numbers such as .5 or 10,14,23,27")
         return tuple(map(float, values))
 
     def _values(self, key: str) -> list[str]:
@@ -243,11 +251,12 @@ class Options:
         return value.split(",") if value else []
 
     def warn_of_typos(self) -> None:
-        """Log options that Darknet ignores but that look like a misspelt known one."""
+        """Log options that Darknet ignores but that look like a misspelled known one."""
         given = self.section.options
         absent = sorted(self._asked - set(given))
         for key in given:
             close = difflib.get_close_matches(key, absent, n=1, cutoff=0.85)
             if key not in self._asked and close:
                 line = self.section.option_lines.get(key, self.section.line)
-                logger.warning("%s:%d: %s is ignored; did you mean %s?", self._source, line, key, close[0])
+                place, remedy = f"{self._source}:{line}", f"did you mean {close[0]}?"
+                logger.warning(Finding("warning", place, f"{key} is ignored", remedy))

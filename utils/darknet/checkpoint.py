@@ -1,8 +1,8 @@
-"""Weights in and out by file name: `.pt` checkpoints, everything else the Darknet binary.
+"""Load and save weights by file name: `.pt` checkpoints, everything else the Darknet binary.
 
 A checkpoint holds plain tensors, the .weights header and the cfg text, so it can be read without running
 code from it (`weights_only=True`) and knows which network it belongs to. Checkpoints of the published
-pruning programs (`model` with names `module_list.N.Conv2d.weight`) are read as well, never written.
+pruning programs (`model` with names `module_list.N.Conv2d.weight`) are read too, never written.
 
 Invariant: .weights -> .pt -> .weights is bitwise equal.
 """
@@ -18,26 +18,25 @@ import torch
 from torch import Tensor
 
 from ..errors import WeightsError
-from ..files import atomic_path, keep_previous, same_file, set_aside, told
-from .header import WeightsHeader
+from ..files import atomic_path, keep_previous, same_file, set_aside, writing
 from .heads import Head
 from .legacy import load_restricted, translate_names
 from .model import Darknet
 from .network import Network
 from .sections import Dropout, Section
-from .weights import Cutoff, read_weights, write_weights
+from .weights import Cutoff, WeightsHeader, read_weights, write_weights
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a .pt file holds.
+    """The content of a .pt file.
 
     Attributes:
         state: parameter and buffer name (`layers.0.conv.weight`, ...) -> tensor on the CPU.
         cfg: the network's cfg text; None in checkpoints of other programs.
-        training: whatever the training loop stored to resume from.
+        training: what the training loop stored to resume from.
     """
 
     state: Mapping[str, Tensor]
@@ -94,8 +93,8 @@ def save_checkpoint(
     """Write a .pt checkpoint, atomically.
 
     Args:
-        training: state to resume from: tensors, numbers, strings and containers of them only.
-        previous: where the file that is replaced is kept, once the new one is whole.
+        training: state to resume from: only tensors, numbers, strings and containers of them.
+        previous: where the replaced file is kept, once the new one is complete.
 
     Raises:
         ToolkitError: it cannot be written.
@@ -106,7 +105,7 @@ def save_checkpoint(
         "model": {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
         "training": dict(training or {}),
     }
-    with told(path), atomic_path(path) as temporary:
+    with writing(path), atomic_path(path) as temporary:
         torch.save(content, temporary)
         if previous is not None:
             keep_previous(path, previous)
@@ -116,7 +115,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Read a .pt file of this project or of the published programs, without running code from it.
 
     Raises:
-        WeightsError: the file is missing, damaged, holds objects that are not plain data, or no weights.
+        WeightsError: the file is missing or damaged, contains objects that are not plain data, or no weights.
     """
     path = Path(path)
     content = load_restricted(path)
@@ -138,14 +137,15 @@ def _own_checkpoint(state: Mapping[str, Tensor], content: Mapping[str, Any], pat
         header = WeightsHeader(**content.get("header", {}))
         header.pack()
     except (TypeError, struct.error):
-        raise WeightsError(path, "its 'header' is none of a .weights file", remedy) from None
+        raise WeightsError(path, "its 'header' is not that of a .weights file", remedy) from None
     return Checkpoint(state, header, cfg, training)
 
 
 def convert(cfg: str | Path, weights: str | Path, output: str | Path | None = None) -> Path:
     """Convert a .pt checkpoint to .weights, or any Darknet binary to .pt.
 
-    An existing .pt with more than weights in it, such as training state, is kept with a time stamp.
+    An existing .pt that contains more than weights, such as training state, is kept under a name with a time
+    stamp.
 
     Args:
         output: where to; by default next to the input with the other suffix.
@@ -164,7 +164,7 @@ def convert(cfg: str | Path, weights: str | Path, output: str | Path | None = No
     load_weights(model, source)
     if is_checkpoint(target) and target.exists() and not _holds_only_weights(target):
         kept = set_aside(target)
-        logger.warning("%s holds more than weights and would be overwritten: kept as %s", target, kept)
+        logger.warning("%s contains more than weights and would be overwritten: kept as %s", target, kept)
     save_weights(model, target)
     return target
 
@@ -177,7 +177,7 @@ def _holds_only_weights(path: Path) -> bool:
 
 
 def _load_state(model: Darknet, checkpoint: Checkpoint, path: Path, count: int) -> None:
-    """Copy the first `count` sections, after checking that they are the same in both."""
+    """Copy the first `count` sections, after a check that they are the same in both."""
     if checkpoint.cfg is not None:
         theirs = Network.from_text(checkpoint.cfg, f"cfg in {path}")
         _require_same_sections(model.network, theirs, path, count)
@@ -202,7 +202,7 @@ def _require_same_sections(ours: Network, theirs: Network, path: Path, count: in
             there = f"[{theirs[index].kind}] #{index} of the checkpoint's own cfg"
             _refuse_pair(ours, path, index, f"differs from {there}{_difference(ours[index], theirs[index])}")
     if count == len(ours) < len(theirs):
-        fact = f"the checkpoint's network goes on after it for {len(theirs) - len(ours)} sections"
+        fact = f"the checkpoint's network has {len(theirs) - len(ours)} sections more after it"
         _refuse_pair(ours, path, len(ours) - 1, fact)
 
 
@@ -223,7 +223,8 @@ def _interchangeable(ours: Section, theirs: Section) -> bool:
 
 def _refuse_pair(network: Network, path: Path, index: int, fact: str) -> None:
     place = network.place(min(index, len(network) - 1))
-    raise WeightsError(path, f"does not fit, first at {place}: {fact}", "give the cfg it was made with")
+    fact = f"does not fit the cfg, first at {place}: {fact}"
+    raise WeightsError(path, fact, "give the cfg it was made with")
 
 
 def section_of(name: str) -> int:

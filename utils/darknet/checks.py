@@ -1,8 +1,7 @@
-"""A cfg and its weights gone through as far as they can be, each fault a finding.
+"""Checks of a cfg and its weights that continue after an error: each problem is a finding.
 
-Idea: a `Network` that exists is valid, so of a broken cfg there is none. What can be said all the same is
-said: every section is read for itself, and where only the convolutions before the heads have a wrong number
-of filters, a network with the right ones stands in.
+Idea: a `Network` that exists is valid, so a broken cfg has none. Still, every section is read by itself, and
+if only the convolutions before the heads have a wrong number of filters, a corrected network is used.
 """
 
 from collections.abc import Sequence
@@ -26,12 +25,12 @@ from .weights import read_header
 
 @dataclass(frozen=True)
 class CfgCheck:
-    """What a cfg is.
+    """Result of `check_cfg`.
 
     Attributes:
-        network: None where the cfg is no network.
+        network: None if the cfg is not a valid network.
         corrected: sections whose filters had to be corrected for a network to exist -> filters as written.
-        findings: its faults.
+        findings: its problems.
     """
 
     network: Network | None
@@ -40,7 +39,7 @@ class CfgCheck:
 
 
 def check_cfg(path: Path) -> CfgCheck:
-    """Read a cfg, fault after fault."""
+    """Read a cfg and collect its problems."""
     try:
         raw = read_cfg(path)
     except CfgError as error:
@@ -79,32 +78,31 @@ def _check_broken(raw: Sequence[RawSection], source: str, first: Finding) -> Cfg
 def _wrong_filters(source: str, raw: RawSection, index: int, head: Head, wanted: str) -> Finding:
     line = raw.option_lines.get("filters", raw.line)
     per_anchor = f"({head.box_values + 1} + {head.classes} classes)"
-    fact = f"filters={raw.options.get('filters', '1')} before a [{head.kind}] that needs {wanted} = "
-    fact += f"{len(head.mask)} anchors x {per_anchor}"
+    needed = f"{wanted} = {len(head.mask)} anchors x {per_anchor}"
+    fact = f"filters={raw.options.get('filters', '1')} before a [{head.kind}] that needs {needed}"
     remedy = f"write filters={wanted}, or correct mask or classes"
     return Finding("error", f"{source}:{line}: [convolutional] #{index}", fact, remedy)
 
 
 def check_heads(network: Network, classes: int | None = None) -> tuple[Finding, ...]:
-    """Whether there are heads, whether they agree, and whether they are made for `classes`.
+    """Check that there are heads, and that they are made for `classes`.
 
     Args:
         network: any.
-        classes: of the data set; None where there is none.
+        classes: of the data set; None without one.
     """
     if not network.heads:
-        fact = "has no detection head, so it detects nothing"
+        fact = "has no detection head, so it cannot detect anything"
         return (Finding("error", network.source, fact, f"add one of {_head_kinds()}"),)
     heads = {index: head.classes for index, head in enumerate(network.sections) if isinstance(head, Head)}
     other = {index: count for index, count in heads.items() if count != classes}
     if classes is None or not other:
         return ()
     counts = " and ".join(str(count) for count in sorted(set(other.values())))
-    made = (
-        f"{', '.join(f'#{index}' for index in other)} made for {counts} classes, the data set has {classes}"
-    )
+    heads_named = ", ".join(f"#{index}" for index in other)
+    fact = f"heads {heads_named} are made for {counts} classes, the data set has {classes}"
     remedy = f"python new_cfg.py --from {network.source} --classes {classes} writes a cfg that fits"
-    return (Finding("error", network.source, f"heads {made}", remedy),)
+    return (Finding("error", network.source, fact, remedy),)
 
 
 def _head_kinds() -> str:
@@ -112,7 +110,7 @@ def _head_kinds() -> str:
 
 
 def check_weights(network: Network, path: Path) -> tuple[Finding, ...]:
-    """Whether a weights file is made for the network, and its numbers are sound."""
+    """Check that a weights file fits the network, and that its numbers are finite."""
     model = Darknet(network)
     try:
         load_weights(model, path)
@@ -128,7 +126,7 @@ def _of_another_network(model: Darknet, path: Path, error: ToolkitError) -> Find
     try:
         found = load_pretrained(model, path)
         heads = ", ".join(f"#{head}" for head in found.replaced_heads)
-        fact = f"is made for {found.classes} classes: fit to train from, then heads {heads} start anew"
+        fact = f"is made for {found.classes} classes; training from it re-initializes heads {heads}"
         return Finding("warning", place, fact, "to evaluate or prune, give weights of this cfg")
     except ToolkitError:
         pass
@@ -140,7 +138,9 @@ def _of_another_network(model: Darknet, path: Path, error: ToolkitError) -> Find
         ends = list(accumulate(network.weight_counts))
         if 0 < floats < ends[-1] and floats in ends:
             count = ends.index(floats) + 1
-            fact = f"ends exactly after section #{count - 1}: a backbone, {floats:,} of {ends[-1]:,} floats"
+            backbone = f"a backbone with {floats:,} of {ends[-1]:,} floats"
+            fact = f"ends exactly after section #{count - 1}: {backbone}"
+
             return Finding("warning", place, fact, f"train from it with --cutoff {count}, or --cutoff auto")
     return Finding.of(error, place)
 
@@ -153,7 +153,9 @@ def _unsound(model: Darknet, path: Path) -> list[Finding]:
             if name.endswith("running_var"):
                 wrong |= tensor < 0
             if count := int(wrong.sum()):
-                fact = f"{count:,} of the {tensor.numel():,} numbers of {name} are not finite or not possible"
+                values = f"{count:,} of the {tensor.numel():,} values of {name}"
+                fact = f"{values} are NaN, inf or negative variances"
+
                 place = f"{path}: {model.network.place(index)}"
                 findings.append(Finding("error", place, fact, "give weights of an earlier epoch"))
     return findings

@@ -1,8 +1,8 @@
-"""Which programs take a cfg, and what they make of it: Darknet, OpenCV 4's importer, ONNX, TensorRT.
+"""Compatibility of a cfg with other programs: Darknet, OpenCV 4's importer, ONNX, TensorRT.
 
-Idea: one function a program, from a `Network` to what stands in the way, section by section. OpenCV is the
-one to watch: what its importer does not know it passes over without a word, so the network runs and is wrong.
-Every claim about it is held against cv2.dnn by a test.
+Idea: one function for each program, from a `Network` to its obstacles, section by section. OpenCV is the one
+to watch: its importer silently ignores options it does not know, so the network runs and is wrong. A test
+compares every claim about it with cv2.dnn.
 """
 
 import re
@@ -15,8 +15,17 @@ from ..errors import Finding, Severity
 from .cfg import RawSection, parse_cfg
 from .heads import Head, Region
 from .network import Network
-from .resampling import Pool, Upsample
-from .sections import Connected, Convolutional, Route, ScaleChannels, Section, Shortcut, Softmax
+from .sections import (
+    Connected,
+    Convolutional,
+    Pool,
+    Route,
+    ScaleChannels,
+    Section,
+    Shortcut,
+    Softmax,
+    Upsample,
+)
 
 Effect = Literal["refuses", "reads wrongly", "untried", "note"]
 
@@ -27,7 +36,7 @@ OPENCV_SECTIONS = frozenset(
     }
 )
 OPENCV_ACTIVATIONS = frozenset({"linear", "leaky", "relu", "mish", "swish", "logistic", "tanh"})
-# Scores that are not above are set to 0; a [yolo] or [region] section can say otherwise with thresh=.
+# Scores not above it are set to 0; a [yolo] or [region] section can say otherwise with thresh=.
 OPENCV_LEAST_SCORE = 0.2
 # Of the keys that `Network.to_cfg` always writes; without one of the others OpenCV refuses the section.
 _OPENCV_DEFAULTS: Mapping[tuple[str, str], str] = MappingProxyType(
@@ -44,12 +53,12 @@ _USE_ONNX = "export it (export.py) and use onnxruntime there"
 
 @dataclass(frozen=True)
 class RuntimeFinding(Finding):
-    """What one program makes of a section.
+    """How one program treats a section.
 
     Attributes:
         runtime: name of the program, a key of `RUNTIMES`.
         effect: "refuses" to load it; "reads wrongly": loads it, then computes something else or fails while
-            running; "untried": nobody here could check; "note": accepted, but worth knowing.
+            running; "untried": could not be checked here; "note": accepted, with a remark.
         section: its number, None for the whole network.
     """
 
@@ -62,7 +71,7 @@ Objection = tuple[Effect, str]
 
 
 def opencv_findings(network: Network) -> tuple[RuntimeFinding, ...]:
-    """What cv2.dnn (OpenCV 4) refuses or reads wrongly in the cfg that `network.to_cfg()` writes.
+    """Sections that cv2.dnn (OpenCV 4) refuses or reads wrongly in the cfg written by `network.to_cfg()`.
 
     >>> text = "[net]\\nwidth=8\\nheight=8\\nchannels=3\\n[conv]\\nactivation=gelu\\n[upsample]\\nscale=2"
     >>> [(finding.section, finding.effect) for finding in opencv_findings(Network.from_text(text))]
@@ -77,11 +86,11 @@ def opencv_findings(network: Network) -> tuple[RuntimeFinding, ...]:
 
 def _opencv_objections(network: Network, index: int, section: Section) -> Iterator[Objection]:
     if section.kind not in OPENCV_SECTIONS:
-        yield "refuses", f"[{section.kind}] is unknown to it"
+        yield "refuses", f"unsupported section [{section.kind}]"
         return
     activation = getattr(section, "activation", "linear")
     if activation not in OPENCV_ACTIVATIONS:
-        yield "refuses", f"activation={activation} is unknown to it"
+        yield "refuses", f"unsupported activation={activation}"
     match section:
         case Convolutional():
             yield from _opencv_convolution(section)
@@ -93,16 +102,16 @@ def _opencv_objections(network: Network, index: int, section: Section) -> Iterat
             if len(section.sources) > 2:
                 yield "reads wrongly", "only the first of several from= is added"
             if section.weights_type != "none":
-                yield "reads wrongly", "weights_type is passed over, and the weights file shifts"
+                yield "reads wrongly", "weights_type is ignored, and the weights after it are shifted"
         case Route():
             if section.groups > 1 and len(section.sources) > 1:
-                yield "reads wrongly", "groups= of a route of several layers is passed over"
+                yield "reads wrongly", "groups= of a route with several layers is ignored"
         case ScaleChannels():
             if section.scale_wh:
-                yield "reads wrongly", "scale_wh is passed over"
+                yield "reads wrongly", "scale_wh is ignored"
         case Upsample():
             if section.stride < 0 or section.scale != 1:
-                yield "reads wrongly", "scale= is passed over, and a negative stride not meant"
+                yield "reads wrongly", "scale= and a negative stride are ignored"
         case Softmax():
             yield from _opencv_softmax(network, index, section)
         case Head():
@@ -113,25 +122,25 @@ def _opencv_objections(network: Network, index: int, section: Section) -> Iterat
 
 def _opencv_convolution(section: Convolutional) -> Iterator[Objection]:
     if section.shared_with is not None:
-        yield "reads wrongly", "share_index is passed over, and the weights file shifts"
+        yield "reads wrongly", "share_index is ignored, and the weights after it are shifted"
     if section.dilation > 1:
-        yield "reads wrongly", "dilation is passed over"
+        yield "reads wrongly", "dilation is ignored"
     if section.batch_normalize and section.options.get("batch_normalize") != "1":
-        yield "reads wrongly", "a batch norm that is not called batch_normalize=1 is passed over"
+        yield "reads wrongly", "a batch norm not written as batch_normalize=1 is ignored"
     yield from _opencv_strides(section, section.stride)
 
 
 def _opencv_strides(section: Section, stride: tuple[int, int]) -> Iterator[Objection]:
     common = int(section.options.get("stride", 1))
     if stride != (common, common):
-        yield "reads wrongly", "stride_x and stride_y are passed over"
+        yield "reads wrongly", "stride_x and stride_y are ignored"
 
 
 def _opencv_connected(network: Network, index: int, section: Connected) -> Iterator[Objection]:
     if section.batch_normalize:
-        yield "reads wrongly", "its batch norm is looked for before its weights, Darknet writes it behind"
+        yield "reads wrongly", "its batch norm is read before its weights, Darknet writes it after them"
     if not all(isinstance(network[reader], Connected | ScaleChannels) for reader in network.readers(index)):
-        yield "reads wrongly", "its output has no height and width there, so what reads it fails"
+        yield "reads wrongly", "its output has no height and width there, so sections that read it fail"
 
 
 def _opencv_softmax(network: Network, index: int, section: Softmax) -> Iterator[Objection]:
@@ -139,16 +148,16 @@ def _opencv_softmax(network: Network, index: int, section: Softmax) -> Iterator[
     if section.groups > 1:
         yield "refuses", f"groups={section.groups} is not implemented"
     elif section.temperature != 1:
-        yield "reads wrongly", "temperature is passed over"
+        yield "reads wrongly", "temperature is ignored"
     elif not section.spatial and height * width > 1:
         yield "reads wrongly", "softmax is taken over the channels of each cell, not over all values"
 
 
 def opencv_text_findings(text: str, network: Network) -> tuple[RuntimeFinding, ...]:
-    """What OpenCV takes for something else in the cfg as the user wrote it, though not in `to_cfg()`.
+    """Options that OpenCV reads wrongly in the cfg as the user wrote it, though not in `to_cfg()`.
 
-    Of a key that stands twice it uses the last, Darknet the first; it knows no section aliases, and has
-    defaults of its own.
+    If a key is written twice it uses the last, Darknet the first; it does not know section aliases, and has
+    other defaults.
 
     Args:
         text: the cfg file.
@@ -157,7 +166,7 @@ def opencv_text_findings(text: str, network: Network) -> tuple[RuntimeFinding, .
     seen = _as_opencv_reads(text)
     strict = parse_cfg(network.to_cfg(), network.source)
     return tuple(
-        _finding("OpenCV 4", network, index - 1, effect, fact, "write it out once, as Darknet means it")
+        _finding("OpenCV 4", network, index - 1, effect, fact, "write the option once, as Darknet reads it")
         for index, (theirs, ours) in enumerate(zip(seen, strict, strict=True))
         if index > 0
         for effect, fact in _differences(theirs, ours)
@@ -180,27 +189,27 @@ def _as_opencv_reads(text: str) -> list[RawSection]:
 
 def _differences(theirs: RawSection, ours: RawSection) -> Iterator[Objection]:
     if theirs.kind != ours.kind:
-        yield "refuses", f"the name [{theirs.kind}] is unknown to it, only [{ours.kind}]"
+        yield "refuses", f"unknown section name [{theirs.kind}], write [{ours.kind}]"
     for key, value in ours.options.items():
         found = theirs.options.get(key)
         default = _OPENCV_DEFAULTS.get((ours.kind, key))
         if found is None and default is None:
-            yield "refuses", f"{key}= is not written"
+            yield "refuses", f"{key}= is missing"
         elif found is None and default != value:
-            yield "reads wrongly", f"{key}= is not written; it takes {default} for it, Darknet {value}"
+            yield "reads wrongly", f"{key}= is missing; it uses {default}, Darknet {value}"
         elif found is not None and _REMARK.sub("", found) != value:
-            yield "reads wrongly", f"{key}= stands twice; it takes {found}, Darknet {value}"
+            yield "reads wrongly", f"{key}= is written twice; it uses {found}, Darknet {value}"
 
 
 def darknet_findings(network: Network) -> tuple[RuntimeFinding, ...]:
-    """What the C program (AlexeyAB's) computes wrongly; all that a `Network` can hold it can load."""
+    """Sections that the C program (AlexeyAB's) computes wrongly; it can load every `Network`."""
     return tuple(
         _finding(
             "Darknet",
             network,
             index,
             "reads wrongly",
-            f"takes #{source} to be as wide as that one's input, which is wider: it reads past its end",
+            f"assumes that #{source} is as wide as its input, which is wider: it reads past its end",
             "make both summands equally wide",
         )
         for index, section in enumerate(network.sections)
@@ -211,7 +220,7 @@ def darknet_findings(network: Network) -> tuple[RuntimeFinding, ...]:
 
 
 def _is_read_past_its_end(network: Network, source: int, shortcut: int) -> bool:
-    """As parse_shortcut and shortcut_cpu have it: sizes of the source's *input* decide."""
+    """Whether parse_shortcut and shortcut_cpu go wrong: they use the sizes of the source's *input*."""
     wanted = network.shape(network.sources(shortcut)[0])
     if source < 0 or network.channels(source) >= wanted.channels:
         return False
@@ -219,10 +228,10 @@ def _is_read_past_its_end(network: Network, source: int, shortcut: int) -> bool:
 
 
 def onnx_findings(network: Network) -> tuple[RuntimeFinding, ...]:
-    """What export.py cannot do; every section type has its ONNX operators."""
+    """Obstacles to an ONNX export; every section type has its ONNX operators."""
     findings = []
     if not network.heads:
-        fact = "has no detection head, so there are no boxes to export"
+        fact = "has no detection head, so no boxes can be exported"
         findings.append(_whole("ONNX", network, "refuses", fact, "give the cfg of a detector"))
     connected = [index for index, section in enumerate(network.sections) if isinstance(section, Connected)]
     if connected:
@@ -232,29 +241,29 @@ def onnx_findings(network: Network) -> tuple[RuntimeFinding, ...]:
 
 
 def tensorrt_findings(network: Network) -> tuple[RuntimeFinding, ...]:
-    """TensorRT takes the ONNX file, and what stands in that one's way; more is not known without a GPU."""
+    """Obstacles to TensorRT: those of the ONNX file; more is unknown without a GPU."""
     obstacles = [finding for finding in onnx_findings(network) if finding.effect == "refuses"]
     if obstacles:
         return tuple(
-            _whole("TensorRT", network, "refuses", "there is no ONNX file to build from", finding.remedy)
+            _whole("TensorRT", network, "refuses", "no ONNX file can be made to build from", finding.remedy)
             for finding in obstacles
         )
     fact = "builds from the ONNX file, which this project checks under onnxruntime only"
-    return (_whole("TensorRT", network, "untried", fact, "compare its outputs on the machine with the GPU"),)
+    return (_whole("TensorRT", network, "untried", fact, "compare the outputs on the machine with the GPU"),)
 
 
 def opencv_notes(network: Network) -> tuple[RuntimeFinding, ...]:
-    """How OpenCV's numbers differ although it reads the cfg rightly."""
+    """Differences in OpenCV's numbers even where it reads the cfg correctly."""
     notes = []
     if any(isinstance(section, Convolutional) and section.batch_normalize for section in network.sections):
-        fact = "takes 1e-6 for the epsilon of batch norm, Darknet 1e-5: raw outputs differ by up to 6e-2"
+        fact = "uses 1e-6 as the epsilon of batch norm, Darknet 1e-5: raw outputs differ by up to 6e-2"
         notes.append(_whole("OpenCV 4", network, "note", fact, ""))
     if any(isinstance(section, ScaleChannels) for section in network.sections):
         fact = "runs [scale_channels] on one image at a time only; a larger batch is an error"
         notes.append(_whole("OpenCV 4", network, "note", fact, ""))
     if network.heads:
         least = min(_least_score(network[head]) for head in network.heads)
-        fact = f"sets scores up to {least:g} to 0, so no lower --conf can be used there"
+        fact = f"sets scores up to {least:g} to 0, so a lower --conf has no effect there"
         notes.append(_whole("OpenCV 4", network, "note", fact, ""))
     return tuple(notes)
 
@@ -275,7 +284,7 @@ RUNTIMES: Mapping[str, Callable[[Network], tuple[RuntimeFinding, ...]]] = Mappin
 
 
 def verdict(findings: tuple[RuntimeFinding, ...]) -> str:
-    """The worst of what one program makes of a network: an `Effect`, or "accepts".
+    """The worst effect among the findings of one program, or "accepts".
 
     >>> verdict(())
     'accepts'

@@ -1,6 +1,6 @@
-"""What each section of a network costs, from its shapes alone.
+"""Parameters and multiply-adds of each section of a network, from its shapes alone.
 
-Invariant: the sums equal what `utils.profiling` counts on the network built and run.
+Invariant: the sums equal what `profiling` counts on the built network.
 """
 
 import math
@@ -13,14 +13,14 @@ from .sections import BatchNorm, Connected, Convolutional, Shape
 
 @dataclass(frozen=True)
 class SectionCost:
-    """Learnable values and multiply-adds on one image."""
+    """Learnable parameters, and multiply-adds for one image."""
 
     parameters: int
     macs: int
 
 
 def section_costs(network: Network, image_size: tuple[int, int] | None = None) -> tuple[SectionCost, ...]:
-    """The costs of all sections, in order.
+    """Costs of all sections, in order.
 
     Args:
         network: what to count.
@@ -41,7 +41,7 @@ def section_costs(network: Network, image_size: tuple[int, int] | None = None) -
 
 
 def _statistics(network: Network, index: int) -> int:
-    """Means and variances: they stand in the .weights file and are not learned."""
+    """Number of means and variances: they are in the .weights file but are not learned."""
     section = network[index]
     if isinstance(section, BatchNorm):
         return 2 * network.channels(index)

@@ -1,7 +1,7 @@
-"""New networks out of old ones: narrower, shorter, or for other classes. Nothing is changed in place.
+"""New networks from old ones: narrower, shorter, or for other classes. Nothing is changed in place.
 
-Invariants: every result is a valid `Network`; a reference keeps pointing at the same tensor; one written
-relative stays relative and an absolute one absolute. All functions are linear in the number of sections.
+Invariants: every result is a valid `Network`; a reference keeps pointing at the same tensor; a relative
+one stays relative and an absolute one absolute. All functions are linear in the number of sections.
 """
 
 from collections.abc import Container, Iterable, Mapping
@@ -19,13 +19,13 @@ _NOTHING: Mapping[int, int] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class ResidualBlock:
-    """`shortcut` adds `identity` to the end of `branch`; without the block, `identity` takes its place.
+    """A shortcut and its branch: `shortcut` adds `identity` to the end of `branch`; `identity` replaces both.
 
     Attributes:
         identity: section whose output is passed on.
         branch: all sections between identity and shortcut, in order; the last gives the other summand.
         shortcut: the adding section.
-        activation: what stays where the shortcut was, as an [activation] section; nothing if "linear".
+        activation: kept in place of the shortcut as an [activation] section; nothing if "linear".
     """
 
     identity: int
@@ -35,7 +35,7 @@ class ResidualBlock:
 
     @property
     def sections(self) -> tuple[int, ...]:
-        """What goes when the block is removed."""
+        """Sections that are removed with the block."""
         return (*self.branch, self.shortcut) if self.activation == "linear" else self.branch
 
 
@@ -51,7 +51,7 @@ def with_filters(
         groups: section number -> new groups.
 
     Raises:
-        ValueError: a section is no convolution.
+        ValueError: a section is not a convolution.
         CfgError: the result would be invalid, such as groups that no longer divide the channels.
     """
     changes: dict[int, dict[str, str]] = {}
@@ -77,7 +77,7 @@ def with_classes(network: Network, classes: int) -> Network:
     """The network with every detection head, and the convolution in front of it, made for `classes`.
 
     Raises:
-        CfgError: a head is not directly behind a convolution.
+        CfgError: a head does not directly follow a convolution.
     """
     changes: dict[int, dict[str, str]] = {}
     for head in network.heads:
@@ -85,21 +85,22 @@ def with_classes(network: Network, classes: int) -> Network:
         assert isinstance(section, Head)
         if not isinstance(network[source], Convolutional):
             remedy = "give a cfg with the class count of the weights"
-            raise CfgError(network.place(head), "has no convolution right before it to resize", remedy)
+            fact = "does not directly follow a convolution that could be resized"
+            raise CfgError(network.place(head), fact, remedy)
         changes[head] = {"classes": str(classes)}
         changes[source] = {"filters": str(len(section.mask) * (section.box_values + 1 + classes))}
     return _changed(network, changes)
 
 
 def residual_blocks(network: Network) -> tuple[ResidualBlock, ...]:
-    """All blocks that can be removed alone, in order.
+    """All residual blocks that can be removed, in order.
 
     A block is an unweighted two-input shortcut over a branch that fills the whole gap between identity and
-    shortcut, reads nothing but the identity and is read by nobody else; identity and shortcut have equally
-    many channels. Branches may hold any sections (dropout, depthwise convolutions, ...) but not one whose
-    weights others share. The identity may reach the shortcut past the branch's weights only by the shortcut
-    itself: a branch that adds it too does not vanish with its weights. With the branch at zero a shortcut
-    passes act(identity) on, so an activation of its own outlives the block.
+    shortcut, reads nothing but the identity and is not read elsewhere; identity and shortcut have the same
+    number of channels. Branches may hold any sections (dropout, depthwise convolutions, ...) but none whose
+    weights others share. The identity may reach the shortcut without passing weights only by the shortcut
+    itself: a branch that adds it too is not zero when its weights are. With the branch at zero a shortcut
+    gives act(identity), so its activation stays when the block is removed.
     """
     lenders = {s.shared_with for s in network.sections if isinstance(s, Convolutional)}
     blocks = (_block_at(network, index, lenders) for index in range(len(network)))
@@ -129,7 +130,7 @@ def _block_at(network: Network, index: int, lenders: Container[int | None]) -> R
 
 
 def _reaches_past_weights(network: Network, identity: int, branch: tuple[int, ...]) -> bool:
-    """Whether some way from the identity to the branch's end meets no convolution."""
+    """Whether some path from the identity to the end of the branch has no convolution."""
     carrying = {identity}
     for member in branch:
         weighted = isinstance(network[member], Convolutional | Connected)
@@ -141,10 +142,9 @@ def _reaches_past_weights(network: Network, identity: int, branch: tuple[int, ..
 def without_blocks(network: Network, blocks: Iterable[ResidualBlock]) -> tuple[Network, dict[int, int]]:
     """The network without some of its residual blocks.
 
-    Whoever read a removed shortcut reads the block's identity instead, behind the shortcut's activation if
-    it has one. In numbers, as the published
-    pruners have it: absolute k becomes k - #(removed <= k), and a relative reference moves towards 0 by the
-    number of sections removed strictly between.
+    Sections that read a removed shortcut read the block's identity instead, after the shortcut's activation
+    if it has one. In numbers, as in the published pruners: absolute k becomes k - #(removed <= k), and a
+    relative reference moves towards 0 by the number of sections removed strictly between.
 
     Args:
         blocks: out of `residual_blocks(network)`.

@@ -1,10 +1,10 @@
-"""Which sections a cfg keeps from learning, and until when (backward_network, update_network in network.c).
+"""Frozen sections of a cfg, and until when (backward_network, update_network in network.c).
 
     stopbackward=1    no gradient reaches this section or any before it; N > 1: before iteration N
     onlyforward=1     this section and what only it reads get no gradient through it
     dont_update=N     the weights of this section stay up to and including iteration N
     burnin_update=N   they stay before iteration N * [net] burn_in
-    train_only_bn=1   the weights of this section and of all before it stay; batch-norm statistics go on
+    train_only_bn=1   the weights of this section and of all before it stay; batch-norm statistics update
 
 Invariant: the frozen sections at a later iteration are a subset of those at an earlier one.
 """
@@ -19,11 +19,11 @@ def learns_from(network: Network) -> tuple[int, ...]:
     """For each section the first iteration (optimizer step, from 0) at which its weights learn, or NEVER.
 
     Raises:
-        CfgError: one of the options is no number.
+        CfgError: one of the options is not a number.
     """
     burn_in = Options(network.raw[0], -1, network.source).integer("burn_in", 0)
     starts = []
-    before = 0  # what a later section says of all before it
+    before = 0  # limit that later sections set for all before them
     for index in reversed(range(len(network))):
         options = _options(network, index)
         stop = options.integer("stopbackward", 0)

@@ -1,4 +1,4 @@
-"""The network as it is deployed: batch norms merged into the convolutions before them.
+"""The network as it is deployed: batch norms fused into the convolutions before them.
 
 Invariant: `fused(model)(x) == model(x)` up to rounding, in evaluation mode.
 """
@@ -17,14 +17,14 @@ _IN_PLACE = (nn.LeakyReLU, nn.ReLU, nn.SiLU, nn.Mish)
 
 
 def fused(model: Darknet) -> Darknet:
-    """A copy of `model`, channels last, in evaluation mode and without batch norms: it cannot be saved."""
+    """A copy of `model` with fused batch norms, channels last, in evaluation mode: it cannot be saved."""
     copy = deepcopy(model).eval()
     for layer in copy.layers:
         if isinstance(layer, ConvBlock) and layer.norm is not None:
             layer.conv = fuse_conv_bn_eval(layer.conv, layer.norm)
             layer.norm = None
         if isinstance(layer, ConvBlock) and isinstance(layer.activation, _IN_PLACE):
-            layer.activation.inplace = True  # nobody else reads the convolution's own output
+            layer.activation.inplace = True  # nothing else reads the convolution's own output
     return copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its stub
 
 

@@ -1,14 +1,14 @@
-"""The detection heads: where boxes are read off.
+"""The detection heads: sections whose input holds boxes.
 
-Invariant: a head has `len(mask) * width` input channels, for each anchor its `box_values`, then one
-objectness and one value for each class, as `detection.decode` takes them apart.
+Invariant: a head has `len(mask) * width` input channels: for each anchor its `box_values`, then one
+objectness and one value for each class, in the order of `detection.decode`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .sections import Section, Shape
+from .sections import Section, Shape, ShapeError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,30 +32,30 @@ class Head(Section):
 
     @property
     def width(self) -> int:
-        """Numbers for each anchor: box, objectness and one per class."""
+        """Values for each anchor: box, objectness and one per class."""
         return self.box_values + 1 + self.classes
 
     def shape(self, inputs: Sequence[Shape]) -> Shape:
-        """That of the input, which must hold `width` channels for each anchor."""
+        """Shape of the input, which must have `width` channels for each anchor."""
         wanted = len(self.mask) * self.width
         if inputs[0].channels != wanted:
             per_anchor = f"({self.box_values + 1} + {self.classes} classes)"
             needs = f"needs {wanted} channels = {len(self.mask)} anchors x {per_anchor}"
-            gives = f"section #{self.sources[0]} gives {inputs[0].channels}"
-            raise ValueError(f"{needs} but {gives}; set filters={wanted} there, or correct mask or classes")
+            fact = f"{needs} but section #{self.sources[0]} gives {inputs[0].channels}"
+            raise ShapeError(fact, f"set filters={wanted} there, or correct mask or classes")
         return inputs[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Yolo(Head):
-    """YOLOv3's and later heads: every class by a sigmoid of its own (yolo_layer.c)."""
+    """Head of YOLOv3 and later: a sigmoid for each class (yolo_layer.c)."""
 
     kind: ClassVar[str] = "yolo"
 
 
 @dataclass(frozen=True, kw_only=True)
 class GaussianYolo(Head):
-    """As `Yolo`, with an uncertainty behind each of x, y, w, h (gaussian_yolo_layer.c, arXiv 1904.04620)."""
+    """`Yolo` with an uncertainty after each of x, y, w, h (gaussian_yolo_layer.c, arXiv 1904.04620)."""
 
     kind: ClassVar[str] = "Gaussian_yolo"
     box_values: ClassVar[int] = 8
@@ -63,6 +63,6 @@ class GaussianYolo(Head):
 
 @dataclass(frozen=True, kw_only=True)
 class Region(Head):
-    """YOLOv2's head: anchors in cells, one softmax over the classes (region_layer.c)."""
+    """Head of YOLOv2: anchors in cells, one softmax over the classes (region_layer.c)."""
 
     kind: ClassVar[str] = "region"

@@ -1,4 +1,4 @@
-"""Reading .pt files written elsewhere, without running code from them.
+"""Read .pt files of other programs, without running code from them.
 
 The published pruning programs save `{'model': {'module_list.N.Conv2d.weight': ...}, 'epoch': ...,
 'best_fitness': a numpy scalar or array of one, 'training_results': text, 'optimizer': ...}`; N counts
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..errors import WeightsError
 
 _PARTS = {"Conv2d": "conv", "conv": "conv", "BatchNorm2d": "norm", "batch_norm": "norm"}
-# What the reader stops with somewhere in a damaged file, its own asserts included.
+# Exceptions of torch's reader on damaged files, its own asserts included.
 _DAMAGE = (
     OSError,
     EOFError,
@@ -37,10 +37,10 @@ _NAME = re.compile(r"(?:module\.)?module_list\.(\d+)\.(Conv2d|BatchNorm2d|conv|b
 
 
 def load_restricted(path: Path) -> Mapping[str, Any]:
-    """The dictionary in a .pt file: tensors, plain data and numpy numbers only.
+    """Load the dictionary of a .pt file: only tensors, plain data and numpy numbers.
 
     Raises:
-        WeightsError: the file is missing, damaged, or holds other objects.
+        WeightsError: the file is missing or damaged, or contains other objects.
     """
     try:
         with torch.serialization.safe_globals(_numpy_numbers()):
@@ -49,39 +49,40 @@ def load_restricted(path: Path) -> Mapping[str, Any]:
         raise WeightsError(path, "no such file", "check --weights") from None
     except pickle.UnpicklingError as error:
         name = re.search(r"GLOBAL ([\w.]+)", str(error))
-        fact = f"holds objects of {name[1]}, which could run code" if name else "is no checkpoint"
+        fact = f"contains objects of {name[1]}, which could run code" if name else "is not a checkpoint"
         raise WeightsError(path, fact, "save a state_dict with the program that made it") from None
     except _DAMAGE as error:
         reason = str(error).split("\n")[0] or type(error).__name__
-        raise WeightsError(path, f"is no checkpoint, or damaged ({reason})", "copy it again") from None
+        raise WeightsError(path, f"is not a checkpoint, or damaged ({reason})", "copy it again") from None
     if not isinstance(content, Mapping):
-        raise WeightsError(path, f"holds a {type(content).__name__}, no dictionary", "give a checkpoint")
+        fact = f"contains a {type(content).__name__}, not a dictionary"
+        raise WeightsError(path, fact, "give a checkpoint")
     if content and all(isinstance(value, Tensor) for value in content.values()):
         return {"model": content}
     return content
 
 
 def translate_names(state: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """`module_list.3.BatchNorm2d.weight` -> `layers.3.norm.weight`, and so on.
+    """Translate names: `module_list.3.BatchNorm2d.weight` becomes `layers.3.norm.weight`.
 
     Names of this project stay as they are.
 
     Raises:
-        WeightsError: a name of another kind of network, or a value that is no tensor.
+        WeightsError: a name of another kind of network, or a value that is not a tensor.
     """
     translated = {}
     for name, tensor in state.items():
         if not isinstance(name, str):
-            raise WeightsError(path, f"{name!r} is no name", "give a checkpoint that train.py wrote")
+            raise WeightsError(path, f"{name!r} is not a name", "give a checkpoint that train.py wrote")
         if not _is_plain(tensor):
-            fact = f"{name!r} is no tensor of plain real numbers"
+            fact = f"{name!r} is not a tensor of real numbers"
             raise WeightsError(path, fact, "give a checkpoint that train.py wrote")
         if re.fullmatch(r"layers\.\d+\.\w+(\.\w+)?", name):
             translated[name] = tensor
             continue
         match = _NAME.fullmatch(name)
         if match is None:
-            fact = f"holds {name!r}, which is no name of a Darknet network's weights"
+            fact = f"{name!r} is not the name of a Darknet network's weights"
             raise WeightsError(path, fact, "give a checkpoint of a network built from a cfg")
         translated[f"layers.{match[1]}.{_PARTS[match[2]]}.{match[3]}"] = tensor
     return translated
@@ -95,7 +96,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _numpy_numbers() -> list[Any]:
-    """What a pickled numpy scalar or array consists of, under the names of numpy 1 and 2."""
+    """The classes of pickled numpy scalars and arrays, under the names of numpy 1 and 2."""
     functions = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(1).__reduce__()[0]}
     types = [type(np.dtype(code)) for code in ("f8", "f4", "f2", "i8", "i4", "?")]
     modules = ("numpy.core.multiarray", "numpy._core.multiarray")

@@ -1,6 +1,6 @@
-"""A network built: the modules of all sections, run in order.
+"""The network as an nn.Module: the modules of all sections, run in order.
 
-Invariant: `Darknet(network).state_dict()` depends on nothing but the network, with names
+Invariant: the names in `Darknet(network).state_dict()` depend on the network alone:
 `layers.{section number}.conv.weight`, `.norm.weight`, ...
 """
 
@@ -14,13 +14,12 @@ from torch import Tensor, fx, nn
 
 from ..detection.decode import HeadKind, HeadSpec
 from ..errors import CfgError, ToolkitError
-from .build import build
 from .edit import residual_blocks
 from .freezing import detached
-from .header import WeightsHeader
 from .heads import GaussianYolo, Head, Region, Yolo
-from .modules import ConvBlock, RawHead
+from .modules import ConvBlock, RawHead, build
 from .network import Network
+from .weights import WeightsHeader
 
 KINDS: Mapping[type[Head], HeadKind] = MappingProxyType(
     {Yolo: "yolo", GaussianYolo: "gaussian_yolo", Region: "region"}
@@ -29,7 +28,7 @@ KINDS: Mapping[type[Head], HeadKind] = MappingProxyType(
 OBJECTNESS_PRIOR = 0.01
 # Small enough that fresh heads predict their priors everywhere.
 HEAD_WEIGHT_STD = 0.01
-# Goyal et al. 2017, section 5.1, has 0 there; 0.1 learned as fast, and leaves each branch a gradient at once.
+# Goyal et al. 2017, section 5.1, use 0; 0.1 learned as fast, and gives each branch a gradient at once.
 BRANCH_GAMMA = 0.1
 
 
@@ -39,12 +38,12 @@ class Darknet(nn.Module):
     Attributes:
         network: its description.
         layers: one module for each section, so that indices are Darknet's layer numbers.
-        head_specs: what the numbers of each head mean, in cfg order.
+        head_specs: how to decode each head, in cfg order.
         header: of the weights it holds.
     """
 
     def __init__(self, network: Network, initialise: bool = True) -> None:
-        """Build `network`; without `initialise` the convolutions' weights are whatever lay in memory."""
+        """Build `network`; without `initialise` the convolutions' weights are uninitialised memory."""
         super().__init__()
         self.network = network
         self.header = WeightsHeader()
@@ -61,7 +60,7 @@ class Darknet(nn.Module):
 
     @classmethod
     def from_cfg(cls, path: str | Path) -> "Darknet":
-        """Build the network of a cfg file, freshly initialised.
+        """Build the network of a cfg file with new random weights.
 
         Raises:
             CfgError: see `Network.from_cfg`.
@@ -69,7 +68,7 @@ class Darknet(nn.Module):
         return cls(Network.from_cfg(path))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Raw heads.
+        """Compute the raw heads.
 
         Args:
             images: (B, channels, H, W) in 0..1, RGB; any H and W that the strides allow.
@@ -100,7 +99,7 @@ class Darknet(nn.Module):
     def _check_images(self, images: Tensor) -> None:
         wanted = self.network.channels(-1)
         if images.dim() != 4 or images.shape[1] != wanted:
-            fact = f"images of shape {tuple(images.shape)} do not fit"
+            fact = f"images of shape {tuple(images.shape)} do not fit the network"
             raise ToolkitError(self.network.source, fact, f"give (batch, {wanted}, height, width)")
         height, width = images.shape[2:]
         if (height, width) in self._fitting_sizes:
@@ -110,21 +109,20 @@ class Darknet(nn.Module):
             self._require_whole_cells(height, width)
             self._fitting_sizes.add((height, width))
         except CfgError as error:
+            fact = f"images of {width}x{height} do not fit: {error.fact}"
             remedy = f"use multiples of {self.network.size_step}"
-            raise ToolkitError(
-                error.place, error.fact, f"the images are {width}x{height}, {remedy}"
-            ) from None
+            raise ToolkitError(error.place, fact, remedy) from None
 
     def _require_whole_cells(self, height: int, width: int) -> None:
-        """Refuse a size at which a cell is no longer `stride` pixels, so that boxes would be displaced."""
+        """Refuse a size at which a cell is not `stride` pixels, so that boxes would be displaced."""
         for head, spec in zip(self.network.heads, self.head_specs, strict=True):
             if spec.cell is None and (height % spec.stride or width % spec.stride):
-                fact = f"does not divide the image into whole cells of {spec.stride} pixels"
+                fact = f"{width}x{height} is not divisible into cells of {spec.stride} pixels"
                 raise CfgError(self.network.place(head), fact)
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Weights to train from scratch with.
+        """Initialise the weights for training from scratch.
 
         Kaiming for a leaky slope of 0.1; heads predict `OBJECTNESS_PRIOR` and equally likely classes;
         residual branches start small, `BRANCH_GAMMA`, so that a deep network begins as a shallow one.
@@ -156,7 +154,7 @@ class Darknet(nn.Module):
 
 
 def _is_traced(images: object) -> bool:
-    """Whether torch.fx asks what the code does, with a stand-in for the images."""
+    """Whether torch.fx is tracing, with a proxy in place of the images."""
     return isinstance(images, fx.Proxy)
 
 
@@ -187,7 +185,7 @@ def _head_spec(network: Network, index: int) -> HeadSpec:
 
 
 def _finished_at(network: Network) -> Iterator[tuple[int, ...]]:
-    """For each section, the outputs that nobody reads after it has run (its own too if nobody does)."""
+    """For each section, the outputs that are not read after it has run, possibly its own."""
     last = {index: max(network.readers(index), default=index) for index in range(-1, len(network))}
     for index, section in enumerate(network.sections):
         finished = [source for source in dict.fromkeys(section.sources) if last[source] == index]

@@ -1,19 +1,20 @@
-"""The nn.Module of each section type that computes; all they need to know is fixed when they are built.
+"""The nn.Module of each section type, and `build`, which makes it.
 
-Those that only move or pool cells are in `resampling_modules`; `build` chooses among both.
-
-Invariant: on CPU and float32, each computes what the C layer of the same name computes at inference.
+Invariant: on CPU and in float32, each computes what the C layer of the same name computes at inference.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import heads, sections
+from .sections import Section, Shape
 
-# Inside the root, in double when fused (batchnorm_layer.c): torch's default is exact, OpenCV's 1e-6 is not.
+# Inside the root (batchnorm_layer.c): torch's default is the same, OpenCV's 1e-6 is not.
 BATCH_NORM_EPS = 1e-5
 
 
@@ -67,7 +68,7 @@ class ConvBlock(nn.Module):
             bias=not section.batch_normalize,
             device="meta",
         )
-        # Darknet initialises every layer once itself. nn.utils.skip_init does the same, but imports sympy.
+        # `Darknet` initialises every layer once. nn.utils.skip_init does the same, but imports sympy.
         for name, parameter in list(self.conv.named_parameters()):
             setattr(self.conv, name, nn.Parameter(torch.empty(parameter.shape)))
         self.norm = nn.BatchNorm2d(section.filters, eps=BATCH_NORM_EPS) if section.batch_normalize else None
@@ -86,7 +87,7 @@ class ConvBlock(nn.Module):
 
 
 class ConnectedBlock(nn.Module):
-    """Every output from every input value, then batch norm or bias, then the activation."""
+    """Fully connected layer, then batch norm or bias, then the activation."""
 
     def __init__(self, section: sections.Connected, inputs: int) -> None:
         super().__init__()
@@ -135,7 +136,7 @@ class Shortcut(nn.Module):
         return self.activation(total)
 
     def _normalized_weights(self) -> Tensor | None:
-        """Weights that sum to about 1 over the sources, (sources, 1 or channels, 1, 1)."""
+        """Weights with a sum of about 1 over the sources, (sources, 1 or channels, 1, 1)."""
         if self.weights is None:
             return None
         if self.normalization == "relu":
@@ -166,7 +167,7 @@ class Route(nn.Module):
 
 
 class Gate(nn.Module):
-    """The second input times the first, broadcast, then the activation: [scale_channels] and [sam]."""
+    """Product of the second input and the first, broadcast, then the activation: [scale_channels], [sam]."""
 
     def __init__(self, section: sections.ScaleChannels | sections.Sam) -> None:
         super().__init__()
@@ -185,15 +186,103 @@ class Softmax(nn.Module):
         self.groups, self.temperature, self.spatial = section.groups, section.temperature, section.spatial
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any (B, C, h, w), the shape stays."""
+        """(B, C, h, w) -> the same shape."""
         if self.spatial:
             return (x / self.temperature).softmax(dim=1)
         parts = (x / self.temperature).reshape(x.shape[0], self.groups, -1)
         return parts.softmax(dim=2).view_as(x)
 
 
+class Maxpool(nn.Module):
+    """Max-pooling whose windows start at -(padding // 2), padded with -inf.
+
+    Darknet pads by `padding` in total, for even windows one more at the right and bottom. Explicit padding
+    is left to the cases that need it, because exported graphs with it are slower or wrongly fused.
+    """
+
+    def __init__(self, section: sections.Maxpool) -> None:
+        super().__init__()
+        self.size, self.stride, self.padding = section.size, section.stride, section.padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h', w')."""
+        before = self.padding // 2
+        if self.padding == 2 * before:
+            return F.max_pool2d(x, self.size, self.stride, before)
+        if self.stride == (1, 1):
+            # One window more at the top and left than in Darknet, cut off again.
+            return F.max_pool2d(x, self.size, self.stride, before + 1)[..., 1:, 1:]
+        if self.stride == (2, 2) and self.padding == self.size - 1:
+            return F.max_pool2d(x, self.size, self.stride, before, ceil_mode=True)
+        after = self.padding - before
+        return F.max_pool2d(
+            F.pad(x, (before, after, before, after), value=-torch.inf), self.size, self.stride
+        )
+
+
+class LocalAvgpool(nn.Module):
+    """Mean of the cells of each window that are inside the map; windows as in `Maxpool`."""
+
+    def __init__(self, section: sections.LocalAvgpool) -> None:
+        super().__init__()
+        self.size, self.stride, self.padding = section.size, section.stride, section.padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h', w')."""
+        before, after = self.padding // 2, self.padding - self.padding // 2
+        if before == after:
+            return F.avg_pool2d(x, self.size, self.stride, before, count_include_pad=False)
+        borders = (before, after, before, after)
+        inside = F.avg_pool2d(F.pad(torch.ones_like(x[:1, :1]), borders), self.size, self.stride)
+        return F.avg_pool2d(F.pad(x, borders), self.size, self.stride) / inside
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour enlargement, or the sum of windows for a negative stride, times `scale`."""
+
+    def __init__(self, section: sections.Upsample) -> None:
+        super().__init__()
+        self.stride, self.scale = section.stride, section.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, stride * h, stride * w)."""
+        if self.stride > 0:
+            x = F.interpolate(x, scale_factor=float(self.stride), mode="nearest")
+        else:
+            x = F.avg_pool2d(x, -self.stride) * self.stride**2
+        return x if self.scale == 1 else x * self.scale
+
+
+class Reorg3d(nn.Module):
+    """Each square of s * s cells becomes channels: out[off * C + c] = in[c, off // s::s, off % s::s]."""
+
+    def __init__(self, section: sections.Reorg3d) -> None:
+        super().__init__()
+        self.stride = section.stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, s * s * C, h / s, w / s)."""
+        s, (batch, channels, height, width) = self.stride, x.shape
+        squares = x.reshape(batch, channels, height // s, s, width // s, s)
+        return squares.permute(0, 3, 5, 1, 2, 4).reshape(batch, s * s * channels, height // s, width // s)
+
+
+class Reorg(nn.Module):
+    """`Reorg3d` on the buffer read as C / s^2 channels of s * h rows, s * w columns (reorg_old_layer.c)."""
+
+    def __init__(self, section: sections.Reorg) -> None:
+        super().__init__()
+        self.stride = section.stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, s * s * C, h / s, w / s)."""
+        s, (batch, channels, height, width) = self.stride, x.shape
+        squares = x.reshape(batch, channels // s**2, height, s, width, s)
+        return squares.permute(0, 3, 5, 1, 2, 4).reshape(batch, s * s * channels, height // s, width // s)
+
+
 class RawHead(nn.Module):
-    """(B, A * width, h, w) as a raw head (B, A, h, w, width); a view, nothing is computed."""
+    """A raw head (B, A, h, w, width) as a view of (B, A * width, h, w)."""
 
     def __init__(self, section: heads.Head) -> None:
         super().__init__()
@@ -201,5 +290,59 @@ class RawHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, A * width, h, w) -> (B, A, h, w, width)."""
-        # Not unflatten: torch.onnx takes the map's size behind it for a constant.
+        # Not unflatten: after it torch.onnx takes the size of the map for a constant.
         return x.view(x.shape[0], self.anchors, self.width, x.shape[2], x.shape[3]).permute(0, 1, 3, 4, 2)
+
+
+def build(section: Section, inputs: Sequence[Shape], built: Sequence[nn.Module]) -> nn.Module:
+    """The module of one section.
+
+    Args:
+        section: what to build.
+        inputs: shapes of its sources, in order; sizes count for [connected] alone.
+        built: the modules of the sections before it, since a convolution may share another's weights.
+    """
+    channels = [shape.channels for shape in inputs]
+    match section:
+        case sections.Convolutional():
+            lender = None if section.shared_with is None else built[section.shared_with]
+            assert lender is None or isinstance(lender, ConvBlock)
+            return ConvBlock(section, channels[0], lender)
+        case sections.Connected():
+            return ConnectedBlock(section, math.prod(inputs[0]))
+        case sections.BatchNorm():
+            return nn.BatchNorm2d(channels[0], eps=BATCH_NORM_EPS)
+        case sections.Activation():
+            return ACTIVATIONS[section.activation]()
+        case sections.Shortcut():
+            return Shortcut(section, channels)
+        case sections.Route():
+            return Route(section, channels)
+        case sections.ScaleChannels() | sections.Sam():
+            return Gate(section)
+        case sections.Dropout():
+            return nn.Dropout(section.probability)
+        case sections.Empty():
+            return nn.Identity()
+        case sections.Softmax():
+            return Softmax(section)
+        case heads.Head():
+            return RawHead(section)
+    return _pooling(section)
+
+
+def _pooling(section: Section) -> nn.Module:
+    match section:
+        case sections.Maxpool():
+            return Maxpool(section)
+        case sections.LocalAvgpool():
+            return LocalAvgpool(section)
+        case sections.Avgpool():
+            return nn.AdaptiveAvgPool2d(1)
+        case sections.Upsample():
+            return Upsample(section)
+        case sections.Reorg():
+            return Reorg(section)
+        case sections.Reorg3d():
+            return Reorg3d(section)
+    raise TypeError(f"no module for {type(section).__name__}")

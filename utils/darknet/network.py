@@ -1,7 +1,7 @@
-"""A network described, not built: typed sections, absolute references, shapes.
+"""The description of a network: typed sections, absolute references, shapes.
 
 Invariant: a `Network` that exists is valid (references, channel counts, sizes at its own input size), and
-`Network.from_text(network.to_cfg())` equals it. It never changes; `edit` makes new ones.
+`Network.from_text(network.to_cfg())` equals it. It is immutable; `edit` makes new ones.
 
 Example:
     >>> text = "[net]\\nwidth=8\\nheight=8\\nchannels=3\\n[conv]\\nfilters=4\\n[route]\\nlayers=-1,0"
@@ -18,11 +18,10 @@ from ..errors import CfgError, UnsupportedSectionError
 from .cfg import Options, RawSection, format_cfg, parse_cfg, read_cfg
 from .heads import Head
 from .reading import read_section
-from .resampling import Maxpool, Reorg, Upsample
-from .sections import Connected, Convolutional, Section, Shape
+from .sections import Connected, Convolutional, Maxpool, Reorg, Section, Shape, ShapeError, Upsample
 
 # The widest stock detector tried has 3,584 channels in a map and YOLOv4-P7, the largest published, 2.9e8
-# weights; beyond these limits a cfg is a slip of the finger, or wants the machine's memory.
+# weights; beyond these limits a cfg is a typing error, or meant to fill the memory.
 MOST_CHANNELS = 1 << 16
 MOST_CELLS = 1 << 30  # values of one map
 MOST_FLOATS = 400_000_000
@@ -44,9 +43,8 @@ class Network:
     def __init__(self, raw: Sequence[RawSection], source: str = "<cfg>") -> None:
         net = Options(raw[0], -1, source)
         if raw[0].kind != "net":
-            raise CfgError(
-                f"{source}:{raw[0].line}", f"the first section is [{raw[0].kind}]", "begin with [net]"
-            )
+            place = f"{source}:{raw[0].line}"
+            raise CfgError(place, f"the first section is [{raw[0].kind}]", "begin with [net]")
         if len(raw) == 1:
             net.fail(None, "is the only section", "add the network's sections below it")
         self.source = source
@@ -56,7 +54,7 @@ class Network:
         self._image_channels = net.integer("channels", 0, least=0)
         for key in ("width", "height", "channels"):
             if net.integer(key, 0) == 0:
-                net.fail(key, f"must give a positive {key}", f"write {key}=...")
+                net.fail(key, f"needs a positive {key}", f"write {key}=...")
         self.sections: tuple[Section, ...] = tuple(
             read_section(Options(section, index, source)) for index, section in enumerate(raw[1:])
         )
@@ -68,7 +66,7 @@ class Network:
         self.weight_counts = self._weight_counts()
 
     def __deepcopy__(self, memo: object) -> "Network":
-        """Itself: nothing in it ever changes, and a copied model needs no second one."""
+        """The network itself: it is immutable, so a copied model shares it."""
         return self
 
     @classmethod
@@ -89,7 +87,7 @@ class Network:
     def to_cfg(self) -> str:
         """Cfg text with every option, in the order it was read.
 
-        A default that OpenCV has differently is written out, so that all readers see the same network.
+        Defaults that differ in OpenCV are written out, so that all programs read the same network.
         """
         sections = (
             raw.with_options({key: value for key, value in _defaults(section) if key not in raw.options})
@@ -101,7 +99,7 @@ class Network:
         """The network for an input of another size.
 
         Raises:
-            CfgError: its maps do not fit at that size.
+            CfgError: the network cannot work at that size.
         """
         size = {"height": str(height), "width": str(width)}
         return Network([self.raw[0].with_options(size), *self.raw[1:]], self.source)
@@ -148,7 +146,7 @@ class Network:
         return self.options.get("letter_box", "0") == "1"
 
     def place(self, index: int) -> str:
-        """`file:line: [kind] #index`, the head of a message about a section."""
+        """Place of a section in messages: `file:line: [kind] #index`."""
         return f"{self.source}:{self.sections[index].line}: [{self.sections[index].kind}] #{index}"
 
     def shapes_at(self, height: int, width: int) -> Mapping[int, Shape]:
@@ -162,8 +160,8 @@ class Network:
             source = section.sources[0]
             if isinstance(section, Connected) and shapes[source] != self._shapes[source]:
                 own = f"{self.width}x{self.height}"
-                fact = f"is made for the maps of a {own} image, not for {width}x{height}"
-                raise CfgError(f"{self.place(index)}", f"{fact}", f"use {own}")
+                fact = f"has weights for an image of {own}, not of {width}x{height}"
+                raise CfgError(self.place(index), fact, f"use {own}")
         return shapes
 
     def _shapes_of(self, height: int, width: int) -> Mapping[int, Shape]:
@@ -173,9 +171,9 @@ class Network:
                 shapes[index] = section.shape([shapes[source] for source in section.sources])
                 _check_limits(shapes[index])
                 if min(shapes[index]) < 1:
-                    raise ValueError(f"has nothing left of a {width}x{height} image; use a larger one")
-            except ValueError as error:
-                raise CfgError(f"{self.place(index)}", f"{error}") from None
+                    raise ShapeError(f"is empty for an image of {width}x{height}", "use a larger one")
+            except ShapeError as error:
+                raise CfgError(self.place(index), error.fact, error.remedy) from None
         return shapes
 
     def _weight_counts(self) -> tuple[int, ...]:
@@ -183,35 +181,35 @@ class Network:
         for index, section in enumerate(self.sections):
             counts.append(section.weight_count([self._shapes[source] for source in section.sources]))
             if sum(counts) > MOST_FLOATS:
-                fact = f"brings the weights to {sum(counts):,} floats, above the limit of {MOST_FLOATS:,}"
-                raise CfgError(f"{self.place(index)}", f"{fact}", "correct filters, size or groups")
+                fact = f"raises the weights to {sum(counts):,} floats, above the limit of {MOST_FLOATS:,}"
+                raise CfgError(self.place(index), fact, "correct filters, size or groups")
         return tuple(counts)
 
     def _check_shared_weights(self) -> None:
-        """A convolution with `share_index` must have the form of the one whose weights it uses."""
+        """Check that a convolution with `share_index` has the shape of the one whose weights it uses."""
         for index, section in enumerate(self.sections):
             if not isinstance(section, Convolutional) or section.shared_with is None:
                 continue
             other = self.sections[section.shared_with]
             if not isinstance(other, Convolutional):
                 fact = f"shares the weights of #{section.shared_with}, which is [{other.kind}]"
-                raise CfgError(f"{self.place(index)}", f"{fact}", "correct share_index")
+                raise CfgError(self.place(index), fact, "correct share_index")
             ours = (*_form(section), self.input_channels(index))
             if ours != (*_form(other), self.input_channels(section.shared_with)):
-                fact = f"has another form than #{section.shared_with}, whose weights it shares"
+                fact = f"differs from #{section.shared_with}, whose weights it shares"
                 remedy = "make filters, size, groups, batch_normalize and the input channels equal"
-                raise CfgError(f"{self.place(index)}", f"{fact}", remedy)
+                raise CfgError(self.place(index), fact, remedy)
 
     def _refuse_readers_of_heads(self) -> None:
         for head in self.heads:
             for reader in self.readers(head):
                 fact = f"reads detection head #{head}"
                 remedy = "put a [route] before it that names the section it should read"
-                raise UnsupportedSectionError(f"{self.place(reader)}", f"{fact}", remedy)
+                raise UnsupportedSectionError(self.place(reader), fact, remedy)
 
 
 def _defaults(section: Section) -> list[tuple[str, str]]:
-    """Options whose absence OpenCV's importer takes for something else than Darknet, with their values."""
+    """Options whose default in OpenCV's importer is not Darknet's, with their values."""
     match section:
         case Convolutional():
             return [(key, str(getattr(section, key))) for key in ("filters", "size", "activation")]
@@ -237,9 +235,8 @@ def _check_limits(shape: Shape) -> None:
         ("values in its map", math.prod(shape), MOST_CELLS),
     ):
         if value > limit:
-            raise ValueError(
-                f"has {value:,} {what}, above the limit of {limit:,}; correct the numbers above it"
-            )
+            fact = f"has {value:,} {what}, above the limit of {limit:,}"
+            raise ShapeError(fact, "correct the sizes in the sections above")
 
 
 def _form(section: Convolutional) -> tuple[int, int, int, bool]:

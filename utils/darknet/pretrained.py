@@ -1,6 +1,6 @@
-"""Weights to start a training from: those of another number of classes are taken over but for the heads.
+"""Weights to start training from: with another number of classes, all but the heads are loaded.
 
-Invariant: a section that is loaded is loaded whole; a file that belongs to another network is refused.
+Invariant: a section is loaded completely or not at all; a file of another network is refused.
 """
 
 import logging
@@ -22,11 +22,11 @@ PUBLISHED_CLASS_COUNTS = (80, 20)
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What `load_pretrained` did.
+    """Result of `load_pretrained`.
 
     Attributes:
         loaded: number of sections whose weights were read.
-        replaced_heads: heads (section numbers) that start anew because the file has other classes.
+        replaced_heads: heads (section numbers) that are re-initialized because the file has other classes.
         classes: class count of the file where it differs from the model's, else None.
     """
 
@@ -36,7 +36,7 @@ class Pretrained:
 
 
 def load_pretrained(model: Darknet, path: str | Path, weights_classes: int | None = None) -> Pretrained:
-    """Load weights to fine-tune from; where the file has other classes, all but the heads.
+    """Load weights to fine-tune; if the file has other classes, all but the heads.
 
     Args:
         weights_classes: class count of a .weights file that fits neither the model nor 80 or 20 classes.
@@ -58,12 +58,13 @@ def load_pretrained(model: Darknet, path: str | Path, weights_classes: int | Non
             state[name].copy_(tensor)
     ours = " and ".join(sorted({str(spec.classes) for spec in model.head_specs}))
     heads = ", ".join(f"#{head}" for head in model.network.heads)
-    logger.info("%s has %d classes, the network %s: its heads (%s) start anew", path, classes, ours, heads)
+    fact = "%s has %d classes, the network %s: its heads (%s) are re-initialized"
+    logger.info(fact, path, classes, ours, heads)
     return Pretrained(len(model.network) - len(fresh), model.network.heads, classes)
 
 
 def _class_count(model: Darknet, path: Path, weights_classes: int | None) -> int | None:
-    """Class count of the file where it is another one than the model's; None to load it as it is."""
+    """Class count of the file if it differs from the model's; None to load the file unchanged."""
     if not model.network.heads:
         return None
     own = {spec.classes for spec in model.head_specs}

@@ -1,7 +1,7 @@
-"""From the options of a cfg to typed sections: defaults, checks, refusals.
+"""Typed sections from the options of a cfg: defaults, checks, refusals.
 
-Where Darknet goes on silently with something else (an unknown activation becomes ReLU, a word becomes 0,
-an unknown section an empty one), this raises: a result is never wrong without a word.
+Where Darknet silently uses something else (an unknown activation becomes ReLU, a word becomes 0, an unknown
+section an empty one), this raises an error, so that no result is silently wrong.
 A new section type is one dataclass in `sections` and one function in `READERS`.
 """
 
@@ -11,49 +11,51 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import UnsupportedSectionError
-from . import resampling, sections
+from . import sections
 from .cfg import Options
-from .head_reading import HEAD_READERS
+from .heads import GaussianYolo, Head, Region, Yolo
 from .sections import Section
 
 ACTIVATIONS = (
     *("linear", "leaky", "relu", "mish", "swish", "logistic", "tanh"),
     *("elu", "selu", "gelu", "relu6", "hard_mish", "relie"),
 )
-# Darknet knows these as well, but no detector of the family uses them.
+# Known to Darknet, but not used by any detector of the family.
 _REFUSED_ACTIVATIONS = (
     *("ramp", "loggy", "plse", "stair", "hardtan", "lhtan", "revleaky"),
     *("normalize_channels", "normalize_channels_softmax", "normalize_channels_softmax_maxval"),
 )
-# They change what a convolution computes or what the weights file holds.
+# They change what a convolution computes or what is in the weights file.
 _REFUSED_CONVOLUTION_OPTIONS = (
     *("xnor", "binary", "bin_output", "antialiasing", "flipped", "deform", "rotate", "stretch", "sway"),
     *("stretch_sway", "dontload", "dontloadscales"),
 )
-_RECURRENT = "its output depends on the images before, and only single images are computed here"
-_CLASSIFIER = "it serves the training of classifiers, and only detectors are computed here"
-# Sections that Darknet knows and nothing here computes, each with the reason.
+_RECURRENT = "its output depends on earlier images, and this project computes single images"
+_CLASSIFIER = "it is used to train classifiers, and this project computes detectors"
+# Unsupported sections of Darknet, each with the reason.
 _REFUSED_SECTIONS: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(("crnn", "rnn", "gru", "lstm", "conv_lstm", "history"), _RECURRENT)
     | dict.fromkeys(("cost", "crop"), _CLASSIFIER)
     | dict.fromkeys(
         ("implicit", "implicit_add", "implicit_mul", "shift_channels", "control_channels"),
-        "implicit layers are of another fork, and no two programs agree on them",
+        "implicit layers are from another fork, and programs disagree on them",
     )
     | {
-        "contrastive": "it trains embeddings for tracking, and only boxes are computed here",
-        "detection": "YOLOv1 reads its boxes from a connected layer of one fixed size",
-        "local": "its weights differ from cell to cell",
-        "deconvolutional": "no detector of the Darknet family has it",
-        "normalization": "no detector of the Darknet family has it",
+        "contrastive": "it trains embeddings for tracking, and this project computes boxes",
+        "detection": "YOLOv1 reads its boxes from a connected layer of fixed size",
+        "local": "its weights differ between cells",
+        "deconvolutional": "no detector of the Darknet family uses it",
+        "normalization": "no detector of the Darknet family uses it",
     }
 )
 
 
+NMS_KINDS = ("default", "greedynms", "diounms")
 # Far above every stock cfg's; the arithmetic of a window grows with its square.
 MOST_WINDOW = 256
 
 Reader = Callable[[Options], Section]
+Anchors = tuple[tuple[float, float], ...]
 
 
 def read_section(options: Options) -> Section:
@@ -66,11 +68,11 @@ def read_section(options: Options) -> Section:
     kind = options.section.kind
     if kind in _REFUSED_SECTIONS:
         remedy = f"{_REFUSED_SECTIONS[kind]}; use a network without it"
-        options.fail(None, "is not supported", remedy, UnsupportedSectionError)
+        options.fail(None, "unsupported section", remedy, UnsupportedSectionError)
     if kind not in READERS:
         close = difflib.get_close_matches(kind, READERS, n=1)
         remedy = f"did you mean [{close[0]}]?" if close else f"use one of {', '.join(READERS)}"
-        options.fail(None, "is no section known here", remedy, UnsupportedSectionError)
+        options.fail(None, "unknown section", remedy, UnsupportedSectionError)
     section = READERS[kind](options)
     options.warn_of_typos()
     return section
@@ -88,6 +90,7 @@ def _convolutional(options: Options) -> Section:
         key = "dilation" if dilation > 1 else "padding"
         remedy = "use pad=1 and an odd size"
         options.fail(key, "is not well defined with this padding", remedy, UnsupportedSectionError)
+    shares = "share_index" in options.section.options
     return sections.Convolutional(
         filters=options.integer("filters", 1, least=1),
         size=size,
@@ -97,9 +100,7 @@ def _convolutional(options: Options) -> Section:
         groups=options.integer("groups", 1, least=1),
         batch_normalize=options.flag("batch_normalize") or options.flag("cbn"),
         activation=_activation(options, "logistic"),
-        shared_with=_one_reference(options, "share_index")
-        if "share_index" in options.section.options
-        else None,
+        shared_with=_one_reference(options, "share_index") if shares else None,
         **_common(options),
     )
 
@@ -157,30 +158,30 @@ def _sam(options: Options) -> Section:
     return sections.Sam(activation=_activation(options, "linear"), **_common(options, sources))
 
 
-def _pool(kind: type[resampling.Pool]) -> Reader:
+def _pool(kind: type[sections.Pool]) -> Reader:
     def read(options: Options) -> Section:
         options.refuse(("maxpool_depth", "out_channels", "antialiasing", "maxpool_zero_nonmax"))
         size = options.integer("size", options.integer("stride", 1, least=1), least=1, most=MOST_WINDOW)
         padding = options.integer("padding", size - 1, least=0)
         if padding > size - 1:
-            options.fail("padding", "lets windows lie wholly outside the map", f"use at most {size - 1}")
+            options.fail("padding", "puts windows entirely outside the map", f"use at most {size - 1}")
         return kind(size=size, stride=_strides(options), padding=padding, **_common(options))
 
     return read
 
 
 def _avgpool(options: Options) -> Section:
-    return resampling.Avgpool(**_common(options))
+    return sections.Avgpool(**_common(options))
 
 
 def _upsample(options: Options) -> Section:
     stride = options.integer("stride", 2)
     if stride == 0:
         options.fail("stride", "is zero", "use 2 to double the size")
-    return resampling.Upsample(stride=stride, scale=options.number("scale", 1.0), **_common(options))
+    return sections.Upsample(stride=stride, scale=options.number("scale", 1.0), **_common(options))
 
 
-def _reorg(kind: type[resampling.Reorg3d]) -> Reader:
+def _reorg(kind: type[sections.Reorg3d]) -> Reader:
     def read(options: Options) -> Section:
         options.refuse(("reverse",))
         return kind(stride=options.integer("stride", 1, least=1), **_common(options))
@@ -191,7 +192,7 @@ def _reorg(kind: type[resampling.Reorg3d]) -> Reader:
 def _dropout(options: Options) -> Section:
     probability = options.number("probability", 0.2)
     if not 0 <= probability < 1:
-        options.fail("probability", "is no share", "use 0 or more, below 1")
+        options.fail("probability", "is out of range", "use a number in [0, 1)")
     return sections.Dropout(probability=probability, **_common(options))
 
 
@@ -212,6 +213,57 @@ def _softmax(options: Options) -> Section:
     )
 
 
+def _yolo(options: Options) -> Head:
+    options.refuse(("embedding_layer",))
+    return _masked_head(Yolo, options)
+
+
+def _gaussian_yolo(options: Options) -> Head:
+    if options.choice("yolo_point", "center", ("center", "left_top", "right_bottom")) != "center":
+        options.refuse(("yolo_point",), "boxes are read by their centres")
+    return _masked_head(GaussianYolo, options)
+
+
+def _masked_head(kind: type[Head], options: Options) -> Head:
+    anchors = _anchors(options)
+    mask = options.integers("mask") or tuple(range(_count(options, anchors, default=1)))
+    if not all(0 <= number < len(anchors) for number in mask):
+        fact = f"does not fit the {len(anchors)} anchors"
+        options.fail("mask", fact, f"anchors are counted 0 .. {len(anchors) - 1}")
+    return kind(
+        sources=(options.index - 1,),
+        line=options.section.line,
+        options=options.section.options,
+        mask=mask,
+        anchors=anchors,
+        classes=options.integer("classes", 20, least=1),
+        scale_x_y=options.number("scale_x_y", 1.0),
+        new_coords=kind is Yolo and options.flag("new_coords"),
+        nms_kind=options.choice("nms_kind", "default", NMS_KINDS),
+        beta_nms=options.number("beta_nms", 0.6),
+        ignore_thresh=options.number("ignore_thresh", 0.5),
+    )
+
+
+def _region(options: Options) -> Head:
+    options.refuse(("tree",), "its classes form a tree (YOLO9000)")
+    if options.integer("coords", 4) != 4:
+        options.fail("coords", "is not supported", "a box has 4")
+    if not options.flag("softmax"):
+        # Without it Darknet uses the raw values of the classes, which are not probabilities.
+        options.fail("softmax", "is not set, so class scores would not be probabilities", "write softmax=1")
+    anchors = _anchors(options)
+    return Region(
+        sources=(options.index - 1,),
+        line=options.section.line,
+        options=options.section.options,
+        mask=tuple(range(_count(options, anchors, default=1))),
+        anchors=anchors,
+        classes=options.integer("classes", 20, least=1),
+        ignore_thresh=options.number("thresh", 0.5),
+    )
+
+
 READERS: Mapping[str, Reader] = MappingProxyType(
     {
         "convolutional": _convolutional,
@@ -222,16 +274,18 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "route": _route,
         "scale_channels": _scale_channels,
         "sam": _sam,
-        "maxpool": _pool(resampling.Maxpool),
-        "local_avgpool": _pool(resampling.LocalAvgpool),
+        "maxpool": _pool(sections.Maxpool),
+        "local_avgpool": _pool(sections.LocalAvgpool),
         "avgpool": _avgpool,
         "upsample": _upsample,
-        "reorg": _reorg(resampling.Reorg),
-        "reorg3d": _reorg(resampling.Reorg3d),
+        "reorg": _reorg(sections.Reorg),
+        "reorg3d": _reorg(sections.Reorg3d),
         "dropout": _dropout,
         "empty": _empty,
         "softmax": _softmax,
-        **HEAD_READERS,
+        "yolo": _yolo,
+        "Gaussian_yolo": _gaussian_yolo,
+        "region": _region,
     }
 )
 
@@ -245,10 +299,10 @@ def _references(options: Options, key: str) -> tuple[int, ...]:
     """Absolute section numbers; a negative one counts back from this section (parse_route in parser.c)."""
     index, references = options.index, options.integers(key)
     if not references:
-        options.fail(None, f"has no {key}=", f"say {key}=-1 for the section before it")
+        options.fail(None, f"{key}= is missing", f"write {key}=-1 for the section before it")
     for reference in references:
         if not -index <= reference < index:
-            where = "before the first section" if reference < 0 else "at or behind this section"
+            where = "before the first section" if reference < 0 else "at or after this section"
             remedy = f"use -{index} .. -1 or 0 .. {index - 1}" if index else "put a section before it"
             options.fail(key, f"points {where}", remedy)
     return tuple(index + reference if reference < 0 else reference for reference in references)
@@ -271,3 +325,21 @@ def _activation(options: Options, default: str) -> str:
         remedy = f"use one of {', '.join(ACTIVATIONS)}"
         options.fail("activation", "is not supported", remedy, UnsupportedSectionError)
     return options.choice("activation", default, ACTIVATIONS)
+
+
+def _anchors(options: Options) -> Anchors:
+    values = options.numbers("anchors")
+    if not values or len(values) % 2:
+        options.fail("anchors", f"has {len(values)} numbers", "give width,height pairs")
+    if min(values) <= 0:
+        options.fail("anchors", "has a size that is not positive", "give sizes above 0")
+    return tuple(zip(values[::2], values[1::2], strict=True))
+
+
+def _count(options: Options, anchors: Anchors, default: int) -> int:
+    """`num`, the number of anchors that count."""
+    count = options.integer("num", default, least=1)
+    if count > len(anchors):
+        fact = f"does not fit the {len(anchors)} anchors"
+        options.fail("num", fact, f"use at most {len(anchors)}, or give more anchors")
+    return count

@@ -1,8 +1,7 @@
-"""The network for another size of image, or wider or narrower throughout.
+"""Networks scaled in width or in image size.
 
-Idea: a width is one function of the number of filters, so convolutions that were equally wide stay so. Where
-the channels of a concatenation are added to those of a convolution, rounding can part them: then the
-convolution follows.
+Idea: the new width is one function of the number of filters, so equally wide convolutions stay equal. Where a
+concatenation is added to a convolution, rounding can make them differ: then the convolution follows.
 
 Invariants: what was added or multiplied with equally many channels still is; the heads keep their inputs.
 """
@@ -15,7 +14,6 @@ from ..errors import CfgError
 from .anchors import slots, with_anchors
 from .edit import with_filters
 from .network import Network
-from .resampling import Pool, Upsample
 from .sections import (
     Activation,
     BatchNorm,
@@ -23,11 +21,14 @@ from .sections import (
     Convolutional,
     Dropout,
     Empty,
+    Pool,
     Sam,
     ScaleChannels,
     Section,
     Shape,
+    ShapeError,
     Shortcut,
+    Upsample,
 )
 
 MULTIPLE = 8
@@ -38,7 +39,7 @@ _AS_WIDE = (Shortcut, BatchNorm, Activation, Dropout, Empty, Pool, Upsample)
 
 @dataclass(frozen=True)
 class _Widths:
-    """One try: filters and groups of the convolutions, and the first join that they break, if any."""
+    """An attempt: filters and groups of the convolutions, and the first join that they break, if any."""
 
     filters: Mapping[int, int]
     groups: Mapping[int, int]
@@ -47,7 +48,7 @@ class _Widths:
 
 
 def scaled(filters: int, factor: float, multiple: int = MULTIPLE) -> int:
-    """`filters` times `factor`, to the nearest multiple; at least one, though never more than there were.
+    """`filters` times `factor`, rounded to a multiple; at least one, and no more than before if smaller.
 
     >>> scaled(64, 0.5), scaled(36, 0.5), scaled(6, 0.5), scaled(6, 2)
     (32, 16, 6, 16)
@@ -80,8 +81,8 @@ def with_width(network: Network, factor: float) -> Network:
         if writer is None or writer in fixed:
             break
         filters[writer] = widths.shapes[other].channels
-    fact = f"factor {factor:g} parts channels that are joined"
-    raise CfgError(f"{network.place(widths.broken or 0)}", f"{fact}", "try another width")
+    fact = f"its inputs would have different widths with factor {factor:g}"
+    raise CfgError(network.place(widths.broken or 0), fact, "try another width")
 
 
 def _try(network: Network, filters: Mapping[int, int]) -> _Widths:
@@ -97,8 +98,9 @@ def _try(network: Network, filters: Mapping[int, int]) -> _Widths:
             return _Widths(used, groups, index, shapes)
         try:
             shapes[index] = section.shape(inputs)
-        except ValueError as error:
-            raise CfgError(network.place(index), f"{error}, or try another width") from None
+        except ShapeError as error:
+            remedy = f"{error.remedy}, or try another width"
+            raise CfgError(network.place(index), error.fact, remedy) from None
     return _Widths(used, groups, None, shapes)
 
 
@@ -110,7 +112,7 @@ def _convolution(section: Convolutional, before: int, inputs: int, filters: int)
 
 
 def _is_broken(network: Network, section: Section, inputs: list[Shape]) -> bool:
-    """Whether a join that had equally wide sources no longer has."""
+    """Whether a join whose sources were equally wide has sources of different widths."""
     if not isinstance(section, Shortcut | Sam | ScaleChannels):
         return False
     before = {network.channels(source) for source in section.sources}

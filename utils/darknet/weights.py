@@ -1,15 +1,17 @@
 """The .weights format: a header, then every layer's numbers as float32.
 
 Invariants: `read_weights(p, m)` then `write_weights(q, m, header)` makes q equal p byte for byte (m in
-float32), and a file is read whole or refused. Reader and writer walk the same `fields`
-(load_convolutional_weights in parser.c).
+float32); a file is read completely or refused; `WeightsHeader.unpack(header.pack())` gives the header and its
+length. Reader and writer use the same `fields` (load_convolutional_weights in parser.c).
 """
 
 import logging
+import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import numpy as np
 import torch
@@ -17,20 +19,60 @@ from torch import Tensor, nn
 
 from ..errors import WeightsError
 from ..files import atomic_path
-from .header import WeightsHeader
-from .model import Darknet
 from .modules import ConnectedBlock, ConvBlock, Shortcut
 from .network import Network
 
-__all__ = ["Cutoff", "WeightsHeader", "fields", "read_weights", "write_weights"]
+if TYPE_CHECKING:
+    from .model import Darknet  # which holds a header itself
 
 logger = logging.getLogger(__name__)
 
 Cutoff = int | Literal["auto"] | None
 
 
+@dataclass(frozen=True)
+class WeightsHeader:
+    """The first bytes of a file: version (Darknet writes 0.2.5) and number of images seen in training."""
+
+    major: int = 0
+    minor: int = 2
+    revision: int = 5
+    seen: int = 0
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether Darknet may have written it; the first bytes of other formats give other numbers."""
+        return 0 <= self.major < 100 and 0 <= self.minor < 100 and 0 <= self.revision < 10_000
+
+    @property
+    def seen_format(self) -> str:
+        """The `struct` format of `seen`: 32 bits before version 0.2 (load_weights_upto in parser.c)."""
+        return "<Q" if self.major * 10 + self.minor >= 2 else "<I"
+
+    def pack(self) -> bytes:
+        """The header as bytes: 20, or 16 before version 0.2."""
+        version = struct.pack("<3i", self.major, self.minor, self.revision)
+        return version + struct.pack(self.seen_format, self.seen)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> tuple["WeightsHeader", int]:
+        """Header at the start of `data` and its length in bytes.
+
+        Raises:
+            ValueError: `data` is shorter than a header.
+        """
+        if len(data) < 12:
+            raise ValueError("shorter than a header")
+        version = cls(*struct.unpack_from("<3i", data))
+        if len(data) < 12 + struct.calcsize(version.seen_format):
+            raise ValueError("shorter than a header")
+        (seen,) = struct.unpack_from(version.seen_format, data, 12)
+        header = cls(version.major, version.minor, version.revision, seen)
+        return header, 12 + struct.calcsize(version.seen_format)
+
+
 def fields(layer: nn.Module) -> Iterator[Tensor]:
-    """The tensors of one section in file order; none for a section without weights of its own."""
+    """The tensors of one section in file order; none for a section without own weights."""
     if isinstance(layer, ConvBlock):
         if layer.shared:
             return
@@ -40,7 +82,7 @@ def fields(layer: nn.Module) -> Iterator[Tensor]:
             yield layer.conv.bias
         yield layer.conv.weight
     elif isinstance(layer, ConnectedBlock):
-        # Unlike in a convolution, the norm's other numbers stand behind the matrix.
+        # Unlike in a convolution, the other numbers of the norm follow the matrix.
         first, *others = _norm_fields(layer.norm) if layer.norm is not None else (layer.linear.bias,)
         yield from (first, layer.linear.weight, *others)
     elif isinstance(layer, nn.BatchNorm2d):
@@ -55,7 +97,7 @@ def _norm_fields(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor,
 
 
 def read_header(path: Path) -> tuple[WeightsHeader, int, int]:
-    """Header of a .weights file, its length in bytes, and the number of whole or part floats behind it.
+    """Header of a .weights file, its length in bytes, and the number of floats after it, rounded up.
 
     Raises:
         WeightsError: the file is missing, too short for a header, or of another format.
@@ -76,16 +118,16 @@ def read_header(path: Path) -> tuple[WeightsHeader, int, int]:
         fact = f"has {size} bytes, too few for the header of a Darknet weights file"
         raise WeightsError(path, fact, "download or copy it again") from None
     if not header.is_plausible:
-        fact = f"is no Darknet weights file (begins with {start[:4]!r})"
+        fact = f"is not a Darknet weights file (begins with {start[:4]!r})"
         raise WeightsError(path, fact, "give a .weights file, or name a checkpoint *.pt")
     return header, length, -(-(size - length) // 4)
 
 
-def read_weights(path: Path, model: Darknet, cutoff: Cutoff = None) -> WeightsHeader:
-    """Copy a .weights file into `model`; unchanged on an error, unless the file shrinks meanwhile.
+def read_weights(path: Path, model: "Darknet", cutoff: Cutoff = None) -> WeightsHeader:
+    """Copy a .weights file into `model`, which is unchanged on an error unless the file shrinks meanwhile.
 
     Args:
-        cutoff: None: the file must hold exactly the model's weights. N: load the first N sections, whatever
+        cutoff: None: the file must have exactly the model's weights. N: load the first N sections, whatever
             follows in the file. "auto": the file may end after any section.
 
     Returns:
@@ -134,7 +176,7 @@ def _sections_to_load(path: Path, network: Network, ends: Sequence[int], floats:
 def _fail_short(path: Path, network: Network, ends: Sequence[int], floats: int) -> NoReturn:
     total = f"{network.source} needs {ends[-1]:,} floats, the file has {floats:,}"
     if floats == 0:
-        raise WeightsError(path, f"holds a header and no weights ({total})", "download or copy it again")
+        raise WeightsError(path, f"has a header and no weights ({total})", "download or copy it again")
     if floats in ends:
         # The smallest such count is the one in names like darknet53.conv.74.
         count = ends.index(floats)
@@ -157,12 +199,12 @@ def _fail_long(path: Path, network: Network, ends: Sequence[int], floats: int) -
 
 
 def _place(network: Network, index: int, ends: Sequence[int]) -> str:
-    """Place of the first section from `index` on that has weights."""
+    """Place of the first section with weights from `index` on."""
     return network.place(next(i for i in range(index, len(network)) if ends[i + 1] > ends[i]))
 
 
-def write_weights(path: Path, model: Darknet, header: WeightsHeader) -> None:
-    """Write all weights as float32 behind `header`, atomically."""
+def write_weights(path: Path, model: "Darknet", header: WeightsHeader) -> None:
+    """Write `header` and all weights as float32, atomically."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(header.pack())
         for layer in model.layers:

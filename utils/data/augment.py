@@ -4,12 +4,13 @@ Invariant: image and boxes go through the same affine map, and the result depend
 options and the random generator.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..options import FRACTION, NON_NEGATIVE_FLOAT, POSITIVE_FLOAT, check_ranges, option
 from .images import GREY, place
 
 # a box is dropped when less of it remains inside the image, or when a side is shorter than this many pixels
@@ -17,31 +18,48 @@ LEAST_VISIBLE = 0.25
 LEAST_SIDE = 2.0
 
 
-def change(default: float, unit: str, source: str = "") -> float:
-    """A field with its unit and the source of its default."""
-    return field(default=default, metadata={"unit": unit, "source": source})  # type: ignore[no-any-return]
-
-
 @dataclass(frozen=True)
 class Augment:
     """How far training images are changed; 0 (or a factor of 1) switches a change off.
 
-    Each field's metadata says what it is.
+    Raises:
+        ToolkitError: a value is out of range.
     """
 
-    flip: float = change(0.5, "probability of mirroring left and right", "half, [net] flip=0: none")
-    hue: float = change(0.1, "largest shift of the hue, as a share of the full circle", "[net] hue")
-    saturation: float = change(1.5, "largest factor on the saturation, or its inverse", "[net] saturation")
-    exposure: float = change(1.5, "largest factor on the brightness, or its inverse", "[net] exposure")
-    scale: float = change(
-        1.4, "largest factor on the size of the picture, or its inverse", "1 + [yolo] jitter"
+    flip: float = option(0.5, "probability of a horizontal flip", FRACTION, source="half, [net] flip=0: none")
+    hue: float = option(
+        0.1, "largest hue shift, as a fraction of the full circle", FRACTION, source="[net] hue"
     )
-    aspect: float = change(1.2, "largest factor between the two axes, or its inverse", "1 + [yolo] jitter")
-    translate: float = change(0.15, "largest shift, as a share of the input", "[yolo] jitter / 2")
-    rotate: float = change(0.0, "largest rotation, degrees", "off, as in Darknet's detectors")
-    shear: float = change(0.0, "largest shear, degrees", "off, as in Darknet's detectors")
-    mosaic: float = change(0.0, "probability of a mosaic of four images", "half with [net] mosaic=1")
-    mixup: float = change(0.0, "probability of a mixture of two images", "half with [net] mixup=1")
+    saturation: float = option(
+        1.5, "largest factor on the saturation, or its inverse", POSITIVE_FLOAT, source="[net] saturation"
+    )
+    exposure: float = option(
+        1.5, "largest factor on the brightness, or its inverse", POSITIVE_FLOAT, source="[net] exposure"
+    )
+    scale: float = option(
+        1.4, "largest zoom factor, or its inverse", POSITIVE_FLOAT, source="1 + [yolo] jitter"
+    )
+    aspect: float = option(
+        1.2, "largest factor on the aspect ratio, or its inverse", POSITIVE_FLOAT, source="1 + [yolo] jitter"
+    )
+    translate: float = option(
+        0.15, "largest shift, as a fraction of the input", FRACTION, source="[yolo] jitter / 2"
+    )
+    rotate: float = option(
+        0.0, "largest rotation", NON_NEGATIVE_FLOAT, unit="degrees", source="off, as in Darknet's detectors"
+    )
+    shear: float = option(
+        0.0, "largest shear", NON_NEGATIVE_FLOAT, unit="degrees", source="off, as in Darknet's detectors"
+    )
+    mosaic: float = option(
+        0.0, "probability of a mosaic of four images", FRACTION, source="half with [net] mosaic=1"
+    )
+    mixup: float = option(
+        0.0, "probability of a mixture of two images", FRACTION, source="half with [net] mixup=1"
+    )
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def __call__(
         self,

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from ..files import atomic_path
 from .images import read_image
 
+FOLDER_NAME = "darknet-pruning"  # of all caches, below the temporary files or the user's cache folder
+
 
 def default_folder() -> Path:
     """A folder of this user's among the system's temporary files."""
     # by number: in a container the user may have no name. Windows has none, but a folder for each user
     user = os.getuid() if hasattr(os, "getuid") else "user"
-    return Path(tempfile.gettempdir()) / f"darknet-pruning-{user}"
+    return Path(tempfile.gettempdir()) / f"{FOLDER_NAME}-{user}"
 
 
 class DiskCache:

@@ -22,12 +22,11 @@ from torch.utils.data import Dataset
 from ..errors import DatasetError
 from .augment import Augment
 from .cache import DiskCache
-from .images import Placement, place, read_image, resize_exactly
+from .images import Placement, fit, place, read_image, resize_exactly
 from .index import LabelIndex, read_index
 from .labels import label_path
 from .listing import DataFile, ImageList
 from .mosaic import Composer, Picture
-from .rectangles import fit
 
 logger = logging.getLogger(__name__)
 

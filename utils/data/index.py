@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import atomic_path
+from .cache import FOLDER_NAME
 from .labels import FIELDS, Labels, label_path, read_labels
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def cache_path(labels: Sequence[Path], classes: int) -> Path:
     """The cache file for these label files: in $XDG_CACHE_HOME or ~/.cache."""
     key = "\n".join([str(classes), *(str(path.absolute()) for path in labels)])
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "yolo-pruning" / f"labels-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
+    return root / FOLDER_NAME / f"labels-{hashlib.sha256(key.encode()).hexdigest()[:24]}.npz"
 
 
 def _stamp(path: Path) -> tuple[int, int]:

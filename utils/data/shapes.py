@@ -7,6 +7,7 @@ seconds and to learn in minutes, hard enough that pruning can be seen.
 Invariant: the files depend on the seed alone, byte for byte (with one version of numpy and OpenCV).
 """
 
+import colorsys
 import logging
 import os
 import shutil
@@ -19,7 +20,6 @@ from numpy.typing import NDArray
 
 from ..errors import DatasetError
 from ..files import write_text
-from .textures import Image, background, random_colour, shaded
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,12 @@ _ANY_COLOUR = 0.15  # share of objects that have any colour
 _LEAST_VISIBLE = 0.5  # an object hidden further than this is not placed
 _TRIES = 12
 _QUALITY = 92
+_LEAST_CONTRAST = 90.0  # distance of two colours (0..255 a channel) that a small network tells apart
 _NOBODY = 255  # owner of pixels that show a bar
 _SUBPIXEL = 4  # OpenCV draws polygons on a grid of 2 ** -4 pixels
 
+Image = NDArray[np.uint8]
+Plane = NDArray[np.float32]  # (h, w) or (h, w, 3) of brightness or colour
 Points = NDArray[np.float64]
 
 
@@ -120,7 +123,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[Image, NDArray[np.float32]]:
         The image, BGR (h, w, 3), and its labels (n, 5): class and xywh as fractions of the image.
     """
     height, width = (int(side) for side in rng.integers(_SIDES[0], _SIDES[1] + 1, 2))
-    scene = _Scene(background(height, width, rng), np.zeros((height, width), np.uint8), [])
+    scene = _Scene(_background(height, width, rng), np.zeros((height, width), np.uint8), [])
     count = 0 if rng.random() < _EMPTY else int(rng.integers(1, _MOST_OBJECTS + 1))
     for _ in range(count):
         _add_object(scene, rng)
@@ -236,8 +239,8 @@ def _hides(scene: _Scene, covered: NDArray[np.uint8]) -> bool:
 
 def _paint(image: Image, mask: NDArray[np.uint8], rng: np.random.Generator, hue: float | None) -> None:
     """Lay a shaded surface of a colour that differs from what is under it through the mask."""
-    colour = random_colour(rng, away_from=image.mean((0, 1)), hue=hue)
-    surface = shaded(mask.shape[0], mask.shape[1], colour, rng)
+    colour = _random_colour(rng, away_from=image.mean((0, 1)), hue=hue)
+    surface = _shaded(mask.shape[0], mask.shape[1], colour, rng)
     alpha = mask[..., None] / 255
     image[:] = np.round(image * (1 - alpha) + surface * alpha).astype(np.uint8)
 
@@ -251,3 +254,82 @@ def _labels(placed: list[_Placed], height: int, width: int) -> NDArray[np.float3
         high = np.clip(item.outline.max(0), 0, size)
         rows.append([item.kind, *((low + high) / 2 / size), *((high - low) / size)])
     return np.array(rows, np.float32).reshape(-1, 5)
+
+
+def _random_colour(
+    rng: np.random.Generator, away_from: NDArray[np.float64] | None = None, hue: float | None = None
+) -> NDArray[np.float64]:
+    """A BGR colour (3,) in 0..255, well apart from `away_from` and near `hue` (in turns), where given."""
+    while True:
+        colour = rng.uniform(10, 245, 3) if hue is None else _strong_colour(hue, rng)
+        if away_from is None or np.linalg.norm(colour - away_from) >= _LEAST_CONTRAST:
+            return colour
+
+
+def _strong_colour(hue: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    turns = (hue + rng.uniform(-0.06, 0.06)) % 1
+    red, green, blue = colorsys.hsv_to_rgb(turns, rng.uniform(0.5, 1), rng.uniform(0.35, 1))
+    return 255 * np.array([blue, green, red])
+
+
+def _background(height: int, width: int, rng: np.random.Generator) -> Image:
+    """A ground (h, w, 3): two muted colours mixed by a gradient and a random texture."""
+    first = _muted(_random_colour(rng)).astype(np.float32)
+    change = rng.uniform(-70, 70, 3).astype(np.float32)
+    texture = _TEXTURES[int(rng.integers(len(_TEXTURES)))](height, width, rng)
+    share = np.float32(rng.uniform(0.3, 0.8))
+    mix = share * texture + (1 - share) * _gradient(height, width, rng)
+    ground = first + change * mix[..., None]
+    return np.clip(ground, 0, 255).astype(np.uint8)
+
+
+def _shaded(height: int, width: int, colour: NDArray[np.float64], rng: np.random.Generator) -> Plane:
+    """A surface (h, w, 3) in 0..255: one colour, lighter and darker by a gradient, at times striped."""
+    light = 1 + np.float32(rng.uniform(0, 0.35)) * (_gradient(height, width, rng) - 0.5)
+    if rng.random() < 0.3:
+        light = light + np.float32(rng.uniform(0.1, 0.25)) * (_stripes(height, width, rng) - 0.5)
+    return np.clip(colour.astype(np.float32) * light[..., None], 0, 255)
+
+
+def _muted(colour: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 0.5 * colour + 0.5 * colour.mean()
+
+
+def _phase(height: int, width: int, rng: np.random.Generator) -> Plane:
+    """Distance (h, w) in pixels along a random direction."""
+    angle = rng.uniform(0, 2 * np.pi)
+    rows, columns = np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32)
+    return columns * np.float32(np.cos(angle)) + (rows * np.float32(np.sin(angle)))[:, None]
+
+
+def _gradient(height: int, width: int, rng: np.random.Generator) -> Plane:
+    phase = _phase(height, width, rng)
+    return (phase - phase.min()) / np.ptp(phase)
+
+
+def _stripes(height: int, width: int, rng: np.random.Generator) -> Plane:
+    period = rng.uniform(5, 40)
+    return 0.5 + 0.5 * np.sin(_phase(height, width, rng) * np.float32(2 * np.pi / period))
+
+
+def _checks(height: int, width: int, rng: np.random.Generator) -> Plane:
+    first, second = _stripes(height, width, rng), _stripes(height, width, rng)
+    return ((first > 0.5) ^ (second > 0.5)).astype(np.float32)
+
+
+def _clouds(height: int, width: int, rng: np.random.Generator) -> Plane:
+    """Smooth noise: coarse random grids of several sizes, enlarged and added up."""
+    total = np.zeros((height, width), np.float32)
+    for cells, weight in ((3, 0.5), (9, 0.3), (27, 0.2)):
+        grid = rng.random((cells, cells), np.float32)
+        total += weight * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(total, 0, 1)
+
+
+def _grain(height: int, width: int, rng: np.random.Generator) -> Plane:
+    """Fine noise of grains a few pixels wide."""
+    smooth = cv2.GaussianBlur(rng.random((height, width), np.float32), (0, 0), 1.2)
+    return np.clip(0.5 + 1.5 * (smooth - 0.5), 0, 1)
+
+
+_TEXTURES = (_clouds, _grain, _stripes, _checks)

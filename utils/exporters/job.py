@@ -9,7 +9,7 @@ from torch import nn
 
 from ..detection.decode import HeadSpec
 from ..errors import ExportError
-from ..pruning.shared_copies import shared_copy
+from ..pruning.narrow import shared_copy
 from ..runtimes.runtime import Images
 from .output_modules import BoxesAndScores, Ending, RawHeads
 from .parity import Infer, Parity, Shape

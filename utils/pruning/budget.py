@@ -20,27 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PruningError
-from .channels import ChannelGraph, ChannelIds, UnitMask, UnitScores
+from .channels import ChannelGraph, ChannelIds, UnitMask, UnitScores, WidthLimits
 from .costs import Cost, LayerCost
-from .groups import groups
+from .policies import groups
 
 # How many chunks ahead a group looks for a stair to end.
 _AHEAD = 6
-
-
-@dataclass(frozen=True)
-class Widths:
-    """What widths are allowed.
-
-    Attributes:
-        align: chunks of so many channels.
-        least: channels that every layer keeps.
-        layer_keep: share of its channels that every group keeps, 0..1.
-    """
-
-    align: int = 1
-    least: int = 1
-    layer_keep: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -59,14 +44,14 @@ class Removals:
     chunks: tuple[ChannelIds, ...]
     owners: tuple[int, ...]
     values: UnitScores
-    widths: Widths
+    widths: WidthLimits
 
     def mask(self, removed: Iterable[int]) -> UnitMask:
         """(units,) the legal mask without the chunks of these numbers."""
         keep = np.ones(self.graph.unit_count, dtype=np.bool_)
         for number in removed:
             keep[self.chunks[number]] = False
-        return self.graph.legal(keep, self.values, self.widths.align, self.widths.least)
+        return self.graph.legal(keep, self.values, self.widths.align, self.widths.min_channels)
 
     def worthless(self, share: float) -> int:
         """How many chunks, from the first, are worth at most this share of all units together."""
@@ -125,7 +110,7 @@ class Removals:
         return float(self.values[keep & np.isfinite(self.values)].sum())
 
 
-def removals(graph: ChannelGraph, values: UnitScores, cost: LayerCost, widths: Widths) -> Removals:
+def removals(graph: ChannelGraph, values: UnitScores, cost: LayerCost, widths: WidthLimits) -> Removals:
     """Plan the whole sequence, down to the floors.
 
     Args:
@@ -212,13 +197,13 @@ class _Queue:
         return widths
 
 
-def _queues(graph: ChannelGraph, values: UnitScores, widths: Widths) -> list[_Queue]:
+def _queues(graph: ChannelGraph, values: UnitScores, widths: WidthLimits) -> list[_Queue]:
     """One for each group with something to remove."""
     found = []
     for group in groups(graph):
         free = group.units[~graph.pinned[group.units] & np.isfinite(values[group.units])]
         bundles = _bundles(graph, free, values)
-        floor = max(widths.least, int(len(group.units) * widths.layer_keep), 1)
+        floor = max(widths.min_channels, int(len(group.units) * widths.layer_keep), 1)
         units = np.concatenate([free[:0], *bundles])
         removable = max(0, len(units) - max(0, floor - (len(group.units) - len(units))))
         sizes = _chunk_sizes(len(group.units), removable, widths.align, len(bundles[0]) if bundles else 1)

@@ -29,12 +29,25 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .union_find import UnionFind
-
 ChannelIds = NDArray[np.intp]
 UnitMask = NDArray[np.bool_]  # True = keep
 UnitScores = NDArray[np.float64]
 Tie = Literal["additive", "serial", "gate", "joint"]
+
+
+@dataclass(frozen=True)
+class WidthLimits:
+    """Widths that pruning may leave.
+
+    Attributes:
+        align: kept widths are multiples of it; a layer that stays whole keeps its width.
+        min_channels: the fewest channels that a layer keeps.
+        layer_keep: the smallest share of its channels that a layer keeps, 0..1.
+    """
+
+    align: int = 1
+    min_channels: int = 1
+    layer_keep: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -114,14 +127,14 @@ class ChannelGraph:
         for sections in self.equal_sections:
             yield from sections
 
-    def legal(self, keep: UnitMask, scores: UnitScores, align: int = 1, least: int = 1) -> UnitMask:
+    def legal(self, keep: UnitMask, scores: UnitScores, align: int = 1, min_channels: int = 1) -> UnitMask:
         """The smallest mask found from `keep` upwards that a network can have; best scores come back first.
 
         Args:
             keep: (units,) the wish.
             scores: (units,) importance, higher comes back first; inf and -inf are allowed.
             align: kept counts of what a layer writes are rounded up to a multiple of it, unless all is kept.
-            least: channels that a tensor keeps at least, as far as it has so many; 1 or more.
+            min_channels: the fewest channels that a tensor keeps (all if it has fewer); 1 or more.
 
         Returns:
             (units,) a new mask >= `keep` with pinned units kept, no tensor empty, equal sections equal.
@@ -138,11 +151,11 @@ class ChannelGraph:
         while True:
             before = int(keep.sum())
             for tensor, step in free:
-                _restore(keep, tensor, _aligned(max(least, int(keep[tensor].sum())), step), scores)
+                _restore(keep, tensor, _aligned(max(min_channels, int(keep[tensor].sum())), step), scores)
             for sections in self.equal_sections:
                 # Aligned jointly: aligning one section, then equalising, would ratchet up to the full width.
                 step = max(1, align // len(sections))
-                share = -(-least // len(sections))
+                share = -(-min_channels // len(sections))
                 most = _aligned(max(share, *(int(keep[ids].sum()) for ids in sections)), step)
                 for ids in sections:
                     _restore(keep, ids, most, scores)
@@ -163,6 +176,46 @@ def _restore(keep: UnitMask, tensor: ChannelIds, count: int, scores: UnitScores)
     order = np.argsort(-scores[removed], kind="stable")
     needed = int(np.searchsorted(np.cumsum(multiplicity[order]), missing)) + 1
     keep[removed[order[:needed]]] = True
+
+
+class UnionFind:
+    """Disjoint classes of the integers 0, 1, ... (union-find with path halving).
+
+    The smallest member names its class.
+
+    >>> classes = UnionFind()
+    >>> classes.grow(4)
+    >>> classes.union(3, 1)
+    >>> classes.roots().tolist()
+    [0, 1, 2, 1]
+    """
+
+    def __init__(self) -> None:
+        self.parent: list[int] = []
+
+    def grow(self, count: int) -> None:
+        """Add `count` integers, each a class of its own."""
+        self.parent.extend(range(len(self.parent), len(self.parent) + count))
+
+    def find(self, item: int) -> int:
+        """The smallest member of the class of `item`."""
+        parent = self.parent
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    def union(self, first: int, second: int) -> None:
+        """Make one class of two."""
+        first, second = self.find(first), self.find(second)
+        self.parent[max(first, second)] = min(first, second)
+
+    def roots(self) -> NDArray[np.intp]:
+        """(integers,) the name of the class of each."""
+        names = np.array(self.parent, dtype=np.intp)
+        while ((further := names[names]) != names).any():
+            names = further
+        return names
 
 
 class ChannelTracer:
@@ -298,3 +351,19 @@ def _marked(count: int, *members: ChannelIds) -> UnitMask:
     for ids in members:
         mask[ids] = True
     return mask
+
+
+def encode_mask(mask: UnitMask) -> str:
+    """A mask as text.
+
+    >>> encode_mask(np.array([True, False, False, True, True]))
+    '5:98'
+    """
+    return f"{len(mask)}:{np.packbits(mask).tobytes().hex()}"
+
+
+def decode_mask(text: str) -> UnitMask:
+    """The mask of a text: `decode_mask(encode_mask(mask)) == mask`."""
+    count, _, digits = text.partition(":")
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8), count=int(count))
+    return bits.astype(np.bool_)

@@ -10,8 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from .channels import ChannelGraph, Layer, UnitMask
-from .layers import filters
-from .shapes import layer_cells
+from .layers import filters, layer_cells
 
 Cost = Callable[[UnitMask], float]
 # (layer name, kept inputs, kept outputs) -> what the layer costs at these widths

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ..errors import PruningError
 from .channels import UnitMask
-from .masking import mask_gammas
 from .scores import gamma_scores, unit_scores
 from .subject import ChannelPlan, LayerScores, Policy, Subject
+from .surgery import mask_gammas
 
 # change of the outputs, as a share of what differs between images, that counts as none
 TOLERANCE = 0.01

@@ -14,7 +14,7 @@ constant is row 1; on a live one only the difference counts, what a removed bloc
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -24,9 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from .channels import ChannelGraph, Layer, UnitMask
-from .layers import BATCH_NORMS, TRANSPOSED, channel_axis, filters
-from .masking import only_row_one
-from .shapes import answering, bias_alone
+from .layers import BATCH_NORMS, TRANSPOSED, answering, bias_alone, channel_axis, filters
 from .subject import Block
 
 # A carrier's kernel is divided by its constant: float32 has to hold it.
@@ -85,7 +83,7 @@ def constants(
 
     with ExitStack() as undo, answering(model, graph, answer):
         for block in blocks:
-            hook = only_row_one(block.travels)
+            hook = _only_row_one(block.travels)
             undo.callback(model.get_submodule(block.output).register_forward_hook(hook).remove)
         model(torch.zeros_like(example[:1]).repeat(2, *[1] * (example.ndim - 1)))
     return {name: constant for name, constant in found.items() if bool(constant.values.any())}
@@ -147,6 +145,16 @@ def written_tensors(model: nn.Module, graph: ChannelGraph, carried: UnitMask) ->
     places = [place.tensor for place in _places(model, graph).values() if place]
     readers = (name for name, layer in graph.layers.items() if carried[layer.inputs].any())
     return [*places, *(parameter for name in readers for parameter in model.get_submodule(name).parameters())]
+
+
+def _only_row_one(travels: bool) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+    """A hook that leaves row 1 of a batch as it is, or nothing unless `travels`."""
+
+    def hook(_module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        kept = torch.tensor([0, float(travels)], dtype=output.dtype, device=output.device)
+        return output * kept.view(-1, *[1] * (output.ndim - 1))
+
+    return hook
 
 
 @dataclass(frozen=True)

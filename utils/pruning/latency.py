@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from ..errors import PruningError
 
 Axis = Literal["inputs", "outputs", "depthwise"]
-Widths = tuple[int, int]  # inputs, outputs
+LayerWidths = tuple[int, int]  # inputs, outputs
 STEPS = (1, 2, 4, 8, 16, 32)  # channels that a stair may be long
 FREE = 0.03  # what rounding up may cost on average and still count as nothing
 
@@ -146,7 +146,7 @@ class LatencyTable:
     """
 
     fingerprint: Fingerprint
-    points: Mapping[ConvClass, Mapping[Widths, float]] = field(default_factory=dict)
+    points: Mapping[ConvClass, Mapping[LayerWidths, float]] = field(default_factory=dict)
     probes: Mapping[Axis, Mapping[int, float]] = field(default_factory=dict)
 
     def milliseconds(self, conv: ConvClass, inputs: int, outputs: int) -> float:
@@ -188,7 +188,9 @@ class LatencyTable:
         widths = set.intersection(*(set(probe) for probe in self.probes.values()))
         return _free_step({width: sum(probe[width] for probe in self.probes.values()) for width in widths})
 
-    def missing(self, conv: ConvClass, inputs: tuple[int, ...], outputs: tuple[int, ...]) -> list[Widths]:
+    def missing(
+        self, conv: ConvClass, inputs: tuple[int, ...], outputs: tuple[int, ...]
+    ) -> list[LayerWidths]:
         """Widths to measure before the table answers for `conv` up to the largest of `inputs` and `outputs`.
 
         None if a whole grid reaches that far; otherwise what a grid of these widths and those already
@@ -202,7 +204,7 @@ class LatencyTable:
         wanted = itertools.product(sorted(rows | set(inputs)), sorted(columns | set(outputs)))
         return [widths for widths in wanted if widths not in known]
 
-    def with_points(self, conv: ConvClass, points: Mapping[Widths, float]) -> Self:
+    def with_points(self, conv: ConvClass, points: Mapping[LayerWidths, float]) -> Self:
         """The table with more measurements of `conv`."""
         return replace(self, points={**self.points, conv: {**self.points.get(conv, {}), **points}})
 
@@ -259,7 +261,7 @@ def _read(rows: list[list[float]]) -> Iterator[tuple[list[int], float]]:
         yield [int(width) for width in widths], float(milliseconds)
 
 
-def _grid(points: Mapping[Widths, float]) -> _Grid | None:
+def _grid(points: Mapping[LayerWidths, float]) -> _Grid | None:
     """The measurements as a grid without noise that would make a wider layer cheaper; None with gaps."""
     rows, columns = (sorted({widths[axis] for widths in points}) for axis in (0, 1))
     if not points or len(points) < len(rows) * len(columns):

@@ -1,19 +1,71 @@
-"""What kinds of layers have in common: outputs by inputs by kernel, however torch stores them.
+"""Layers of every kind in one form, and a network run with stand-ins for its layers.
 
-A transposed convolution keeps its weights inputs first, which are its outputs where it is depthwise; a linear
-layer has its channels along the last axis.
+Weights are seen as (outputs, inputs, kernel), however torch stores them: a transposed convolution stores its
+inputs first, which are its outputs where it is depthwise; a linear layer has its channels on the last axis.
+
+With stand-ins (`answering`) each layer returns a given answer instead of computing one. That takes
+milliseconds where a forward pass takes seconds; everything between the layers (adds, concatenations, pools,
+activations) runs as it is.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
 import torch.nn.functional as F
 from torch import Size, Tensor, nn
 
-from .channel_selection import ChannelSelection
+from ..profiling import evaluating
+from .channels import ChannelGraph
 
+Answer = Callable[[str, nn.Module, Tensor], Tensor]  # layer name, the layer, its input -> its output
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _DIMENSIONS = (F.conv1d, F.conv2d, F.conv3d)
+
+
+class ChannelSelection(nn.Module):
+    """(B, channels, ...) -> (B, selected, ...): all channels at first, the kept ones after pruning.
+
+    Pre-activation networks are pruned with it in Network Slimming (Liu et al., ICCV 2017): the norm that
+    opens a block is scored by what the block reads, and the residual sum stays whole. The authors select
+    behind that norm; a norm works channel by channel, so selecting before it computes the same and lets the
+    norm become narrow too.
+
+    To the engine it is a layer without weights: its output channels are its own, and the tensor that it
+    selects from is not narrowed. Scores of norms, such as "gamma", apply to it; under others, such as "l1",
+    it stays whole.
+
+    >>> select = ChannelSelection(4)
+    >>> select.index = select.index[[0, 3]]
+    >>> select(torch.tensor([[10.0, 11.0, 12.0, 13.0]]))
+    tensor([[10., 13.]])
+
+    Args:
+        channels: that it selects from.
+
+    Attributes:
+        index: (selected,) which ones, ascending.
+    """
+
+    index: Tensor
+    bias = None
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.register_buffer("index", torch.arange(channels))
+
+    @property
+    def weight(self) -> Tensor:
+        """(selected, channels, 0): it has none."""
+        return torch.zeros(len(self.index), self.channels, 0, device=self.index.device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, channels, ...) -> (B, selected, ...)."""
+        return x.index_select(1, self.index)
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -52,3 +104,57 @@ def map_size(module: nn.Module, value: Tensor) -> Size:
     convolve = _DIMENSIONS[value.ndim - 3]
     one = (value[:1, :1], module.weight[:1, :1])
     return convolve(*one, None, module.stride, module.padding, module.dilation).shape[2:]
+
+
+@contextmanager
+def answering(model: nn.Module, graph: ChannelGraph, answer: Answer) -> Iterator[None]:
+    """Let `answer` stand in for every layer; the network is in evaluation mode inside."""
+    with evaluating(model), ExitStack() as undo, torch.no_grad():
+        for name in graph.layers:
+            module = model.get_submodule(name)
+
+            def stand_in(value: Tensor, name: str = name, module: nn.Module = module) -> Tensor:
+                return answer(name, module, value)
+
+            # An attribute of the instance shadows the method of its class, or the user's own of that kind.
+            undo.callback(_give_back, module, vars(module).get("forward"))
+            module.forward = stand_in
+        yield
+
+
+def _give_back(module: nn.Module, forward: Callable[..., Tensor] | None) -> None:
+    del module.forward
+    if forward is not None:
+        module.forward = forward
+
+
+def bias_alone(module: nn.Module, value: Tensor) -> Tensor:
+    """What a layer puts out for zeros, shaped as its answer to `value` (B, in, ...)."""
+    bias, axis, outputs = module.bias, channel_axis(module, value), len(filters(module))
+    size = value.shape[1:-1] if isinstance(module, nn.Linear) else map_size(module, value)
+    shape = (len(value), *size, outputs) if axis > 1 else (len(value), outputs, *size)
+    out = torch.zeros(shape, dtype=value.dtype, device=value.device)
+    return out + bias.view(-1, *[1] * (out.ndim - 1 - axis)) if isinstance(bias, Tensor) else out
+
+
+def layer_cells(model: nn.Module, graph: ChannelGraph, image: Tensor) -> dict[str, int]:
+    """Layer name -> how often its kernel is used: cells of its output map, or of a transposed one's input.
+
+    Args:
+        model: the network that `graph` describes.
+        graph: its channels.
+        image: (B, C, H, W) of the size that counts.
+    """
+    cells: dict[str, int] = {}
+
+    def answer(name: str, module: nn.Module, value: Tensor) -> Tensor:
+        output = bias_alone(module, value)
+        counted = value if isinstance(module, TRANSPOSED) else output  # where kernels are set down
+        # code may fold other axes into the batch, and call a layer several times
+        uses = counted.numel() // counted.shape[channel_axis(module, counted)] // len(image)
+        cells[name] = cells.get(name, 0) + uses
+        return output
+
+    with answering(model, graph, answer):
+        model(image)
+    return cells

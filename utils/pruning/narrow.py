@@ -1,14 +1,39 @@
-"""Cut the tensors of modules by masks; works on modules by name, so every front end shares it."""
+"""Copies of a network: narrowed by a mask, or sharing tensors with the original.
+
+Both work on modules by name, for every front end.
+"""
+
+from collections.abc import Collection
+from copy import deepcopy
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .channel_selection import ChannelSelection
 from .channels import ChannelGraph, Layer, UnitMask
-from .layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, filters, output_axis
-from .shared_copies import shared_copy
+from .layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, ChannelSelection, filters, output_axis
+
+
+def shared_copy(model: nn.Module, own: Collection[Tensor] = ()) -> nn.Module:
+    """A copy of `model` that shares all tensors with it but those in `own`; three versions fit in memory.
+
+    The copy has modules and `nn.Parameter`s of its own, so converting or replacing a tensor in one network
+    (`.double()`, `.to()`) leaves the other unchanged; writing into a shared tensor changes both.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> copy = shared_copy(layer, own=[layer.bias])
+    >>> copy.weight.data_ptr() == layer.weight.data_ptr(), copy.bias.data_ptr() == layer.bias.data_ptr()
+    (True, False)
+    """
+    chosen = {id(tensor) for tensor in own}
+    memo: dict[int, object] = {}
+    for parameter in model.parameters():
+        data = parameter.detach().clone() if id(parameter) in chosen else parameter.detach()
+        memo[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach().clone() if id(buffer) in chosen else buffer
+    return deepcopy(model, memo)
 
 
 def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:

@@ -1,24 +1,23 @@
-"""Strategies: from scores to a plan.
+"""Policies: from scores to what should be removed.
 
-The threshold is taken over channels of layers (chains, to be exact), the vote over units, so a channel that
-several layers write counts several times in the pool and goes only if none of them needs it.
+The threshold is taken over the output channels of layers (their serial chains, to be exact), the vote over
+units: a channel that several layers write counts once per writer and is removed only if no writer needs it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PruningError
-from .channels import ChannelGraph, ChannelIds, UnitMask
-from .groups import groups, keep_best
+from .channels import ChannelGraph, ChannelIds, UnionFind, UnitMask, UnitScores
 from .scores import chain_scores, merged_scores, silent_chains, unit_scores
 from .subject import BlockPlan, Candidates, ChannelPlan, LayerScores, Merge, Policy, Subject
 
 __all__ = [
-    "Candidates", "GlobalThreshold", "GroupShares", "Policy", "WeakestBlocks", "candidate_channels",
-    "candidate_units", "normal", "shortcut", "slim",
+    "Candidates", "GlobalThreshold", "GroupRatios", "Policy", "WeakestBlocks", "candidate_channels",
+    "candidate_units", "normal_threshold", "shortcut_threshold", "slim_threshold",
 ]  # fmt: skip
 
 
@@ -27,17 +26,17 @@ class GlobalThreshold:
     """One threshold over the whole network (Liu et al. 2017).
 
     Attributes:
-        percent: share of the pool at or below the threshold, 0 <= percent < 1.
-        candidates: "all" units, or the "uncoupled" ones that no shortcut ties.
-        merge: a unit stays when any writer passes ("union"), when its first writer does ("leader"), or when
-            the "mean", "max" or "norm" of its writers' scores does.
-        layer_keep: share of its own channels that each layer at least keeps, 0..1.
-        strict: a channel passes above the threshold (True) or from it on (False).
-        guarded: whether the threshold stays below the lowest of the layers' highest scores, beyond which a
-            layer would be emptied but for its floor.
+        ratio: share of the candidates at or below the threshold, 0 <= ratio < 1.
+        candidates: "all" units, or only the "uncoupled" ones, which no shortcut ties.
+        merge: a unit is kept if any writer passes ("union"), if its first writer passes ("leader"), or if
+            the "mean", "max" or "norm" of its writers' scores passes.
+        layer_keep: the smallest share of its output channels that each layer keeps, 0..1.
+        strict: whether a score must exceed the threshold to pass (True) or may equal it (False).
+        guarded: whether the threshold stays below every layer's highest score, so that no layer falls back
+            to its floor.
     """
 
-    percent: float
+    ratio: float
     candidates: Candidates = "all"
     merge: Merge = "union"
     layer_keep: float = 0.0
@@ -45,7 +44,7 @@ class GlobalThreshold:
     guarded: bool = False
 
     def __call__(self, subject: Subject, scores: LayerScores) -> ChannelPlan:
-        """Plan for `subject`; PruningError where nothing may be pruned or nothing would be left."""
+        """Plan for `subject`; PruningError if there are no candidates or all of them would be removed."""
         graph = subject.graph
         own = chain_scores(graph, scores)
         chains, silent = merged_scores(graph, own, self.merge), silent_chains(graph, own)
@@ -62,22 +61,22 @@ class GlobalThreshold:
         votes = np.where(judged, passes, ~silent & (self.merge != "leader"))
         keep = np.zeros(graph.unit_count, dtype=np.bool_)
         keep[graph.chain_units[votes]] = True
-        if self.merge == "leader":  # followers have no vote; a unit whose leader is not judged stays
+        if self.merge == "leader":  # other writers have no vote; a unit whose leader is no candidate is kept
             keep |= ~_marked(graph, judged)
         keep |= graph.pinned | ~_marked(graph, ~silent)
         return ChannelPlan(keep, float(threshold), emptied, by_score, self.candidates, self.merge)
 
     def _threshold(self, pool: NDArray[np.float32]) -> np.float32:
         if not len(pool):
-            fact = "no channel of this network is a candidate of this strategy and score"
-            remedy = "use slim_prune.py, another score, or let fewer layers stay (--keep-sections, exclude)"
+            fact = "this strategy and score have no candidate channel in this network"
+            remedy = "use slim_prune.py, another score, or exclude fewer layers (--keep-sections, exclude)"
             raise PruningError("nothing to prune", fact, remedy)
-        index = int(len(pool) * self.percent)
+        index = int(len(pool) * self.ratio)
         if index >= len(pool):
-            # So many nines that all channels but one are below the threshold.
+            # enough nines to leave one channel above the threshold
             largest = "0." + "9" * max(4, len(str(len(pool))))
             raise PruningError(
-                f"percent {self.percent}",
+                f"pruning ratio {self.ratio}",
                 f"removes all {len(pool)} candidate channels",
                 f"the largest value is {largest}",
             )
@@ -86,15 +85,15 @@ class GlobalThreshold:
     def _floor(
         self, graph: ChannelGraph, layers: Iterable[str], own: NDArray[np.float32]
     ) -> NDArray[np.intp]:
-        """Chains of the best `layer_keep` channels of each layer; at least one a layer.
+        """Chains of the best `layer_keep` channels of each layer, at least one per layer.
 
-        By the scores of chains, `own`: layers in series agree on which are the best.
+        Ranked by `own`, the scores of chains, so that layers in series agree on the best.
         """
         best = [np.empty(0, dtype=np.intp)]
         for name in layers:
             chains = graph.layers[name].chains
-            least = max(1, int(len(chains) * self.layer_keep))
-            best.append(chains[np.argsort(-own[chains], kind="stable")[:least]])
+            count = max(1, int(len(chains) * self.layer_keep))
+            best.append(chains[np.argsort(-own[chains], kind="stable")[:count]])
         return np.concatenate(best)
 
 
@@ -105,12 +104,12 @@ class WeakestBlocks:
     count: int
 
     def __call__(self, subject: Subject, scores: LayerScores) -> BlockPlan:
-        """Plan for `subject`; raises PruningError where there are not so many blocks."""
+        """Plan for `subject`; PruningError if it has fewer removable blocks."""
         found = [block for block in subject.blocks if block.layers[-1] in scores]
         if self.count > len(found):
             raise PruningError(
                 "",
-                (f"{self.count} blocks asked for, but this network has {len(found)} that can be removed"),
+                f"{self.count} blocks asked for, but this network has {len(found)} that can be removed",
                 "ask for fewer, or prune channels",
             )
         means = [float(np.mean(scores[block.layers[-1]], dtype=np.float64)) for block in found]
@@ -122,16 +121,16 @@ class WeakestBlocks:
 
 
 @dataclass(frozen=True)
-class GroupShares:
-    """Of each group of layers with one width its own share, by score: what structured pruners call local.
+class GroupRatios:
+    """A ratio for each group of layers with one width (local pruning, uniform if all ratios are equal).
 
     Attributes:
-        shares: layer name -> share of its channels that goes, 0 <= share < 1; a group loses the smallest of
-            its layers', one without an entry has no say. A group of none stays whole, and so does what the
-            scores cannot judge.
+        ratios: layer name -> share of its channels to remove, 0 <= ratio < 1. A group loses the smallest
+            ratio among its layers that have one; a group without any stays whole, and so do channels
+            without a score.
     """
 
-    shares: Mapping[str, float]
+    ratios: Mapping[str, float]
 
     def __call__(self, subject: Subject, scores: LayerScores) -> ChannelPlan:
         """Plan for `subject`."""
@@ -139,29 +138,29 @@ class GroupShares:
         values = unit_scores(graph, scores)
         keep = np.ones(graph.unit_count, dtype=np.bool_)
         for group in groups(graph):
-            asked = [self.shares[name] for name in group.layers if name in self.shares]
+            asked = [self.ratios[name] for name in group.layers if name in self.ratios]
             if asked:
                 keep &= keep_best(graph, [group], min(asked), values)
         return ChannelPlan(keep | np.isposinf(values))
 
 
-def normal(percent: float) -> GlobalThreshold:
-    """prune.py: only channels that no shortcut ties."""
-    return GlobalThreshold(percent, candidates="uncoupled", strict=False)
+def normal_threshold(ratio: float) -> GlobalThreshold:
+    """The policy of prune.py: only channels that no shortcut ties."""
+    return GlobalThreshold(ratio, candidates="uncoupled", strict=False)
 
 
-def shortcut(percent: float) -> GlobalThreshold:
-    """shortcut_prune.py: all channels; of those that a shortcut ties, the first writer decides."""
-    return GlobalThreshold(percent, merge="leader", strict=False)
+def shortcut_threshold(ratio: float) -> GlobalThreshold:
+    """The policy of shortcut_prune.py: all channels; where a shortcut ties them, the first writer decides."""
+    return GlobalThreshold(ratio, merge="leader", strict=False)
 
 
-def slim(percent: float, layer_keep: float, merge: Merge = "union") -> GlobalThreshold:
-    """slim_prune.py: all channels, groups keep the union, every layer keeps a floor."""
-    return GlobalThreshold(percent, layer_keep=layer_keep, merge=merge)
+def slim_threshold(ratio: float, layer_keep: float, merge: Merge = "union") -> GlobalThreshold:
+    """The policy of slim_prune.py: all channels; groups keep the union, every layer keeps a floor."""
+    return GlobalThreshold(ratio, layer_keep=layer_keep, merge=merge)
 
 
 def candidate_units(graph: ChannelGraph, candidates: Candidates) -> UnitMask:
-    """(units,) which of them a strategy may remove."""
+    """(units,) those that a policy may remove."""
     free = ~graph.pinned
     return free & ~graph.coupled if candidates == "uncoupled" else free
 
@@ -169,13 +168,69 @@ def candidate_units(graph: ChannelGraph, candidates: Candidates) -> UnitMask:
 def candidate_channels(
     graph: ChannelGraph, scores: LayerScores, candidates: Candidates
 ) -> dict[str, NDArray[np.bool_]]:
-    """Layer name -> (output channels,) what of it a strategy may remove; layers without any are left out.
+    """Layer name -> (output channels,) mask of what a policy may remove; layers without any are left out.
 
-    Training takes its penalty from here, so it cannot disagree with pruning.
+    The sparsity penalty of training takes its gammas from here, so training and pruning agree.
     """
     units = candidate_units(graph, candidates)
     masks = {name: units[graph.layers[name].outputs] for name in scores}
     return {name: mask for name, mask in masks.items() if mask.any()}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers whose outputs share units, so that one width is chosen for all of them.
+
+    Attributes:
+        layers: their names, in the order of the network.
+        units: ascending.
+    """
+
+    layers: tuple[str, ...]
+    units: ChannelIds
+
+
+def groups(graph: ChannelGraph) -> tuple[Group, ...]:
+    """The groups of a network, in the order of their first layers; every layer is in exactly one.
+
+    >>> from utils.pruning.channels import ChannelTracer
+    >>> tracer = ChannelTracer()
+    >>> stem = tracer.layer("stem", tracer.new(3), 4)
+    >>> tracer.tie(tracer.layer("branch", stem, 4), stem)
+    >>> _ = tracer.layer("head", stem, 2)
+    >>> [group.layers for group in groups(tracer.finish())]
+    [('stem', 'branch'), ('head',)]
+    """
+    classes = UnionFind()
+    classes.grow(graph.unit_count)
+    for layer in graph.layers.values():
+        for unit in layer.outputs.tolist():
+            classes.union(unit, int(layer.outputs[0]))
+    roots = classes.roots()
+    members: dict[int, list[str]] = {}
+    for name, layer in graph.layers.items():
+        members.setdefault(int(roots[layer.outputs[0]]), []).append(name)
+    return tuple(Group(tuple(names), np.flatnonzero(roots == root)) for root, names in members.items())
+
+
+def keep_best(
+    graph: ChannelGraph, chosen: Sequence[Group], ratio: float, scores: UnitScores | None = None
+) -> UnitMask:
+    """(units,) mask without the lowest-scored units of each chosen group.
+
+    Args:
+        graph: the network's channels.
+        chosen: groups to prune.
+        ratio: share of the group's units to remove, 0 <= ratio < 1; at least one stays.
+        scores: (units,) higher ones are kept; None keeps the first ones.
+    """
+    keep = np.ones(graph.unit_count, dtype=np.bool_)
+    for group in chosen:
+        free = group.units[~graph.pinned[group.units]]
+        order = np.arange(len(free)) if scores is None else np.argsort(-scores[free], kind="stable")
+        fewest = 1 if len(free) == len(group.units) else 0
+        keep[free[order[max(fewest, len(free) - int(len(free) * ratio)) :]]] = False
+    return keep
 
 
 def _marked(graph: ChannelGraph, chains: NDArray[np.bool_]) -> UnitMask:
@@ -185,7 +240,7 @@ def _marked(graph: ChannelGraph, chains: NDArray[np.bool_]) -> UnitMask:
 
 
 def _none(chains: ChannelIds, judged: NDArray[np.bool_], passes: NDArray[np.bool_]) -> bool:
-    """Whether a layer has judged channels of which none passes."""
+    """Whether a layer has candidate channels and none of them passes."""
     own = chains[judged[chains]]
     return len(own) > 0 and not passes[own].any()
 
@@ -193,7 +248,7 @@ def _none(chains: ChannelIds, judged: NDArray[np.bool_], passes: NDArray[np.bool
 def _lowest_maximum(
     graph: ChannelGraph, scores: LayerScores, chains: NDArray[np.float32], judged: NDArray[np.bool_]
 ) -> np.float32:
-    """The highest threshold that leaves a channel to every layer: just below the lowest of their maxima."""
+    """The highest threshold that leaves every layer a channel: just below the lowest layer maximum."""
     own = [layer[judged[layer]] for layer in (graph.layers[name].chains for name in scores)]
     lowest = np.float32(min(chains[layer].max() for layer in own if len(layer)))
     return np.float32(np.nextafter(lowest, np.float32(-np.inf)))

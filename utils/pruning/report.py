@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from ..profiling import Latency
-from .channels import UnitMask
+from .channels import UnitMask, encode_mask
 
 
 @dataclass(frozen=True)
@@ -142,19 +140,3 @@ class PruningReport:
             "removed_blocks": list(self.removed_blocks),
             "notes": list(self.notes),
         }
-
-
-def encode_mask(mask: UnitMask) -> str:
-    """A mask as text.
-
-    >>> encode_mask(np.array([True, False, False, True, True]))
-    '5:98'
-    """
-    return f"{len(mask)}:{np.packbits(mask).tobytes().hex()}"
-
-
-def decode_mask(text: str) -> UnitMask:
-    """The mask of a text: `decode_mask(encode_mask(mask)) == mask`."""
-    count, _, digits = text.partition(":")
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), dtype=np.uint8), count=int(count))
-    return bits.astype(np.bool_)

@@ -1,4 +1,4 @@
-"""A network as the engine sees it, and what a policy says should be removed from it."""
+"""A network as the engine sees it, and the plans of policies: what to remove from it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ LayerScores = Mapping[str, NDArray[np.float32]]  # layer name -> (output channel
 
 @dataclass(frozen=True)
 class Block:
-    """An identity, a branch that nobody else reads, and the shortcut that adds them.
+    """A residual block: an identity, a branch with no other reader, and the shortcut that adds them.
 
     Attributes:
-        name: of the module that adds.
-        layers: names of the branch's layers, in order; the last one's score is the block's.
+        name: name of the shortcut, the module that adds.
+        layers: names of the branch's layers, in order; the score of the last one is the block's.
         output: name of the module whose output the shortcut adds to the identity.
         travels: whether a constant added to the block's output reaches linear readers only, so that it can
-            be folded when the block goes.
+            be folded when the block is removed.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Block:
 
 
 class Subject(Protocol):
-    """A network, its channels and its blocks. Nothing is edited in place: cutting returns a new subject."""
+    """A network, its channels and its blocks. Nothing is edited in place: every change is a new subject."""
 
     @property
     def model(self) -> nn.Module:
@@ -46,17 +46,17 @@ class Subject(Protocol):
 
     @property
     def blocks(self) -> Sequence[Block]:
-        """What `shortened` can remove, in the order of the network."""
+        """Removable blocks, in the order of the network."""
 
     @property
     def example(self) -> Tensor:
-        """(B, ...) a small input: to run the network on constants of its shape when folding."""
+        """(B, ...) a small input; folding runs the network on constants of this shape."""
 
     def with_model(self, model: nn.Module) -> Self:
-        """The same structure with other numbers."""
+        """The same structure with the tensors of another model."""
 
     def narrowed(self, keep: UnitMask) -> Self:
-        """A compact copy with the kept channels, traced anew. `keep` must be legal."""
+        """A compact copy with the kept channels, retraced. `keep` must be legal."""
 
     def shortened(self, blocks: Sequence[Block]) -> Self:
         """A copy without these blocks."""
@@ -64,15 +64,15 @@ class Subject(Protocol):
 
 @dataclass(frozen=True)
 class ChannelPlan:
-    """Units to keep.
+    """A policy's request to remove channels, before the engine makes it legal.
 
     Attributes:
-        keep: (units,) the wish, before `ChannelGraph.legal`.
-        threshold: the score below which channels go.
-        emptied: names of layers that would keep nothing but for the floor of one channel a layer.
-        candidates: "all" units could go, or the "uncoupled" ones that no shortcut ties.
-        passes: (chains,) which of them passed by their scores alone; None where no threshold decides.
-        merge: whose score decides over a unit that several layers write, see `GlobalThreshold`.
+        keep: (units,) False where the policy asks for removal.
+        threshold: the score at or below which channels are removed; None without a threshold.
+        emptied: names of layers in which no candidate passes, so that only their floor is kept.
+        candidates: the units that could be removed: "all", or the "uncoupled" ones, which no shortcut ties.
+        passes: (chains,) those that passed by their own score; None without a threshold.
+        merge: whose score decides for a unit with several writers, see `GlobalThreshold`.
     """
 
     keep: UnitMask
@@ -85,11 +85,11 @@ class ChannelPlan:
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """Blocks to remove, with the score of every block that there is."""
+    """A policy's request to remove blocks, with the score of every block of the network."""
 
     blocks: tuple[Block, ...]
     scores: tuple[tuple[str, float], ...] = ()
 
 
-Plan = ChannelPlan | BlockPlan
-Policy = Callable[[Subject, LayerScores], Plan]
+PolicyPlan = ChannelPlan | BlockPlan  # what to remove; the `Plan` of a front end says what is left
+Policy = Callable[[Subject, LayerScores], PolicyPlan]

@@ -1,8 +1,8 @@
-"""The whole way from policies to the smaller network.
+"""Pruning: from policies to the compact network.
 
-`prune` makes three networks out of one, and they are what gets evaluated:
+`prune` makes three networks out of one, which are the ones to evaluate:
 
-    gamma_masked  full size, the gammas of removed channels are 0: they still put out a constant
+    gamma_masked  full size, gammas of removed channels set to 0: these channels still output a constant
     folded        full size, those constants moved downstream, removed channels multiplied by 0
     compact       the small network; equal to `folded` up to rounding
 
@@ -14,15 +14,17 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from ..errors import PruningError
 from ..profiling import torch_threads
-from .channels import ChannelGraph, UnitMask, UnitScores
+from .channels import ChannelGraph, UnitMask, UnitScores, WidthLimits
 from .fold import Constant, carriers, constants, fold, written_tensors
-from .masking import mask_gammas, masked_tensors, zero_removed
+from .layers import channel_axis, output_axis
+from .narrow import shared_copy
 from .scores import gamma_scores, unit_scores
-from .shared_copies import shared_copy
-from .subject import Block, BlockPlan, LayerScores, Plan, Policy, Subject
+from .subject import Block, BlockPlan, LayerScores, Policy, PolicyPlan, Subject
 
 S = TypeVar("S", bound=Subject)
 Folding = Literal["off", "interior", "borders"]
@@ -30,25 +32,25 @@ Folding = Literal["off", "interior", "borders"]
 
 @dataclass(frozen=True)
 class PruningResult(Generic[S]):
-    """The three networks that get evaluated and the plans that made them.
+    """The three networks to evaluate and the plans that made them.
 
-    The two full-size ones share what they do not change with the network they come from: evaluate them, but
-    do not train them.
+    The two full-size networks share their unchanged tensors with the original: evaluate them, but do not
+    train them.
 
     Attributes:
-        scores: of the channels of the full-size network.
-        keep: the legal mask over its units.
-        carried: (units,) dead channels that are kept to carry the others' constants.
-        restored: names of layers that a plan would have emptied or left unequal.
+        scores: scores of the channels of the full-size network.
+        keep: (units,) the legal mask.
+        carried: (units,) dead channels kept to carry the constants of the others.
+        restored: names of layers that get channels back, as a plan would leave them empty or unequal.
         unfolded: names of layers and blocks whose constant could not be folded.
-        bordered: names of layers that a carrier was wanted for and has not reached: their constant is folded,
-            but missing where zero padding meets it.
+        bordered: names of layers without a carrier although one was needed: their constant is folded, but
+            wrong where zero padding meets it.
     """
 
     masked: S
     folded: S
     compact: S
-    plans: tuple[Plan, ...]
+    plans: tuple[PolicyPlan, ...]
     scores: LayerScores
     keep: UnitMask
     carried: UnitMask
@@ -58,7 +60,7 @@ class PruningResult(Generic[S]):
 
     @property
     def removed_blocks(self) -> tuple[Block, ...]:
-        """Of all plans."""
+        """Blocks removed by all plans together."""
         return tuple(block for plan in self.plans if isinstance(plan, BlockPlan) for block in plan.blocks)
 
 
@@ -70,41 +72,42 @@ def prune(
     folding: Folding = "interior",
     rescore: bool = False,
     align: int = 1,
-    least: int = 1,
+    min_channels: int = 1,
     may_keep_all: bool = False,
 ) -> PruningResult[S]:
     """Apply `policies` to `subject`, channels before blocks.
 
     Args:
         subject: the full-size network; unchanged.
-        policies: each makes a plan; a policy that removes channels must come before one that removes blocks.
+        policies: each makes a plan; one that removes channels must come before one that removes blocks.
         score: importance of every channel.
-        folding: what becomes of the constants that removed channels put out: dropped ("off"), moved into
-            biases and means ("interior", wrong where zero padding meets them), or exactly, which keeps a
-            dead channel here and there ("borders").
-        rescore: score blocks on the narrowed network, as the published layer_channel_prune does, instead of
-            on the full one.
-        align: keep multiples of so many channels.
-        least: keep at least so many channels of every tensor.
-        may_keep_all: whether `align` and `least` may leave nothing to remove, as on the way of a search.
+        folding: what happens to the constants that removed channels output: dropped ("off"), moved into
+            biases and running means ("interior", inexact where zero padding meets them), or moved exactly,
+            which keeps a few dead channels ("borders").
+        rescore: score blocks on the narrowed network, as the published layer_channel_prune does, not on the
+            full one.
+        align: kept widths are multiples of it.
+        min_channels: the fewest channels that every tensor keeps.
+        may_keep_all: whether `align` and `min_channels` may undo the whole plan, as in a search.
 
     Raises:
-        PruningError: from a policy that cannot be fulfilled, or whose whole plan `align` and `least` undo.
-        ValueError: on policies in the wrong order.
+        PruningError: a policy cannot be fulfilled, or `align` and `min_channels` undo its whole plan.
+        ValueError: the policies are in the wrong order.
     """
     scores = score(subject)
-    cut = _planned(subject, policies, score, scores, rescore, _Widths(align, least))
+    widths = WidthLimits(align, min_channels)
+    cut = _planned(subject, policies, score, scores, rescore, widths)
     if not may_keep_all:
-        _require_removal(subject.graph, cut, unit_scores(subject.graph, scores), _Widths(align, least))
-    # Hundreds of small steps: threads that wait for one another cost more than they save.
+        _require_removal(subject.graph, cut, unit_scores(subject.graph, scores), widths)
+    # Hundreds of small operations: several threads cost more in waiting than they save.
     with torch_threads(1):
-        return _cut_out(subject, cut, scores, folding, _Widths(align, least))
+        return _cut_out(subject, cut, scores, folding, widths)
 
 
 def _cut_out(
-    subject: S, cut: "_Cut", scores: LayerScores, folding: Folding, widths: "_Widths"
+    subject: S, cut: "_Cut", scores: LayerScores, folding: Folding, widths: WidthLimits
 ) -> PruningResult[S]:
-    """Everything that happens to weights."""
+    """Everything that changes weights."""
     graph = subject.graph
     masked, found, carried, keep = _emptied(subject, cut, scores, folding, widths)
     full = shared_copy(masked.model, written_tensors(masked.model, graph, carried))
@@ -128,40 +131,32 @@ def _cut_out(
 
 
 def _emptied(
-    subject: S, cut: "_Cut", scores: LayerScores, folding: Folding, widths: "_Widths"
+    subject: S, cut: "_Cut", scores: LayerScores, folding: Folding, widths: WidthLimits
 ) -> tuple[S, Mapping[str, Constant], UnitMask, UnitMask]:
-    """The gamma_masked network, the constants in it, the carriers, and the mask with these."""
+    """The gamma_masked network, its constants, the carriers, and the mask including them."""
     graph, keep = subject.graph, cut.keep
     masked, found = _masked(subject, cut, keep)
     if folding != "borders":
         return masked, found, np.zeros_like(keep), keep
     carried = carriers(masked.model, graph, found)
-    kept = graph.legal(keep | carried, unit_scores(graph, scores), widths.align, widths.least)
-    if (kept & ~keep & ~carried).any():  # more came back with the carriers, so fewer constants are left
+    kept = graph.legal(keep | carried, unit_scores(graph, scores), widths.align, widths.min_channels)
+    if (kept & ~keep & ~carried).any():  # `legal` restored more than the carriers: fewer constants are left
         masked, found = _masked(subject, cut, kept & ~carried)
     return masked, found, carried, kept
 
 
 def _masked(subject: S, cut: "_Cut", alive: UnitMask) -> tuple[S, Mapping[str, Constant]]:
-    """The network with the gammas of all but `alive` masked, and the constants that are left in it."""
+    """The network with the gammas of all units but `alive` masked, and its constants."""
     tensors = [tensor for tensor, *_ in masked_tensors(subject.model, subject.graph, alive, cut.blocks)]
     model = mask_gammas(shared_copy(subject.model, tensors), subject.graph, alive, cut.blocks)
     return subject.with_model(model), constants(model, subject.graph, alive, cut.blocks, subject.example)
 
 
 @dataclass(frozen=True)
-class _Widths:
-    """What `ChannelGraph.legal` is asked for."""
-
-    align: int
-    least: int
-
-
-@dataclass(frozen=True)
 class _Cut:
     """What all plans together remove."""
 
-    plans: tuple[Plan, ...]
+    plans: tuple[PolicyPlan, ...]
     wish: UnitMask
     keep: UnitMask
     blocks: tuple[Block, ...]
@@ -173,11 +168,11 @@ def _planned(
     score: Callable[[S], LayerScores],
     scores: LayerScores,
     rescore: bool,
-    widths: _Widths,
+    widths: WidthLimits,
 ) -> _Cut:
     wish = keep = np.ones(subject.graph.unit_count, dtype=np.bool_)
     blocks: tuple[Block, ...] = ()
-    plans: list[Plan] = []
+    plans: list[PolicyPlan] = []
     for policy in policies:
         seen, seen_scores = subject, scores
         if rescore and not keep.all():
@@ -188,23 +183,85 @@ def _planned(
         if isinstance(plan, BlockPlan):
             blocks += plan.blocks
         elif blocks or not keep.all():
-            raise ValueError("one policy for channels, before the one for blocks")
+            raise ValueError("give one policy for channels, before the one for blocks")
         else:
             wish = plan.keep
-            keep = subject.graph.legal(wish, unit_scores(subject.graph, scores), widths.align, widths.least)
+            keep = subject.graph.legal(
+                wish, unit_scores(subject.graph, scores), widths.align, widths.min_channels
+            )
     return _Cut(tuple(plans), wish, keep, blocks)
 
 
-def _require_removal(graph: ChannelGraph, cut: _Cut, values: UnitScores, widths: _Widths) -> None:
-    """Refuse widths that bring every channel back; a plan that removes none by itself is fine."""
+def _require_removal(graph: ChannelGraph, cut: _Cut, values: UnitScores, widths: WidthLimits) -> None:
+    """Refuse width limits that restore every channel; a plan that removes none is accepted."""
     if cut.blocks or not cut.keep.all() or graph.legal(cut.wish, values).all():
         return
-    given = {"--align": widths.align, "--min-channels": widths.least}
+    given = {"--align": widths.align, "--min-channels": widths.min_channels}
     options = " ".join(f"{name} {value}" for name, value in given.items() if value > 1)
-    fact = f"brings all {int((~cut.wish).sum())} channels back that were to go, so nothing is removed"
-    raise PruningError(options, fact, "ask for less of it, or remove a larger share")
+    fact = f"all {int((~cut.wish).sum())} channels to remove are restored, so nothing is removed"
+    raise PruningError(options, fact, "give a smaller value, or remove a larger share")
 
 
 def _restored(graph: ChannelGraph, wish: UnitMask, keep: UnitMask) -> tuple[str, ...]:
     added = keep & ~wish
     return tuple(name for name, layer in graph.layers.items() if added[layer.outputs].any())
+
+
+def masked_tensors(
+    model: nn.Module, graph: ChannelGraph, keep: UnitMask, blocks: Sequence[Block] = ()
+) -> list[tuple[Tensor, Tensor, int]]:
+    """Targets of `mask_gammas`: gammas, or weights of layers without norm; (out,) dead channels; the axis."""
+    gone = {name for block in blocks for name in block.layers}
+    found = []
+    for name, layer in graph.layers.items():
+        dead = torch.from_numpy(~keep[layer.outputs]) | (name in gone)
+        module = model.get_submodule(layer.norm or name)
+        if not isinstance(module.weight, Tensor):  # a norm without gammas
+            module = model.get_submodule(name)
+        assert isinstance(module.weight, Tensor)
+        if bool(dead.any()):
+            found.append((module.weight, dead, output_axis(module)))
+    return found
+
+
+def mask_gammas(
+    model: nn.Module, graph: ChannelGraph, keep: UnitMask, blocks: Sequence[Block] = ()
+) -> nn.Module:
+    """Set the gammas of removed channels to 0, in place; a layer without norm keeps only its bias.
+
+    All channels of the layers of removed blocks count as removed.
+    """
+    with torch.no_grad():
+        for gamma, dead, axis in masked_tensors(model, graph, keep, blocks):
+            gamma.index_fill_(axis, dead.nonzero().flatten().to(gamma.device), 0)
+    return model
+
+
+def zero_removed(
+    model: nn.Module, graph: ChannelGraph, keep: UnitMask, blocks: Sequence[Block] = ()
+) -> nn.Module:
+    """Multiply by 0, with hooks, every removed channel that a layer reads and every removed block's output.
+
+    Between two layers a channel meets only itself, so masking the inputs of layers equals multiplying the
+    activations by 0, and is right even after activations with act(0) != 0.
+    """
+    for name, layer in graph.layers.items():
+        mask = torch.from_numpy(keep[layer.inputs])
+        if not mask.all():
+            model.get_submodule(name).register_forward_pre_hook(_masking(mask))
+    for block in blocks:
+        model.get_submodule(block.output).register_forward_hook(_times_zero)
+    return model
+
+
+def _times_zero(_module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    return output * 0
+
+
+def _masking(mask: Tensor) -> Callable[[nn.Module, tuple[Tensor]], tuple[Tensor]]:
+    def hook(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        (value,) = inputs
+        behind = value.ndim - 1 - channel_axis(module, value)
+        return (value * mask.to(value).view(-1, *[1] * behind),)
+
+    return hook

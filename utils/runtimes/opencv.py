@@ -18,10 +18,14 @@ from ..darknet.network import Network
 from ..darknet.weights import write_weights
 from ..detection.boxes import xywh_to_xyxy
 from ..detection.decode import decode_heads
-from ..errors import ToolkitError
+from ..errors import Finding, ToolkitError
+from ..extras import OPENCV_REMEDY
 from ..files import write_text
 from .runtime import OPEN, Images, Outputs, Session, Sizes
 
+# OpenCV 5 dropped it; other projects bring that, beside or in place of the one of this project.
+HAS_IMPORTER = hasattr(cv2.dnn, "readNetFromDarknet")
+NO_IMPORTER = f"OpenCV {cv2.__version__} has no Darknet importer"
 # Inside the root, where Darknet has `BATCH_NORM_EPS`: the variances are shifted by the difference.
 OPENCV_EPS = 1e-6
 
@@ -58,6 +62,8 @@ class OpenCv:
         Raises:
             ToolkitError: OpenCV refuses the cfg or reads it wrongly.
         """
+        if not HAS_IMPORTER:
+            raise ToolkitError("opencv", NO_IMPORTER, OPENCV_REMEDY)
         if objection := opencv_objection(model.network):
             raise ToolkitError(model.network.source, objection, "use another runtime")
         cv2.setNumThreads(torch.get_num_threads())
@@ -96,8 +102,15 @@ class _Session:
         return run
 
 
+def opencv_finding() -> tuple[Finding, ...]:
+    """A warning where the installed OpenCV cannot read Darknet networks; else nothing."""
+    return () if HAS_IMPORTER else (Finding("warning", "cv2", NO_IMPORTER, OPENCV_REMEDY),)
+
+
 def opencv_objection(network: Network) -> str | None:
     """Why OpenCV cannot be compared with: it refuses the cfg or is known to read it wrongly; else None."""
+    if not HAS_IMPORTER:
+        return f"{NO_IMPORTER}; OpenCV 4 has one"
     findings = [f for f in opencv_findings(network) if f.effect in ("refuses", "reads wrongly")]
     if not findings:
         return None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..darknet.network import Network
 from ..darknet.sections import Convolutional
 from ..errors import ToolkitError
-from ..pruning.report import decode_mask
+from ..pruning.channels import decode_mask
 
 # A sum over the parts of the loss is about 1 early in a training; so is this, per channel and deviation.
 FEATURE_WEIGHT = 0.5

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import ToolkitError
 from ..files import write_text
-from ..pruning.penalty_schedule import RELATIVE_THRESHOLD
+from ..pruning.sparsity import RELATIVE_THRESHOLD
 from .plots import plot_gammas, plot_history
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

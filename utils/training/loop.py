@@ -11,7 +11,7 @@ import math
 import random
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -53,7 +53,7 @@ class Loaders(NamedTuple):
 
 
 class Observer(Protocol):
-    """Who wants to know how it goes; the commands draw bars and lines with it."""
+    """Progress callbacks; the commands draw bars and lines with them."""
 
     def epoch_started(self, epoch: int, done: int) -> None:
         """Epoch `epoch` (from 1) begins, or goes on behind its first `done` batches."""
@@ -99,7 +99,7 @@ def train(
     options: TrainingOptions,
     output: Path,
     *,
-    observer: Observer,
+    observers: Sequence[Observer] = (),
     extras: Extras | None = None,
     resume: Checkpoint | None = None,
 ) -> History:
@@ -110,7 +110,7 @@ def train(
         loaders: what to train and validate on.
         options: the run's choices.
         output: folder of the results.
-        observer: told of every batch and epoch.
+        observers: called for every batch and epoch.
         extras: penalty, teacher and the like.
         resume: the checkpoint of this run to continue.
 
@@ -123,7 +123,7 @@ def train(
         keep_freed_memory()
     rest = (extras.penalty, extras.objective, extras.processes, Freezing(model, options.freeze))
     trainer = Trainer(model, model.head_specs, options, len(loaders.train), *rest)
-    run = _Run(trainer, loaders, output, observer, extras)
+    run = _EpochLoop(trainer, loaders, output, observers, extras)
     if resume:
         run.restore(resume)
     with listening() as interruption:
@@ -140,14 +140,19 @@ def seed_epoch(seed: int, epoch: int) -> None:
     torch.manual_seed(mixed)
 
 
-class _Run:
-    """The state of a training between two steps, and how it is kept."""
+class _EpochLoop:
+    """The state of a training between two steps, and how it is saved."""
 
     def __init__(
-        self, trainer: Trainer[Darknet], loaders: Loaders, output: Path, observer: Observer, extras: Extras
+        self,
+        trainer: Trainer[Darknet],
+        loaders: Loaders,
+        output: Path,
+        observers: Sequence[Observer],
+        extras: Extras,
     ) -> None:
         self.trainer, self.loaders, self.output = trainer, loaders, output
-        self.observer, self.extras, self.processes = observer, extras, extras.processes
+        self.observers, self.extras, self.processes = observers, extras, extras.processes
         self.history = History()
         self._returns = self._position = 0
         self._good: tuple[dict[str, Any], dict[str, Tensor]] | None = None
@@ -165,10 +170,11 @@ class _Run:
             if trainer.penalty:
                 trainer.penalty.start_epoch(number / trainer.options.epochs)
         self.loaders.train.set_epoch(number, skip=self._position if done else 0)
-        self.observer.epoch_started(number + 1, done)
+        for observer in self.observers:
+            observer.epoch_started(number + 1, done)
         try:
             means = trainer.train_epoch(
-                self.loaders.train, self.observer.batch_done, lambda: self._after_step(interruption)
+                self.loaders.train, self._after_batch, lambda: self._after_step(interruption)
             )
         except NotFiniteError as error:
             self._return_to_good(error)
@@ -197,6 +203,10 @@ class _Run:
             # the run may have been killed, or copied elsewhere, before all was written
             self._save(is_best=self.history.best is self.history.records[-1])
             self.history.write(self.output)
+
+    def _after_batch(self, number: int, means: Mapping[str, float]) -> None:
+        for observer in self.observers:
+            observer.batch_done(number, means)
 
     def _after_step(self, interruption: Interruption) -> None:
         trainer = self.trainer
@@ -247,7 +257,8 @@ class _Run:
         if self.processes.is_first:  # the others only count
             self._save(is_best)
             self.history.write(self.output)
-            self.observer.epoch_done(record, is_best, trainer.evaluated, gammas)
+            for observer in self.observers:
+                observer.epoch_done(record, is_best, trainer.evaluated, gammas)
         self.processes.barrier()
 
     def _accuracy(self, interruption: Interruption) -> float:

@@ -1,8 +1,8 @@
-"""Measuring a benchmark, cell by cell; a cell is one input on one runtime, for which all models take turns.
+"""Measurement of a benchmark by cells; a cell is one input on one runtime, its models measured interleaved.
 
-Invariant: the rows of a cell come from the same rounds, so that ratio i of two models pairs what the machine
-did to both. A cell is measured as a whole or, where the file has the figures of all that can be run, not at
-all. A row without figures is never taken from the file: it is tried again.
+Invariant: the rows of a cell come from the same rounds, so that ratio i of two models pairs calls under the
+same conditions. A cell is measured as a whole, or not at all if the file has results of all models that can
+be run. A row without results is always retried.
 """
 
 import math
@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ...data.images import resize_exactly
-from ...data.rectangles import fit
+from ...data.images import fit, resize_exactly
 from ...detection.nms import suppress
 from ...errors import ToolkitError
-from ...profiling import latency_of, measure_latency, median_interval, take_turns, torch_threads
+from ...profiling import interleaved_times, latency_of, measure_latency, median_interval, torch_threads
 from ...runtimes.choice import find_runtime
 from ...runtimes.detecting import as_predict
 from ...runtimes.runtime import Images, Runtime, Session
@@ -32,9 +31,9 @@ from ..latency.measure import processor
 from .models import Model, digest_of_all
 
 CELL = 32  # pixels that rectangular inputs are cut in
-LEAST_ROUNDS = 6  # below, no interval holds a median with 95 %
+LEAST_ROUNDS = 6  # fewer give no 95 % interval of a median
 _WARMUP = 2
-_ROUNDS_BESIDE = 10  # of preparing and suppressing, which take little
+_ROUNDS_BESIDE = 10  # of preprocessing and NMS, which take little
 
 Image = NDArray[np.uint8]
 Key = tuple[object, ...]
@@ -60,15 +59,15 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Timing:
-    """One model in one cell.
+class CellResult:
+    """Result of one model in one cell.
 
     Attributes:
         model: its name.
         digest: of its files.
         reference: name of the first model.
-        together: digest of all models that took turns, in order; figures beside others are others.
-        image: what was put in; measurements with others are others.
+        together: digest of all models measured interleaved, in order; other companions mean another result.
+        image: name of the input image; another image means another result.
         machine: model of the processor or GPU.
         version: of the runtime.
         runtime, threads, shape, size, batch: the cell, see `Cell`.
@@ -79,7 +78,7 @@ class Timing:
         low, high: the 95 % interval of `faster`, see `profiling.median_interval`.
         prepare: milliseconds to bring an image to the input, median.
         suppress: milliseconds to suppress an image's boxes, median.
-        note: why there are no figures.
+        note: why there is no result.
     """
 
     model: str
@@ -108,13 +107,13 @@ class Timing:
 
     @property
     def key(self) -> Key:
-        """What was measured, without what came out."""
+        """Identity of the measurement, without its result."""
         names = [field.name for field in fields(self)]
         return astuple(self)[: names.index("rounds")]
 
     @property
     def cell(self) -> Cell:
-        """Where it was measured."""
+        """The cell of this result."""
         return Cell(self.runtime, self.threads, self.shape, self.size, self.batch)
 
     @property
@@ -127,7 +126,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure a cell: at most `rounds`; none after `seconds`, but at least LEAST_ROUNDS."""
+    """Limits of a cell: at most `rounds`, no new round after `seconds`, at least LEAST_ROUNDS."""
 
     rounds: int = 21
     seconds: float = 6.0
@@ -135,12 +134,12 @@ class Effort:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is measured, and where the rows are kept.
+    """A benchmark and the file of its results.
 
     Attributes:
         models: the first one is the reference.
-        image: (h, w, 3) what is put in; a batch is this image again and again.
-        source: what the rows call it.
+        image: (h, w, 3) the input; a batch repeats it.
+        source: its name in the results.
         path: CSV file of the rows.
         effort: of each cell.
         device: of torch.
@@ -153,15 +152,15 @@ class Benchmark:
     effort: Effort
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - is immutable
 
-    def run(self, cells: Sequence[Cell]) -> list[Timing]:
-        """Measure what the file lacks, with a bar; the rows of all cells, in order.
+    def run(self, cells: Sequence[Cell]) -> list[CellResult]:
+        """Measure missing cells, with a progress bar; return the results of all cells, in order.
 
         Raises:
-            ToolkitError: the file holds something else.
+            ToolkitError: the file is not a benchmark.
         """
-        found: list[Timing] = []
+        found: list[CellResult] = []
         for cell in tqdm(cells, "benchmark", unit="cell", disable=None):
-            known = {row.key: row for row in read_rows(self.path, Timing)}
+            known = {row.key: row for row in read_rows(self.path, CellResult)}
             with torch_threads(cell.threads):
                 runtime, blanks = self._blank(cell)
                 rows = blanks if runtime is None else self._rows(cell, runtime, blanks, known)
@@ -171,9 +170,9 @@ class Benchmark:
         return found
 
     def _rows(
-        self, cell: Cell, runtime: Runtime, blanks: Sequence[Timing], known: Mapping[Key, Timing]
-    ) -> list[Timing]:
-        """The cell's rows: the known ones, unless a model without figures can be run by now."""
+        self, cell: Cell, runtime: Runtime, blanks: Sequence[CellResult], known: Mapping[Key, CellResult]
+    ) -> list[CellResult]:
+        """The known results, unless a model without a result can be run now."""
         rows = [known.get(blank.key, blank) for blank in blanks]
         lacking = [model for model, row in zip(self.models, rows, strict=True) if row.p50 is None]
         if not lacking:
@@ -185,8 +184,8 @@ class Benchmark:
             return self._measured(cell, runtime, blanks)
         return [replace(row, note=notes.get(row.model, row.note)) for row in rows]
 
-    def _blank(self, cell: Cell) -> tuple[Runtime | None, list[Timing]]:
-        """The cell's rows without figures, with the reason why where the runtime is not there."""
+    def _blank(self, cell: Cell) -> tuple[Runtime | None, list[CellResult]]:
+        """Rows without results, with the reason where the runtime is missing."""
         note, version, machine = "", "", processor()
         runtime: Runtime | None = None
         try:
@@ -197,7 +196,7 @@ class Benchmark:
         height, width = self._prepared(cell).shape[1:]
         place = (machine, version, *astuple(cell), height, width)
         same = (self.models[0].name, digest_of_all(self.models), self.source, *place)
-        rows = [Timing(each.name, each.digest, *same) for each in self.models]
+        rows = [CellResult(each.name, each.digest, *same) for each in self.models]
         return runtime, [replace(row, note=note) for row in rows]
 
     def _prepared(self, cell: Cell) -> Tensor:
@@ -210,12 +209,12 @@ class Benchmark:
     def _images(self, cell: Cell) -> Images:
         return np.stack([self._prepared(cell).numpy()] * cell.batch)
 
-    def _measured(self, cell: Cell, runtime: Runtime, blanks: Sequence[Timing]) -> list[Timing]:
+    def _measured(self, cell: Cell, runtime: Runtime, blanks: Sequence[CellResult]) -> list[CellResult]:
         images = self._images(cell)
         sessions, suppressing, notes = _sessions(self.models, runtime, images)
         runs = {name: session.bound(images) for name, session in sessions.items()}
         effort = self.effort
-        times = take_turns(runs, effort.rounds, _WARMUP, seconds=effort.seconds, least=LEAST_ROUNDS)
+        times = interleaved_times(runs, effort.rounds, _WARMUP, seconds=effort.seconds, least=LEAST_ROUNDS)
         prepare = _milliseconds(lambda: self._prepared(cell))
         first = times.get(self.models[0].name)
         rows = []
@@ -258,18 +257,18 @@ def _sessions(
     return sessions, suppressing, notes
 
 
-def _filled(blank: Timing, times: Sequence[float], first: Sequence[float] | None) -> Timing:
+def _filled(blank: CellResult, times: Sequence[float], first: Sequence[float] | None) -> CellResult:
     """With the figures of all rounds; `first` are the reference's."""
     latency = latency_of(times)
     row = replace(blank, rounds=latency.rounds, p50=latency.p50, p95=latency.p95)
     if first is None:
-        return replace(row, note="the first model cannot be run here: nothing to compare with")
+        return replace(row, note="no ratio: the first model cannot be run here")
     faster, low, high = median_interval([theirs / own for theirs, own in zip(first, times, strict=True)])
     return replace(row, faster=faster, low=low, high=high)
 
 
 def _suppress_milliseconds(session: Session, images: Images) -> float:
-    """Of one image's boxes, with what detect.py takes for a detection."""
+    """Milliseconds of NMS for one image, with the thresholds of detect.py."""
     height, width = images.shape[2:]
     predictions = as_predict(session, "benchmark")(torch.from_numpy(images))[0]
     predictions[:, :4] /= predictions.new_tensor([width, height, width, height])

@@ -1,4 +1,4 @@
-"""The models of a benchmark on any runtime: a cfg with its weights, a checkpoint, or an exported file."""
+"""Models of a benchmark: a cfg with its weights, a checkpoint, or an exported file."""
 
 import hashlib
 import re
@@ -24,7 +24,7 @@ from ...runtimes.runtime import OPEN, Runtime, Session, Sizes
 from ..inputs import open_files
 
 _PAIR = re.compile(r"(.+\.cfg):(.+)", re.IGNORECASE)
-_DIGITS = 12  # of a digest that only has to tell files apart
+_DIGITS = 12  # of a digest that distinguishes files
 
 Shape = tuple[int, ...]  # batch, channels, height, width
 
@@ -43,12 +43,12 @@ class Model:
 
     @property
     def name(self) -> str:
-        """As tables have it."""
+        """Name in tables."""
         return self.path.name if self.cfg is None else self.path.stem
 
     @cached_property
     def digest(self) -> str:
-        """What its files contain, as a few digits."""
+        """Digest of its files."""
         digest = hashlib.sha256(b"" if self.cfg is None else self.cfg.read_bytes())
         for path in self.files:
             digest.update(path.read_bytes())
@@ -56,7 +56,7 @@ class Model:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What must be shipped beside the cfg: formats that keep weights apart have two files."""
+        """Files of the model except the cfg; formats with separate weights have two."""
         binary = self.path.with_suffix(".bin")
         is_pair = self.path.suffix in (".xml", ".param")
         return (self.path, binary) if is_pair and binary.is_file() else (self.path,)
@@ -67,7 +67,7 @@ class Model:
         return None if is_exported(self.path) else open_files(self.cfg, self.path).eval()
 
     def costs(self) -> tuple[int | None, int | None]:
-        """Parameters and multiply-adds at its own size; None for an exported file, which does not say."""
+        """Parameters and multiply-adds at its own size; None for an exported file."""
         if self.darknet is None:
             return None, None
         network = self.darknet.network
@@ -75,20 +75,22 @@ class Model:
         return count_parameters(self.darknet), count_macs(self.darknet, size, network.channels(-1))
 
     def network(self, device: torch.device) -> DetectingNetwork:
-        """It as something to evaluate, an exported file on its usual runtime.
+        """The model ready for evaluation, an exported file on its usual runtime.
 
         Raises:
-            ToolkitError: the file says too little, or its runtime is not there.
+            ToolkitError: the file lacks information, or its runtime is missing.
         """
         if self.darknet is None:
             return of_file(self.path, runtime_of(self.path))
         return detecting(self.darknet.to(device))
 
     def session(self, runtime: Runtime, shape: Shape) -> Session:
-        """It on a runtime, for images of one shape: boxes and scores come out.
+        """The model on a runtime, for images of one shape; returns boxes and scores.
+
+        Errors name no place: they become notes of a cell, which names model and runtime.
 
         Raises:
-            ToolkitError: the runtime or the file cannot serve that.
+            ToolkitError: the runtime or the file does not support that.
         """
         if self.darknet is not None:
             return _session(self.darknet.cpu(), runtime, shape)
@@ -97,7 +99,7 @@ class Model:
         loaded = runtime.load(self.path)
         if any(own not in (None, given) for own, given in zip(loaded.sizes, shape, strict=True)):
             sizes = "x".join("any" if own is None else str(own) for own in loaded.sizes)
-            raise ToolkitError("", f"the file takes {sizes} alone")
+            raise ToolkitError("", f"the file has the fixed input shape {sizes}")
         size_check(loaded, self.path.name)(shape)
         return loaded
 
@@ -105,18 +107,18 @@ class Model:
 def _session(model: Darknet, runtime: Runtime, shape: Shape) -> Session:
     channels = model.network.channels(-1)
     if channels != shape[1]:
-        raise ToolkitError("", f"the network takes images of {channels} channels, not {shape[1]}")
+        raise ToolkitError(model.network.source, f"takes images of {channels} channels, not {shape[1]}")
     if isinstance(runtime, OpenCv):
         return runtime.wrap(model, (shape[2], shape[3]))
     if runtime.name == "ncnn":
-        raise ToolkitError("", "ncnn runs its own files alone", "export the network first")
+        raise ToolkitError("ncnn", "runs only its own files", "export the network first")
     with torch.no_grad():
-        model(torch.zeros(1, *shape[1:]))  # a size that does not fit is the network's own error
+        model(torch.zeros(1, *shape[1:]))  # an invalid size raises the network's own error
     return session(BoxesAndScores(fused(model), model.head_specs).eval(), torch.zeros(shape), runtime)
 
 
 def own_runtimes(models: Sequence[Model]) -> list[str]:
-    """Where models run unless users choose: an exported file on its usual runtime, others on ONNX Runtime.
+    """Default runtimes: an exported file on its usual runtime, others on ONNX Runtime.
 
     >>> own_runtimes([Model(None, Path("a.onnx")), Model(None, Path("a.xml")), Model(None, Path("a.pt"))])
     ['onnxruntime', 'openvino']
@@ -125,7 +127,7 @@ def own_runtimes(models: Sequence[Model]) -> list[str]:
 
 
 def sizes_of_files(models: Sequence[Model]) -> list[Sizes]:
-    """What each exported file takes; one that cannot be loaded is left out, its cells say why."""
+    """Input shapes of exported files; one that cannot be loaded is left out, its cells state the reason."""
     found = []
     for model in models:
         if is_exported(model.path):
@@ -135,19 +137,19 @@ def sizes_of_files(models: Sequence[Model]) -> list[Sizes]:
 
 
 def digest_of_all(models: Sequence[Model]) -> str:
-    """Names and contents of models in their order, as a few digits."""
+    """Digest of names and contents of models, in order."""
     text = "\n".join(f"{model.digest} {model.name}" for model in models)
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]
 
 
 def parse_model(text: str) -> Model:
-    """A model as users write it.
+    """Parse a model as users write it.
 
     >>> parse_model("cfg/a.cfg:weights/b.weights").name, parse_model("weights/b.onnx").name
     ('b', 'b.onnx')
 
     Raises:
-        ToolkitError: it is no model, or a file is missing.
+        ToolkitError: not a model.
     """
     pair = _PAIR.fullmatch(text)
     model = Model(Path(pair[1]), Path(pair[2])) if pair else Model(None, Path(text))
@@ -158,8 +160,8 @@ def parse_model(text: str) -> Model:
     return model
 
 
-def open_models(texts: list[str]) -> list[Model]:
-    """All models, each of which has a name of its own.
+def open_models(texts: Sequence[str]) -> list[Model]:
+    """Open all models; their names must differ.
 
     Raises:
         ToolkitError: as for `parse_model`, or one is named twice, or a cfg and its weights do not fit.
@@ -175,5 +177,5 @@ def open_models(texts: list[str]) -> list[Model]:
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ToolkitError("--models", f"two are called {twice}", "rename one of the files")
     for model in models:
-        _ = model.darknet  # what does not fit is told before hours of measuring
+        _ = model.darknet  # a mismatch is reported before hours of measuring
     return models

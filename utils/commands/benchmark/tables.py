@@ -1,4 +1,4 @@
-"""What benchmark.py shows: the models, then a table of latencies for each runtime and number of threads."""
+"""Tables of a benchmark: the models, then latencies for each runtime and number of threads."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from rich.table import Table
 
 from ...reporting.speeds import Bar, Panel
 from ..tables import mebibytes, multiply_adds, percent, show
-from .measure import Timing
+from .measure import CellResult
 
 _MODELS = ("", "model", "parameters", "MACs", "size", "mAP@0.5")
 _BESIDE = 2  # models that fit side by side
@@ -18,7 +18,7 @@ Rows = list[list[str]]
 
 @dataclass(frozen=True)
 class ModelRow:
-    """What a model is.
+    """Costs and accuracy of one model.
 
     Attributes:
         model: its name.
@@ -28,8 +28,8 @@ class ModelRow:
         images: how many of it at most; None for all.
         parameters, macs: at its own size; None where the file does not say.
         size: bytes of its weights.
-        map50: fraction; None where it was not asked for or could not be computed.
-        note: why not.
+        map50: fraction; None if not requested or failed.
+        note: the reason.
     """
 
     model: str
@@ -45,20 +45,20 @@ class ModelRow:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What was evaluated, without what came out."""
+        """Identity of the evaluation, without its result."""
         return self.model, self.digest, self.data, self.content, self.images
 
 
-def show_benchmark(models: Sequence[ModelRow], timings: Sequence[Timing]) -> None:
-    """Print all tables, and below them why figures are missing."""
+def show_benchmark(models: Sequence[ModelRow], timings: Sequence[CellResult]) -> None:
+    """Print all tables, then the reasons for missing results."""
     for title, head, rows in _tables(models, timings):
         show(title, _table(head, rows))
     for line in _notes(models, timings):
         print(line)
 
 
-def markdown(models: Sequence[ModelRow], timings: Sequence[Timing]) -> str:
-    """The same as a Markdown page."""
+def markdown(models: Sequence[ModelRow], timings: Sequence[CellResult]) -> str:
+    """The tables as a Markdown page."""
     parts = ["# Benchmark\n"]
     for title, head, rows in _tables(models, timings):
         lines = [list(head), ["---"] * len(head), *rows]
@@ -68,9 +68,9 @@ def markdown(models: Sequence[ModelRow], timings: Sequence[Timing]) -> str:
 
 
 def _tables(
-    models: Sequence[ModelRow], timings: Sequence[Timing]
+    models: Sequence[ModelRow], timings: Sequence[CellResult]
 ) -> Iterator[tuple[str, Sequence[str], Rows]]:
-    """Title, head and rows of each table; a runtime that served nothing has none."""
+    """Title, head and rows of each table; a runtime without results has none."""
     marks = {row.model: f"#{number}" for number, row in enumerate(models, start=1)}
     yield "Models", _MODELS, [[marks[row.model], *_model_cells(row)] for row in models]
     for title, rows in _groups(timings):
@@ -85,31 +85,31 @@ def _tables(
         yield f"{title}: p50 / p95 in ms", *layout(inputs, own)
         least = min(row.batch for row in rows)
         beside = [_beside_cells(each) for each in inputs if each[0].batch == least]
-        head = ["input", "prepare, ms", *(f"NMS {mark}, ms" for mark in own.values())]
-        yield "Beside the network, for each image", head, beside
+        head = ["input", "preprocessing, ms", *(f"NMS {mark}, ms" for mark in own.values())]
+        yield "Preprocessing and NMS, per image", head, beside
 
 
-def _side_by_side(inputs: Sequence[Sequence[Timing]], marks: Mapping[str, str]) -> tuple[list[str], Rows]:
+def _side_by_side(inputs: Sequence[Sequence[CellResult]], marks: Mapping[str, str]) -> tuple[list[str], Rows]:
     """A line for each input; models are columns."""
-    head = ["input", "batch", *marks.values(), *(["ratio"] if len(marks) > 1 else [])]
+    head = ["input", "batch", *marks.values(), *(["× faster"] if len(marks) > 1 else [])]
     return head, [
         [_input(rows[0]), str(rows[0].batch), *map(_latency, rows), *map(_faster, rows[1:])]
         for rows in inputs
     ]
 
 
-def _below(inputs: Sequence[Sequence[Timing]], marks: Mapping[str, str]) -> tuple[list[str], Rows]:
+def _below(inputs: Sequence[Sequence[CellResult]], marks: Mapping[str, str]) -> tuple[list[str], Rows]:
     """A line for each model on each input."""
     lines = [
         [_input(row), str(row.batch), marks[row.model], _latency(row), _faster(row)]
         for rows in inputs
         for row in rows
     ]
-    return ["input", "batch", "", "p50 / p95", "ratio"], lines
+    return ["input", "batch", "", "p50 / p95, ms", "× faster"], lines
 
 
-def panels(timings: Sequence[Timing]) -> list[Panel]:
-    """The same as figures to draw: milliseconds an image."""
+def panels(timings: Sequence[CellResult]) -> list[Panel]:
+    """The results as panels of a picture: milliseconds per image."""
     found = []
     for title, rows in _groups(timings):
         bars = [
@@ -121,7 +121,7 @@ def panels(timings: Sequence[Timing]) -> list[Panel]:
     return [panel for panel in found if panel.bars]
 
 
-def _groups(timings: Sequence[Timing]) -> Iterator[tuple[str, list[Timing]]]:
+def _groups(timings: Sequence[CellResult]) -> Iterator[tuple[str, list[CellResult]]]:
     """Tables with their titles."""
     for (runtime, threads), group in groupby(timings, lambda row: (row.runtime, row.threads)):
         rows = list(group)
@@ -139,12 +139,12 @@ def _model_cells(row: ModelRow) -> list[str]:
     ]
 
 
-def _beside_cells(rows: Sequence[Timing]) -> list[str]:
+def _beside_cells(rows: Sequence[CellResult]) -> list[str]:
     prepare = next((row.prepare for row in rows if row.prepare is not None), None)
     return [_input(rows[0]), *(_number(value) for value in (prepare, *(row.suppress for row in rows)))]
 
 
-def _input(row: Timing) -> str:
+def _input(row: CellResult) -> str:
     return f"{row.shape} {row.width}x{row.height}"
 
 
@@ -152,19 +152,19 @@ def _number(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.2f}"
 
 
-def _latency(row: Timing) -> str:
+def _latency(row: CellResult) -> str:
     return "n/a" if row.p50 is None else f"{row.p50:.1f} / {row.p95:.1f}"
 
 
-def _faster(row: Timing) -> str:
-    """How many times as fast as the first model, the interval, and what may be said of it."""
+def _faster(row: CellResult) -> str:
+    """Speed relative to the first model, its interval, and the verdict."""
     if row.faster is None or row.model == row.reference:
         return "-"
     return f"{row.faster:.2f} ({row.low:.2f}-{row.high:.2f}) {row.verdict}".rstrip()
 
 
-def _notes(models: Sequence[ModelRow], timings: Sequence[Timing]) -> list[str]:
-    """Each reason once."""
+def _notes(models: Sequence[ModelRow], timings: Sequence[CellResult]) -> list[str]:
+    """Reasons for missing results, each once."""
     reasons = [f"{row.model} on {row.runtime}: {row.note}" for row in timings if row.note]
     return list(dict.fromkeys([*(f"{row.model}, mAP: {row.note}" for row in models if row.note), *reasons]))
 

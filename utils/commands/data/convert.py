@@ -1,9 +1,9 @@
-"""The commands that make Darknet data sets of others: convert what lies there, or fetch it first."""
+"""The data commands: convert annotations to a Darknet data set, or download one first."""
 
-import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
@@ -16,7 +16,9 @@ from ...data.download import download, unpack
 from ...data.listing import SPLITS, read_names
 from ...data.oxford_hand import FOLDERS, read_hands
 from ...data.voc import VOC_CLASSES, read_voc
-from ..arguments import Parser, next_command
+from ...errors import ToolkitError
+from ...options import add_options, from_arguments, option
+from ..arguments import CommandOptions, Parser, next_command
 from ..results import quoted
 from ..tables import show
 
@@ -37,144 +39,155 @@ VOC_SPLITS = {
 HANDS_URL = "https://www.robots.ox.ac.uk/~vgg/data/hands/downloads"
 HANDS_ARCHIVE = "hand_dataset.tar.gz"
 
-CONVERT = """Make a Darknet data set of COCO or Pascal VOC annotations; the images stay where they are.
+CONVERT = """Convert COCO or Pascal VOC annotations to a Darknet data set; the images stay in place.
 
     python data/convert.py coco --json train2017.json --images train2017 --output data/coco
     python data/convert.py coco --json val2017.json --images val2017 --split valid --output data/coco
     python data/convert.py voc --root VOCdevkit/VOC2007 --set trainval --output data/voc
     python data/convert.py voc --root labelled --output data/mine --classes cat,dog
 
-One call makes one list (--split); a second call adds another to the same folder. What appears in it: links
-to the images in JPEGImages, label files in labels, train.txt and its like, a .names and a .data file, all as
-Darknet wants them. Crowd regions (coco) and difficult objects (voc) are left out; boxes are cut at the
-image's border, and those without area dropped and counted.
+One call writes one list (--split); a second call adds another to the same folder. The folder contains links
+to the images in JPEGImages, label files in labels, train.txt, valid.txt or test.txt, a .names and a .data
+file, as Darknet reads them. Crowd regions (coco) and difficult objects (voc) are left out; boxes are clipped
+to the image, and those without area are dropped and counted.
 """
-GET_VOC = """Fetch Pascal VOC 2007 or 2012 and make a Darknet data set of it.
+GET_VOC = """Download Pascal VOC 2007 or 2012 as a Darknet data set.
 
     python data/get_voc.py
     python data/get_voc.py --year 2012 --output data/voc2012
 
 2007: train is its trainval set, valid its test set; 2012: train and val, as its test labels are not public.
-A download that broke off is continued by calling again; archives that lie in DIR/download already are used.
-Checksums are verified. Difficult objects are left out.
+Run it again to resume an interrupted download; archives in DIR/download are reused. Checksums are verified.
+Difficult objects are left out.
 """
 GET_OXFORD_HAND = """Download the Oxford hand data set as a Darknet data set (one class, needs scipy).
 
     python data/get_oxford_hand.py
     python data/get_oxford_hand.py --output data/oxfordhand --copy
 
-Its training, validation and test images become train, valid and test; the upright box around the four marked
-corners becomes the label. A download that broke off is continued by calling again; an archive that lies in
-DIR/download already is used.
+Its training, validation and test images become train, valid and test; the label is the upright box around the
+four marked corners. Run it again to resume an interrupted download; an archive in DIR/download is reused.
 """
+
+
+@dataclass(frozen=True)
+class WritingOptions(CommandOptions):
+    """How a data set is written."""
+
+    copy: bool = option(False, "copy the images instead of linking to them")
+    force: bool = option(False, "replace existing lists")
+
+
+@dataclass(frozen=True)
+class ConvertOptions(WritingOptions):
+    """Options of `data convert`; see CONVERT."""
+
+    format: str = option("coco", "format of the annotations", flags=("format",), choices=("coco", "voc"))
+    json: Path | None = option(None, "coco: annotation file", Path, metavar="FILE")
+    images: Path | None = option(None, "coco: folder of the images", Path, metavar="DIR")
+    root: Path | None = option(None, "voc: folder with Annotations and JPEGImages", Path, metavar="DIR")
+    set: str = option("train", "voc: name of the set, ImageSets/Main/SET.txt")
+    difficult: bool = option(False, "voc: keep objects marked as difficult")
+    split: str = option("train", "list to write", choices=SPLITS)
+    classes: str | None = option(
+        None, "classes to keep, in order: a,b,c or a .names file (default: all)", metavar="NAMES"
+    )
+    output: Path = option(Path(), "folder of the data set", Path, required=True, metavar="DIR")
+
+
+@dataclass(frozen=True)
+class VocOptions(WritingOptions):
+    """Options of `data get-voc`; see GET_VOC."""
+
+    year: str = option("2007", "2007 or 2012", choices=tuple(VOC_ARCHIVES))
+    url: str = option(VOC_URL, "address of the folders voc2007 and voc2012 with the archives")
+    output: Path | None = option(None, "folder (default: data/voc and the year)", Path, metavar="DIR")
+
+
+@dataclass(frozen=True)
+class HandsOptions(WritingOptions):
+    """Options of `data get-oxford-hand`; see GET_OXFORD_HAND."""
+
+    url: str = option(HANDS_URL, f"address of the folder with {HANDS_ARCHIVE}")
+    output: Path = option(Path("data/oxfordhand"), "folder", Path, metavar="DIR")
 
 
 def convert(argv: Sequence[str] | None = None) -> None:
     """Run `data convert`."""
-    run_conversion(convert_parser().parse_args(argv))
+    parser = Parser(CONVERT, "data convert")
+    add_options(parser, ConvertOptions)
+    options = from_arguments(ConvertOptions, parser.parse_args(argv))
+    needed = ("json", "images") if options.format == "coco" else ("root",)
+    missing = [f"--{name}" for name in needed if getattr(options, name) is None]
+    if missing:
+        parser.error(f"{options.format} needs {' and '.join(missing)}")
+    run_conversion(options)
 
 
 def get_voc(argv: Sequence[str] | None = None) -> None:
     """Run `data get-voc`."""
-    run_voc(voc_parser().parse_args(argv))
+    parser = Parser(GET_VOC, "data get-voc")
+    add_options(parser, VocOptions)
+    run_voc(from_arguments(VocOptions, parser.parse_args(argv)))
 
 
 def get_oxford_hand(argv: Sequence[str] | None = None) -> None:
     """Run `data get-oxford-hand`."""
-    run_hands(hands_parser().parse_args(argv))
-
-
-def convert_parser() -> Parser:
-    """The command line of data/convert.py."""
-    parser = Parser(CONVERT, "data convert")
-    parser.add_argument("format", choices=("coco", "voc"), help="what the annotations are")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="coco: the annotation file")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="coco: the folder of its images")
-    parser.add_argument("--root", type=Path, metavar="DIR", help="voc: holds Annotations and JPEGImages")
-    parser.add_argument("--set", default="train", help="voc: which ImageSets/Main/SET.txt")
-    parser.add_argument("--difficult", action="store_true", help="voc: keep objects marked as difficult")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="which list it becomes")
-    classes = "those to keep, in order: a,b,c or a .names file (default: all)"
-    parser.add_argument("--classes", metavar="NAMES", help=classes)
-    _add_output(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the data set's own folder")
-    return parser
-
-
-def voc_parser() -> Parser:
-    """The command line of data/get_voc.py."""
-    parser = Parser(GET_VOC, "data get-voc")
-    parser.add_argument("--year", choices=VOC_ARCHIVES, default="2007", help="2007, or 2012")
-    parser.add_argument("--url", default=VOC_URL, help="where voc2007/ and voc2012/ with the archives are")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="folder (default: data/voc and the year)")
-    _add_output(parser)
-    return parser
-
-
-def hands_parser() -> Parser:
-    """The command line of data/get_oxford_hand.py."""
     parser = Parser(GET_OXFORD_HAND, "data get-oxford-hand")
-    parser.add_argument("--url", default=HANDS_URL, help=f"where {HANDS_ARCHIVE} is")
-    parser.add_argument("--output", type=Path, default=Path("data/oxfordhand"), metavar="DIR", help="folder")
-    _add_output(parser)
-    return parser
+    add_options(parser, HandsOptions)
+    run_hands(from_arguments(HandsOptions, parser.parse_args(argv)))
 
 
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--copy", action="store_true", help="copy the images instead of linking to them")
-    parser.add_argument("--force", action="store_true", help="replace lists that are there")
-
-
-def run_conversion(args: argparse.Namespace) -> None:
-    """Convert as the command line of data/convert.py says.
+def run_conversion(options: ConvertOptions) -> None:
+    """Convert annotations.
 
     Raises:
-        ToolkitError: a file is missing or malformed, or the output is there already.
+        ToolkitError: a file is missing or malformed, or the output exists.
     """
-    needed = ("json", "images") if args.format == "coco" else ("root",)
-    absent = [f"--{name}" for name in needed if getattr(args, name) is None]
-    if absent:
-        convert_parser().error(f"{args.format} needs {' and '.join(absent)}")
-    classes = _classes(args.classes)
-    if args.format == "coco":
-        annotations = read_coco(args.json, args.images, classes)
-    else:
+    classes = _classes(options.classes)
+    if options.json is not None and options.images is not None and options.format == "coco":
+        annotations = read_coco(options.json, options.images, classes)
+    elif options.root is not None:
         with _bar("reading") as advance:
-            annotations = read_voc(args.root, args.set, classes, difficult=args.difficult, progress=advance)
-    data = _write(annotations, args.output, args.split, args)
+            annotations = read_voc(
+                options.root, options.set, classes, difficult=options.difficult, progress=advance
+            )
+    else:
+        raise ToolkitError(options.format, "annotations are missing", "give json and images, or root")
+    data = _write(annotations, options.output, options.split, options)
     next_command(f"python doctor.py --data {quoted(data)}")
 
 
-def run_voc(args: argparse.Namespace) -> None:
-    """Fetch and convert Pascal VOC, see data/get_voc.py.
+def run_voc(options: VocOptions) -> None:
+    """Download and convert Pascal VOC.
 
     Raises:
-        ToolkitError: an archive cannot be had, or is damaged.
+        ToolkitError: an archive cannot be downloaded, or is damaged.
     """
-    output = args.output or Path(f"data/voc{args.year}")
+    output = options.output or Path(f"data/voc{options.year}")
     source = output / "download"
-    root = source / "VOCdevkit" / f"VOC{args.year}"
-    for name, md5 in VOC_ARCHIVES[args.year]:
-        _fetch(f"{args.url}/{name}", source, md5)
-    for split, image_set in VOC_SPLITS[args.year].items():
+    root = source / "VOCdevkit" / f"VOC{options.year}"
+    for name, md5 in VOC_ARCHIVES[options.year]:
+        _fetch(f"{options.url}/{name}", source, md5)
+    for split, image_set in VOC_SPLITS[options.year].items():
         with _bar(f"reading {split}") as advance:
             annotations = read_voc(root, image_set, VOC_CLASSES, progress=advance)
-        data = _write(annotations, output, split, args)
+        data = _write(annotations, output, split, options)
     next_command(f"python doctor.py --data {quoted(data)}")
 
 
-def run_hands(args: argparse.Namespace) -> None:
-    """Fetch and convert the Oxford hands, see data/get_oxford_hand.py.
+def run_hands(options: HandsOptions) -> None:
+    """Download and convert the Oxford hand data set.
 
     Raises:
-        ToolkitError: the archive cannot be had, or is damaged, or scipy is missing.
+        ToolkitError: the archive cannot be downloaded or is damaged, or scipy is missing.
     """
-    source = args.output / "download"
-    _fetch(f"{args.url}/{HANDS_ARCHIVE}", source, None)
+    source = options.output / "download"
+    _fetch(f"{options.url}/{HANDS_ARCHIVE}", source, None)
     for split in FOLDERS:
         with _bar(f"reading {split}") as advance:
             annotations = read_hands(source / "hand_dataset", split, advance)
-        data = _write(annotations, args.output, split, args)
+        data = _write(annotations, options.output, split, options)
     next_command(f"python doctor.py --data {quoted(data)}")
 
 
@@ -191,9 +204,10 @@ def _fetch(url: str, folder: Path, md5: str | None) -> None:
     unpack(archive, folder)
 
 
-def _write(annotations: Annotations, output: Path, split: str, args: argparse.Namespace) -> Path:
+def _write(annotations: Annotations, output: Path, split: str, options: WritingOptions) -> Path:
     with _bar("writing", len(annotations.images)) as advance:
-        data = write_dataset(annotations, output, split, copy=args.copy, force=args.force, progress=advance)
+        ways = {"copy": options.copy, "force": options.force}
+        data = write_dataset(annotations, output, split, **ways, progress=advance)
     counts = Counter(kind for image in annotations.images for kind, *_ in image.rows)
     table = Table()
     table.add_column("class")

@@ -1,7 +1,6 @@
-"""What becomes of detections: a line, a picture, a label file, an entry of a JSON file, a sum at the end."""
+"""Output of detections: a line of text, a picture, a label file, entries of a JSON file, a window."""
 
 import json
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
-from rich.text import Text
 
 from ...data.sources import IMAGE_SUFFIXES
 from ...detection.draw import draw_detections
 from ...errors import ToolkitError
 from ...files import atomic_path, write_text
 from ..detector import Floats, Times
-from ..tables import show
 
 Image = NDArray[np.uint8]
 _KEPT_SUFFIXES = frozenset(IMAGE_SUFFIXES) - {".gif", ".ppm", ".pgm"}
@@ -48,20 +44,27 @@ class Recorder:
     """Writes what is found and keeps count.
 
     Attributes:
-        skipped: how many images could not be read.
+        boxes: entries of a COCO result file, see `coco_results`.
+        times: of each image.
+        labels: folder of the label files.
     """
 
     def __init__(
         self, names: Sequence[str], folder: Path, *, save_txt: bool = False, window: "Window | None" = None
     ) -> None:
-        self.skipped = 0
+        self.boxes: list[dict[str, Any]] = []
+        self.times: list[Times] = []
+        self.labels = folder / "labels"
         self._names, self._folder, self._save_txt, self._window = names, folder, save_txt, window
-        self._entries: list[dict[str, Any]] = []
         self._objects: Counter[int] = Counter()
-        self._times: list[Times] = []
+
+    @property
+    def objects(self) -> dict[str, int]:
+        """Number of boxes of each class that was found, by its name."""
+        return {self._names[kind]: count for kind, count in sorted(self._objects.items())}
 
     def targets(self, images: Sequence[Path], inputs: Sequence[Path] = ()) -> list[Path]:
-        """Where each picture goes: its own name, with a number behind it if that is taken.
+        """The file of each picture: its own name, with a number appended if that is taken.
 
         Raises:
             ToolkitError: a picture would overwrite an input.
@@ -83,18 +86,18 @@ class Recorder:
         return targets
 
     def line(self, picture: Picture, times: Times) -> str:
-        """What is told of one picture: its objects by class, and the milliseconds it took."""
+        """A line about one picture: its objects by class, and the milliseconds it took."""
         counts = Counter(picture.rows[:, 5].astype(int).tolist())
         found = ", ".join(f"{count} {self._names[kind]}" for kind, count in sorted(counts.items()))
         return f"{picture.name}: {found or 'nothing'}   {1000 * sum(times):.1f} ms"
 
     def drawn(self, picture: Picture, times: Times) -> Image:
-        """The picture with its boxes; also counts it, shows it and keeps its boxes as text."""
+        """The picture with its boxes; also counts it, shows it and writes its label file."""
         self._objects.update(picture.rows[:, 5].astype(int).tolist())
-        self._times.append(times)
-        self._entries += coco_results(picture)
+        self.times.append(times)
+        self.boxes += coco_results(picture)
         if self._save_txt:
-            write_text(self._folder / "labels" / f"{picture.stem}.txt", label_lines(picture))
+            write_text(self.labels / f"{picture.stem}.txt", label_lines(picture))
         canvas = draw_detections(picture.image, picture.rows, self._names)
         if self._window:
             self._window.update(canvas, picture.name)
@@ -109,30 +112,15 @@ class Recorder:
         with atomic_path(target) as temporary:
             temporary.write_bytes(data.tobytes())
 
-    def finish(self, json_file: Path | None) -> None:
-        """Write the JSON file, if one is wanted, and print the sums."""
-        if json_file:
-            write_text(json_file, json.dumps(self._entries, indent=1) + "\n")
-        table = Table()
-        table.add_column("class")
-        table.add_column("objects", justify="right")
-        for kind, count in sorted(self._objects.items()):
-            table.add_row(Text(self._names[kind]), str(count))
-        images = len(self._times)
-        show(f"{images} images, {self._objects.total()} objects", table)
-        parts = zip(Times._fields, zip(*self._times, strict=True), strict=True)
-        medians = (f"{name} {1000 * statistics.median(seconds):.1f} ms" for name, seconds in parts)
-        print("median: " + ", ".join(medians))
-        if self.skipped:
-            print(f"{self.skipped} images could not be read and were left out")
-        labels = [self._folder / "labels"] if self._save_txt else []
-        print("written: " + ", ".join(map(str, [self._folder, *labels, *([json_file] if json_file else [])])))
+    def write_json(self, path: Path) -> None:
+        """Write all boxes as a COCO result file."""
+        write_text(path, json.dumps(self.boxes, indent=1) + "\n")
 
 
 def label_lines(picture: Picture) -> str:
-    """A Darknet label file with the score behind: `class x y w h score`, fractions of the image.
+    """A Darknet label file with scores: `class x y w h score`, fractions of the image.
 
-    Boxes are cut at the image's border.
+    Boxes are clipped to the image.
     """
     height, width = picture.image.shape[:2]
     lines = []
@@ -146,7 +134,7 @@ def label_lines(picture: Picture) -> str:
 def coco_results(picture: Picture) -> list[dict[str, Any]]:
     """The picture's entries of a COCO result file: bbox is left, top, width, height in pixels.
 
-    `category_id` is the class number as in label files, from 0; `file_name` is there besides.
+    `category_id` is the class number as in label files, from 0; `file_name` is an addition.
     """
     return [
         {
@@ -180,9 +168,7 @@ class Window:
         from matplotlib import pyplot
 
         if matplotlib.get_backend().lower() == "agg":
-            raise ToolkitError(
-                "--show", "there is no display", "leave it out, the pictures are written anyway"
-            )
+            raise ToolkitError("--show", "no display found", "leave it out, the pictures are written anyway")
         self._pyplot = pyplot
         self._figure, self._axes = pyplot.subplots(layout="tight")
         self._axes.set_axis_off()
@@ -195,6 +181,9 @@ class Window:
         self._axes.imshow(picture)
         self._pyplot.pause(0.001)
 
-    def wait(self) -> None:
-        """Leave the last picture standing until the window is closed."""
-        self._pyplot.show()
+
+def keep_window() -> None:
+    """Wait until the window with the last picture is closed."""
+    from matplotlib import pyplot
+
+    pyplot.show()

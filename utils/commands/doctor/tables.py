@@ -1,4 +1,4 @@
-"""What the doctor shows: tables that read well in 100 columns, findings last."""
+"""Tables and findings of the doctor, for 100 columns."""
 
 import shutil
 import textwrap
@@ -9,18 +9,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ...darknet.compatibility import RuntimeFinding, verdict
-from ...darknet.costs import SectionCost
 from ...darknet.heads import Head
 from ...darknet.network import Network
-from ...darknet.resampling import Pool, Reorg3d, Upsample
-from ...darknet.sections import Convolutional, Route, Section, Shape
+from ...darknet.sections import Convolutional, Pool, Reorg3d, Route, Section, Shape, Upsample
 from ...data.checks import DataCheck, SplitCheck
 from ...detection.anchors import RECALL_AT
 from ...errors import Finding
 from ..tables import show
 from .checks import Anchors, Prunable
+from .run import NetworkCheck
 
-# Of more classes than this only the rarest are shown; the JSON file has all.
+# With more classes than this only the rarest are shown; the JSON file has all.
 SHOWN_CLASSES = 20
 RAREST = 10
 _MOST_COLUMNS = 100
@@ -39,8 +38,9 @@ def _add(table: Table, *cells: object) -> None:
     table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in cells))
 
 
-def print_sections(network: Network, costs: Sequence[SectionCost], corrected: Mapping[int, int]) -> None:
-    """One row a section: its form, its maps, its costs."""
+def print_sections(check: NetworkCheck) -> None:
+    """One row for each section: kernel and stride, feature maps, costs."""
+    network, costs, corrected = check.network, check.costs, check.corrected
     table = _table(
         "#", "section", "filters", "size", "input", "output", "parameters", "MACs", left=("section",)
     )
@@ -94,7 +94,7 @@ def _stride(stride: tuple[int, int]) -> str:
 
 
 def _inputs(network: Network, index: int) -> str:
-    """The map it reads, or the numbers of the sections where it is not just the one before."""
+    """Size of the input map, or the numbers of the input sections where it is not just the one before."""
     sources = network.sources(index)
     if sources == (index - 1,):
         return _shape(network.shape(index - 1))
@@ -111,28 +111,28 @@ def _macs(count: int) -> str:
 
 
 def print_prunable(prunable: Prunable) -> None:
-    """What pruning can take, and why not the rest."""
+    """What can be pruned, and why the rest cannot."""
     table = _table("pruning", "units", "", left=("pruning", ""))
-    _add(table, "prunable by gamma", prunable.scored, "not pinned, behind a batch norm")
-    _add(table, "coupled", prunable.coupled, "tied by shortcuts: slim_prune.py takes them too")
+    _add(table, "prunable by gamma", prunable.scored, "not pinned, followed by a batch norm")
+    _add(table, "coupled", prunable.coupled, "by shortcuts: slim_prune.py prunes them too")
     _add(table, "pinned", prunable.pinned, "never removed:")
     for reason, count in prunable.reasons.items():
         _add(table, "", count, reason)
     rest = prunable.units - prunable.scored - prunable.pinned
-    _add(table, "without gamma", rest, "no batch norm decides on them, so they stay")
+    _add(table, "without gamma", rest, "no batch norm to score them by, so they are kept")
     _add(table, "residual blocks", prunable.blocks, "layer_prune.py can remove them")
-    show(f"{prunable.units:,} units of tied channels", table)
+    show(f"{prunable.units:,} prunable units (channels that are removed together)", table)
 
 
 def print_runtimes(
     runtimes: Mapping[str, tuple[RuntimeFinding, ...]], written: tuple[RuntimeFinding, ...]
 ) -> None:
-    """Which programs take the cfg, and why not."""
-    table = _table("program", "cfg", "why, or what to know", left=("program", "cfg", "why, or what to know"))
+    """Which programs can load the cfg, and why not."""
+    table = _table("program", "cfg", "remarks", left=("program", "cfg", "remarks"))
     for name, findings in runtimes.items():
         _add(table, name, verdict(findings), "\n".join(_grouped(findings)))
     if written:
-        why = ["as the file is written:", *_grouped(written), "cfgs that this project writes are free of it"]
+        why = ["as the file is written:", *_grouped(written), "cfgs written by this project avoid it"]
         _add(table, "OpenCV 4", verdict(written), "\n".join(why))
     show("Programs", table)
 
@@ -164,7 +164,7 @@ def print_data(check: DataCheck) -> None:
     title = "Objects of each class"
     if len(rows) > SHOWN_CLASSES:
         rows = sorted(rows, key=lambda row: row[1])[:RAREST]
-        title = f"Objects of the {RAREST} classes that are rarest in {names[0]}"
+        title = f"Objects of the {RAREST} rarest classes of {names[0]}"
     table = _table("class", *names, left=("class",))
     for name, *values in rows:
         _add(table, name, *values)
@@ -176,7 +176,7 @@ def _split_rows(splits: Sequence[SplitCheck]) -> list[tuple[str, list[object]]]:
     return [
         ("images", [len(split.images) for split in splits]),
         ("objects", [len(split.objects) for split in splits]),
-        ("objects an image", [f"{len(s.objects) / max(1, len(s.images)):.1f}" for s in splits]),
+        ("objects per image", [f"{len(s.objects) / max(1, len(s.images)):.1f}" for s in splits]),
         ("images read", [len(split.files) for split in splits]),
         ("narrowest", [f"{min(w for _, w in found)}" if found else "" for found in sizes]),
         ("widest", [f"{max(w for _, w in found)}" if found else "" for found in sizes]),
@@ -184,12 +184,12 @@ def _split_rows(splits: Sequence[SplitCheck]) -> list[tuple[str, list[object]]]:
 
 
 def print_anchors(anchors: Anchors) -> None:
-    """How well the anchors fit, what is possible, and what to paste for it."""
+    """How well the anchors fit, how well others would, and the lines to paste for these."""
     thresholds = [f"recall at IoU {threshold:g}" for threshold in RECALL_AT]
     table = _table("anchors", "mean best IoU", *thresholds, left=("anchors",))
     for name, fit in (("of the cfg", anchors.current), ("by k-means", anchors.suggested)):
         _add(table, name, f"{fit.mean_iou:.3f}", *(f"{recall:.1%}" for recall in fit.recall))
-    show(f"Anchors against the {anchors.objects:,} objects of {anchors.split}", table)
+    show(f"Fit of the anchors to the {anchors.objects:,} objects of {anchors.split}", table)
     print("by k-means, ready to paste:")
     for line in anchors.lines:
         print(f"anchors={line}")
@@ -197,11 +197,11 @@ def print_anchors(anchors: Anchors) -> None:
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """The findings of the checks, the worst first; what programs do is in their own table."""
+    """The findings of the checks, errors first; those about programs are in a table of their own."""
     columns = min(_MOST_COLUMNS, shutil.get_terminal_size((_MOST_COLUMNS, 24)).columns)
-    told = [finding for finding in findings if not isinstance(finding, RuntimeFinding)]
+    listed = [finding for finding in findings if not isinstance(finding, RuntimeFinding)]
     for severity in _ORDER:
-        for finding in told:
+        for finding in listed:
             if finding.severity == severity:
                 _print_finding(finding, columns)
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in _ORDER}
@@ -222,48 +222,3 @@ def _print_finding(finding: Finding, columns: int) -> None:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def network_json(network: Network, costs: Sequence[SectionCost]) -> dict[str, object]:
-    """The table of sections as JSON values."""
-    return {
-        "cfg": network.source,
-        "input": network.shape(-1)._asdict(),
-        "parameters": sum(cost.parameters for cost in costs),
-        "macs": sum(cost.macs for cost in costs),
-        "sections": [
-            {
-                "index": index,
-                "kind": section.kind,
-                "line": section.line,
-                "sources": network.sources(index),
-                "output": network.shape(index)._asdict(),
-                "parameters": cost.parameters,
-                "macs": cost.macs,
-            }
-            for index, (section, cost) in enumerate(zip(network.sections, costs, strict=True))
-        ],
-    }
-
-
-def runtimes_json(
-    runtimes: Mapping[str, tuple[RuntimeFinding, ...]], written: tuple[RuntimeFinding, ...]
-) -> dict[str, object]:
-    """Verdicts and findings by program."""
-    found = {**runtimes, "OpenCV 4, as written": written}
-    return {name: {"verdict": verdict(findings), "findings": findings} for name, findings in found.items()}
-
-
-def data_json(check: DataCheck) -> dict[str, object]:
-    """Counts and all places of the data set."""
-    classes = check.data.classes if check.data else 0
-    return {
-        split.name: {
-            "images": len(split.images),
-            "objects": len(split.objects),
-            "class_counts": split.class_counts(classes),
-            "images_read": len(split.files),
-            "details": split.details,
-        }
-        for split in check.splits
-    }

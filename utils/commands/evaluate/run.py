@@ -1,4 +1,4 @@
-"""Evaluate a network on a data set, without a word: `evaluate(EvaluationOptions(...))`."""
+"""Evaluate a network on a data set, from Python: `evaluate(EvaluationOptions(...))`."""
 
 import math
 from collections.abc import Sequence

@@ -11,7 +11,7 @@ The files lie beside the weights, their stem ending in _fp16 or _int8 with these
 are left for their user to suppress. The names of the classes are in a file only if --data is given.
 
 --format       onnx; openvino (.xml, .bin); tensorrt (.engine); ncnn (.ncnn.param, .ncnn.bin; fixed size, no
-               int8); torchscript (no int8). Several, with commas between; docs/export.md has what each needs
+               int8); torchscript (no int8). Several, with commas between; requirements: docs/guides/export.md
 --target       GPUs of a TensorRT engine, such as SM75,SM86; without, all from SM80 on. An
                engine is compared only where it can run: on a machine with a GPU
 --dynamic      what stays open: batch, size or both; otherwise one image of --img_size

@@ -25,7 +25,7 @@ from rich.table import Table
 from ...errors import ToolkitError
 from ...options import FRACTION, FRACTION_BELOW_ONE, check_ranges, from_arguments, given, option
 from ...pruning.knee import has_knee, knee, steepest
-from ...pruning.policies import normal, shortcut, slim
+from ...pruning.policies import normal_threshold, shortcut_threshold, slim_threshold
 from ...pruning.subject import Merge, Policy
 from ...pruning.surgery import Folding
 from ...reporting.curves import Point, plot_ladders
@@ -71,7 +71,10 @@ class LadderOptions(SweepOptions, ChannelOptions):
         "slim", "how channels are chosen", choices=tuple(_SCRIPTS)
     )
     score: Sequence[str] = option(
-        ("gamma",), f"importance of a channel: {SCORES}; several are compared (default: gamma)", nargs="+", metavar="SCORE"
+        ("gamma",),
+        f"importance of a channel: {SCORES}; several are compared (default: gamma)",
+        nargs="+",
+        metavar="SCORE",
     )
     rungs: Sequence[float] = option(
         (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
@@ -121,8 +124,8 @@ class LadderOptions(SweepOptions, ChannelOptions):
     def policy(self, share: float) -> Policy:
         """The strategy at a share."""
         if self.strategy == "slim":
-            return slim(share, self.layer_keep, self.merge)
-        return normal(share) if self.strategy == "normal" else shortcut(share)
+            return slim_threshold(share, self.layer_keep, self.merge)
+        return normal_threshold(share) if self.strategy == "normal" else shortcut_threshold(share)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,20 +1,20 @@
-"""Measure what convolutions of any width take on a runtime of this machine.
+"""Measure the latency of convolutions of any width on a runtime of this machine.
 
     python latency.py --cfg cfg/yolov3-tiny.cfg --runtime onnxruntime --threads 1
 
-Every kind of convolution of the cfg (kernel, stride, groups, activation, size of its map) is measured over a
-grid of widths, and so are the stairs: widths between which time stays the same. No weights are needed. The
-measurements go to a file of this machine, runtime and number of threads in runs/latency, where later runs
-and other cfgs find them: only what is missing is measured, after an interruption too. The table ends with
-what its sum predicts for the whole network beside what the whole network takes.
+Each class of convolutions of the cfg (kernel, stride, groups, activation, map size) is measured over a grid
+of widths. Latency steps are measured too: ranges of widths that take the same time. No weights are needed.
+Measurements are stored in runs/latency, one file per machine, runtime and number of threads; later runs and
+other cfgs reuse them, and an interrupted run continues where it stopped. The table ends with the latency
+predicted for the whole network and the latency measured.
 
     --runtime    torch, onnxruntime, openvino (python -m pip install openvino) or tensorrt (an NVIDIA GPU)
     --precision  openvino: f32, bf16, f16 or dynamic; tensorrt: f32 or f16
-    --widths     measured along each axis of the grid
+    --widths     number of widths measured along each axis of the grid
 """
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.table import Table
@@ -22,17 +22,18 @@ from rich.text import Text
 
 from ...darknet.network import Network
 from ...files import require_writable
-from ...options import POSITIVE_INT
+from ...options import POSITIVE_INT, check_ranges, from_arguments, option
 from ...pruning.conv_classes import Convolution, total_milliseconds
 from ...pruning.latency import ConvClass, LatencyTable
 from ...runtimes.choice import NAMES, find_runtime
 from ...runtimes.runtime import Runtime
 from ..arguments import (
+    ImageSizeOptions,
+    MachineOptions,
+    NetworkOptions,
     Parser,
     Project,
-    add_common,
-    add_image_size,
-    add_network,
+    add_command,
     next_command,
     prepare,
     resolve,
@@ -46,58 +47,58 @@ from .network import calibrate, darknet_convolutions
 _SHARES = {"full": 1.0, "half": 0.5, "quarter": 0.25}  # columns of the table
 
 
+@dataclass(frozen=True)
+class LatencyOptions(MachineOptions, ImageSizeOptions, NetworkOptions):
+    """What the latency command is asked for."""
+
+    runtime: str = option("onnxruntime", "where the network will run", choices=NAMES)
+    precision: str = option("f32", "precision in which the runtime computes")
+    widths: int = option(WIDTHS, "number of widths measured along each axis", POSITIVE_INT, metavar="N")
+    output: Path | None = option(
+        None, "file of the measurements (default: in runs/latency)", Path, metavar="FILE"
+    )
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and run the command."""
-    run_latency(latency_parser().parse_args(argv))
-
-
-def latency_parser() -> Parser:
-    """The command line; its help text is this module's docstring."""
     parser = Parser(__doc__, "latency")
-    add_network(parser)
-    parser.add_argument("--runtime", choices=NAMES, default="onnxruntime", help="where the network will run")
-    parser.add_argument("--precision", default="f32", help="in which the runtime computes")
-    add_image_size(parser)
-    parser.add_argument(
-        "--widths", type=POSITIVE_INT, default=WIDTHS, metavar="N", help="measured along an axis"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="of the measurements (default: in runs/latency)"
-    )
-    add_common(parser)
-    return parser
+    add_command(parser, LatencyOptions)
+    run_latency(from_arguments(LatencyOptions, parser.parse_args(argv)))
 
 
-def run_latency(args: argparse.Namespace) -> LatencyTable:
-    """Measure as the command line says, print the table and how well it predicts the whole network.
+def run_latency(options: LatencyOptions) -> LatencyTable:
+    """Measure, print the table and how well it predicts the latency of the whole network.
 
     Raises:
-        ToolkitError: something given cannot be used, or the runtime is not there.
+        ToolkitError: something given cannot be used, or the runtime is missing.
     """
-    prepare(args)
-    project = resolve(args, needs=["cfg"])
-    runtime = find_runtime(args.runtime, args.precision)
-    path = args.output or table_path(fingerprint(runtime))
+    prepare(options)
+    project = resolve(options, needs=["cfg"])
+    runtime = find_runtime(options.runtime, options.precision)
+    path = options.output or table_path(fingerprint(runtime))
     require_writable(path.parent, "choose a file with --output FILE")
     model = fresh_network(project.network()).eval()
-    image_size = args.img_size or (model.network.height, model.network.width)
+    image_size = options.img_size or (model.network.height, model.network.width)
     convolutions = darknet_convolutions(model, image_size)
-    table = find_or_measure(convolutions, runtime, path, args.widths)
+    table = find_or_measure(convolutions, runtime, path, options.widths)
     _show_classes(table, convolutions, f"{model.network.source} at {image_size[1]}x{image_size[0]}")
-    print(_stairs(table))
+    print(_steps(table))
     half = _compare(table, model.network, convolutions, runtime, image_size)
     print(f"written: {path}")
-    next_command(_next(project, args, half))
+    next_command(_next(project, options, half))
     return table
 
 
-def _next(project: Project, args: argparse.Namespace, half: float) -> str:
-    """Pruning down to what half of all widths takes; the cfg alone answers only what would be left."""
-    size = "--img_size {} {}".format(*args.img_size) if args.img_size else ""
+def _next(project: Project, options: LatencyOptions, half: float) -> str:
+    """Pruning to the latency of half widths; without weights, what would be left."""
+    size = "--img_size {} {}".format(*options.img_size) if options.img_size else ""
     has_weights = project.weights or project.is_demo
-    wish = f"--max-ms {half:.0%} --runtime {args.runtime}" if has_weights else "--what-if 0.5"
-    threads = f"--threads {args.threads}" if args.threads else ""
-    table = f"--latency-table {quoted(args.output)}" if args.output and wish.startswith("--max-ms") else ""
+    wish = f"--max-ms {half:.0%} --runtime {options.runtime}" if has_weights else "--what-if 0.5"
+    threads = f"--threads {options.threads}" if options.threads else ""
+    table = f"--latency-table {quoted(options.output)}" if options.output and has_weights else ""
     words = ("python slim_prune.py", project.options("cfg", "weights"), wish, table, size, threads)
     return " ".join(filter(None, words))
 
@@ -129,9 +130,9 @@ def _widths(table: LatencyTable, conv: ConvClass) -> str:
     return texts[1] if conv.is_depthwise else " -> ".join(texts)
 
 
-def _stairs(table: LatencyTable) -> str:
+def _steps(table: LatencyTable) -> str:
     steps = ", ".join(f"{axis} {table.step(axis)}" for axis in table.probes)
-    return f"stairs, channels: {steps}; free to align to {table.align}"
+    return f"latency steps, channels: {steps}; widths are aligned to {table.align} without cost"
 
 
 def _compare(
@@ -141,7 +142,7 @@ def _compare(
     runtime: Runtime,
     image_size: tuple[int, int],
 ) -> float:
-    """Print what the table's sum is beside the network; give the share of the time that half widths take."""
+    """Print predicted and measured latency; return the share of the latency that half widths take."""
     calibration, measured = calibrate(table, network, runtime, image_size)
     total = total_milliseconds(table, convolutions)
     where = f"{runtime.name} {runtime.version}, {runtime.precision}, threads {measured.threads}"

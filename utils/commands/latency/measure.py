@@ -1,10 +1,10 @@
-"""Measuring convolutions on a runtime, and the file that keeps what was measured.
+"""Measurement of convolutions on a runtime, and the file that stores it.
 
-A convolution alone would be charged with what a network never does: runtimes keep maps in layouts of their
-own, and converting the image and the result can take longer than the convolution between them. Therefore one
-and three convolutions of the same map are timed in turns and half the difference is taken, and behind each
-stands a max-pooling that lets a single cell out. Three sets of weights also leave fewer of them in the cache,
-as a whole network does.
+The time of a single convolution includes work that a network does not do: runtimes store maps in their own
+layouts, and converting image and result can take longer than the convolution itself. Therefore one and three
+convolutions of the same map are measured interleaved and half the difference is taken; a max-pooling after
+each reduces its output to a single cell. Three sets of weights also leave fewer of them in the cache, as in a
+whole network.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from ...errors import ToolkitError
 from ...exporters.onnx_session import random_images, session
 from ...profiling import fastest
 from ...pruning.conv_classes import Convolution
-from ...pruning.latency import Axis, ConvClass, Fingerprint, LatencyTable, Widths
+from ...pruning.latency import Axis, ConvClass, Fingerprint, LatencyTable, LayerWidths
 from ...runtimes.runtime import Runtime
 from ..results import write_json
 
@@ -32,20 +32,20 @@ FOLDER = Path("runs/latency")
 WIDTHS = 6  # per axis
 _BRANCHES = 3
 _ROUNDS, _SECONDS = 5, 0.03  # of each point, at least
-_PROBE_SECONDS = 0.1  # stairs are read from differences of a few per cent
+_PROBE_SECONDS = 0.1  # latency steps are read from differences of a few per cent
 _LEAST = 1e-5  # milliseconds; a difference may vanish in the clock's noise, a cost must not
 _LOW_END = 1.5  # widths are spaced as powers: pruning ends at narrow ones
-_SMALLEST_STEP = 8  # of measured widths, where stairs are shorter or none
+_SMALLEST_STEP = 8  # of measured widths, where latency steps are shorter or absent
 
-# The probes for stairs: each step of 2 .. 32 is tried in several of them; the other width is the largest.
+# Widths that reveal latency steps: each step of 2 .. 32 occurs in several; the other width is the largest.
 _PROBE_WIDTHS = (33, 34, 36, 40, 42, 44, 48, 49, 50, 52, 56, 57, 58, 60, 61, 62, 63, 64)
 _PROBES: Mapping[Axis, str] = {"inputs": "dense", "outputs": "dense", "depthwise": "depthwise:1"}
 
-Point = tuple[ConvClass, Widths]
+Point = tuple[ConvClass, LayerWidths]
 
 
 class Branches(nn.Module):
-    """Several convolutions of one map, each with its activation; a single cell of each result is returned.
+    """Several convolutions of one map, each with its activation; returns a single cell of each result.
 
     Args:
         conv: their class.
@@ -53,7 +53,7 @@ class Branches(nn.Module):
         count: of the branches.
     """
 
-    def __init__(self, conv: ConvClass, widths: Widths, count: int) -> None:
+    def __init__(self, conv: ConvClass, widths: LayerWidths, count: int) -> None:
         super().__init__()
         self.inputs = _inputs(conv, widths)
         groups = self.inputs if conv.is_depthwise else conv.sections
@@ -81,7 +81,7 @@ def fingerprint(runtime: Runtime) -> Fingerprint:
 
 
 def table_path(mark: Fingerprint) -> Path:
-    """Where the measurements of a machine are kept unless told otherwise."""
+    """Default file of the measurements of a machine."""
     digest = hashlib.sha256(repr(astuple(mark)).encode()).hexdigest()[:8]
     return FOLDER / f"{mark.runtime}-{mark.threads}t-{digest}.json"
 
@@ -89,9 +89,9 @@ def table_path(mark: Fingerprint) -> Path:
 def find_or_measure(
     convolutions: Sequence[Convolution], runtime: Runtime, path: Path | None = None, count: int = WIDTHS
 ) -> LatencyTable:
-    """A table that answers for these convolutions and all narrower ones.
+    """Latency table for these convolutions and all narrower ones.
 
-    What the file lacks is measured, with a bar, and added to it; an interrupted run keeps what it has.
+    Missing points are measured, with a progress bar, and added to the file; an interrupted run keeps them.
 
     Args:
         convolutions: of a network at its full width.
@@ -100,7 +100,7 @@ def find_or_measure(
         count: widths to measure along each axis.
 
     Raises:
-        ToolkitError: the file is of another machine or no table, or the runtime is not there.
+        ToolkitError: the file is invalid or of another machine, or the runtime is missing.
     """
     mark = fingerprint(runtime)
     path = path or table_path(mark)
@@ -136,18 +136,20 @@ def _read(path: Path, mark: Fingerprint) -> LatencyTable:
         table = LatencyTable.from_json(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError) as error:
         raise ToolkitError(
-            path, f"is no latency table ({error})", "give another file or remove it"
+            path, f"not a valid latency table ({error})", "give another file or remove it"
         ) from error
     if differences := table.fingerprint.differences(mark):
-        fact = f"was measured elsewhere ({'; '.join(differences)})"
-        raise ToolkitError(path, fact, "give another file, or none for this machine's own")
+        fact = f"was measured on another machine or runtime ({'; '.join(differences)})"
+        raise ToolkitError(
+            path, fact, "give another file, or leave --latency-table out to use this machine's"
+        )
     return table
 
 
 def _with_probes(table: LatencyTable, runtime: Runtime, path: Path) -> LatencyTable:
     wanted = [axis for axis in _PROBES if axis not in table.probes]
     full = max(_PROBE_WIDTHS)
-    for axis in tqdm(wanted, f"{runtime.name}, stairs", unit="axis", disable=not wanted):
+    for axis in tqdm(wanted, f"{runtime.name}, latency steps", unit="axis", disable=not wanted):
         conv = ConvClass((3, 3), (1, 1), (1, 1), (1, 1), _PROBES[axis], "leaky", 52, 52)
         pairs = {
             "inputs": {width: (width, full) for width in _PROBE_WIDTHS},
@@ -184,7 +186,7 @@ def _axes(
     return tuple(sorted(inputs)), spaced_widths(outputs, count, steps[1])
 
 
-def _measure(conv: ConvClass, widths: Widths, runtime: Runtime, seconds: float = _SECONDS) -> float:
+def _measure(conv: ConvClass, widths: LayerWidths, runtime: Runtime, seconds: float = _SECONDS) -> float:
     """Milliseconds of one convolution inside a network."""
     images = random_images((1, _inputs(conv, widths), conv.height, conv.width))
     runs = {}
@@ -196,7 +198,7 @@ def _measure(conv: ConvClass, widths: Widths, runtime: Runtime, seconds: float =
     return max(_LEAST, (best[str(_BRANCHES)] - best["1"]) / (_BRANCHES - 1))
 
 
-def _inputs(conv: ConvClass, widths: Widths) -> int:
+def _inputs(conv: ConvClass, widths: LayerWidths) -> int:
     return widths[1] // int(conv.groups.split(":")[1]) if conv.is_depthwise else widths[0]
 
 
@@ -211,7 +213,7 @@ def _output_size(conv: ConvClass) -> tuple[int, int]:
 
 
 def processor() -> str:
-    """The processor's model; a cloud's machines give their name alone, so family and model go with it."""
+    """Model of the processor with family and model number, since cloud machines report a generic name."""
     file = Path("/proc/cpuinfo")
     if not file.exists():
         return platform.processor() or platform.machine()

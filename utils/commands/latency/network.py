@@ -1,4 +1,4 @@
-"""Whole networks on a runtime: their latency, their convolutions, and how the one follows from the other."""
+"""Latency of whole networks on a runtime, their convolutions, and the calibration between the two."""
 
 from collections.abc import Callable, Iterator, Mapping
 
@@ -21,7 +21,7 @@ _SHARES = (0.5, 0.25)  # of the width, at which a calibration measures too
 
 
 def darknet_convolutions(model: Darknet, image_size: tuple[int, int]) -> tuple[Convolution, ...]:
-    """What `model` runs on an image of (height, width)."""
+    """Convolutions that `model` runs on an image of (height, width)."""
     activations = {
         f"layers.{index}.conv": section.activation
         for index, section in enumerate(model.network.sections)
@@ -33,14 +33,14 @@ def darknet_convolutions(model: Darknet, image_size: tuple[int, int]) -> tuple[C
 def network_latencies(
     models: Mapping[str, Darknet], runtime: Runtime, image_size: tuple[int, int], rounds: int = 20
 ) -> dict[str, Latency]:
-    """One image through whole networks, raw heads, batch norms folded, the networks taking turns."""
+    """Latency of whole networks for one image: raw heads, fused batch norms, measured interleaved."""
     return measure_latency(network_runs(models, runtime, image_size), rounds=rounds)
 
 
 def network_runs(
     models: Mapping[str, Darknet], runtime: Runtime, image_size: tuple[int, int]
 ) -> dict[str, Callable[[], object]]:
-    """One image through each network, raw heads, batch norms folded, to be timed."""
+    """Functions that run one image through each network: raw heads, fused batch norms."""
     runs = {}
     for name, model in models.items():
         images = random_images((1, model.network.channels(-1), *image_size))
@@ -49,19 +49,12 @@ def network_runs(
     return runs
 
 
-def network_latency(
-    model: Darknet, runtime: Runtime, image_size: tuple[int, int], rounds: int = 20
-) -> Latency:
-    """`network_latencies` of one."""
-    return network_latencies({"": model}, runtime, image_size, rounds)[""]
-
-
 def calibrate(
     table: LatencyTable, network: Network, runtime: Runtime, image_size: tuple[int, int], rounds: int = 20
 ) -> tuple[Calibration, Latency]:
-    """Measure `network` at full, half and quarter width, and fit what the table's sums are to these.
+    """Measure `network` at full, half and quarter width, and fit the sums of the table to these latencies.
 
-    A network that cannot be made narrower as a whole is measured at full width alone.
+    A network that cannot be narrowed as a whole is measured at full width only.
 
     Returns:
         The calibration, and the latency of the network as it is.

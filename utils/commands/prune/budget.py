@@ -17,10 +17,9 @@ from ...data.loader import Loader
 from ...errors import PruningError, ToolkitError
 from ...frontends.darknet.subject import DarknetSubject
 from ...pruning import surgery
-from ...pruning.budget import Widths
-from ...pruning.channels import UnitMask
+from ...pruning.budget_search import BudgetSearch, Limit
+from ...pruning.channels import UnitMask, WidthLimits
 from ...pruning.costs import Costs, costs_of
-from ...pruning.selection import Limit, Selection
 from ...pruning.subject import ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import PruningResult
 from ..evaluate.run import evaluate_network
@@ -99,7 +98,7 @@ class _Search:
     """
 
     job: Job
-    selection: Selection[DarknetSubject]
+    selection: BudgetSearch[DarknetSubject]
     costs: Costs
     clock: Clock | None
 
@@ -108,9 +107,9 @@ class _Search:
         options, costs = job.options, _costs(job)
         clock = Clock.of(job) if options.max_ms is not None else None
         limits = tuple(_limits(job, costs, clock).values())
-        widths = Widths(_align(job, limits), options.min_channels, options.layer_keep)
+        widths = WidthLimits(_align(job, limits), options.min_channels, options.layer_keep)
         stages = STAGES if "taylor" in job.score else 1
-        selection = Selection(job.subject, job.scorer, limits, widths, options.merge, stages)
+        selection = BudgetSearch(job.subject, job.scorer, limits, widths, options.merge, stages)
         search = cls(job, selection, costs, clock)
         if job.data is not None:
             selection.judge = search.worth

@@ -11,7 +11,7 @@ from ...darknet.network import Network
 from ...errors import PruningError
 from ...frontends.darknet.subject import narrowed_network, section_index, trace
 from ...pruning.explain import Verdict, explain, why, writers
-from ...pruning.groups import groups, keep_best
+from ...pruning.policies import groups, keep_best
 from ...pruning.subject import ChannelPlan
 from ..arguments import prepare, resolve
 from ..tables import multiply_adds, show

@@ -18,7 +18,7 @@ from ...options import (
     given,
     option,
 )
-from ...pruning.policies import Policy, WeakestBlocks, normal, shortcut, slim
+from ...pruning.policies import Policy, WeakestBlocks, normal_threshold, shortcut_threshold, slim_threshold
 from ...pruning.subject import Merge
 from ...pruning.surgery import Folding
 from ...runtimes.choice import NAMES
@@ -181,7 +181,11 @@ class ChannelOptions:
         flags=("--min-channels",),
     )
     keep_sections: tuple[int, ...] = option(
-        (), "sections not to prune, such as 0,12-15 (default: none)", sections, metavar="LIST", flags=("--keep-sections",)
+        (),
+        "sections not to prune, such as 0,12-15 (default: none)",
+        sections,
+        metavar="LIST",
+        flags=("--keep-sections",),
     )
 
 
@@ -206,12 +210,12 @@ class StrategyOptions:
     @property
     def policies(self) -> tuple[Policy, ...]:
         """The strategy for the engine."""
-        channels = slim(self.global_percent, self.layer_keep, self.merge)
+        channels = slim_threshold(self.global_percent, self.layer_keep, self.merge)
         blocks = WeakestBlocks(self.shortcuts)
         found: Mapping[Strategy, tuple[Policy, ...]] = {
             "slim_prune": (channels,),
-            "prune": (normal(self.percent),),
-            "shortcut_prune": (shortcut(self.percent),),
+            "prune": (normal_threshold(self.percent),),
+            "shortcut_prune": (shortcut_threshold(self.percent),),
             "layer_prune": (blocks,),
             "layer_channel_prune": (channels, blocks),
         }

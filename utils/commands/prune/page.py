@@ -26,11 +26,10 @@ from ...detection.evaluator import Evaluation
 from ...errors import DatasetError
 from ...frontends.darknet.subject import section_index
 from ...profiling import measure_modules
-from ...pruning.channels import ChannelGraph
+from ...pruning.channels import ChannelGraph, UnionFind
 from ...pruning.policies import Candidates, candidate_channels
 from ...pruning.report import Figures, SectionChange
 from ...pruning.subject import LayerScores
-from ...pruning.union_find import UnionFind
 from ...reporting.figures import digits, percent, points, short
 from ...reporting.page import Box, Card, ClassRow, Page, Sample, SectionRow
 from ..detector import Detector, Floats, Thresholds

@@ -93,7 +93,7 @@ def prune_network(
         folding=options.fold,
         rescore=options.classic,
         align=1 if budget else job.align,  # the budget's mask is aligned already
-        least=options.min_channels,
+        min_channels=options.min_channels,
     )
 
 

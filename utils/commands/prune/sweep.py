@@ -152,7 +152,7 @@ class Sweep:
             lambda _: scores,
             folding=options.fold,
             align=self.job.align,
-            least=options.min_channels,
+            min_channels=options.min_channels,
             may_keep_all=True,  # another one of the sweep removes more
         )
 

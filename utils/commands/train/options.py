@@ -1,281 +1,280 @@
-"""What decides a training run: what was typed, else what the cfg says, else the measured default."""
+"""The options of train.py: its files, and what is given of the hyper-parameters.
 
-import argparse
-from collections.abc import Callable, Mapping
-from dataclasses import Field, asdict, dataclass, fields
+A hyper-parameter is described once, in `TrainingOptions` or `Augment`. Here its field says whether it was
+given: None is "not given", so that the cfg, or else the default there, decides (see `choice`).
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from ...darknet.network import Network
 from ...data.augment import Augment
-from ...detection.boxes import OVERLAP_KINDS
 from ...errors import ToolkitError
-from ...options import (
-    AT_LEAST_ONE,
-    FRACTION,
-    FRACTION_BELOW_ONE,
-    NON_NEGATIVE_FLOAT,
-    NON_NEGATIVE_INT,
-    POSITIVE_FLOAT,
-    POSITIVE_FRACTION,
-    POSITIVE_INT,
-)
-from ...pruning.penalty_schedule import parse_schedules
-from ...pruning.sparsity import SPARSIFIERS
-from ...training.distillation import parse_kinds
-from ...training.losses import LOSSES
+from ...options import NON_NEGATIVE_INT, POSITIVE_FLOAT, POSITIVE_INT, check_ranges, given, option
+from ...pruning.sparsity import ScheduleKind as SparsityScheduleKind
+from ...pruning.sparsity import Sparsifier
+from ...training.distillation import DistillationKind
+from ...training.loop import LAST
+from ...training.losses import LossKind
+from ...training.optimizer import OptimizerKind
 from ...training.options import TrainingOptions
-from ...training.precision import PRECISIONS
-from ...training.schedule import SCHEDULES
-from ..arguments import Options, Parser, add_image_size
-from .cfg_defaults import COLOUR_READERS, LOSS_READERS, augment_of, cfg_defaults
+from ...training.precision import Precision
+from ...training.schedule import ScheduleKind
+from ..arguments import ImageSize, InputOptions, MachineOptions
 
 PENALTY: float = 0.001
-AUTO_START: float = 0.001  # where auto begins: three times it broke a pretrained network's first epochs
 CANDIDATES: Literal[0, 1] = 1
+OUTPUT = Path("weights")
+NEWEST = Path("newest")
+Kind = TypeVar("Kind", bound=type)
+
+
+def not_given(*described: type) -> Callable[[Kind], Kind]:
+    """A class decorator, below `dataclass`: fields that default to None take over their description.
+
+    Args:
+        described: dataclasses that have options of the same names; their defaults are told in the help text.
+    """
+    known = {each.name: each for kind in described for each in fields(kind)}
+
+    def describe(kind: Kind) -> Kind:
+        for name in kind.__annotations__:
+            if getattr(kind, name) is None:
+                setattr(kind, name, field(default=None, metadata=_optional(known[name])))
+        return kind
+
+    return describe
+
+
+def _optional(original: "Field[Any]") -> dict[str, Any]:
+    """The metadata of an option that may be left out."""
+    metadata, default = dict(original.metadata), original.default
+    default = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    if isinstance(default, bool):
+        default = "on" if default else "off"
+    unit = f" {metadata['unit']}" * bool(metadata["unit"])
+    words = {"flags": ("--" + original.name.replace("_", "-"),), **metadata["argparse"]}
+    if metadata["reader"] is not None:
+        whole = metadata["reader"] in (POSITIVE_INT, NON_NEGATIVE_INT)
+        words.setdefault("metavar", "N" if whole else "X")
+    text = f"{metadata['help']} (default: {default}{unit}; {metadata['source']})"
+    return {**metadata, "help": text, "unit": "", "source": "", "argparse": words}
 
 
 @dataclass(frozen=True)
-class Run:
-    """All that decides a run's result; kept in last.pt to resume from.
+@not_given(TrainingOptions)
+class RecipeOptions:
+    """Length, steps and loss of a training."""
 
-    Attributes:
-        cfg, data: files of the network and of the data set; cfg None where the first weights carried it.
-        t_cfg, t_weights: files of the teacher; weights None without one, cfg None where they carry it.
-        report: of the pruning run that made the student, for feature distillation; None without.
-        output: folder of the results.
-        prune, classic: which gammas are candidates, see `gamma_penalty`.
-        is_demo: whether the files are the demo's.
-        options: of the training loop.
-        threads: of torch on a CPU; only with as many is a resumed run bitwise the same. None: not known.
-        scratch: kind of the control that this is, see `random_init`; None for another training.
-    """
-
-    cfg: Path | None
-    data: Path
-    t_cfg: Path | None
-    t_weights: Path | None
-    report: Path | None
-    output: Path
-    prune: Literal[0, 1]
-    classic: bool
-    is_demo: bool
-    options: TrainingOptions
-    threads: int | None = None
-    scratch: Literal["e", "b"] | None = None
-
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
-        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> "Run":
-        """Inverse of `to_mapping`."""
-        paths = {
-            key: None if mapping[key] is None else Path(mapping[key])
-            for key in ("cfg", "data", "t_cfg", "t_weights", "report", "output")
-        }
-        return cls(**{**mapping, **paths, "options": TrainingOptions.from_mapping(mapping["options"])})
-
-
-def _several(kind: Callable[[str], float]) -> Callable[[str], tuple[float, ...]]:
-    def parse(text: str) -> tuple[float, ...]:
-        return tuple(kind(part) for part in text.split(",") if part.strip())
-
-    return parse
+    img_size: tuple[int, int] | None = option(
+        None,
+        "input size of the network in pixels: one number, or height and width (default: the cfg's own)",
+        POSITIVE_INT,
+        action=ImageSize,
+        nargs="+",
+        metavar="N",
+    )
+    epochs: int | None = None
+    batch_size: int | None = None
+    accumulate: int | None = None
+    optimizer: OptimizerKind | None = None
+    learning_rate: float | None = None
+    gamma_reach: float | None = None
+    momentum: float | None = None
+    decay: float | None = None
+    schedule: ScheduleKind | None = None
+    steps: tuple[float, ...] | None = None
+    scales: tuple[float, ...] | None = None
+    cycle: float | None = None
+    cycle_growth: float | None = None
+    burn_in: float | None = None
+    burn_in_power: float | None = None
+    ema_epochs: float | None = None
+    clip_norm: float | None = None
+    freeze: int | None = None
+    precision: Precision | None = None
+    no_amp: bool = option(False, "no half precision; the same as --precision fp32", flags=("--no-amp",))
+    compiled: bool = option(False, "compile the network with torch.compile", flags=("--compile",))
+    loss: LossKind | None = None
+    box_weight: float | None = None
+    objectness_weight: float | None = None
+    classes_weight: float | None = None
+    iou_threshold: float | None = None
+    neighbours: float | None = None
+    balance: float | None = None
+    iou_objectness: float | None = None
+    box_kind: str | None = None
+    label_smoothing: float | None = None
 
 
-def _sum_of(parse: Callable[[str], tuple[str, ...]]) -> Callable[[str], tuple[str, ...]]:
-    def checked(text: str) -> tuple[str, ...]:
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
+@dataclass(frozen=True)
+@not_given(TrainingOptions, Augment)
+class ImageOptions:
+    """Changes of the training images, and how they are sampled."""
 
-    return checked
+    flip: float | None = None
+    hue: float | None = None
+    saturation: float | None = None
+    exposure: float | None = None
+    scale: float | None = None
+    aspect: float | None = None
+    translate: float | None = None
+    rotate: float | None = None
+    shear: float | None = None
+    mosaic: float | None = None
+    mixup: float | None = None
+    multi_scale: bool | None = None
+    rectangular: bool | None = None
+    balanced: bool | None = None
+    no_augment: bool = option(False, "train on unchanged images", flags=("--no-augment",))
 
 
 def _strength(text: str) -> float | str:
     return text if text == "auto" else POSITIVE_FLOAT(text)
 
 
-# how each option is read: a function from text, or what may be chosen
-_READERS: Mapping[str, Any] = MappingProxyType(
-    {
-        "epochs": POSITIVE_INT, "batch_size": POSITIVE_INT, "accumulate": POSITIVE_INT,
-        "optimizer": ("adamw", "sgd"), "learning_rate": POSITIVE_FLOAT, "gamma_reach": POSITIVE_FLOAT,
-        "momentum": FRACTION_BELOW_ONE, "decay": FRACTION, "schedule": SCHEDULES, "steps": _several(FRACTION),
-        "scales": _several(POSITIVE_FLOAT), "cycle": POSITIVE_FRACTION, "cycle_growth": AT_LEAST_ONE,
-        "burn_in": NON_NEGATIVE_FLOAT, "burn_in_power": POSITIVE_FLOAT, "ema_epochs": NON_NEGATIVE_FLOAT,
-        "clip_norm": POSITIVE_FLOAT, "freeze": NON_NEGATIVE_INT, "precision": PRECISIONS,
-        "loss": LOSSES, **LOSS_READERS, "box_kind": OVERLAP_KINDS, "label_smoothing": FRACTION,
-    }
-)  # fmt: skip
-_SPARSE: Mapping[str, Any] = MappingProxyType(
-    {
-        "sparsifier": SPARSIFIERS, "s_schedule": _sum_of(parse_schedules), "s_at": FRACTION,
-        "s_decay": FRACTION, "s_keep": FRACTION, "target_sparsity": FRACTION,
-    }
-)  # fmt: skip
-_CHANGES: Mapping[str, Any] = MappingProxyType(
-    {
-        "flip": FRACTION, **COLOUR_READERS, "scale": POSITIVE_FLOAT, "aspect": POSITIVE_FLOAT,
-        "translate": FRACTION,
-        "rotate": NON_NEGATIVE_FLOAT, "shear": NON_NEGATIVE_FLOAT, "mosaic": FRACTION, "mixup": FRACTION,
-    }
-)  # fmt: skip
-_ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"learning_rate": ("--lr",), "burn_in": ("--warmup-epochs",)}
-)
-# what only means something with one schedule, or with the modern loss
-_COURSES: Mapping[str, str] = MappingProxyType(
-    {"steps": "steps", "scales": "steps", "cycle": "sgdr", "cycle_growth": "sgdr"}
-)
-# distillation's positives have an iou_threshold too
-MODERN = LOSS_READERS.keys() - {"iou_threshold"} | {"box_kind", "label_smoothing"}
-# what only means something with -sr
-SPARSE_OPTIONS = ("s", "prune", "classic", *_SPARSE)
+@dataclass(frozen=True)
+@not_given(TrainingOptions)
+class SparsityOptions:
+    """Sparse training; without `sparsity` nothing else of it may be given."""
 
-
-def add_training_options(parser: Parser) -> None:
-    """Add the options of `TrainingOptions`; None stands for not given."""
-    group = parser.add_argument_group("training", "a default with a source in brackets comes from there")
-    known = {field.name: field for field in fields(TrainingOptions)}
-    add_image_size(group)
-    for name, reader in _READERS.items():
-        _add(group, known[name], reader)
-    group.add_argument("--no-amp", action="store_true", help="no half precision, as --precision fp32")
-    group.add_argument("--compile", dest="compiled", action="store_true", default=None, help="torch.compile")
-    images = parser.add_argument_group("training images")
-    changes = {field.name: field for field in fields(Augment)}
-    for name, reader in _CHANGES.items():
-        _add(images, changes[name], reader)
-    for name in ("multi_scale", "rectangular", "balanced"):
-        flag = "--" + name.replace("_", "-")
-        text = known[name].metadata["unit"]
-        images.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
-    images.add_argument("--no-augment", action="store_true", help="train on the images as they are")
-
-
-def add_sparsity_options(parser: Parser) -> None:
-    """Add -sr and what refines it; None stands for not given, since without -sr it must not be."""
-    sparse = parser.add_argument_group("sparse training")
-    sparse.add_argument("-sr", "--sparsity", action="store_true", help="push the candidates' gammas to zero")
-    weight = (
-        "weight of the penalty, or auto: chosen from epoch to epoch, to reach --target-sparsity at --s-at. "
-        f"AdamW normalises its steps, so there s acts relative to the gradient's size (default: {PENALTY})"
+    sparsity: bool = option(
+        False, "sparse training: push the candidates' gammas to zero", flags=("-sr", "--sparsity")
     )
-    sparse.add_argument("--s", type=_strength, help=weight)
-    candidates = f"candidates: 0 no shortcuts, 1 all (default: {CANDIDATES})"
-    sparse.add_argument("--prune", type=int, choices=[0, 1], help=candidates)
-    sparse.add_argument("--classic", action="store_true", help="candidates of the published programs")
-    known = {field.name: field for field in fields(TrainingOptions)}
-    for name, reader in _SPARSE.items():
-        _add(sparse, known[name], reader)
+    s: float | Literal["auto"] | None = option(
+        None,
+        "weight of the penalty, or auto: adapted after each epoch so that --target-sparsity is reached at "
+        f"--s-at. With adamw, s is relative to the size of the gradient (default: {PENALTY})",
+        _strength,
+    )
+    prune: Literal[0, 1] | None = option(
+        None,
+        f"candidates: 0 without layers on shortcuts (prune.py), 1 all (default: {CANDIDATES})",
+        int,
+        choices=(0, 1),
+    )
+    classic: bool = option(False, "candidates of the published programs")
+    sparsifier: Sparsifier | None = None
+    s_schedule: tuple[SparsityScheduleKind, ...] | None = None
+    s_at: float | None = None
+    s_decay: float | None = None
+    s_keep: float | None = None
+    target_sparsity: float | None = None
 
 
-def add_distillation_options(parser: Parser) -> None:
-    """Add the teacher and how to learn from it."""
-    group = parser.add_argument_group("distillation")
-    group.add_argument("--t_cfg", type=Path, metavar="CFG", help="network of a teacher")
-    group.add_argument("--t_weights", type=Path, metavar="FILE", help="weights of the teacher")
-    kinds = "classic1, classic2, sigmoid, feature or a sum such as sigmoid+feature (default: classic2)"
-    group.add_argument("--distill", type=_sum_of(parse_kinds), metavar="KINDS", help=kinds)
-    report = "of the pruning run that made the student (default: the .json beside --weights)"
-    group.add_argument("--report", type=Path, metavar="JSON", help=report)
+@dataclass(frozen=True)
+@not_given(TrainingOptions)
+class DistillationOptions:
+    """The teacher and how to learn from it."""
+
+    t_cfg: Path | None = option(None, "cfg of the teacher", Path, metavar="CFG")
+    t_weights: Path | None = option(None, "weights of the teacher", Path, metavar="FILE")
+    distill: tuple[DistillationKind, ...] | None = None
+    report: Path | None = option(
+        None,
+        "report of the pruning run that made the student (default: the .json beside --weights)",
+        Path,
+        metavar="JSON",
+    )
 
 
-def _add(group: Options, field: "Field[Any]", reader: Any) -> None:
-    """Add one option; its default and source are told, but filled in by `choose_options`."""
-    name, default = field.name, field.default
-    flags = ["--" + name.replace("_", "-"), *_ALIASES.get(name, ())]
-    default = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    source = field.metadata.get("source", "")
-    text = f"{field.metadata.get('unit', '')} (default: {default}{f'; {source}' * bool(source)})".strip()
-    if isinstance(reader, tuple):
-        group.add_argument(*flags, choices=reader, help=text.replace("%", "%%"))
-    else:
-        metavar = "N" if reader in (POSITIVE_INT, NON_NEGATIVE_INT) else "X"
-        group.add_argument(*flags, type=reader, metavar=metavar, help=text.replace("%", "%%"))
+def _cutoff(text: str) -> int | Literal["auto"]:
+    return "auto" if text == "auto" else POSITIVE_INT(text)
 
 
-def choose_options(
-    args: argparse.Namespace, network: Network
-) -> tuple[TrainingOptions, dict[str, tuple[object, str]]]:
-    """The options of a run and, by name, their value and where it comes from.
+@dataclass(frozen=True)
+class ResultOptions:
+    """What is loaded at the start, and where results go."""
+
+    scratch: Literal["e", "b"] | None = option(
+        None,
+        "control experiment: train the pruned network from random weights, e for the same epochs or b for "
+        "the same multiply-adds, by the figures of the .json beside --weights, which are not loaded",
+        choices=("e", "b"),
+    )
+    cutoff: int | Literal["auto"] | None = option(
+        None, "load the first N sections only, or auto", _cutoff, metavar="N"
+    )
+    weights_classes: int | None = option(
+        None,
+        "number of classes of a .weights file",
+        POSITIVE_INT,
+        metavar="N",
+        flags=("--weights-classes",),
+    )
+    output: Path = option(OUTPUT, "folder of all results", Path, metavar="DIR")
+    resume: Path | None = option(
+        None,
+        f"continue the run of this {LAST} with its own options (without FILE: the newest run below the "
+        "current folder)",
+        Path,
+        nargs="?",
+        const=NEWEST,
+        metavar="FILE",
+    )
+    tensorboard: bool = option(False, "write event files for TensorBoard to the folder of the results")
+    cache: Literal["ram", "disk", "none"] = option(
+        "ram", "where decoded images are cached", choices=("ram", "disk", "none")
+    )
+    save_minutes: float = option(
+        10.0,
+        "also write a checkpoint within an epoch when the last one is older than this",
+        POSITIVE_FLOAT,
+        unit="minutes",
+        metavar="X",
+        flags=("--save-minutes",),
+    )
+
+
+# options of the machine, not of the run: these may be given with --resume
+_WITH_RESUME = {"resume", "device", "workers", "threads", "cache", "save_minutes", "tensorboard", "command"}
+
+
+@dataclass(frozen=True)
+class TrainOptions(
+    MachineOptions,
+    ResultOptions,
+    DistillationOptions,
+    SparsityOptions,
+    ImageOptions,
+    RecipeOptions,
+    InputOptions,
+):
+    """All options of train.py.
+
+    With none of `cfg`, `data` and `weights` the demo's files apply.
 
     Raises:
-        CfgError: a value in the cfg is none that the option of that name could have.
+        ToolkitError: one is out of range, contradicts another, or would have no effect.
     """
-    given = {field.name: getattr(args, field.name, None) for field in fields(TrainingOptions)}
-    given["image_size"], given["seed"] = args.img_size, args.seed or None
-    if args.no_amp and given["precision"] is None:
-        given["precision"] = "fp32"
-    given["s"] = _weight(args)
-    given["s_auto"] = args.s == "auto"
-    # these are values, not choices that were typed
-    given["augment"] = None if args.no_augment else _augment(args, network)
-    of_cfg = cfg_defaults(network, args.optimizer, args.loss, {"epochs": args.epochs})
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for field in fields(TrainingOptions):
-        name = field.name
-        found = ((given[name], "given"), (of_cfg.get(name), "cfg"), (field.default, "default"))
-        values[name], origins[name] = next((pair for pair in found if pair[0] is not None), (None, "given"))
-    if not given["augment"]:
-        values["augment"] = None
-    options = TrainingOptions(**values)
-    _check(args, options)
-    table: dict[str, tuple[object, str]] = {
-        name: (value, origins[name]) for name, value in options.to_mapping().items()
-    }
-    if options.augment:
-        table["augment"] = (table["augment"][0], _augment_origin(args, network))
-    return options, table
 
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.resume is not None:
+            others = self.given_of(given(self).keys() - _WITH_RESUME)
+            if others:
+                raise ToolkitError(
+                    "--resume", "the run continues with its own options", f"leave out {others}"
+                )
+            return
+        if self.t_cfg and not self.t_weights:
+            raise ToolkitError("--t_cfg", "a teacher needs weights as well", "add --t_weights")
+        idle = "" if self.sparsity else self.given_of(each.name for each in fields(SparsityOptions))
+        if idle:
+            raise ToolkitError(idle, "without -sr there is no sparse training", "add -sr or leave it out")
+        if self.distill and not self.t_weights:
+            raise ToolkitError("--distill", "there is no teacher", "add --t_weights, and its --t_cfg")
+        if self.scratch and not (self.weights or self.report):
+            fact = "is a control experiment for a pruning run, and none is named"
+            remedy = "give the pruned network's --weights, which are not loaded, or leave it out"
+            raise ToolkitError("--scratch", fact, remedy)
+        idle = self.given_of(("cutoff", "weights_classes"))
+        if idle and self.scratch:
+            raise ToolkitError(idle, "--scratch loads no weights", "leave out one of the two")
+        if idle and not self.weights:
+            raise ToolkitError(idle, "there are no weights to load", "add --weights or leave it out")
 
-def _check(args: argparse.Namespace, options: TrainingOptions) -> None:
-    """Refuse what contradicts itself, and what was typed and would change nothing.
-
-    Raises:
-        ToolkitError: the options and the remedy.
-    """
-    if len(options.steps) != len(options.scales):
-        fact = f"{len(options.steps)} of them, but {len(options.scales)} --scales"
-        raise ToolkitError("--steps", fact, "give equally many of both")
-    idle = {f"--schedule {options.schedule}": other_courses(options.schedule)}
-    if options.loss == "darknet":
-        idle["--loss darknet, which reads the cfg"] = MODERN
-    if options.augment is None:
-        idle["--no-augment"] = set(_CHANGES)
-    for where, names in idle.items():
-        typed = [f"--{name}" for name in sorted(names) if getattr(args, name) is not None]
-        if typed:
-            raise ToolkitError(f"{', '.join(typed)}", f"without effect with {where}", "leave it out")
-
-
-def other_courses(schedule: str) -> set[str]:
-    """Options that only mean something with another schedule than this."""
-    return {name for name, kind in _COURSES.items() if kind != schedule}
-
-
-def _weight(args: argparse.Namespace) -> float:
-    if not args.sparsity:
-        return 0.0
-    if args.s == "auto":
-        return AUTO_START
-    return PENALTY if args.s is None else float(args.s)
-
-
-def _augment_origin(args: argparse.Namespace, network: Network) -> str:
-    typed = any(getattr(args, name) is not None for name in _CHANGES)
-    sources = {"given": typed, "cfg": bool(augment_of(network)), "default": True}
-    return ", ".join(name for name, has in sources.items() if has)
-
-
-def _augment(args: argparse.Namespace, network: Network) -> Augment:
-    """The changes of training images: typed, else of the cfg, else Augment's own."""
-    of_cfg = augment_of(network)
-    typed = {name: getattr(args, name) for name in _CHANGES if getattr(args, name) is not None}
-    return Augment(**{**of_cfg, **typed})
+    def given_of(self, names: Iterable[str]) -> str:
+        """Those of the options `names` that were given, for a message; empty if none was."""
+        return ", ".join(f"--{name}" for name in sorted(given(self).keys() & set(names)))

@@ -1,7 +1,7 @@
-"""How a training shows itself: the table of its options, a bar for each epoch, a line after it."""
+"""Display of a training: a table of its options, a progress bar per epoch, a line after each."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import asdict
 
 import torch
 from rich.table import Table
@@ -10,64 +10,45 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...darknet.model import Darknet
-from ...data.images import read_image
-from ...data.loader import Loader
-from ...detection.draw import draw_detections
-from ...errors import DatasetError
-from ...training.board import Board
+from ...training.head_rules import head_rules
 from ...training.history import EpochRecord
-from ...training.loop import Observer
+from ...training.loop import Loaders
+from ...training.optimizer import scaled_rate
+from ...training.precision import half_type
 from ...training.processes import Processes
-from ..detector import Detector, Thresholds
 from ..tables import show
+from .run import PreparedRun
+from .settings import MODERN, other_schedules
 
-_PARTS = {"loss": "loss", "box": "box", "objectness": "obj", "classes": "cls"}
-# pictures with boxes for each epoch in TensorBoard, and the least score of a box
-_PICTURES, _SHOWN = 4, 0.25
-
-
-class Observers:
-    """Several observers as one."""
-
-    def __init__(self, *observers: Observer) -> None:
-        self._observers = list(observers)
-
-    def add(self, observer: Observer) -> None:
-        """One more."""
-        self._observers.append(observer)
-
-    def epoch_started(self, epoch: int, done: int) -> None:
-        """Tell all."""
-        for observer in self._observers:
-            observer.epoch_started(epoch, done)
-
-    def batch_done(self, number: int, means: Mapping[str, float]) -> None:
-        """Tell all."""
-        for observer in self._observers:
-            observer.batch_done(number, means)
-
-    def epoch_done(self, record: EpochRecord, is_best: bool, model: Darknet, gammas: Tensor) -> None:
-        """Tell all."""
-        for observer in self._observers:
-            observer.epoch_done(record, is_best, model, gammas)
+_LOSSES = {"loss": "loss", "box": "box", "objectness": "obj", "classes": "cls"}
 
 
-class EpochBars:
-    """Bars with the time left and images per second, and lines, on the first process's console."""
+class Display:
+    """An observer that prints on the first process's console."""
 
-    def __init__(self, epochs: int, loader: Loader, processes: Processes) -> None:
-        self._epochs, self._visible = epochs, processes.is_first
-        self._size = loader.batch_size * processes.count
-        self._batches = len(loader)
+    def __init__(self) -> None:
+        self._visible, self._count = True, 1
+        self._epochs = self._batches = self._batch_size = 0
         self._bar: tqdm | None = None
         self._free = ""
+
+    def run_started(self, run: PreparedRun, device: torch.device, processes: Processes) -> None:
+        """Print the table of options."""
+        self._visible, self._count = processes.is_first, processes.count
+        self._epochs = run.settings.options.epochs
+        if self._visible:
+            _print_options(run, device, processes.count)
+
+    def loaders_opened(self, loaders: Loaders) -> None:
+        """Note the length of an epoch."""
+        self._batches, self._batch_size = len(loaders.train), loaders.train.batch_size * self._count
 
     def epoch_started(self, epoch: int, done: int) -> None:
         """Open the epoch's bar."""
         if self._visible:
             self._bar = tqdm(
-                total=self._batches * self._size,
-                initial=done * self._size,
+                total=self._batches * self._batch_size,
+                initial=done * self._batch_size,
                 desc=f"epoch {epoch}/{self._epochs}",
                 unit="img",
                 leave=False,
@@ -78,11 +59,11 @@ class EpochBars:
         """Advance the bar and show the loss so far."""
         if self._bar is not None:
             self._bar.set_postfix_str(_losses(means) + self._free, refresh=False)
-            self._bar.update(number * self._size - self._bar.n)
+            self._bar.update(number * self._batch_size - self._bar.n)
 
     def epoch_done(self, record: EpochRecord, is_best: bool, model: Darknet, gammas: Tensor) -> None:
         """Replace the bar by a line."""
-        del model, gammas  # what this observer has no use for
+        del model, gammas  # the record has all that is shown
         if self._bar is not None:
             self._bar.close()
         if record.free_share == record.free_share:
@@ -91,59 +72,84 @@ class EpochBars:
             print(_line(record, self._epochs, is_best), flush=True)
 
 
-class Pictures:
-    """What TensorBoard gets of each epoch: numbers, gammas, and a few images with the boxes found."""
-
-    def __init__(
-        self, board: Board, images: Sequence[Path], names: tuple[str, ...], size: tuple[int, int]
-    ) -> None:
-        """Choose the first of `images`."""
-        self._board, self._names, self._size = board, names, size
-        self._images = images[:_PICTURES]
-
-    def epoch_started(self, epoch: int, done: int) -> None:
-        """Nothing yet."""
-
-    def batch_done(self, number: int, means: Mapping[str, float]) -> None:
-        """Nothing yet."""
-
-    def epoch_done(self, record: EpochRecord, is_best: bool, model: Darknet, gammas: Tensor) -> None:
-        """Write all of it."""
-        del is_best  # what this observer has no use for
-        self._board.epoch(record, gammas)
-        detector = Detector(model, self._size, Thresholds(_SHOWN), model.network.letterbox)
-        for number, path in enumerate(self._images):
-            try:
-                image = read_image(path)
-            except DatasetError:  # told already, by who loads the images
-                continue
-            found, _ = detector(image)
-            picture = draw_detections(image, found, self._names)
-            self._board.picture(f"boxes/{number}", torch.from_numpy(picture), record.epoch)
-
-
-def print_options(options: Mapping[str, tuple[object, str]], title: str) -> None:
-    """Print name, value and where the value comes from; a mapping is written out."""
+def _print_options(run: PreparedRun, device: torch.device, count: int) -> None:
+    """Print all that decides a run, and where it comes from; options without effect are left out."""
+    settings, chosen = run.settings, run.settings.options
+    rows: dict[str, object] = {"cfg": run.model.network.source}
+    if run.checkpoint is None:
+        rows |= {"weights": _described(run)}
+    else:
+        done = run.epochs_done
+        shown = f"all {done}, only the report is left" if done >= chosen.epochs else done
+        rows |= {"resumed": run.resumed, "epochs done": shown}
+    rows |= _head_rules(run)
+    rows |= {"data": settings.data, "teacher": settings.t_weights or "none", "output": settings.output}
+    candidates = f"on the candidates of --prune {settings.prune}{' --classic' * settings.classic}"
+    rows |= {"sparsity": candidates if chosen.s else "none"}
+    images = chosen.batch_size * chosen.accumulate * count
+    rate = scaled_rate(chosen.learning_rate, chosen.optimizer, images)
+    half = half_type(device, chosen.precision) or torch.float32
+    rows |= {"step": f"{images} images, learning rate {rate:.3g}", "device": f"{device} x {count}"}
+    rows |= {"computes in": str(half).removeprefix("torch.")}
     table = Table(show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
-    for name, (value, origin) in options.items():
-        items = value.items() if isinstance(value, Mapping) else ()
-        text = ", ".join(f"{key} {_short(item)}" for key, item in items) or _short(value)
-        table.add_row(name, Text(text), Text(origin, style="dim"))
-    show(title, table)
+    for name, value in rows.items():
+        table.add_row(name, Text(_short(value)), "")
+    hidden = _without_effect(run)
+    for name, value in chosen.to_mapping().items():
+        if name not in hidden:
+            table.add_row(name, Text(_short(value)), Text(run.origins[name], style="dim"))
+    show("training", table)
+
+
+def _described(run: PreparedRun) -> str:
+    """The weights that a run starts from."""
+    kind = run.settings.scratch
+    if not kind:
+        return str(run.weights or "none, from scratch")
+    return f"none, from scratch (--scratch {kind})" + (
+        f"; {run.weights} is not loaded" if run.weights else ""
+    )
+
+
+def _head_rules(run: PreparedRun) -> dict[str, object]:
+    """What Darknet's loss reads in each head's section."""
+    if run.settings.options.loss != "darknet":
+        return {}
+    network = run.model.network
+    rows: dict[str, object] = {}
+    for head, rules in zip(network.heads, head_rules(network), strict=True):
+        values = {name: value for name, value in asdict(rules).items() if name not in ("anchors", "mask")}
+        rows[f"yolo #{head}"] = ", ".join(f"{name} {value}" for name, value in values.items())
+    return rows
+
+
+def _without_effect(run: PreparedRun) -> set[str]:
+    """Hyper-parameters that play no part in a run."""
+    chosen = run.settings.options
+    hidden = other_schedules(chosen.schedule)
+    if not chosen.s:
+        hidden |= {name for name in chosen.to_mapping() if name.startswith("s_")}
+        hidden |= {"s", "sparsifier", "gamma_reach", "target_sparsity"}
+    if not run.settings.t_weights:
+        hidden |= {"distill"}
+    return hidden | (MODERN if chosen.loss == "darknet" else set())
 
 
 def _short(value: object) -> str:
+    """A value as a word of the table; a mapping is written out."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_short(item)}" for name, item in value.items())
     if isinstance(value, (tuple, list)):
         return ", ".join(_short(item) for item in value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _losses(means: Mapping[str, float]) -> str:
-    parts = [f"{short} {means[name]:.3f}" for name, short in _PARTS.items()]
+    parts = [f"{short} {means[name]:.3f}" for name, short in _LOSSES.items()]
     if means["distillation"]:
-        parts.append(f"distil {means['distillation']:.3f} ({means['farther']:.0%} farther than the teacher)")
+        parts.append(f"distil {means['distillation']:.3f} ({means['farther']:.0%} worse than the teacher)")
     return "  ".join(parts)
 
 

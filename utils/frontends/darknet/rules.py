@@ -7,7 +7,7 @@ from typing import cast
 
 import numpy as np
 
-from ...darknet import heads, resampling, sections
+from ...darknet import heads, sections
 from ...darknet.network import Network
 from ...darknet.sections import Section
 from ...pruning.channels import ChannelIds, ChannelTracer
@@ -100,13 +100,13 @@ def _gate(step: Step) -> ChannelIds:
 
 
 def _reorg3d(step: Step) -> ChannelIds:
-    stride = cast(resampling.Reorg3d, step.section).stride
+    stride = cast(sections.Reorg3d, step.section).stride
     return np.tile(step.inputs[0], stride**2)
 
 
 def _reorg(step: Step) -> ChannelIds:
     # It mixes each run of stride^2 channels, so they live and die together.
-    runs = step.inputs[0].reshape(-1, cast(resampling.Reorg, step.section).stride ** 2)
+    runs = step.inputs[0].reshape(-1, cast(sections.Reorg, step.section).stride ** 2)
     for channels in runs.T[1:]:
         step.tracer.tie(runs[:, 0], channels, "joint")
     return _reorg3d(step)
@@ -134,12 +134,12 @@ RULES: Mapping[type[Section], Rule] = MappingProxyType(
         sections.Dropout: _pass,
         sections.Empty: _pass,
         sections.Softmax: _pin,
-        resampling.Maxpool: _pass,
-        resampling.LocalAvgpool: _pass,
-        resampling.Avgpool: _pass,
-        resampling.Upsample: _pass,
-        resampling.Reorg3d: _reorg3d,
-        resampling.Reorg: _reorg,
+        sections.Maxpool: _pass,
+        sections.LocalAvgpool: _pass,
+        sections.Avgpool: _pass,
+        sections.Upsample: _pass,
+        sections.Reorg3d: _reorg3d,
+        sections.Reorg: _reorg,
         heads.Yolo: _pin,
         heads.GaussianYolo: _pin,
         heads.Region: _pin,
@@ -149,7 +149,7 @@ RULES: Mapping[type[Section], Rule] = MappingProxyType(
 # the constants of several channels side by side into one.
 TRANSPARENT: frozenset[type[Section]] = frozenset(
     {
-        *(sections.Route, sections.Dropout, sections.Empty, sections.BatchNorm, resampling.Reorg3d),
-        *(resampling.Maxpool, resampling.LocalAvgpool, resampling.Avgpool, resampling.Upsample),
+        *(sections.Route, sections.Dropout, sections.Empty, sections.BatchNorm, sections.Reorg3d),
+        *(sections.Maxpool, sections.LocalAvgpool, sections.Avgpool, sections.Upsample),
     }
 )

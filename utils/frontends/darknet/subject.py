@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from ...darknet.edit import ResidualBlock, residual_blocks, with_filters, without_blocks
 from ...darknet.model import Darknet
 from ...darknet.network import Network
-from ...darknet.resampling import Maxpool, Upsample
-from ...darknet.sections import Connected, Convolutional, Route, Shortcut
+from ...darknet.sections import Connected, Convolutional, Maxpool, Route, Shortcut, Upsample
 from ...darknet.weights import write_weights
 from ...errors import CfgError, PruningError
 from ...files import write_text

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from .call import Rule
-from .rules.arithmetic import added, channelwise, combined, multiplied, reduced, same, softmax
+from .rules.compute import added, channelwise, combined, multiplied, reduced, same, softmax
 from .rules.shape import chunk, expanded_as, moved, pad, pixels, reshaped, split_sizes
 
 _aten = torch.ops.aten

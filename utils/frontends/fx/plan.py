@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.fx.node import map_arg
 
 from ...errors import PruningError
-from ...pruning.channels import UnitMask
+from ...pruning.channels import UnitMask, decode_mask, encode_mask
 from ...pruning.narrow import narrow
-from ...pruning.report import decode_mask, encode_mask
-from .parameters import attribute
+from .call import attribute
 from .subject import FxSubject, graph_of
 
 _PARALLEL = "module."  # what DataParallel and DistributedDataParallel put before every name

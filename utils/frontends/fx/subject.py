@@ -8,7 +8,7 @@ Invariant: `narrowed` computes what the network does with the removed channels a
 holds numbers of channels (slices, views), these are changed with them.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
@@ -20,16 +20,14 @@ from torch.utils import _pytree as pytree
 
 from ...errors import PruningError
 from ...profiling import evaluating
-from ...pruning.channels import ChannelGraph, UnitMask
+from ...pruning.channels import ChannelGraph, ChannelIds, UnitMask
 from ...pruning.narrow import narrow
 from ...pruning.subject import Block
-from .call import Call, Rule, Size, Trace
+from .call import Call, Rule, Size, Trace, Value, attribute, pin_labels, unique_pairs
 from .export import EXPORTED_RULES
-from .parameters import settle_shared
-from .rules.darknet import DARKNET_RULES
+from .rules.compute import DARKNET_RULES
 from .rules.table import RULES
 from .trace import running, said, traced
-from .values import Value, pin_labels, unique_pairs
 
 
 @dataclass(frozen=True)
@@ -74,10 +72,10 @@ class FxSubject:
         if not isinstance(model, nn.Module):
             raise PruningError(f"{model!r:.60}", "is no torch.nn.Module that is built", "give one")
         module = model if isinstance(model, fx.GraphModule) else graph_of(model, example, values or {})
-        run = _Run(module)
+        run = _LabelledRun(module)
         with running(type(model).__name__, example), evaluating(module), torch.no_grad():
             run.run(example)
-        settle_shared(module, run.trace)
+        _settle_shared(module, run.trace)
         if not run.trace.layers:
             fact = "runs no convolution or linear layer as a part of it"
             raise PruningError(f"{type(model).__name__}", fact, "there is nothing to prune")
@@ -170,7 +168,7 @@ def _rule_of(module: nn.Module) -> Rule | None:
     return None if changed - harmless else _RULES[base]
 
 
-class _Run(fx.Interpreter):
+class _LabelledRun(fx.Interpreter):
     """The example run: numbers as they are, and beside them what they belong to."""
 
     def __init__(self, model: fx.GraphModule) -> None:
@@ -235,6 +233,52 @@ class _Run(fx.Interpreter):
         if labels is None:
             return pytree.tree_map(lambda leaf: Value(leaf) if isinstance(leaf, Tensor) else leaf, result)
         return type(result)(map(Value, result, labels))
+
+
+def _settle_shared(model: fx.GraphModule, trace: Trace) -> None:
+    """Tie the channels of layers and norms that share a parameter; pin, and report, what others read.
+
+    Such as the weights of a layer in `functional.linear(x, self.encoder.weight.t())`, or of an embedding.
+    """
+    channels: dict[int, ChannelIds] = {}
+    for tensor, ids in _cut(model, trace):
+        known = channels.setdefault(id(tensor), ids)
+        if known is not ids:
+            trace.tracer.tie(known, ids, "joint")
+    for tensor, text in _read_besides(model, trace):
+        if id(tensor) in channels:
+            trace.tracer.pin(channels[id(tensor)], text)
+            trace.not_followed.append(text)
+
+
+def _cut(model: nn.Module, trace: Trace) -> Iterator[tuple[Tensor, ChannelIds]]:
+    """Each tensor that is cut, and the channels that it has."""
+    for name, (inputs, outputs) in trace.layers.items():
+        for leaf, tensor in _tensors(attribute(model, name)):
+            yield tensor, outputs if leaf == "bias" else np.concatenate((inputs, outputs))
+    for name, followed in trace.followers.items():
+        for _, tensor in _tensors(attribute(model, name)):
+            yield tensor, followed
+
+
+def _read_besides(model: fx.GraphModule, trace: Trace) -> Iterator[tuple[Tensor, str]]:
+    """Tensors that the code takes by itself, or that modules have which are not cut; a text each."""
+    for node in model.graph.nodes:
+        name = str(node.target)
+        if node.op == "get_attr":
+            readers = [user.name for user in node.users if user.name not in trace.followed]
+            for _, tensor in _tensors(attribute(model, name)) if readers else ():
+                yield tensor, f"{name} is read by {readers[0]} besides"
+        elif node.op == "call_module" and name not in trace.layers and name not in trace.followers:
+            for leaf, tensor in model.get_submodule(name).named_parameters():
+                if f"{name}.{leaf}" not in trace.followers:
+                    yield tensor, f"{name}.{leaf} is shared with a layer that could be cut"
+
+
+def _tensors(found: nn.Module | Tensor) -> list[tuple[str, Tensor]]:
+    if isinstance(found, Tensor):
+        return [("", found)]
+    return [*found.named_parameters(recurse=False), *found.named_buffers(recurse=False)]
 
 
 def _set_size(node: fx.Node, path: tuple[int | str, ...], value: int) -> None:

@@ -6,9 +6,8 @@ from typing import Any, cast
 import numpy as np
 from torch.utils import _pytree as pytree
 
-from ..call import INPUT, Call
-from ..values import Labels, Value, channels, spread
-from .arithmetic import channelwise
+from ..call import INPUT, Call, Labels, Value, channels, spread
+from .compute import channelwise
 
 _WITH_SIZES = ("view", "reshape", "expand")
 

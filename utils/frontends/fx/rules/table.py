@@ -13,11 +13,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ....pruning.channel_selection import ChannelSelection
-from ....pruning.layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS
+from ....pruning.layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, ChannelSelection
 from ..call import Rule
-from .arithmetic import added, channelwise, combined, multiplied, reduced, same, softmax
-from .layers import follow, group_norm, layer, layer_norm, prelu, selection
+from .compute import (
+    added,
+    channelwise,
+    combined,
+    follow,
+    group_norm,
+    layer,
+    layer_norm,
+    multiplied,
+    prelu,
+    reduced,
+    same,
+    selection,
+    softmax,
+)
 from .shape import chunk, expanded_as, item, moved, pad, pixels, reshaped, split_sizes
 
 _POINTWISE = (
