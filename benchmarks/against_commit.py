@@ -72,7 +72,7 @@ _PRUNED = (
     "--data data/shapes.data"
 )
 _TEACHER = "--t_cfg cfg/yolov3-shapes.cfg --t_weights weights/last.pt --distill sigmoid+feature"
-# What stands behind `python`, by name.
+# Command lines run with `python`, by name.
 STEPS = {
     "train": f"train.py -sr --s 0.001 --prune 1 --epochs 2 {_MACHINE}",
     "slim_prune": f"slim_prune.py --global_percent 0.8 --layer_keep 0.01 {_MACHINE}",
@@ -100,7 +100,7 @@ _LEFT_OUT = frozenset(
 )
 _NAMES_ONLY = re.compile(r".*\.html|.*history\.png")  # show times
 _OWN = "against_commit"  # a file that tells a folder of --keep from one whose files are others'
-SHOWN = 3  # differences of a file that are told
+SHOWN = 3  # differences of a file that are reported
 
 
 def main() -> None:

@@ -4,9 +4,9 @@
         --max-ms 27% 24% 21% --runtime onnxruntime --threads 1
 
 For each budget `slim_prune.py --max-ms` is run as a user would. Then the share of `slim_prune.py
---global_percent` is searched, the smallest whose network is measured to be as fast, and at last the
-unpruned network, the budget's and the threshold's are timed again in one run, in turns. Both are recalibrated
-on the same training images before mAP is taken. Rows go to --table; a budget that is there is not done again.
+--global_percent` is searched, the smallest whose network is measured to be as fast, and at last the unpruned
+network, the budget's and the threshold's are measured again, interleaved in one run. Both are recalibrated on
+the same training images before mAP is taken. Rows go to --table; a budget that is there is not done again.
 """
 
 import json
@@ -43,7 +43,7 @@ _AS_FAST = 1.02
 
 @dataclass(frozen=True)
 class Row:
-    """A network, times in milliseconds of one run in turns; mAP@0.5 as a fraction, recalibrated.
+    """A network, milliseconds, interleaved in one run; mAP@0.5 as a fraction, recalibrated.
 
     Attributes:
         budget: as asked for.

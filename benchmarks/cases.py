@@ -27,7 +27,8 @@ from utils.errors import CfgError, DatasetError, WeightsError
 from utils.frontends.darknet.subject import trace
 
 ROOT = Path(__file__).resolve().parents[1]
-# above this many weights a network is built without memory, and above so many values in its maps not run
+# above this many weights a network is built without memory, and above this many values in its maps it is not
+# run
 MOST_WEIGHTS, MOST_VALUES = 2_000_000, 30_000_000
 
 

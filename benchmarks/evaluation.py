@@ -4,7 +4,7 @@
     python benchmarks/evaluation.py --cfg cfg/yolov3-tiny.cfg --weights weights/yolov3-tiny.weights \\
         --data data/coco.data --img_size 416 --output evaluation.csv
 
-Evaluates one data set in two ways, in turns, --rounds times:
+Evaluates one data set in two ways, interleaved, --rounds times:
     reference  the network as it was trained (float32, batch norms of their own), one image at a time
     fast       what evaluate.py does: batch norms merged, channels last, parts of a batch on a thread each
 Both read the same images, prepared alike, from files each time. Images a second count reading, resizing, the

@@ -4,7 +4,7 @@
     python benchmarks/exports.py --only fastest tiny --output runs/exports.csv --page docs/results/exports.md
 
 Real weights where there are any, random ones elsewhere; images of shared/data/coco_mini to calibrate int8. A
-line for each goes into the CSV file at once, so that the same command goes on where it was broken off.
+line for each goes into the CSV file at once, so that the same command goes on where it was interrupted.
 """
 
 import sys

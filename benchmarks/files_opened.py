@@ -44,7 +44,7 @@ RUNS = {  # in this order: the second prunes what the first trained
 MOST_PARAMETERS = 8
 _PASSED_OVER = frozenset({"errors.py", "files.py"})
 # Python imports a module of this name at its start, in the workers as well. The flags tell functions from the
-# bodies of modules and classes; a comprehension is a part of what it stands in.
+# bodies of modules and classes; a comprehension is part of the function around it.
 WITNESS = """
 import os, sys, threading
 _root, _log = os.environ["OPENED_ROOT"] + os.sep, os.environ["OPENED_LOG"]

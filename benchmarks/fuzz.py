@@ -138,7 +138,9 @@ def _serve(pipe: Connection) -> None:
     logging.disable(logging.CRITICAL)  # warnings about what is broken, thousands of them
     run_case("cfg", 0, Path(tempfile.mkdtemp()))  # what is loaded once
     held = _status("VmSize")
-    limit = int((held + 2 * MOST_MEBIBYTES) * 2**20)  # a case above the limit is told, one far above it fails
+    limit = int(
+        (held + 2 * MOST_MEBIBYTES) * 2**20
+    )  # a case above the limit is reported, one far above fails
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     while True:
         kind, number = pipe.recv()

@@ -45,7 +45,7 @@ def command(data: Path, output: Path) -> list[str]:
 
 
 def run(words: list[str], seconds: float | None = None) -> int:
-    """Run to the end, or kill after so many seconds; returns the exit code."""
+    """Run to the end, or kill after `seconds`; returns the exit code."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     quiet = subprocess.DEVNULL
     running = subprocess.Popen(words, stdout=quiet, stderr=quiet, env=environment, cwd=ROOT)
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def one(number: int, moment: float, data: Path, output: Path, wanted: dict[str, object]) -> dict[str, object]:
-    """One run killed after `moment` seconds and resumed, or started anew where nothing was saved yet."""
+    """One run killed after `moment` seconds and resumed, or started again if nothing was saved yet."""
     run(command(data, output), moment)
     step = epoch = 0
     words = command(data, output)

@@ -3,9 +3,9 @@
     python benchmarks/networks.py --page docs/results/networks.md
     python benchmarks/networks.py --only modnet mobilenet --seconds 5 --output runs/networks.csv
 
-On one thread. A line for each network and share goes into the CSV file at once, so that the same command
-goes on where it was broken off. Before and after take turns; `--seconds` is for each pair. Exit code 1 if a
-pruned network is not its zeroed self, or onnxruntime computes something else.
+On one thread. A line for each network and share goes into the CSV file at once, so that the same command goes
+on where it was interrupted. Before and after are measured interleaved; `--seconds` is for each pair. Exit
+code 1 if a pruned network is not its zeroed self, or onnxruntime computes something else.
 """
 
 import sys
@@ -50,7 +50,7 @@ LEAST = 3  # rounds
 
 @dataclass(frozen=True)
 class Case:
-    """A network, the height and width of its images, the shares that go, and other options of `slim`."""
+    """A network, the height and width of its images, the shares to remove, and other options of `slim`."""
 
     build: Callable[[], nn.Module]
     size: int
@@ -123,7 +123,7 @@ def measured(name: str, case: Case, ratio: float, seconds: float) -> Row:
     Args:
         name: of the case.
         case: what to prune.
-        ratio: share of the channels that goes.
+        ratio: share of the channels to remove.
         seconds: for each pair of latencies.
     """
     model = with_random_norms(case.build())

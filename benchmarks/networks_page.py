@@ -21,8 +21,8 @@ the largest output.
 SIZES = "## Sizes\n\nMultiply-adds of one image, of convolutions and linear layers.\n"
 TIMES = """## Milliseconds
 
-A batch on one thread of the processor, before → after, medians of rounds in turns, and how many times as
-fast.
+A batch on one thread of the processor, before → after, medians of interleaved
+rounds, and the speed-up.
 """
 PUBLISHED = """## Beside what their authors published
 

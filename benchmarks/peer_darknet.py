@@ -45,7 +45,7 @@ def with_random_gammas(model: Darknet) -> Darknet:
 
 
 def measure_speed(args: argparse.Namespace, rows: Rows) -> None:
-    """Both programs in turns."""
+    """Both programs, interleaved."""
     torch.set_num_threads(args.threads)
     model = with_random_gammas(Darknet.from_cfg(args.cfg))
     case = f"{args.cfg.stem} 416, 50 %, threads {args.threads}"

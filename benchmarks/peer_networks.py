@@ -160,7 +160,7 @@ def _slim_by(score: str, folding: Folding = "interior") -> Callable[[nn.Module, 
 
 
 def measure_time(args: argparse.Namespace, rows: Rows) -> None:
-    """Both programs in turns, each from a module to a pruned one."""
+    """Both programs interleaved, each from a module to a pruned one."""
     torch.set_num_threads(args.threads)
     for name in args.only:
         case = f"{name}, {args.ratio:g}, threads {args.threads}"

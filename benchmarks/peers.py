@@ -2,8 +2,8 @@
 
     python benchmarks/peers.py --cfg cfg/prune_my.cfg --weights weights/prune_my.weights --threads 1 2
 
-torch, onnxruntime and OpenVINO, each as `benchmark.py` runs them, and OpenCV's Darknet importer, Winograd
-and all, take turns on the same random images, --rounds times; every way ends with boxes and scores. For each
+torch, onnxruntime and OpenVINO, each as `benchmark.py` runs them, and OpenCV's Darknet importer, Winograd and
+all, are interleaved on the same random images, --rounds times; every way ends with boxes and scores. For each
 batch and number of threads the CSV file has the median milliseconds of each, the ratio OpenCV / each of the
 same rounds, and the ratio to the fastest way but OpenCV's, all with 95 % intervals (order statistics).
 

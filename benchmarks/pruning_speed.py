@@ -3,8 +3,8 @@
     python benchmarks/pruning_speed.py --cfg cfg/yolov3.cfg --rounds 7
     python benchmarks/pruning_speed.py --cfg cfg/yolov3.cfg --zoo ../shared/zoo
 
-Weights are random, with gammas uniform in 0..1; half of the channels go. Every figure is of a process of its
-own, all kinds in turns each round, with 1 and 2 threads:
+Weights are random, with gammas uniform in 0..1; half of the channels are removed. Every figure is of a
+process of its own, all kinds interleaved each round, with 1 and 2 threads:
     quick, full   slim_prune.py --no-eval --verify ..., from the start of Python to its end
     memory        trace + plan + fold + narrow in memory, the second time in the process
     trace         the slowest cfg of --zoo to trace

@@ -4,7 +4,7 @@
 
 A network is pruned to --shares of its multiply-adds, in two ways: by one threshold over the gammas, and by
 latency (Taylor scores for each millisecond of the runtime's latency table, its stairs kept; the same
-multiply-adds end it). Then the unpruned network and all pruned ones are timed in turns.
+multiply-adds end it). Then the unpruned network and all pruned ones are measured interleaved.
 
     gain     times as fast as unpruned
     yield    gain x share of the multiply-adds that is left: 1 where every multiply-add saved is time saved
@@ -53,7 +53,7 @@ _HALVINGS, _ROUNDS = 12, 60
 
 @dataclass(frozen=True)
 class Row:
-    """A network on a runtime; milliseconds are medians of one run in turns.
+    """A network on a runtime; milliseconds are medians of one interleaved run.
 
     Attributes:
         macs: share of the multiply-adds that is left.
@@ -129,7 +129,7 @@ def _networks(job: Job, shares: list[float]) -> Iterator[tuple[tuple[str, float]
 
 
 def _by_threshold(job: Job, costs: Costs, most: float) -> DarknetSubject:
-    """The smallest share of gammas that leaves at most so many multiply-adds."""
+    """The smallest share of gammas that leaves at most this many multiply-adds."""
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         percent = (low + high) / 2

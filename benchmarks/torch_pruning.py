@@ -16,17 +16,16 @@ the error where there is no network or it does not run.
 digits: right answers of the digit head on the test images, trained without a penalty, not fine-tuned; widths
 are not rounded here, so that both leave networks of one size, and other scores are tried: "group" is of the
 peer's kind.
-time: seconds from the module to the pruned one, in turns; ours with its proof, folding and report.
+time: seconds from the module to the pruned one, interleaved; ours with its proof, folding and report.
 
-Darknet networks, slim against Torch-Pruning's batch-norm pruner:
-speed: seconds of the graph and of the whole cut at 50 % with random gammas at 416, in one process, both
-programs in turns each round: medians with their 95 % interval, and the ratios of each round. This project's
-figures include copies of the network and the folding of constants; Torch-Pruning cuts in place.
-equality: as networks, at a small size.
-map: mAP@0.5 of the validation images before any fine-tuning. Torch-Pruning's ratio is found by bisection so
-that parameters match those of slim; both are evaluated as they are, and with batch-norm statistics of
---recalibrate training images. Torch-Pruning averages a group's gammas, divided by their mean by default
-("mean") or as they are ("raw").
+Darknet networks, slim against Torch-Pruning's batch-norm pruner: speed: seconds of the graph and of the whole
+cut at 50 % with random gammas at 416, in one process, both programs interleaved each round: medians with
+their 95 % interval, and the ratios of each round. This project's figures include copies of the network and
+the folding of constants; Torch-Pruning cuts in place. equality: as networks, at a small size. map: mAP@0.5 of
+the validation images before any fine-tuning. Torch-Pruning's ratio is found by bisection so that parameters
+match those of slim; both are evaluated as they are, and with batch-norm statistics of --recalibrate training
+images. Torch-Pruning averages a group's gammas, divided by their mean by default ("mean") or as they are
+("raw").
 
 Each figure is a row of --csv; what is there is not measured again.
 """

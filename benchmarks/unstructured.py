@@ -10,9 +10,9 @@ At each --share, of the trained network, nothing fine-tuned:
     slim                 slim_prune.py --global_percent: channels by their gammas, cut out
 the first three on the convolutions' weights alone and on the batch norms' gammas alone (which have no second
 dimension, so ln_structured cannot be asked). What was masked is zero for good. mAP@0.5 on the validation
-images in Darknet's style; latency of all networks in turns, batch 1, batch norms folded, boxes and scores as
-the output, and how many times as fast as the unpruned network each is, with the 95 % interval of the median
-of the paired ratios (order statistics). The page is made from the CSV file.
+images in Darknet's style; latency of all networks interleaved, batch 1, batch norms folded, boxes and scores
+as the output, and how many times as fast as the unpruned network each is, with the 95 % interval of the
+median of the paired ratios (order statistics). The page is made from the CSV file.
 """
 
 import argparse
@@ -181,7 +181,7 @@ def zeros(model: nn.Module) -> float:
 def latencies(
     networks: Mapping[tuple[str, str, float], Darknet], runtime: str, size: tuple[int, int], rounds: int
 ) -> dict[tuple[str, str, float], list[float]]:
-    """Milliseconds of every round of each network, all taking turns."""
+    """Milliseconds of every round of each network, all interleaved."""
     runs = {}
     for name, model in networks.items():
         images = random_images((1, model.network.channels(-1), *size))

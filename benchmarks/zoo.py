@@ -4,11 +4,11 @@
     python benchmarks/zoo.py --only mobilenet enet --strategies slim layers --output runs/zoo.csv
 
 Real weights where there are any, random ones elsewhere. For each cfg and strategy: the compact network equals
-the full-size one with the removed parts at zero (float64), after every step of a chain; traced anew, it is as
-wide as the mask says; its cfg and .weights, written and read again, compute the same; OpenCV and onnxruntime
-compute the same, or what OpenCV has against the cfg. A line for each goes into the CSV file at once, so that
-the same command goes on where it was broken off. `--page docs/results/zoo.md` writes the page. Exit code 1 if
-anything was wrong.
+the full-size one with the removed parts at zero (float64), after every step of a chain; traced again, it is
+as wide as the mask says; its cfg and .weights, written and read again, compute the same; OpenCV and
+onnxruntime compute the same, or what OpenCV has against the cfg. A line for each goes into the CSV file at
+once, so that the same command goes on where it was interrupted. `--page docs/results/zoo.md` writes the page.
+Exit code 1 if anything was wrong.
 """
 
 import csv
@@ -70,7 +70,7 @@ def _run(only: Sequence[str], strategies: Sequence[str], done: set[tuple[str, st
     for name, strategy in tqdm(cases, unit="run", disable=None):
         if name != known:
             known, model = name, None
-            with suppress(CfgError):  # told by the case
+            with suppress(CfgError):  # reported by the case
                 model = network_of(wanted[name])
         yield run_case(name, wanted[name], strategy, model)
 

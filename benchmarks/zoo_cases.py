@@ -221,7 +221,7 @@ def kept_sections(network: Network) -> tuple[int, ...]:
 
 
 def _assert_widths(subject: DarknetSubject, result: PruningResult[DarknetSubject], step: Step) -> None:
-    """The network traced anew has the mask's widths, and they are such as were asked for."""
+    """The network traced again has the mask's widths, and they are such as were asked for."""
     gone = {layer for block in result.removed_blocks for layer in block.layers}
     left = [name for name in subject.graph.layers if name not in gone]
     graph = trace(result.compact.network)

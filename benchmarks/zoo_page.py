@@ -11,7 +11,7 @@ Made by `python benchmarks/zoo.py --page docs/results/zoo.md`; figures: `benchma
 have their real weights, all others random ones. A cell is the largest difference of any output of the compact
 network from the full-size one with the removed parts at zero, over the largest output, in float64, the worst
 of all steps of a chain. Each such network was also written, read back and found equal to the last bit, traced
-anew and found as wide as its mask, and compared with onnxruntime and, where that reads it, OpenCV. A letter:
+again and found as wide as its mask, and compared with onnxruntime and, where that reads it, OpenCV. A letter:
 not applicable, the reason is below.
 """
 

@@ -2,7 +2,8 @@
 
     python -m examples.resnet
 
-All that is added in a stage is one group for `slim`: a channel goes from all of its writers or from none.
+All that is added in a stage is one group for `slim`: a channel is removed from all of its writers or from
+none.
 """
 
 from collections.abc import Sequence

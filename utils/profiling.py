@@ -145,8 +145,8 @@ def interleaved_times(
         runs: what to time, by name.
         rounds: timed calls of each, at most; may be infinite.
         warmup: calls of each before the first timed one.
-        seconds: start no further round once so much time was spent in timed calls ...
-        least: ... and so many rounds are done.
+        seconds: start no further round once this much time was spent in timed calls ...
+        least: ... and this many rounds are done.
 
     Raises:
         ValueError: `rounds` is not positive.
@@ -198,7 +198,7 @@ def fastest(
     Args:
         runs: what to time, by name.
         rounds: timed calls of each, at least.
-        seconds: continue with more rounds until so much time was spent in them.
+        seconds: continue with more rounds until this much time was spent in them.
         warmup: calls of each before the first timed one.
     """
     times = interleaved_times(runs, math.inf, warmup, seconds=seconds, least=rounds)

@@ -151,7 +151,7 @@ def _load(stage: Stage) -> Darknet:
 
 
 def _measure(stages: Sequence[Stage], onnx: Path, data: Path) -> list[Row]:
-    """Evaluate all stages anew and time them in turns, the ONNX file of the last one among them."""
+    """Evaluate all stages again and measure them interleaved, the ONNX file of the last one among them."""
     models = {stage.name: _load(stage) for stage in stages}
     network = models["baseline"].network
     size = network.height, network.width
