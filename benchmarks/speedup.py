@@ -31,10 +31,8 @@ from utils.commands.csv_results import read_rows, write_rows
 from utils.commands.latency.network import network_latencies
 from utils.commands.prune.budget import STAGES
 from utils.commands.prune.budget_latency import Clock
-from utils.commands.prune.command import prune_parser
 from utils.commands.prune.job import Job, open_job
-from utils.commands.prune.options import add_budget, add_merge
-from utils.commands.prune.stages import evaluations, recalibrated
+from utils.commands.prune.options import PruningOptions, amount
 from utils.darknet.model import Darknet
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import FRACTION, POSITIVE_INT
@@ -104,13 +102,17 @@ def main() -> None:
 
 def _job(args: Namespace, device: torch.device, runtime: str) -> Job:
     """What slim_prune.py --max-ms would work on."""
-    parser = prune_parser(None, "slim-prune")
-    parser.add_argument("--layer_keep", type=float, default=LAYER_KEEP)
-    add_merge(parser)
-    add_budget(parser)
-    words = ["--cfg", args.cfg, "--weights", args.weights, "--data", args.data, "--max-ms", "50%"]
-    words += ["--runtime", runtime, "--recalibrate", args.recalibrate, "--workers", args.workers]
-    return open_job(parser.parse_args([str(word) for word in words]), device, "speedup")
+    options = PruningOptions(
+        cfg=args.cfg,
+        weights=args.weights,
+        data=args.data,
+        max_ms=amount("50%"),
+        runtime=runtime,
+        recalibrate=args.recalibrate,
+        workers=args.workers,
+        layer_keep=LAYER_KEEP,
+    )
+    return open_job(options, device)
 
 
 def _networks(job: Job, shares: list[float]) -> Iterator[tuple[tuple[str, float], DarknetSubject]]:
@@ -143,9 +145,7 @@ def _compact(job: Job, keep: UnitMask) -> DarknetSubject:
 
 
 def _map50(job: Job, subject: DarknetSubject) -> float:
-    found = evaluations(job, {"map": recalibrated(job, subject, job.args.recalibrate).model})["map"]
-    assert found is not None
-    return found.map50
+    return job.map50(job.recalibrated(subject, job.options.images_to_recalibrate).model, "mAP")
 
 
 def _measured(

@@ -196,11 +196,11 @@ def _options(job: Job, this: Round, before: list[Round]) -> PruningOptions:
         report=False,
         verify="quick",
     )
-    limits: dict[str, Any] = {**_limits(job, this.number / job.options.iterative, before)}
+    limits: dict[str, Any] = {**limits_of_round(job, this.number / job.options.iterative, before)}
     return replace(own, **limits)
 
 
-def _limits(job: Job, progress: float, before: list[Round]) -> dict[str, Amount]:
+def limits_of_round(job: Job, progress: float, before: list[Round]) -> dict[str, Amount]:
     """The limits after a share `progress` of the way.
 
     A share of the milliseconds remains a share, of the network that the round starts from.
@@ -258,7 +258,7 @@ def _result(job: Job, rounds: list[Round]) -> PrunedNetwork:
         ledger=Ledger.of(tuned.model, checks),
         networks={"before": job.model, "last_pruned": pruned_last},
         stage="fine_tuned",
-        sections=_sections([each.report["sections"] for each in rounds]),
+        sections=total_sections([each.report["sections"] for each in rounds]),
         scores=job.scorer(job.subject),
         latencies=latencies,
         notes=tuple(_notes(job, rounds, latencies)),
@@ -288,7 +288,7 @@ def _check(line: dict[str, Any]) -> Check:
     return Check(**{name: value for name, value in line.items() if name != "passed"})
 
 
-def _sections(rounds: list[list[dict[str, Any]]]) -> tuple[SectionChange, ...]:
+def total_sections(rounds: list[list[dict[str, Any]]]) -> tuple[SectionChange, ...]:
     """Which filters of the unpruned network are left: masks of a round refer to the round before."""
     changes = []
     for found in zip(*rounds, strict=True):

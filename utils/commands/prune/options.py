@@ -364,7 +364,7 @@ def _check_what_if(options: PruningOptions) -> None:
     if "shortcuts" in STRATEGY_OPTIONS[options.strategy]:
         fact = "is about channels, and this strategy removes whole blocks"
         raise ToolkitError("--what-if", fact, f"use slim_prune.py --what-if {options.what_if:g}")
-    other = [name for name in given(options) if name not in _WHAT_IF]
+    other = ["no_report" if name == "report" else name for name in given(options) if name not in _WHAT_IF]
     if other:
         fact = f"removes the same share of every layer, from the cfg alone; no effect: {_list(other)}"
         raise ToolkitError("--what-if", fact, "leave one of them out")
