@@ -5,11 +5,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from utils.commands.prune.samples import compared, samples
 
 from utils.commands.evaluate.run import open_split
 from utils.commands.inputs import open_files
 from utils.commands.prune import page as pruning_page
+from utils.commands.prune.page import compared, samples
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file
 from utils.data.loader import make_loader
