@@ -1,5 +1,6 @@
 # make demo   the whole way on a small data set of its own: train, prune, fine-tune, evaluate, export
 # make test   style, types, floors, tests
+# make docs   the documentation as a site, in site/
 # Each sets up .venv by itself. Another Python: make demo PYTHON=python3.12
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip install --quiet --no-input --disable-pip-version-check
 
-.PHONY: demo test lint format
+.PHONY: demo test lint format docs
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/user.installed
@@ -25,6 +26,9 @@ lint: $(VENV)/dev.installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(VENV)/dev.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 format: $(VENV)/dev.installed
 	$(BIN)/ruff check --fix

@@ -24,7 +24,7 @@ from examples.digits_training import NETWORKS
 from utils.cli import run_main
 from utils.commands.arguments import Parser
 from utils.commands.csv_results import read_rows, write_rows
-from utils.exporters.packages import package
+from utils.extras import package
 from utils.files import write_text
 from utils.options import POSITIVE_INT
 
@@ -121,7 +121,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     if not args.report:
-        package("digits", "sklearn", "scikit-learn==1.9.1")
+        package("digits", "sklearn")
         run(args.table, args.seeds, args.networks)
     write_text(args.page, page(read_rows(args.table, Outcome)))
 

@@ -24,8 +24,8 @@ from benchmarks.zoo_cases import ROOT, SHARED, STRATEGIES, network_of
 from utils.cli import run_main
 from utils.commands.arguments import Parser
 from utils.commands.csv_results import read_rows, write_rows
-from utils.commands.export.command import FORMATS
 from utils.commands.export.job import metadata
+from utils.commands.export.run import FORMATS
 from utils.darknet.model import Darknet
 from utils.data.images import read_image, resize_exactly
 from utils.data.listing import read_data_file

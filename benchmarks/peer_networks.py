@@ -23,7 +23,7 @@ from examples.preresnet import PreResNet
 from examples.resnet import resnet18, resnet50, resnet_cifar
 from examples.vgg import VGG16
 from slim import slim
-from utils.exporters.packages import package
+from utils.extras import package
 from utils.frontends.fx.subject import FxSubject
 from utils.profiling import count_parameters, median_interval
 from utils.pruning.equality import outputs_in_float64, relative_difference
@@ -131,7 +131,7 @@ def difference_of(found: peer.PeerResult[nn.Module], model: nn.Module, example: 
 
 def measure_digits(args: argparse.Namespace, rows: Rows) -> None:
     """Right answers before fine-tuning; not in multiples of 8, which the two round to other sizes."""
-    package("digits", "sklearn", "scikit-learn==1.9.1")
+    package("digits", "sklearn")
     torch.set_num_threads(1)
     train, test = load_digits()
     ways: Mapping[str, Callable[[nn.Module, float], nn.Module]] = {

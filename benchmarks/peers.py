@@ -21,10 +21,10 @@ from benchmarks.rows import Row, Rows
 from utils.cli import run_main
 from utils.commands.arguments import Parser, add_image_size
 from utils.commands.benchmark.models import Model
-from utils.exporters.onnx_session import random_images
 from utils.options import POSITIVE_INT
 from utils.profiling import count_parameters, interleaved_times, median_interval, torch_threads
 from utils.runtimes.choice import find_runtime
+from utils.runtimes.runtime import random_images
 
 OURS = ("torch", "onnxruntime", "openvino")
 PEER = "opencv"

@@ -26,7 +26,7 @@ from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file
 from utils.data.loader import Batch, make_loader
 from utils.frontends.darknet.subject import gamma_penalty
-from utils.training.memory import keep_freed_memory
+from utils.training.loop import keep_freed_memory
 from utils.training.options import TrainingOptions
 from utils.training.trainer import Trainer
 

@@ -36,8 +36,8 @@ from utils.commands.inputs import open_files
 from utils.darknet.fuse import fused
 from utils.darknet.model import Darknet
 from utils.data.listing import read_data_file
-from utils.exporters.onnx_session import random_images, session
-from utils.exporters.output_modules import BoxesAndScores
+from utils.exporters.tracing import module_session
+from utils.exporters.wrappers import BoxesAndScores
 from utils.files import write_text
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import FRACTION, POSITIVE_INT
@@ -45,6 +45,7 @@ from utils.profiling import count_macs, count_parameters, interleaved_times, med
 from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import prune
 from utils.runtimes.choice import NAMES, find_runtime
+from utils.runtimes.runtime import random_images
 
 LAYER_KEEP = 0.01
 LAYERS: Mapping[str, type[nn.Module]] = {"convolutions": nn.Conv2d, "batch norms": nn.BatchNorm2d}
@@ -186,7 +187,7 @@ def latencies(
     for name, model in networks.items():
         images = random_images((1, model.network.channels(-1), *size))
         module = BoxesAndScores(fused(model), model.head_specs).eval()
-        ready = session(module, torch.from_numpy(images), find_runtime(runtime))
+        ready = module_session(module, torch.from_numpy(images), find_runtime(runtime))
         runs[repr(name)] = ready.bound(images)
     times = interleaved_times(runs, rounds)
     return {name: times[repr(name)] for name in networks}

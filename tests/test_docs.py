@@ -20,6 +20,7 @@ INLINE = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 COMMAND = re.compile(r"(python (?!-)|netslim )")
+NAMED_FILE = re.compile(r"(utils|tests|benchmarks|examples|docs)(/[a-z_0-9]+)*(\.[a-z]+)?/?")
 OPEN = "..."  # stands for what the reader fills in
 
 
@@ -90,6 +91,13 @@ def test_links_lead_somewhere(path: Path) -> None:
     assert lost == []
 
 
+@all_pages
+def test_files_that_are_named_exist(path: Path) -> None:
+    codes = INLINE.findall(FENCE.sub("", path.read_text(encoding="utf-8")))
+    named = {code for code in codes if NAMED_FILE.fullmatch(code)}
+    assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
 def test_the_readme_stays_short() -> None:
     assert (ROOT / "README.md").stat().st_size <= README_BYTES
 
@@ -108,7 +116,7 @@ def test_commands_can_be_typed(line: str, page: str, reading_only: None) -> None
         words = words[1:] if not script else []
     else:
         words = [*script.removesuffix(".py").split("/"), *words[2:]]
-    if not words or words[0].startswith("-"):
+    if not words or words[0].startswith("-") or words[0] == "COMMAND":
         return
     name = next((" ".join(words[:n]).replace("_", "-") for n in (2, 1) if _known(words[:n])), "")
     assert name, f"{page}: {line}: no such command"

@@ -208,7 +208,8 @@ def as_typed(text: str) -> str:
         command = match[1].replace("/", " ").replace("_", "-")
         return program(command) if command in COMMANDS else match[0]
 
-    return _SCRIPT.sub(translated, text)
+    # torchrun starts modules and scripts, no other programs.
+    return _SCRIPT.sub(translated, text.replace(" -- train.py", f" -m -- {__package__} train"))
 
 
 class _AsTyped(logging.Formatter):

@@ -5,9 +5,10 @@ The library for any PyTorch network needs numpy and torch alone; the rest comes 
 
 import json
 from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -22,6 +23,38 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
     )
     | dict.fromkeys(("ncnn", "nncf", "openvino", "pnnx", "tensorrt", "tensorrt_rtx"), "export")
 )  # fmt: skip
+
+
+# Module -> what pip calls it, where the names differ.
+_REQUIREMENTS: Mapping[str, str] = MappingProxyType(
+    {
+        "cv2": "'opencv-python-headless<5'",
+        "faster_coco_eval": "faster-coco-eval",
+        "sklearn": "scikit-learn",
+        "tensorrt_rtx": "tensorrt-rtx-cu13",  # for CUDA 13
+    }
+)
+
+
+def package(place: str, name: str) -> ModuleType:
+    """Import a package that only one part needs.
+
+    Args:
+        place: what needs it, such as "ONNX export".
+        name: of the module.
+
+    Raises:
+        MissingPackageError: it is missing or cannot be loaded; with the line that installs it.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        top = name.partition(".")[0]
+        wanted = _REQUIREMENTS.get(top, top)
+        fact = f"the package {wanted} is missing"
+        if not isinstance(error, ModuleNotFoundError) and str(error) not in ("", name):
+            fact = f"the package {wanted} cannot be loaded ({error})"
+        raise MissingPackageError(place, fact, f"python -m pip install {wanted}") from error
 
 
 def explained(error: ImportError) -> MissingPackageError | None:

@@ -137,7 +137,10 @@ def test_the_whole_network_is_no_result_however_fast_it_is_measured(folder, monk
 @pytest.mark.parametrize(
     ("words", "fact"),
     [
-        (("--max-macs", "2G"), "is within the budget as it is, 1,454,080 of --max-macs 2,000,000,000"),
+        (
+            ("--max-macs", "2G"),
+            "--max-macs 2,000,000,000: the unpruned network is already within the budget (1,454,080)",
+        ),
         (
             ("--max-params", "10"),
             "--max-params: 10 asked for, but the smallest network that the widths allow takes",

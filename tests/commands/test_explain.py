@@ -40,14 +40,16 @@ def test_layers_are_named_with_their_kind(ask):
 
 
 def test_the_section_that_pins_is_named_with_its_kind(ask):
-    assert "it may never go: #14 [yolo] needs its channels" in ask("slim_prune", *FILES, "--explain", "13")
+    assert "pinned: never removed: #14 [yolo] needs its channels" in ask(
+        "slim_prune", *FILES, "--explain", "13"
+    )
 
 
 @pytest.mark.parametrize(
     ("script", "merge", "removed"),
     [
-        ("slim_prune", (), "nothing that writes to it is worth it"),
-        ("slim_prune", ("--merge", "mean"), "the scores of all that write to it do not pass together"),
+        ("slim_prune", (), "no layer that writes to it passes the threshold"),
+        ("slim_prune", ("--merge", "mean"), "the merged score of all layers that write to it does not pass"),
         ("shortcut_prune", (), "the score of the first layer that writes to it does not pass"),
     ],
 )

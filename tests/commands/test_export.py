@@ -9,12 +9,20 @@ from typing import Any
 
 import pytest
 
-from utils.commands.export.checks import convolutional_sections, require_packages
-from utils.commands.export.command import FORMATS, Format, export_parser, run_export
+import export as script
+from utils.commands.arguments import Parser, add_command
 from utils.commands.export.job import make_job, metadata
+from utils.commands.export.run import (
+    FORMATS,
+    ExportOptions,
+    Format,
+    convolutional_sections,
+    export,
+    require_packages,
+)
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
-from utils.errors import ExportError
+from utils.errors import ExportError, MissingPackageError, ToolkitError
 from utils.exporters.job import Accuracy, Exported, Exporting, Precision
 from utils.exporters.onnx import export_onnx
 
@@ -22,7 +30,9 @@ CFGS = Path(__file__).resolve().parents[1] / "cfgs"
 
 
 def parsed(*words: str) -> argparse.Namespace:
-    return export_parser().parse_args(list(words))
+    parser = Parser("", "export")
+    add_command(parser, ExportOptions)
+    return parser.parse_args(list(words))
 
 
 @pytest.mark.parametrize(
@@ -48,10 +58,10 @@ def test_sections_to_skip_are_auto_or_numbers(text: str, sections: object) -> No
 def test_formats_are_a_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert parsed("--format", "onnx").format == ("onnx",)
     assert parsed("--format", ",".join(FORMATS)).format == tuple(FORMATS)
-    for wrong, named in (("onnx,pt", "'pt'"), (",", "','")):
+    for wrong, named in (("onnx,pt", "'pt'"), (",", "''")):
         with pytest.raises(SystemExit):
             parsed("--format", wrong)
-        assert f"{named} is not known; use some of onnx" in capsys.readouterr().err
+        assert f"unknown format {named}; use some of onnx" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -65,7 +75,7 @@ def project(tmp_path: Path) -> Path:
 
 def run(project: Path, *words: str) -> None:
     files = ("--cfg", str(CFGS / "residual.cfg"), "--weights", str(project / "net.weights"))
-    run_export(parsed(*files, *words))
+    script.main([*files, *words])
 
 
 INT8 = ("--precision", "int8", "--data", "DATA")
@@ -74,16 +84,22 @@ INT8 = ("--precision", "int8", "--data", "DATA")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--nms", "--format", "onnx,openvino"), r"--nms: .*which openvino cannot take over"),
+        (("--nms", "--format", "onnx,openvino"), r"--nms: openvino cannot take over ONNX's NMS"),
         (("--nms", "--opset", "12"), r"--opset 12: --nms needs operators of opset 13; use 17"),
         (("--opset", "10"), r"--opset 10: fp32 can be written in opset 11 to 20"),
         (("--opset", "12", *INT8), r"--opset 12: int8 can be written in opset 13 to 20"),
-        (("--conf", "0.25"), r"--conf: is about --nms"),
-        (("--nms-overlap", "0.45"), r"--nms-overlap: is about --nms"),
-        (("--target", "SM86"), r"--target: is about --format tensorrt, not onnx"),
+        (("--conf", "0.25"), r"--conf: applies only with --nms"),
+        (("--nms-overlap", "0.45"), r"--nms-overlap: applies only with --nms"),
+        (("--target", "SM86"), r"--target: applies only to --format tensorrt, not onnx"),
         ((*INT8, "--int8-skip", "auto", "--raw-heads"), r"auto: needs boxes .*leave --raw-heads out"),
-        ((*INT8, "--int8-skip", "auto", "--format", "onnx,openvino"), r"auto: .* ONNX alone, not for openv"),
-        ((*INT8, "--int8-skip", "0,3,99"), r"--int8-skip 3,99: is no convolution to quantise; .*0,1,2,4,"),
+        (
+            (*INT8, "--int8-skip", "auto", "--format", "onnx,openvino"),
+            r"auto: supports ONNX only, not openvino",
+        ),
+        (
+            (*INT8, "--int8-skip", "0,3,99"),
+            r"--int8-skip 3,99: not a convolution that can be quantized; .*0,1,2,4,",
+        ),
     ],
 )
 def test_what_can_be_known_is_refused_before_any_file(
@@ -94,6 +110,31 @@ def test_what_can_be_known_is_refused_before_any_file(
     with pytest.raises(ExportError, match=message):
         run(project, *(data if word == "DATA" else word for word in words))
     assert sorted(project.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": ("onnx", "pt")}, "--format: unknown format 'pt'; use some of onnx"),
+        ({"format": ()}, "--format: unknown format"),
+        ({"nms": True, "raw_heads": True}, "--nms: raw heads contain no boxes"),
+        ({"opset": 0}, "--opset: 0 is out of range"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_when_made(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ToolkitError, match=message):
+        ExportOptions(**options)
+
+
+def test_python_gets_the_files_and_nothing_is_printed(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = export(ExportOptions(cfg=CFGS / "residual.cfg", weights=project / "net.weights"))
+    (made,) = result.exports
+    assert made.paths == (project / "net.onnx",)
+    assert (result.precision, result.outputs, result.before) == ("fp32", ("boxes", "scores"), None)
+    assert max(parity.largest for parity in made.parities) < 1e-4
+    assert capsys.readouterr() == ("", "")
 
 
 def test_an_unknown_gpu_is_refused_before_any_file(project: Path) -> None:
@@ -115,9 +156,9 @@ def test_packages_of_all_formats_are_looked_for_first(
         if module == missing:
             raise ImportError(module)
 
-    monkeypatch.setattr("utils.exporters.packages.import_module", import_without)
+    monkeypatch.setattr("utils.extras.import_module", import_without)
     require_packages(("torchscript",), precision)
-    with pytest.raises(ExportError, match=rf"--format {name}: .*pip install {missing}$"):
+    with pytest.raises(MissingPackageError, match=rf"--format {name}: .*pip install {missing}$"):
         require_packages(("torchscript", name), precision)
 
 
@@ -143,7 +184,7 @@ def test_what_was_written_is_told_when_a_later_format_fails(
         raise ExportError("torch", "cannot", "do not")
 
     formats = dict(FORMATS) | {"torchscript": Format(".torchscript", fails)}
-    monkeypatch.setattr("utils.commands.export.command.FORMATS", formats)
+    monkeypatch.setattr("utils.commands.export.run.FORMATS", formats)
     with pytest.raises(ExportError, match="torch: cannot"):
         run(project, "--format", "torchscript,onnx")
     assert "net.onnx" in capsys.readouterr().out
@@ -180,9 +221,9 @@ def test_a_loss_above_a_point_is_warned_of_in_every_format(
         "openvino": Format(".xml", writing("openvino", **facts)),
         "torchscript": Format(".torchscript", writing("torchscript", accuracy=0.7901)),
     }
-    monkeypatch.setattr("utils.commands.export.command.FORMATS", formats)
-    monkeypatch.setattr("utils.commands.export.command.require_possible", lambda *_: None)
-    monkeypatch.setattr("utils.commands.export.command.make_job", with_accuracy)
+    monkeypatch.setattr("utils.commands.export.run.FORMATS", formats)
+    monkeypatch.setattr("utils.commands.export.run.require_possible", lambda *_: None)
+    monkeypatch.setattr("utils.commands.export.run.make_job", with_accuracy)
     run(project, "--precision", precision, "--format", "openvino,torchscript")
     told = capsys.readouterr().out
     assert f"openvino: WARNING loses 2.9 points of mAP; {remedy}" in told
@@ -201,8 +242,8 @@ def test_an_engine_that_cannot_run_here_is_not_what_comes_next(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     formats = {name: Format(kind.suffix, writing(name)) for name, kind in FORMATS.items()}
-    monkeypatch.setattr("utils.commands.export.command.FORMATS", formats)
-    monkeypatch.setattr("utils.commands.export.command.require_possible", lambda *_: None)
+    monkeypatch.setattr("utils.commands.export.run.FORMATS", formats)
+    monkeypatch.setattr("utils.commands.export.run.require_possible", lambda *_: None)
     run(project, "--format", chosen)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next:")]
     wanted = f"next: python detect.py --weights {project / after} --source IMAGE"

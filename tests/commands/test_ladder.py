@@ -222,7 +222,7 @@ def test_auto_takes_the_latency_tables_stairs(evaluations, monkeypatch) -> None:
 
 
 def test_files_hold_every_rung_and_latency(evaluations, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(ladder_rungs, "_SECONDS", 0.0)
+    monkeypatch.setattr(ladder_rungs, "SECONDS", 0.0)
     pytest.importorskip("onnxruntime")
     words = ("--rungs", "0.4", "0.7", "0.9", "--refine", "0", "--output", "out")
     made = run_ladder(ladder_options([*WORDS, *words, "--runtime", "onnxruntime"]))
@@ -254,7 +254,7 @@ def test_real_evaluations_end_well(tmp_path, monkeypatch, capsys) -> None:
     ("words", "fact"),
     [
         (("--cfg", "small.cfg", "--weights", "small.weights"), "--data: missing beside --cfg --weights"),
-        ((*WORDS, "--score", "gamma", "gama"), "'gama' is no score"),
+        ((*WORDS, "--score", "gamma", "gama"), "unknown score 'gama'"),
         ((*WORDS, "--rungs", "1"), "'1' is not a number above 0, below 1"),
         ((*WORDS, "--rungs", "0"), "'0' is not a number above 0, below 1"),
         ((*WORDS, "--data", "no.data"), "no.data"),

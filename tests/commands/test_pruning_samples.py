@@ -111,7 +111,7 @@ def test_pictures_are_small_jpegs_and_boxes_fractions(loader, monkeypatch):
 
 def test_a_network_agrees_with_itself_and_not_with_a_ruin(shared, monkeypatch):
     """On real pictures: its own boxes are all kept, and all lost with a third of the channels."""
-    monkeypatch.setattr(pruning_page, "_LOOKED_AT", 6)
+    monkeypatch.setattr(pruning_page, "LOOKED_AT", 6)
     folder = shared / "weights/yolov3-tiny"
     model = open_files(folder / "yolov3-tiny-mask123.cfg", folder / "yolov3-tiny.weights").eval()
     data = read_data_file(shared / "data/coco_mini/coco_mini.data")

@@ -96,13 +96,13 @@ def test_figures_are_differences_to_the_unpruned_network(evaluations) -> None:
 
 def test_files_name_the_most_sensitive_groups(evaluations, monkeypatch, capsys) -> None:
     lost = {"": 0.0, "0": 0.002, "1,3": 0.3, "2": 0.05, "5": -0.01}
-    measured = sensitivity.Sensitivity._measured
+    measured = sensitivity.Sensitivity.measured
 
     def known(self, name, ratio):
         cut = measured(self, name, ratio)
         return Cut(**vars(cut) | {"map50": 0.8 - lost[name] * ratio})
 
-    monkeypatch.setattr(sensitivity.Sensitivity, "_measured", known)
+    monkeypatch.setattr(sensitivity.Sensitivity, "measured", known)
     measure("--most", "3", "--output", "out")
     out = capsys.readouterr().out
     assert out.splitlines()[-1].endswith("--keep-sections 1,2,3")  # 0 loses less than the tolerance
@@ -117,14 +117,14 @@ def test_files_name_the_most_sensitive_groups(evaluations, monkeypatch, capsys) 
 @pytest.mark.parametrize("count", [1, 6, 7, 12, 19])
 def test_every_figure_is_printed_whole_within_80_columns(evaluations, monkeypatch, capsys, count) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    measured, known = sensitivity.Sensitivity._measured, {}
+    measured, known = sensitivity.Sensitivity.measured, {}
 
     def lossy(self, name, ratio):
         if name not in known:
             known[name] = measured(self, name, ratio)
         return Cut(**vars(known[name]) | {"ratio": ratio, "map50": 1.0 - (1.0 if name == "1,3" else 0.0)})
 
-    monkeypatch.setattr(sensitivity.Sensitivity, "_measured", lossy)
+    monkeypatch.setattr(sensitivity.Sensitivity, "measured", lossy)
     ratios = [round((number + 1) / (count + 1), 2) for number in range(count)]
     measure("--ratios", *map(str, ratios))
     lines = capsys.readouterr().out.splitlines()
@@ -157,7 +157,7 @@ def test_real_evaluations_end_well(tmp_path, monkeypatch, capsys) -> None:
     ("words", "fact"),
     [
         (("--cfg", "small.cfg", "--weights", "small.weights"), "--data: missing beside --cfg --weights"),
-        ((*WORDS, "--score", "gama"), "'gama' is no score"),
+        ((*WORDS, "--score", "gama"), "unknown score 'gama'"),
         ((*WORDS, "--ratios", "0"), "'0' is not a number above 0, below 1"),
         ((*WORDS, "--data", "no.data"), "no.data"),
     ],

@@ -129,6 +129,6 @@ def test_no_batch_may_be_missing_where_other_processes_wait_for_it(data_file):
         path.write_bytes(b"no image")
     plain = make_loader(dataset, 4)
     assert list(plain) == []
-    in_step = Loader(dataset, plain._batches, plain._sampler, 4, in_step=True)
-    with pytest.raises(DatasetError, match="several processes"):
+    in_step = Loader(dataset, plain.batches, plain.sampler, 4, in_step=True)
+    with pytest.raises(DatasetError, match="all processes"):
         list(in_step)

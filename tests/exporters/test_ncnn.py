@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from benchmarks.zoo_cases import randomise
 from tests.exporters.networks import SPECS, TwoHeads
 from utils.darknet.model import Darknet
-from utils.errors import ExportError
+from utils.errors import ExportError, MissingPackageError
 from utils.exporters.job import Exported, exporting
 from utils.exporters.ncnn import export_ncnn
-from utils.exporters.output_modules import BoxesAndScores
+from utils.exporters.wrappers import BoxesAndScores
 from utils.frontends.darknet.subject import usable_size
 
 ncnn = pytest.importorskip("ncnn")
@@ -154,7 +154,7 @@ def test_a_missing_package_is_named_with_its_pip_line(
             raise ImportError(name)
         return builtins.__import__(wanted)
 
-    monkeypatch.setattr("utils.exporters.packages.import_module", import_without)
-    with pytest.raises(ExportError, match=f"pip install {name}$"):
+    monkeypatch.setattr("utils.extras.import_module", import_without)
+    with pytest.raises(MissingPackageError, match=f"pip install {name}$"):
         export(tmp_path, TwoHeads())
     assert not list(tmp_path.iterdir())

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from tests.exporters.networks import CLASSES, SPECS, TwoHeads, export_small
 from utils.detection.decode import HeadSpec
-from utils.errors import ExportError
+from utils.errors import ExportError, MissingPackageError
 from utils.exporters.job import Exported, exporting
 from utils.exporters.onnx import export_onnx
 from utils.exporters.onnx_running import onnx_infer
-from utils.exporters.output_modules import BoxesAndScores
 from utils.exporters.verification import verify
+from utils.exporters.wrappers import BoxesAndScores
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -198,8 +198,8 @@ def test_a_missing_package_is_named_with_its_pip_line(
             raise ImportError(name)
         return builtins.__import__(name)
 
-    monkeypatch.setattr("utils.exporters.packages.import_module", import_without)
-    with pytest.raises(ExportError, match=f"pip install {package}$"):
+    monkeypatch.setattr("utils.extras.import_module", import_without)
+    with pytest.raises(MissingPackageError, match=f"pip install {package}$"):
         export(TwoHeads(), SPECS, tmp_path / "net.onnx", (32, 32))
     assert not list(tmp_path.iterdir())
 

@@ -12,8 +12,8 @@ from tests.exporters.networks import SPECS, TwoHeads, noise, small_job
 from utils.errors import ExportError
 from utils.exporters.job import Accuracy, Exporting
 from utils.exporters.onnx import export_onnx
-from utils.exporters.output_modules import BoxesAndScores
 from utils.exporters.parity import Infer
+from utils.exporters.wrappers import BoxesAndScores
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from tests.exporters.networks import SPECS, TwoHeads
 from utils.darknet.model import Darknet
 from utils.detection.decode import HeadSpec
-from utils.errors import ExportError
+from utils.errors import ExportError, ToolkitError
 from utils.exporters.job import Exported, Exporting, exporting
 from utils.exporters.onnx import OnnxFiles
 from utils.exporters.openvino import export_openvino
-from utils.exporters.output_modules import BoxesAndScores
+from utils.exporters.wrappers import BoxesAndScores
 
 openvino = pytest.importorskip("openvino")
 
@@ -137,8 +137,8 @@ def test_what_is_missing_is_named_and_nothing_written(
     options: dict[str, Any], missing: str, fact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = make_job(tmp_path, TwoHeads(), **options)
-    monkeypatch.setattr("utils.exporters.packages.import_module", without(missing))
-    with pytest.raises(ExportError, match=fact):
+    monkeypatch.setattr("utils.extras.import_module", without(missing))
+    with pytest.raises(ToolkitError, match=fact):
         export_openvino(job, tmp_path / "net.xml")
     assert [file.name for file in tmp_path.iterdir()] == ["scratch"]
 

@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from tests.exporters.networks import SPECS, TwoHeads
-from utils.errors import ExportError
+from utils.errors import ExportError, MissingPackageError
 from utils.exporters.job import Exported, Exporting, exporting
 from utils.exporters.onnx import OnnxFiles
 from utils.exporters.tensorrt import export_tensorrt, library, profile
@@ -160,7 +160,7 @@ def test_a_failed_build_tells_the_reason_and_leaves_what_was_there(
 
 
 def test_what_the_log_of_a_failed_build_says_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.exporters.tensorrt._require_contract", lambda *_: None)
+    monkeypatch.setattr("utils.exporters.tensorrt.require_contract", lambda *_: None)
     job = replace(exporting(TwoHeads(), SPECS, (32, 48)), onnx=lambda _: suppressing(tmp_path))
     with pytest.raises(ExportError, match=r"cannot build the network: .*no runners that implement it"):
         export_tensorrt(job, tmp_path / "net.engine")
@@ -175,8 +175,8 @@ def test_a_missing_package_is_named_with_its_pip_line(monkeypatch: pytest.Monkey
     def import_without(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr("utils.exporters.packages.import_module", import_without)
-    with pytest.raises(ExportError, match=r"pip install tensorrt-rtx-cu13$"):
+    monkeypatch.setattr("utils.extras.import_module", import_without)
+    with pytest.raises(MissingPackageError, match=r"pip install tensorrt-rtx-cu13$"):
         library()
 
 
@@ -188,7 +188,7 @@ def test_classic_tensorrt_builds_for_the_gpu_of_this_machine_only(
     gpu: bool, targets: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
-    monkeypatch.setattr("utils.exporters.packages.import_module", lambda name: name)
+    monkeypatch.setattr("utils.extras.import_module", lambda name: name)
     assert library(targets) == expected
 
 

@@ -9,8 +9,8 @@ import torch
 
 from tests.detectors import mini_detector
 from utils.darknet.model import Darknet
-from utils.exporters.output_modules import BoxesAndScores
 from utils.exporters.tracing import trace_onnx
+from utils.exporters.wrappers import BoxesAndScores
 from utils.runtimes.runtime import texts_path
 
 NAMES = ("one", "two", "three", "four")

@@ -333,7 +333,7 @@ def test_an_engine_says_which_sizes_are_open(tmp_path, monkeypatch) -> None:
             {"__init__": lambda self, log: None, "deserialize_cuda_engine": lambda self, plan: engine},
         )
 
-    monkeypatch.setattr("utils.runtimes.runtime.import_module", lambda name: Package)
+    monkeypatch.setattr("utils.extras.import_module", lambda name: Package)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     session = runtime_of(path).load(path)
     assert session.sizes == (None, 3, *SIZE)

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import ToolkitError
-from utils.exporters.onnx_session import random_images, session
+from utils.exporters.tracing import module_session
 from utils.runtimes.choice import find_runtime
 from utils.runtimes.openvino import OpenVino
+from utils.runtimes.runtime import random_images
 from utils.runtimes.torch import Torch
 
 FILE_RUNTIMES = ("onnxruntime", "openvino")
@@ -44,7 +45,7 @@ def test_every_runtime_gives_the_modules_own_outputs(name: str, module: nn.Modul
     images = random_images((2, 3, 20, 28))
     with torch.no_grad():
         expected = [output.numpy() for output in module(torch.from_numpy(images))]
-    actual = session(module, torch.from_numpy(images), find_runtime(name)).infer(images)
+    actual = module_session(module, torch.from_numpy(images), find_runtime(name)).infer(images)
     assert len(actual) == 2
     for one, other in zip(actual, expected, strict=True):
         assert one.dtype == np.float32
@@ -56,7 +57,7 @@ def test_outputs_stay_what_they_were_after_the_next_image(name: str, module: nn.
     if name != "torch":
         pytest.importorskip(name)
     first, second = random_images((1, 3, 8, 8)), random_images((1, 3, 8, 8), seed=1)
-    ready = session(module, torch.from_numpy(first), find_runtime(name))
+    ready = module_session(module, torch.from_numpy(first), find_runtime(name))
     outputs = ready.infer(first)
     kept = [output.copy() for output in outputs]
     ready.infer(second)
@@ -80,7 +81,7 @@ def test_a_missing_package_is_named_with_its_pip_line(
             raise ImportError(package)
         return builtins.__import__(package)
 
-    monkeypatch.setattr("utils.runtimes.runtime.import_module", import_without)
+    monkeypatch.setattr("utils.extras.import_module", import_without)
     with pytest.raises(ToolkitError, match=f"pip install {name}$"):
         find_runtime(name).load(tmp_path / "net.onnx")
 
@@ -89,14 +90,14 @@ def test_an_engine_of_tensorrt_rtx_asks_for_what_pip_calls_it(tmp_path, monkeypa
     def nothing(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr("utils.runtimes.runtime.import_module", nothing)
+    monkeypatch.setattr("utils.extras.import_module", nothing)
     (tmp_path / "net.engine.json").write_text('{"tensorrt": {"package": "tensorrt_rtx"}}')
     with pytest.raises(ToolkitError, match=r"pip install tensorrt-rtx-cu13$"):
         find_runtime("tensorrt").load(tmp_path / "net.engine")
 
 
 def test_tensorrt_without_a_gpu_is_refused(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("utils.runtimes.runtime.import_module", lambda name: builtins)
+    monkeypatch.setattr("utils.extras.import_module", lambda name: builtins)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ToolkitError, match="no NVIDIA GPU"):
         find_runtime("tensorrt").load(tmp_path / "net.onnx")

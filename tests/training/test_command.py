@@ -2,18 +2,25 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 import train
+from utils.commands.train.options import TrainOptions
+from utils.commands.train.run import train as train_network
 from utils.darknet.checkpoint import read_checkpoint, save_checkpoint
 from utils.darknet.model import Darknet
+from utils.data.augment import Augment
 from utils.data.labels import label_path
 from utils.data.listing import read_data_file
 from utils.data.shapes import make_shapes
 from utils.errors import CfgError, DatasetError, ToolkitError
+from utils.training.options import TrainingOptions
 
 FAST = ["--workers", "0", "--batch-size", "2", "--epochs", "1"]
 
@@ -124,7 +131,7 @@ def test_a_copied_last_checkpoint_is_reported_if_no_epoch_was_better(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     values = iter([0.9, 0.1])  # the first epoch is the best, and its best.pt is not copied
-    monkeypatch.setattr("utils.training.loop._EpochLoop._accuracy", lambda *_: next(values))
+    monkeypatch.setattr("utils.training.loop.validate", lambda *_: SimpleNamespace(map50=next(values)))
     start(tiny_cfg, few_images, tmp_path, "--epochs", "2")
     (tmp_path / "best.pt").unlink()
     train.main(["--resume", str(tmp_path / "last.pt"), "--workers", "0"])
@@ -314,7 +321,7 @@ def test_frozen_sections_stay_as_they_are(tiny_cfg: Path, few_images: Path, tmp_
 
 
 def test_freezing_everything_is_refused(tiny_cfg: Path, few_images: Path, tmp_path: Path) -> None:
-    with pytest.raises(ToolkitError, match="leaves no section that learns"):
+    with pytest.raises(ToolkitError, match="all sections are frozen"):
         start(tiny_cfg, few_images, tmp_path, "--freeze", "99")
 
 
@@ -355,3 +362,40 @@ def test_a_resumed_run_has_the_threads_that_it_began_with(
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_training_from_python_prints_nothing_and_returns_the_figures(
+    tiny_cfg: Path, few_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = TrainOptions(
+        cfg=tiny_cfg, data=few_images, output=tmp_path, epochs=2, batch_size=2, workers=0, sparsity=True
+    )
+    result = train_network(options)
+    assert "".join(capsys.readouterr()) == ""
+    assert (result.last, result.best) == (tmp_path / "last.pt", tmp_path / "best.pt")
+    assert result.epochs == len(result.history.read_text().splitlines()) - 1 == 2
+    assert result.best_map50 == max(record.map50 for record in result.records)
+    assert result.free_share == result.records[-1].free_share
+    assert result.settings.options.s == 0.001
+
+
+@pytest.mark.parametrize(
+    ("given", "fact"),
+    [
+        ({"epochs": 0}, "--epochs: 0 is out of range; give a whole number of at least 1"),
+        ({"mosaic": 2}, "--mosaic: 2 is out of range"),
+        ({"save_minutes": 0}, "--save_minutes: 0 is out of range"),
+        ({"s": 0.1}, "--s: without -sr"),
+        ({"resume": Path("last.pt"), "flip": 0.0}, "leave out --flip"),
+    ],
+)
+def test_options_are_checked_where_they_are_built(given: dict[str, Any], fact: str) -> None:
+    with pytest.raises(ToolkitError, match=fact):
+        TrainOptions(**given)
+
+
+def test_every_hyper_parameter_can_be_given() -> None:
+    """Apart from those that other options decide."""
+    known = {field.name for kind in (TrainingOptions, Augment) for field in fields(kind)}
+    derived = {"image_size", "s_auto", "augment"}
+    assert known - derived <= {field.name for field in fields(TrainOptions)}

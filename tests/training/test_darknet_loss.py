@@ -10,8 +10,7 @@ import torch
 from utils.darknet.network import Network
 from utils.detection.decode import HeadSpec
 from utils.errors import UnsupportedSectionError
-from utils.training.darknet_loss import darknet_loss, head_delta
-from utils.training.head_rules import HeadRules, head_rules
+from utils.training.darknet_loss import HeadRules, darknet_loss, head_delta, head_rules
 
 ANCHORS = ((12.0, 16.0), (40.0, 30.0), (70.0, 90.0))
 RULES = HeadRules(anchors=ANCHORS, mask=(1, 2), ignore_thresh=0.3)

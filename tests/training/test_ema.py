@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from utils.training.ema import WeightAverage
+from utils.training.trainer import WeightAverage
 
 
 def network(value: float) -> nn.Module:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from utils.detection.decode import HeadSpec, decode_boxes, decode_heads
-from utils.training.darknet_loss import darknet_loss
-from utils.training.head_rules import HeadRules
+from utils.training.darknet_loss import HeadRules, darknet_loss
 from utils.training.losses import LossWeights, yolo_loss
 from utils.training.targets import assign_targets
 

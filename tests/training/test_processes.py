@@ -95,7 +95,7 @@ from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file
 from utils.data.loader import make_loader
 from utils.training.processes import joined
-from utils.training.validation import validate
+from utils.training.loop import validate
 
 def main():
     data = read_data_file(Path(sys.argv[2]))

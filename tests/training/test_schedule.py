@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.training.schedule import Schedule
+from utils.training.optimizer import Schedule
 
 
 @pytest.mark.parametrize("kind", ["cosine", "steps"])

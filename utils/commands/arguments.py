@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, manual: str | None, command: str | None = None) -> None:
         self.program = program(command) if command else f"python {Path(sys.argv[0]).name}"
         super().__init__(
-            self.program.removeprefix("python "),
+            self.program if " -m " in self.program else self.program.removeprefix("python "),
             description=as_typed(manual or ""),
             formatter_class=_ManualFormatter,
             allow_abbrev=False,

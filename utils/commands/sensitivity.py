@@ -202,10 +202,11 @@ class Sensitivity:
             for name, ratio in wanted:
                 if (name, ratio) not in there:
                     bar.set_description(f"section {_short(name)}, {ratio:g}" if name else "unpruned")
-                    self._put(self._measured(name, ratio))
+                    self._put(self.measured(name, ratio))
                 bar.update()
 
-    def _measured(self, name: str, ratio: float) -> Cut:
+    def measured(self, name: str, ratio: float) -> Cut:
+        """Prune one group by a share of its channels and evaluate the network; "" for none."""
         sweep, keep, channels = self._sweep, np.ones(0, dtype=np.bool_), 0
         subject = sweep.job.subject
         if name:

@@ -56,7 +56,7 @@ class Darknet(nn.Module):
         self._detached = detached(network)
         self._fitting_sizes = {(network.height, network.width)}
         if initialise:
-            self._initialise()
+            self.initialise()
 
     @classmethod
     def from_cfg(cls, path: str | Path) -> "Darknet":
@@ -121,7 +121,7 @@ class Darknet(nn.Module):
                 raise CfgError(self.network.place(head), fact)
 
     @torch.no_grad()
-    def _initialise(self) -> None:
+    def initialise(self) -> None:
         """Initialise the weights for training from scratch.
 
         Kaiming for a leaky slope of 0.1; heads predict `OBJECTNESS_PRIOR` and equally likely classes;

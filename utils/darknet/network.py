@@ -54,7 +54,8 @@ class Network:
         self._image_channels = net.integer("channels", 0, least=0)
         for key in ("width", "height", "channels"):
             if net.integer(key, 0) == 0:
-                net.fail(key, f"needs a positive {key}", f"write {key}=...")
+                fact = "is not positive" if key in net.section.options else f"{key}= is missing"
+                net.fail(key, fact, f"write {key}= and a positive number")
         self.sections: tuple[Section, ...] = tuple(
             read_section(Options(section, index, source)) for index, section in enumerate(raw[1:])
         )

@@ -11,8 +11,8 @@ from ..detection.decode import HeadSpec
 from ..errors import ExportError
 from ..pruning.narrow import shared_copy
 from ..runtimes.runtime import Images
-from .output_modules import BoxesAndScores, Ending, RawHeads
 from .parity import Infer, Parity, Shape
+from .wrappers import BoxesAndScores, Ending, RawHeads
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -26,6 +26,39 @@ def _no_onnx(precision: Precision) -> Path:
 
 def _silent(items: Sequence[int], label: str) -> Iterable[int]:  # noqa: ARG001 - a bar shows it
     return items
+
+
+Because = tuple[str, str]  # why something is refused, and what to do instead
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a format cannot do, known before any work is done.
+
+    Attributes:
+        format: for messages.
+        refused: precisions that it is not offered in.
+        fixed: given where batch and size cannot be left open.
+    """
+
+    format: str
+    refused: Mapping[Precision, Because] = field(default_factory=dict)
+    fixed: Because | None = None
+
+    def check(self, precision: Precision, is_open: bool) -> None:
+        """Refuse what the format cannot do.
+
+        Args:
+            precision: of the file.
+            is_open: whether batch or size are left open.
+
+        Raises:
+            ExportError: with the reason and what to do instead.
+        """
+        if precision in self.refused:
+            raise ExportError(f"{self.format} {precision}", *self.refused[precision])
+        if self.fixed and is_open:
+            raise ExportError(self.format, *self.fixed)
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,21 @@ from pathlib import Path
 import torch
 
 from ..errors import ExportError
+from ..extras import package
 from ..files import atomic_paths
 from ..runtimes.ncnn import Ncnn
 from ..runtimes.runtime import texts_path
-from .job import Exported, Exporting
-from .limits import Limits
-from .packages import package
+from .job import Exported, Exporting, Limits
 from .torchscript import traced
 from .verification import verify
 
 PLACE = "ncnn export"
 LIMITS = Limits(
     "ncnn",
-    refused={"int8": "its quantiser is a C++ program of its own; use fp16, or --format onnx or openvino"},
-    fixed="a file takes one image of one size; leave --dynamic out, or export another format",
+    refused={
+        "int8": ("its quantizer is a separate C++ program", "use fp16, or --format onnx or openvino"),
+    },
+    fixed=("a file takes one image of one size", "leave --dynamic out, or export another format"),
 )
 LOWEST = "-3.402823e+38"  # of float32
 NOTE = "takes one image of this size at a time"

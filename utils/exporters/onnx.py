@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import ExportError
+from ..extras import package
 from ..files import atomic_path
 from .job import Exported, Exporting, Precision
 from .onnx_running import onnx_infer
-from .packages import package
 from .parity import Parity
 from .tracing import trace_onnx
 from .verification import BOUNDS, verify

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ExportError
+from ..extras import package
 from ..runtimes.onnxruntime import inference_session
 from ..runtimes.runtime import Images, Outputs
-from .packages import package
 from .parity import Infer
 
 if TYPE_CHECKING:

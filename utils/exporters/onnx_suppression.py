@@ -14,9 +14,10 @@ from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
 from ..detection.nms import MOST_CANDIDATES, suppress
 from ..errors import ExportError
+from ..runtimes.runtime import random_images
 from .job import Exporting
 from .onnx_running import proto_infer
-from .parity import difference, random_images
+from .parity import difference
 
 OUTPUT = "detections"
 _TOLERANCE = 1e-5

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ExportError
+from ..extras import package
 from ..files import atomic_paths
 from ..runtimes.openvino import OpenVino
 from ..runtimes.runtime import Images
 from .job import Exported, Exporting, Precision
-from .packages import package
 from .verification import verify
 
 PLACE = "OpenVINO export"

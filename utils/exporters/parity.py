@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..errors import ExportError
-from ..runtimes.runtime import Images, Outputs
-from .output_modules import Ending
+from ..runtimes.runtime import Images, Outputs, random_images
+from .wrappers import Ending
 
 Infer = Callable[[Images], Outputs]
 Shape = tuple[int, int, int, int]  # batch, channels, height, width
@@ -44,11 +44,6 @@ def module_infer(ending: Ending) -> Infer:
             return [output.numpy() for output in ending(torch.from_numpy(images))]
 
     return infer
-
-
-def random_images(shape: Shape) -> Images:
-    """Noise in 0..1, always the same."""
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).numpy()
 
 
 def compare(

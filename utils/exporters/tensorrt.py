@@ -20,15 +20,15 @@ from typing import Any
 
 import torch
 
-from ..errors import ExportError
+from ..errors import ExportError, MissingPackageError
+from ..extras import package
 from ..files import atomic_paths
 from ..runtimes.runtime import texts_path
-from ..runtimes.tensorrt import REQUIREMENTS, TensorRt
+from ..runtimes.tensorrt import TensorRt
 from .job import Exported, Exporting
-from .output_modules import Ending
-from .packages import package
 from .parity import Shape
 from .verification import verify
+from .wrappers import Ending
 
 PLACE = "TensorRT export"
 LARGEST_BATCH = 8
@@ -47,7 +47,7 @@ class Profile:
 def profile(job: Exporting) -> Profile:
     """The shapes of a job: where open, batch 1 .. 8 and sizes of half to one and a half of the job's.
 
-    >>> from utils.exporters.output_modules import RawHeads
+    >>> from utils.exporters.wrappers import RawHeads
     >>> ending = RawHeads(torch.nn.Identity(), 1)
     >>> shapes = profile(Exporting(ending, (), (416, 320), dynamic_batch=True, dynamic_size=True))
     >>> shapes.least, shapes.most
@@ -103,9 +103,9 @@ def library(targets: Collection[str] = ()) -> ModuleType:
         ExportError: neither is installed.
     """
     if torch.cuda.is_available() and not targets:
-        with suppress(ExportError):
+        with suppress(MissingPackageError):
             return package(PLACE, "tensorrt")
-    return package(PLACE, "tensorrt_rtx", REQUIREMENTS["tensorrt_rtx"])
+    return package(PLACE, "tensorrt_rtx")
 
 
 def _built(trt: Any, log: Any, job: Exporting, shapes: Profile) -> bytes:
@@ -119,7 +119,7 @@ def _built(trt: Any, log: Any, job: Exporting, shapes: Profile) -> bytes:
     if not parser.parse_from_file(str(job.onnx(job.precision))):
         faults = [parser.get_error(number).desc() for number in range(parser.num_errors)]
         raise ExportError(PLACE, f"cannot read the ONNX file: {_told(faults or log.lines)}")
-    _require_contract(trt, network, job.module)
+    require_contract(trt, network, job.module)
     if job.dynamic_batch or job.dynamic_size:
         ranges = builder.create_optimization_profile()
         ranges.set_shape("images", shapes.least, shapes.best, shapes.most)
@@ -130,7 +130,7 @@ def _built(trt: Any, log: Any, job: Exporting, shapes: Profile) -> bytes:
     return bytes(plan)
 
 
-def _require_contract(trt: Any, network: Any, ending: Ending) -> None:
+def require_contract(trt: Any, network: Any, ending: Ending) -> None:
     """float32 images in, and the float32 outputs of `ending`: the file's precision is inside alone."""
     tensors = [
         *(network.get_input(number) for number in range(network.num_inputs)),

@@ -14,14 +14,15 @@ from ..errors import ExportError
 from ..files import atomic_path
 from ..pruning.narrow import shared_copy
 from ..runtimes.torch import Torch
-from .job import Exported, Exporting
-from .limits import Limits
-from .output_modules import Ending
+from .job import Exported, Exporting, Limits
 from .verification import verify
+from .wrappers import Ending
 
 LIMITS = Limits(
     "TorchScript",
-    refused={"int8": "torch's quantised operators lack what detectors use; use --format onnx or openvino"},
+    refused={
+        "int8": ("torch's quantized operators lack what detectors use", "use --format onnx or openvino"),
+    },
 )
 
 

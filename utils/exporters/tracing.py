@@ -1,5 +1,9 @@
-"""torch's exporter to ONNX: the older one, which takes fractions of a second instead of seconds."""
+"""Trace modules to ONNX files, and run them on any runtime by way of one.
 
+torch's older exporter is used: it takes fractions of a second where the newer one takes seconds.
+"""
+
+import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError
-from .packages import package
+from ..extras import package
+from ..runtimes.runtime import Runtime, Session
+from ..runtimes.torch import Torch
 
 
 def trace_onnx(module: nn.Module, example: Tensor, file: Path, opset: int, **names: Any) -> None:
@@ -44,3 +50,23 @@ def trace_onnx(module: nn.Module, example: Tensor, file: Path, opset: int, **nam
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise ExportError(f"torch.onnx, opset {opset}", str(error), "nothing was written") from error
+
+
+def module_session(module: nn.Module, example: Tensor, runtime: Runtime, opset: int = 17) -> Session:
+    """Get a module ready to run on a runtime, by way of an ONNX file that is not kept.
+
+    Args:
+        module: in evaluation mode, on the CPU, batch norms folded; (B, C, H, W) -> a tensor or several.
+        example: (B, C, H, W) of the only size that the session takes.
+        runtime: torch takes the module as it is.
+        opset: of the ONNX operators.
+
+    Raises:
+        ToolkitError: the module cannot be exported, or the runtime cannot load it.
+    """
+    if isinstance(runtime, Torch):
+        return runtime.wrap(module)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "module.onnx"
+        trace_onnx(module, example, path, opset)
+        return runtime.load(path)

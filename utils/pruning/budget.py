@@ -1,14 +1,14 @@
-"""The best network that fits: what to remove until a cost is met.
+"""Budgets: the order in which to remove units until a cost is met.
 
-Idea (HALP, Shen et al. 2022): a knapsack over groups. From the whole network on, the chunk of units goes
-that is worth least for what its removal saves, and so on; what a layer costs depends on both its widths, so
-after each removal the neighbours' savings are computed anew. Widths step from stair end to stair end, since
-all that lies between costs as much as the end above it.
+A knapsack over groups (HALP, Shen et al. 2022). Starting from the whole network, the chunk of units with the
+least worth per saved cost is removed first, and so on; the cost of a layer depends on both its widths, so
+after each removal the savings of neighbouring layers are recomputed. Widths change by whole latency steps:
+all widths on one step cost the same.
 
-The removals form one sequence. Legal masks along it cost ever less, so the budget is met by bisection on the
-cost *after* `ChannelGraph.legal`.
+The removals form one sequence. Legal masks along it get cheaper, so a budget is met by bisection on the cost
+*after* `ChannelGraph.legal`.
 
-Invariant: a mask of `Removals` is legal, keeps what is pinned and the floors; that of `within` fits.
+Invariant: a mask of `Removals` is legal and keeps pinned units and floors; the mask of `within` fits.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,20 +24,20 @@ from .channels import ChannelGraph, ChannelIds, UnitMask, UnitScores, WidthLimit
 from .costs import Cost, LayerCost
 from .policies import groups
 
-# How many chunks ahead a group looks for a stair to end.
+# how many chunks ahead a group looks for the end of a latency step
 _AHEAD = 6
 
 
 @dataclass(frozen=True)
 class Removals:
-    """The sequence: chunks of units, first to go first, and the units' worth.
+    """Chunks of units in the order of their removal.
 
     Attributes:
         graph: the network's channels.
-        chunks: units each; those of one group in the order of their worth.
-        owners: number of each chunk's group.
-        values: (units,) what a unit is worth.
-        widths: allowed.
+        chunks: units of each chunk; within a group in the order of their worth.
+        owners: number of the group of each chunk.
+        values: (units,) worth of each unit.
+        widths: limits on widths.
     """
 
     graph: ChannelGraph
@@ -47,33 +47,35 @@ class Removals:
     widths: WidthLimits
 
     def mask(self, removed: Iterable[int]) -> UnitMask:
-        """(units,) the legal mask without the chunks of these numbers."""
+        """(units,) the legal mask after removing the chunks of these numbers."""
         keep = np.ones(self.graph.unit_count, dtype=np.bool_)
         for number in removed:
             keep[self.chunks[number]] = False
         return self.graph.legal(keep, self.values, self.widths.align, self.widths.min_channels)
 
     def worthless(self, share: float) -> int:
-        """How many chunks, from the first, are worth at most this share of all units together."""
+        """Number of chunks, from the first, that together have at most this share of the total worth."""
         worth = np.cumsum([self.values[chunk].sum() for chunk in self.chunks])
         whole = self.values[np.isfinite(self.values)].sum()
         return int(np.searchsorted(worth, share * whole, side="right"))
 
     def within(self, fits: Callable[[UnitMask], bool]) -> UnitMask:
-        """The most valuable mask found that fits.
+        """The mask of highest worth found that fits.
 
-        The chunk that crosses the line may be a large one: the sequence is also tried without the rest of its
-        group, and what room is left is filled with the chunks that went last.
+        The chunk that meets the budget may be a large one: the sequence is also tried without the rest of
+        its group, and the remaining budget is filled with the chunks that were removed last.
 
         Raises:
-            PruningError: not even the whole sequence fits.
+            PruningError: even the whole sequence does not fit.
         """
         everything = list(range(len(self.chunks)))
         if fits(self.mask([])):
             return self.mask([])
         shortest = self._shortest(everything, fits)
         if shortest is None:
-            raise PruningError("", "the budget is smaller than the smallest network that the floors allow")
+            raise PruningError(
+                "budget", "smaller than the smallest network that the floors allow", "allow more"
+            )
         found = [self._filled(shortest, fits)]
         crossing = shortest[-1]
         others = [n for n in everything if n < crossing or self.owners[n] != self.owners[crossing]]
@@ -83,7 +85,7 @@ class Removals:
         return max(found, key=self._worth)
 
     def _shortest(self, order: list[int], fits: Callable[[UnitMask], bool]) -> list[int] | None:
-        """The shortest beginning of `order` whose removal fits; longer ones are taken to fit too."""
+        """The shortest prefix of `order` whose removal fits, assuming that longer ones fit too."""
         low, high = 0, len(order)
         if not fits(self.mask(order)):
             return None
@@ -93,7 +95,7 @@ class Removals:
         return order[:high]
 
     def _filled(self, removed: list[int], fits: Callable[[UnitMask], bool]) -> UnitMask:
-        """Take chunks back, last gone first, each if it fits; a group's better ones before its worse ones."""
+        """Restore chunks that still fit, last removed first; a group's better ones before its worse ones."""
         mask, full_groups = self.mask(removed), set()
         for number in reversed(removed):
             if self.owners[number] in full_groups:
@@ -111,13 +113,13 @@ class Removals:
 
 
 def removals(graph: ChannelGraph, values: UnitScores, cost: LayerCost, widths: WidthLimits) -> Removals:
-    """Plan the whole sequence, down to the floors.
+    """The whole sequence of removals, down to the floors.
 
     Args:
         graph: the network's channels.
-        values: (units,) what a unit is worth; inf stays, as pinned ones do.
-        cost: what one layer costs at its widths.
-        widths: allowed.
+        values: (units,) worth of each unit; inf and pinned units are kept.
+        cost: cost of one layer at its widths.
+        widths: limits on widths.
     """
     present = {name: (len(layer.inputs), len(layer.outputs)) for name, layer in graph.layers.items()}
     known = cache(cost)
@@ -138,18 +140,18 @@ def removals(graph: ChannelGraph, values: UnitScores, cost: LayerCost, widths: W
 
 
 class _Move(NamedTuple):
-    """Take the next `chunks` of a group: `price` is what they are worth for each unit of cost saved."""
+    """Remove the next `chunks` of a group; `price` is their worth per unit of cost saved."""
 
     chunks: int
     price: float
 
 
 class _Queue:
-    """A group's units that may go, worst first, in chunks.
+    """A group's removable units in chunks, lowest worth first.
 
     Attributes:
         names: layers that read or write any of them.
-        sizes: units of each chunk.
+        sizes: number of units of each chunk.
     """
 
     def __init__(self, graph: ChannelGraph, units: ChannelIds, values: UnitScores, sizes: list[int]) -> None:
@@ -158,7 +160,7 @@ class _Queue:
         self._worth = np.concatenate([[0.0], np.cumsum(values[units])])
         self._done = 0
         self._ends = np.cumsum([0, *sizes])
-        # inputs and outputs that a layer has lost when so many units are gone
+        # layer name -> (removed units + 1, 2): inputs and outputs that the layer has lost by then
         self._lost: dict[str, NDArray[np.intp]] = {}
         for name, layer in graph.layers.items():
             sides = (np.bincount(ids, minlength=graph.unit_count) for ids in (layer.inputs, layer.outputs))
@@ -168,14 +170,14 @@ class _Queue:
         self.names = frozenset(self._lost)
 
     def pop(self, present: dict[str, tuple[int, int]]) -> ChannelIds:
-        """Take the next chunk and narrow the layers by it."""
+        """Remove the next chunk and narrow the layers by it."""
         present.update(self._after(present, 1))
         start, end = self._ends[self._done : self._done + 2]
         self._done += 1
         return self._units[start:end]
 
     def best_move(self, present: Mapping[str, tuple[int, int]], cost: LayerCost) -> _Move | None:
-        """The cheapest way to take some of the next chunks; None at the floor."""
+        """The cheapest number of next chunks to remove; None at the floor."""
         best: _Move | None = None
         now = sum(cost(name, *present[name]) for name in self.names)
         start = self._ends[self._done]
@@ -188,7 +190,7 @@ class _Queue:
         return best
 
     def _after(self, present: Mapping[str, tuple[int, int]], count: int) -> dict[str, tuple[int, int]]:
-        """The layers' widths without the next `count` chunks."""
+        """The layers' widths after removing the next `count` chunks."""
         start, end = self._ends[self._done], self._ends[self._done + count]
         widths = {}
         for name, lost in self._lost.items():
@@ -198,7 +200,7 @@ class _Queue:
 
 
 def _queues(graph: ChannelGraph, values: UnitScores, widths: WidthLimits) -> list[_Queue]:
-    """One for each group with something to remove."""
+    """A queue for each group."""
     found = []
     for group in groups(graph):
         free = group.units[~graph.pinned[group.units] & np.isfinite(values[group.units])]
@@ -212,7 +214,7 @@ def _queues(graph: ChannelGraph, values: UnitScores, widths: WidthLimits) -> lis
 
 
 def _chunk_sizes(width: int, removable: int, align: int, bundle: int) -> list[int]:
-    """Chunks after which the width is a multiple of `align`, whole bundles each.
+    """Sizes of chunks after which the width is a multiple of `align`; each is a number of whole bundles.
 
     >>> _chunk_sizes(20, 18, 8, 1)
     [4, 8]
@@ -229,7 +231,7 @@ def _chunk_sizes(width: int, removable: int, align: int, bundle: int) -> list[in
 
 
 def _bundles(graph: ChannelGraph, units: ChannelIds, values: UnitScores) -> list[NDArray[np.intp]]:
-    """Units that should go together, worst first: one out of each of parts that must stay equally long."""
+    """Units to remove together, lowest worth first: one of each part that must keep equally many."""
     own = set(units.tolist())
     for sections in graph.equal_sections:
         parts = [np.array([unit for unit in ids.tolist() if unit in own], dtype=np.intp) for ids in sections]
@@ -240,5 +242,5 @@ def _bundles(graph: ChannelGraph, units: ChannelIds, values: UnitScores) -> list
 
 
 def fits_all(limits: Sequence[tuple[Cost, float]]) -> Callable[[UnitMask], bool]:
-    """Whether a mask costs at most the limit of every cost."""
+    """A test of masks: whether every cost is within its limit."""
     return lambda keep: all(cost(keep) <= limit for cost, limit in limits)

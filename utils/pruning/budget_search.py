@@ -1,7 +1,7 @@
-"""From limits on costs to the mask of the best network within them, in stages.
+"""Search for the best mask within limits on costs, in stages.
 
-What a channel is worth depends on which others are there. So a score that can tell (Taylor's) is taken anew,
-on the network folded so far, each time a part of the way to the limits is done.
+The worth of a channel depends on the other channels that are left. So a score that measures this (Taylor) is
+recomputed at each stage, on the network folded so far.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,25 +21,25 @@ from .subject import ChannelPlan, LayerScores, Merge, Subject
 from .surgery import prune
 
 S = TypeVar("S", bound=Subject)
-# share of all that the channels are worth that counts as nothing
+# share of the total worth that is removed before the first stage
 FREE = 0.01
-# so many times the limits is how far one threshold goes, where planning sets out from it
+# a second search starts from one global threshold at this multiple of the limits
 DETOUR = 1.25
 _HALVINGS = 10
 
 
 class WithinBudgetError(PruningError):
-    """The network costs no more than it may."""
+    """The unpruned network is already within the budget."""
 
 
 @dataclass(frozen=True)
 class Limit:
-    """The most that a network may cost.
+    """Upper limit of one cost.
 
     Attributes:
-        name: of the cost, with its unit.
-        cost: of a mask.
-        layer_cost: of one layer, in the same unit.
+        name: name of the cost, with its unit.
+        cost: cost of a mask.
+        layer_cost: cost of one layer, in the same unit.
         most: the limit.
     """
 
@@ -51,17 +51,17 @@ class Limit:
 
 @dataclass
 class BudgetSearch(Generic[S]):
-    """A search for masks within limits; scores are kept, so that asking again with other limits is quick.
+    """A search for masks within limits; it keeps the scores, so searching with other limits is quick.
 
     Attributes:
-        subject: the whole network.
+        subject: the unpruned network.
         score: importance of every channel.
-        limits: what may be spent at most; the last asked for.
-        widths: allowed.
+        limits: upper limits of costs, of the last search.
+        widths: limits on widths.
         merge: how the scores of a channel's writers become its worth; "union" and "leader" count as "max".
-        stages: how often to score on the way.
-        judge: of several masks within the limits, the one with the most of this is taken (mAP on some images,
-            say, as EagleEye compares candidates); None to trust the scores.
+        stages: number of times that scores are computed on the way.
+        judge: of several masks within the limits, the one with the highest value is chosen, such as mAP on
+            some images (as EagleEye compares candidates); None to trust the scores.
     """
 
     subject: S
@@ -74,15 +74,15 @@ class BudgetSearch(Generic[S]):
     _sequences: list[Removals] = field(default_factory=list, init=False)  # a `replace`d one has none
 
     def mask(self) -> UnitMask:
-        """Score and select down to the limits.
+        """The best mask within the limits.
 
         Raises:
-            PruningError: they cannot be met.
+            PruningError: the limits cannot be met.
         """
         whole = np.ones(self.subject.graph.unit_count, dtype=np.bool_)
         first = self._planned(whole)
         self._require_enough(first.mask(range(len(first.chunks))))
-        # What is worth nothing needs no second look: the stages are for the rest.
+        # Units of no worth are removed at once; the stages are for the rest.
         self._descend(first.mask(range(first.worthless(FREE))), self.stages)
         if self.stages > 1:
             loose = self._fits([DETOUR * limit.most for limit in self.limits])
@@ -91,32 +91,30 @@ class BudgetSearch(Generic[S]):
         return self._best()
 
     def require_excess(self, costs: Sequence[float]) -> None:
-        """Refuse limits that the whole network keeps.
+        """Refuse limits that the unpruned network already meets.
 
         Args:
-            costs: of the whole network, one for each limit.
+            costs: costs of the unpruned network, one for each limit.
 
         Raises:
             WithinBudgetError: there is nothing to remove.
         """
         pairs = list(zip(costs, self.limits, strict=True))
         if all(cost <= limit.most for cost, limit in pairs):
-            found = [f"{shown(cost)} of {limit.name} {shown(limit.most)}" for cost, limit in pairs]
-            raise WithinBudgetError(
-                "", f"the network is within the budget as it is, {', '.join(found)}", "ask for less"
-            )
+            places = ", ".join(f"{limit.name} {shown(limit.most)}" for _, limit in pairs)
+            found = ", ".join(shown(cost) for cost, _ in pairs)
+            fact = f"the unpruned network is already within the budget ({found})"
+            raise WithinBudgetError(places, fact, "set a lower limit")
 
     def _require_enough(self, smallest: UnitMask) -> None:
         for limit in self.limits:
             if limit.cost(smallest) > limit.most:
                 fact = f"the smallest network that the widths allow takes {shown(limit.cost(smallest))}"
-                remedy = (
-                    "allow more, or ask less of --align, --min-channels, --layer_keep and --keep-sections"
-                )
+                remedy = "allow more, or lower --align, --min-channels, --layer_keep or --keep-sections"
                 raise PruningError(limit.name, f"{shown(limit.most)} asked for, but {fact}", remedy)
 
     def _descend(self, keep: UnitMask, stages: int) -> None:
-        """Plan anew in equal steps (as factors) from what `keep` costs down to the limits."""
+        """Replan in stages, by equal factors, from the cost of `keep` down to the limits."""
         start = [max(limit.cost(keep), limit.most) for limit in self.limits]
         for stage in range(1, stages + 1):
             sequence = self._planned(keep)
@@ -127,22 +125,22 @@ class BudgetSearch(Generic[S]):
             keep = sequence.within(self._fits(goals))
 
     def _planned(self, keep: UnitMask) -> Removals:
-        """Removals by the scores that channels have when only `keep` is left."""
+        """Removals by the scores of channels when only `keep` is left."""
         values = np.where(keep, self._values(keep), 0.0)
         self._sequences.append(removals(self.subject.graph, values, self._layer_cost, self.widths))
         return self._sequences[-1]
 
     def again(self, limits: Sequence[Limit]) -> UnitMask:
-        """Select within other limits, with the scores that `mask` took.
+        """The best mask within other limits, by the scores that `mask` computed.
 
         Raises:
-            PruningError: they cannot be met.
+            PruningError: the limits cannot be met.
         """
         self.limits = tuple(limits)
         return self._best() if self._sequences else self.mask()
 
     def _best(self) -> UnitMask:
-        """The mask that fares best before the judge; the first one, without a judge."""
+        """The candidate with the highest value of the judge; without a judge the first one."""
         first, *others = self._candidates()
         if self.judge is None:
             return first
@@ -150,7 +148,7 @@ class BudgetSearch(Generic[S]):
         return max(different.values(), key=self.judge)
 
     def _candidates(self) -> Iterator[UnitMask]:
-        """By the scores of each plan, the last first, and what one threshold would leave."""
+        """Masks within the limits by the scores of each stage, last first, then by one threshold."""
         fits = self._fits([limit.most for limit in self.limits])
         for sequence in reversed(self._sequences):
             yield sequence.within(fits)
@@ -158,12 +156,12 @@ class BudgetSearch(Generic[S]):
             yield self._by_threshold(fits)
 
     def _by_threshold(self, fits: Callable[[UnitMask], bool]) -> UnitMask:
-        """The mask of the smallest share of gammas whose removal fits."""
+        """The mask of the lowest global threshold on the gammas that fits."""
         graph, scores = self.subject.graph, gamma_scores(self.subject)
         values = unit_scores(graph, scores)
 
-        def cut(share: float) -> UnitMask:
-            keep = slim_threshold(share, self.widths.layer_keep)(self.subject, scores).keep
+        def cut(ratio: float) -> UnitMask:
+            keep = slim_threshold(ratio, self.widths.layer_keep)(self.subject, scores).keep
             return graph.legal(keep, values, self.widths.align, self.widths.min_channels)
 
         low, high = 0.0, 1.0
@@ -172,14 +170,14 @@ class BudgetSearch(Generic[S]):
             low, high = (low, middle) if fits(cut(middle)) else (middle, high)
         keep = cut(high)
         if not fits(keep):
-            raise PruningError("", "no threshold leaves a network within the limits")
+            raise PruningError("budget", "no threshold leaves a network within the limits", "allow more")
         return keep
 
     def _fits(self, goals: Sequence[float]) -> Callable[[UnitMask], bool]:
         return fits_all([(limit.cost, goal) for limit, goal in zip(self.limits, goals, strict=True)])
 
     def _layer_cost(self, name: str, inputs: int, outputs: int) -> float:
-        """The limits' costs of a layer, each as a share of its limit."""
+        """Sum of a layer's costs, each as a share of its limit."""
         return sum(limit.layer_cost(name, inputs, outputs) / limit.most for limit in self.limits)
 
     def _values(self, keep: UnitMask) -> UnitScores:
@@ -190,7 +188,7 @@ class BudgetSearch(Generic[S]):
 
 
 def shown(value: float) -> str:
-    """A cost as text, in whatever unit it has.
+    """A cost as text, without its unit.
 
     >>> shown(12.345), shown(2.5e6)
     ('12.35', '2,500,000')

@@ -1,9 +1,9 @@
 """Which channels of a network must be kept or removed together.
 
-Idea: a tensor is described by a vector of ids, one for each of its channels. A front end walks its network
-once, in order, and says what each operation does to these vectors; ties are kept by union-find, and the
-classes that remain are the *units*. From then on the masks of any layer are indexing:
-`keep[layer.inputs]` and `keep[layer.outputs]`.
+A tensor is described by a vector of ids, one per channel. A front end walks its network once, in order, and
+reports what each operation does to these vectors; ties are merged by union-find, and the resulting classes
+are the *units*. From then on the masks of any layer are indexing: `keep[layer.inputs]` and
+`keep[layer.outputs]`.
 
 A residual block of two layers, traced by hand:
 
@@ -81,17 +81,18 @@ class Follower:
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """Units of a network and everything that ties them.
+    """Units of a network and the constraints on them.
 
     Attributes:
         layers: layer name -> its channels, in the order of the network.
         followers: name of a module or parameter -> the channels it belongs to.
-        pinned: units that are never removed; `pin_reasons` says why.
-        equal_sections: tensors cut in parts that must keep equally many channels.
-        coupled: units whose channel is a sum of several writers (shortcuts).
-        chain_units: unit of each serial chain. A chain is one writer: a layer together with the depthwise
-            layers behind it, dead as soon as one of them is.
-        gates: (chains,) which of them only scale channels: without a score they have no vote.
+        pinned: (units,) those that are never removed.
+        pin_reasons: pinned unit -> the reason.
+        equal_sections: tensors divided into parts that must keep equally many channels.
+        coupled: (units,) those that several writers add to (shortcuts).
+        chain_units: (chains,) unit of each serial chain. A chain is one writer: a layer together with the
+            depthwise layers after it, dead as soon as one of them is.
+        gates: (chains,) those that only scale channels; without a score they have no vote.
     """
 
     layers: Mapping[str, Layer]
@@ -109,7 +110,7 @@ class ChannelGraph:
         return len(self.pinned)
 
     def pinning(self, layers: Iterable[str], reason: str) -> "ChannelGraph":
-        """The same graph with all outputs of these layers pinned as well."""
+        """The same graph with all outputs of these layers pinned too."""
         reasons = dict(self.pin_reasons)
         for name in layers:
             for unit in self.layers[name].outputs.tolist():
@@ -128,20 +129,21 @@ class ChannelGraph:
             yield from sections
 
     def legal(self, keep: UnitMask, scores: UnitScores, align: int = 1, min_channels: int = 1) -> UnitMask:
-        """The smallest mask found from `keep` upwards that a network can have; best scores come back first.
+        """A mask that a network can have: `keep` plus the best-scored units that the constraints require.
 
         Args:
-            keep: (units,) the wish.
-            scores: (units,) importance, higher comes back first; inf and -inf are allowed.
-            align: kept counts of what a layer writes are rounded up to a multiple of it, unless all is kept.
+            keep: (units,) the requested mask.
+            scores: (units,) importance, higher is restored first; inf and -inf are allowed.
+            align: kept output widths of layers are rounded up to a multiple of it, or to the full width.
             min_channels: the fewest channels that a tensor keeps (all if it has fewer); 1 or more.
 
         Returns:
-            (units,) a new mask >= `keep` with pinned units kept, no tensor empty, equal sections equal.
+            (units,) a new mask that keeps all of `keep` and the pinned units; no tensor is empty, and equal
+            sections are equal.
         """
         keep = keep | self.pinned
         sectioned = {ids.tobytes() for sections in self.equal_sections for ids in sections}
-        # Not what is only read: beside a part of an odd width a concatenation would ratchet up the others.
+        # Only written tensors: a concatenation with a part of odd width would ratchet up the other parts.
         written = {layer.outputs.tobytes() for layer in self.layers.values()}
         free = [
             (ids, align if key in written else 1)
@@ -168,7 +170,7 @@ def _aligned(count: int, align: int) -> int:
 
 
 def _restore(keep: UnitMask, tensor: ChannelIds, count: int, scores: UnitScores) -> None:
-    """Keep the best removed units of `tensor` until it has `count` channels (or all it has); in place."""
+    """Restore the best removed units of `tensor` until it has `count` channels, or all; in place."""
     missing = min(count, len(tensor)) - int(keep[tensor].sum())
     if missing <= 0:
         return
@@ -219,7 +221,7 @@ class UnionFind:
 
 
 class ChannelTracer:
-    """What a front end tells about its network; `finish` turns it into a `ChannelGraph`."""
+    """Records what a front end reports about its network; `finish` returns the `ChannelGraph`."""
 
     def __init__(self) -> None:
         self._units = UnionFind()
@@ -232,7 +234,7 @@ class ChannelTracer:
         self._sections: list[tuple[ChannelIds, ...]] = []
 
     def new(self, count: int) -> ChannelIds:
-        """`count` ids that nothing ties yet."""
+        """`count` new ids, not tied to any other."""
         first = len(self._units.parent)
         self._units.grow(count)
         self._chains.grow(count)
@@ -241,13 +243,13 @@ class ChannelTracer:
     def layer(
         self, name: str, inputs: ChannelIds, out_channels: int, groups: int = 1, norm: str | None = None
     ) -> ChannelIds:
-        """A layer with weights that reads `inputs`; returns the ids of its output.
+        """Add a layer with weights that reads `inputs`; return the ids of its output.
 
         A depthwise layer (`groups == inputs`) ties its outputs serially to its inputs; any other grouped one
         must keep equally many channels in each group, on both sides.
 
         Raises:
-            ValueError: on a name used twice or channels that `groups` does not divide.
+            ValueError: the name is already used, or `groups` does not divide the channels.
         """
         if name in self._layers:
             raise ValueError(f"{name}: traced twice")
@@ -266,15 +268,15 @@ class ChannelTracer:
         return outputs
 
     def tie(self, first: ChannelIds, second: ChannelIds, kind: Tie = "additive") -> None:
-        """Channel i of both live and die together.
+        """Tie channel i of both: they are kept or removed together.
 
         Args:
-            first, second: ids.
+            first, second: (n,) ids.
             kind: "additive": a sum; "serial": dead as soon as one is; "gate": the second only scales the
-                first, as in squeeze-and-excitation; "joint": nothing but the tie.
+                first, as in squeeze-and-excitation; "joint": only the tie.
 
         Raises:
-            ValueError: on unequal lengths.
+            ValueError: the lengths differ.
         """
         if len(first) != len(second):
             raise ValueError(f"cannot tie {len(first)} channels to {len(second)}")
@@ -288,27 +290,27 @@ class ChannelTracer:
             self._gates.append(second)
 
     def section(self, ids: ChannelIds, count: int) -> list[ChannelIds]:
-        """Cut `ids` into `count` equal parts that must keep equally many channels.
+        """Divide `ids` into `count` equal parts that must keep equally many channels.
 
         Raises:
-            ValueError: if `count` does not divide the length.
+            ValueError: `count` does not divide the length.
         """
         if len(ids) % count:
-            raise ValueError(f"cannot cut {len(ids)} channels into {count} equal parts")
+            raise ValueError(f"cannot divide {len(ids)} channels into {count} equal parts")
         parts = [np.ascontiguousarray(part) for part in np.split(ids, count)]
         self.equal(parts)
         return parts
 
     def equal(self, parts: Sequence[ChannelIds]) -> None:
-        """Parts of a tensor that must keep equally many channels."""
+        """Require parts of a tensor to keep equally many channels."""
         self._sections += [tuple(parts)] if len(parts) > 1 else []
 
     def follow(self, name: str, ids: ChannelIds, axis: int = 0) -> None:
-        """Parameters called `name` have one entry for each channel of `ids` along `axis`."""
+        """Add parameters `name` with one entry per channel of `ids` along `axis`."""
         self._followers[name] = Follower(ids, axis)
 
     def pin(self, ids: ChannelIds, reason: str) -> None:
-        """Channels that are never removed."""
+        """Never remove these channels; the first reason given is kept."""
         for item in ids.tolist():
             self._pins.setdefault(item, reason)
 
@@ -354,7 +356,7 @@ def _marked(count: int, *members: ChannelIds) -> UnitMask:
 
 
 def encode_mask(mask: UnitMask) -> str:
-    """A mask as text.
+    """A mask as text, "count:hex".
 
     >>> encode_mask(np.array([True, False, False, True, True]))
     '5:98'

@@ -1,6 +1,6 @@
 """The convolutions that a network runs on an image, each as its class and its widths.
 
-Taken from the network as it runs, so it holds for any module, pruned or not.
+Recorded while the network runs, so this works for any module, pruned or not.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,10 +18,10 @@ class Convolution:
     """One run of a convolution.
 
     Attributes:
-        name: of its module.
-        conv: all of it but the widths.
+        name: name of its module.
+        conv: its class: everything but the widths.
         inputs, outputs: channels.
-        reads_image: whether its input is the image itself, whose channels nothing removes.
+        reads_image: whether its input is the image itself, whose channels are never removed.
     """
 
     name: str
@@ -42,8 +42,8 @@ def conv_classes(
     Args:
         model: takes images (B, channels, H, W).
         image_size: (height, width) in pixels.
-        activations: module name of a convolution -> name of the activation behind it; "none" where absent.
-        channels: of the image.
+        activations: name of a convolution -> name of the activation after it; "none" if absent.
+        channels: channels of the image.
     """
     found: list[Convolution] = []
     names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
@@ -68,7 +68,7 @@ def conv_classes(
 
 
 def total_milliseconds(table: LatencyTable, convolutions: Iterable[Convolution]) -> float:
-    """What all of them take one after the other; what is between them (pools, sums, routes) is left out.
+    """Total milliseconds of the convolutions, without the operations between them (pools, sums, routes).
 
     Raises:
         PruningError: the table lacks a class.

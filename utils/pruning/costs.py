@@ -1,6 +1,7 @@
-"""What a network costs when only some of its units are kept, without building it.
+"""Costs of a network by mask, without building the narrowed network.
 
-Invariant: `parameters`, `macs` and `file_size` of a legal mask are those of the network narrowed by it.
+Invariant: `parameters`, `macs` and `file_size` of a legal mask are those of the network narrowed by it; see
+`profiling.count_macs` for the three ways to count.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,20 +14,20 @@ from .channels import ChannelGraph, Layer, UnitMask
 from .layers import filters, layer_cells
 
 Cost = Callable[[UnitMask], float]
-# (layer name, kept inputs, kept outputs) -> what the layer costs at these widths
+# (layer name, kept inputs, kept outputs) -> cost of the layer at these widths
 LayerCost = Callable[[str, int, int], float]
 _BYTES = 4  # of a float32
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a layer has to do, its widths apart.
+    """The work of a layer per input and output channel.
 
     Attributes:
         kernel: weights of one output channel for one input channel.
-        cells: of its output map.
+        cells: how often the kernel is applied.
         bias: whether it has one.
-        shared: whether its weights are another layer's, where they are counted.
+        shared: whether its weights are counted at another layer, which has the same.
     """
 
     kernel: int
@@ -41,9 +42,9 @@ class Costs:
 
     Attributes:
         graph: its channels.
-        work: of every layer.
-        followers: name of every follower -> learnable values and statistics of one channel.
-        other: learnable values that belong to no channel.
+        work: layer name -> its work.
+        followers: name of a follower -> parameters and statistics of one channel.
+        other: parameters that belong to no channel.
     """
 
     graph: ChannelGraph
@@ -52,7 +53,7 @@ class Costs:
     other: int
 
     def parameters(self, keep: UnitMask) -> float:
-        """Learnable values."""
+        """Number of parameters, frozen ones included."""
         weights = sum(self._weights(name, layer, keep) for name, layer in self.graph.layers.items())
         return self.other + weights + self._followers(keep, 0)
 
@@ -62,7 +63,7 @@ class Costs:
         return sum(self.layer_macs(name, *_widths(layer, keep)) for name, layer in layers)
 
     def file_size(self, keep: UnitMask) -> float:
-        """Bytes of all values as float32, statistics among them."""
+        """Bytes of all values as float32, statistics included."""
         return _BYTES * (self.parameters(keep) + self._followers(keep, 1))
 
     def layer_macs(self, name: str, inputs: int, outputs: int) -> float:
@@ -93,7 +94,7 @@ def costs_of(model: nn.Module, graph: ChannelGraph, image: Tensor) -> Costs:
     """The costs of `model`, which `graph` describes, for images of the size of `image` (B, C, H, W)."""
     cells = layer_cells(model, graph, image)
     modules = dict(model.named_modules(remove_duplicate=False))
-    counted: set[int] = set()  # parameters, by identity: layers may share them
+    counted: set[int] = set()  # identities of parameters: layers may share them
 
     def new(parameters: Iterable[Tensor]) -> int:
         fresh = [parameter for parameter in parameters if id(parameter) not in counted]

@@ -1,7 +1,7 @@
-"""How much of a network could go at once: the share of channels that does nothing any more.
+"""Dead channels: the share of channels whose removal does not change the outputs.
 
-Invariant: with the channels of the returned share masked, the outputs for the probe are within `tolerance`;
-nothing about the network is changed.
+Invariant: with that share masked, the outputs for the given images change by at most `tolerance`; the network
+itself is not changed.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from .scores import gamma_scores, unit_scores
 from .subject import ChannelPlan, LayerScores, Policy, Subject
 from .surgery import mask_gammas
 
-# change of the outputs, as a share of what differs between images, that counts as none
+# change of the outputs, relative to their variation between images, that is ignored
 TOLERANCE = 0.01
 # halvings of the interval: shares are found to 1 / 2^STEPS
 STEPS = 6
@@ -29,18 +29,18 @@ def free_share(
     scores: LayerScores | None = None,
     tolerance: float = TOLERANCE,
 ) -> float:
-    """The largest share of the candidates that can be masked while the outputs stay.
+    """The largest share of the candidates that can be masked without changing the outputs.
 
     Args:
         subject: the network.
-        policy: from the share of channels below the threshold to the strategy that will prune.
+        policy: from a pruning ratio to the policy that will prune.
         images: (B, C, H, W) to compare outputs on, at least two.
         scores: of the candidates; |gamma| if None.
-        tolerance: root mean square change of the outputs, as a share of their standard deviation over the
-            images, that counts as none: what is the same for all images says nothing about them.
+        tolerance: root mean square change of the outputs that is ignored, relative to their standard
+            deviation over the images.
 
     Returns:
-        Removed channels over all channels with a score, 0..1, on the largest plan that passed.
+        Removed channels over all channels with a score, 0..1, of the largest plan within the tolerance.
     """
     scores = gamma_scores(subject) if scores is None else scores
     model = subject.model.eval()
@@ -60,10 +60,10 @@ def free_share(
 def _kept(subject: Subject, policy: Policy, scores: LayerScores) -> UnitMask | None:
     try:
         plan = policy(subject, scores)
-    except PruningError:  # nothing is a candidate, or all would go
+    except PruningError:  # no candidates, or all would be removed
         return None
     if not isinstance(plan, ChannelPlan):
-        raise ValueError("free_share: the policy must remove channels")
+        raise ValueError("give a policy that removes channels")
     return subject.graph.legal(plan.keep, unit_scores(subject.graph, scores))
 
 

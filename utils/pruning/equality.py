@@ -1,7 +1,8 @@
-"""Do two networks compute the same? Compared in float64, where rounding cannot hide a fault.
+"""Comparison of the outputs of two networks in float64, where rounding cannot hide an error.
 
-A network is brought to float64 layer by layer while it runs: a second copy of it is never in memory. What
-its code makes in another type, or takes from a module that it does not call, is brought there as it is used.
+A network is converted to float64 layer by layer while it runs, so there is never a second copy in memory.
+Tensors that its code creates in another type, or takes from a module that it does not call, are converted as
+they are used.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,11 +19,11 @@ from ..profiling import evaluating
 
 
 def outputs_in_float64(model: nn.Module, images: Tensor) -> list[Tensor]:
-    """What `model` puts out, computed on the CPU in float64 and evaluation mode.
+    """The outputs of `model`, computed on the CPU in float64 and evaluation mode.
 
     Args:
-        model: takes one tensor, returns tensors in whatever `tensors_in` looks into; is left as it is.
-        images: its input, of any type and device; whole numbers stay such.
+        model: takes one tensor, returns anything that `tensors_in` takes; unchanged afterwards.
+        images: its input, of any type and device; integers stay integers.
     """
     with evaluating(model), torch.no_grad(), _in_float64(model), _Doubles():  # type: ignore[no-untyped-call]
         outputs = model(images.to("cpu", torch.float64 if images.is_floating_point() else None))
@@ -30,7 +31,7 @@ def outputs_in_float64(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def tensors_in(found: Any) -> list[Tensor]:
-    """The tensors among what a network puts out: sequences, dicts, tuples with names, dataclasses.
+    """The tensors in the outputs of a network: sequences, dicts, named tuples, dataclasses.
 
     >>> tensors_in({"a": torch.zeros(1), "b": (None, 2, [torch.ones(1)])})
     [tensor([0.]), tensor([1.])]
@@ -47,7 +48,7 @@ def tensors_in(found: Any) -> list[Tensor]:
 def relative_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Largest absolute difference over the largest absolute expected value, at least 1; inf if shapes differ.
 
-    NaN where one of the values is: compare with `not difference <= tolerance`.
+    NaN if one of the values is NaN: compare with `not difference <= tolerance`.
     """
     if [output.shape for output in actual] != [output.shape for output in expected]:
         return float("inf")
@@ -64,13 +65,13 @@ def relative_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) ->
 
 @contextmanager
 def _in_float64(model: nn.Module) -> Iterator[None]:
-    """Let each module compute with float64 copies of its own tensors, and give it back what it had."""
+    """Run each module with float64 copies of its own tensors; restore them afterwards."""
     with ExitStack() as hooks:
         for module in model.modules():
             if not any(tensors for tensors in _tensors(module)):
                 continue
             converted = _Converted(module)
-            # What holds tensors and computes nothing, such as a ParameterList, is read while others run.
+            # A module that computes nothing, such as a ParameterList, is read while others run.
             runs = model if type(module).forward is nn.Module.forward else module
             for handle in (
                 runs.register_forward_pre_hook(converted.enter, prepend=True),  # before what reads weights
@@ -81,11 +82,11 @@ def _in_float64(model: nn.Module) -> Iterator[None]:
 
 
 class _Doubles(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Let no operation compute in less than float64, whatever type its code asks for."""
+    """Compute every operation in float64, whatever type the code asks for."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled here; True would load all of torch.compile, which takes seconds."""
+        """False, as nothing is compiled here: True would load torch.compile, which takes seconds."""
         return False
 
     def __torch_dispatch__(
@@ -108,7 +109,7 @@ def _doubled(leaf: Any) -> Any:
 
 
 def _comparable(output: Tensor) -> torch.dtype:
-    """A type that can be subtracted."""
+    """A type with subtraction."""
     return output.dtype if output.is_floating_point() or output.is_complex() else torch.float64
 
 
@@ -120,20 +121,20 @@ class _Converted:
         self._before: list[tuple[dict[str, Tensor | None], dict[str, Tensor | None]]] = []
 
     def enter(self, _module: nn.Module, _inputs: object) -> None:
-        """Put float64 copies in the place of the module's own tensors."""
+        """Replace the module's own tensors with float64 copies."""
         for tensors in _tensors(self._module):
             self._before.append((tensors, dict(tensors)))
             tensors.update({name: _converted(tensor) for name, tensor in tensors.items()})
 
     def leave(self, _module: nn.Module, _inputs: object, _output: object) -> None:
-        """Give the module back what it had."""
+        """Restore the module's own tensors."""
         for tensors, before in self._before:
             tensors.update(before)
         self._before.clear()
 
 
 def _tensors(module: nn.Module) -> tuple[dict[str, Tensor | None], dict[str, Tensor | None]]:
-    # Replaced in torch's own tables, as assigning `.data` cannot change the device.
+    # Replaced in torch's own tables: assigning `.data` cannot change the device.
     return cast(dict[str, Tensor | None], module._parameters), module._buffers
 
 

@@ -1,7 +1,7 @@
-"""Why each channel of a layer went or stayed.
+"""The reason why each channel of a layer was removed or kept.
 
-Invariant: every output channel of the layer has exactly one reason, and the reasons "below" and no other are
-those of the channels that went.
+Invariant: every output channel of the layer has exactly one reason, and "below" is the reason of exactly the
+removed channels.
 """
 
 from collections.abc import Mapping
@@ -18,23 +18,23 @@ Kind = Literal[
     "below", "passes", "chosen", "voted", "unscored", "floor", "coupled", "pinned", "restored", "carrier"
 ]  # fmt: skip
 WHY: Mapping[Kind, str] = {
-    "below": "removed: nothing that writes to it is worth it",
+    "below": "removed: no layer that writes to it passes the threshold",
     "passes": "its own score passes the threshold",
-    "chosen": "the budget has room for it",
-    "voted": "its own score does not pass, but that of another layer that writes to the same sum does",
-    "unscored": "a layer that writes to it cannot be scored, so it votes to keep",
-    "floor": "one of the best of a layer that would keep too few",
-    "coupled": "a shortcut adds it to others, and this strategy leaves such channels alone",
-    "pinned": "it may never go",
-    "restored": "it came back: a tensor would be empty, equal parts unequal, or a width not as asked",
-    "carrier": "it is dead and stays to carry the constants of the others to image borders",
+    "chosen": "kept within the budget",
+    "voted": "its own score does not pass, but another layer that writes to the same sum passes",
+    "unscored": "a layer that writes to it has no score, so its vote is to keep",
+    "floor": "among the best of a layer that would keep fewer than its floor",
+    "coupled": "a shortcut adds it to other channels, which this strategy never removes",
+    "pinned": "pinned: never removed",
+    "restored": "restored: a tensor would be empty, equal parts unequal, or a width not a multiple",
+    "carrier": "dead, kept to carry the constants of the others to image borders",
 }
 
 _TOGETHER: Mapping[Kind, str] = {
-    "below": "removed: the scores of all that write to it do not pass together",
-    "passes": "the scores of all that write to it pass together",
+    "below": "removed: the merged score of all layers that write to it does not pass",
+    "passes": "the merged score of all layers that write to it passes",
 }
-# What WHY says where not every layer that writes to a sum has a say of its own.
+# The texts where not every layer that writes to a sum has its own vote.
 _MERGED: Mapping[Merge, Mapping[Kind, str]] = {
     "leader": {
         "below": "removed: the score of the first layer that writes to it does not pass",
@@ -46,12 +46,12 @@ _MERGED: Mapping[Merge, Mapping[Kind, str]] = {
 
 @dataclass(frozen=True)
 class Reason:
-    """What some channels of a layer have in common.
+    """The reason of some channels of a layer.
 
     Attributes:
         kind: see WHY.
         channels: their numbers in the layer.
-        because: names of the layers that voted or cannot be scored; for "pinned" the reason.
+        because: names of the layers that voted to keep or have no score; for "pinned" the reason.
     """
 
     kind: Kind
@@ -61,7 +61,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A plan and what became of it: what `explain` looks at."""
+    """A plan and its result, the input of `explain`."""
 
     graph: ChannelGraph
     scores: LayerScores
@@ -71,12 +71,12 @@ class Verdict:
 
 
 def why(kind: Kind, merge: Merge) -> str:
-    """A reason in words, under a way of deciding over what several layers write."""
+    """A reason in words, under a way to merge the scores of several writers."""
     return _MERGED.get(merge, {}).get(kind, WHY[kind])
 
 
 def writers(graph: ChannelGraph, name: str) -> tuple[str, ...]:
-    """Layers that share a unit of the outputs of `name`, itself too, in the order of the network."""
+    """Layers that share an output unit with `name`, itself included, in the order of the network."""
     own = np.zeros(graph.unit_count, dtype=np.bool_)
     own[graph.layers[name].outputs] = True
     return tuple(other for other, layer in graph.layers.items() if own[layer.outputs].any())
@@ -120,7 +120,7 @@ def _reason(
 
 
 def _unscored(verdict: Verdict, name: str, unit: int) -> tuple[str, ...]:
-    """Layers without a score that kept `unit`; a gate is one of them only where nothing else writes to it."""
+    """Layers without a score that kept `unit`; gates only if no other layer writes to it."""
     graph = verdict.graph
     writing = [other for other in writers(graph, name) if unit in graph.layers[other].outputs]
     silent = [other for other in writing if other not in verdict.scores]
@@ -134,7 +134,7 @@ def _is_gate(graph: ChannelGraph, name: str, unit: int) -> bool:
 
 
 def _passing(verdict: Verdict, name: str) -> NDArray[np.bool_]:
-    """(out,) which channels of a layer pass by their own score."""
+    """(out,) channels of a layer that pass by their own score."""
     chains, passes = verdict.graph.layers[name].chains, verdict.plan.passes
     return np.zeros(len(chains), dtype=np.bool_) if passes is None else passes[chains]
 

@@ -1,16 +1,16 @@
-"""Constants of dead channels: what a removed channel puts out is moved to where it is read.
+"""Folding: constants of dead channels are moved into the layers that read them.
 
-With its gamma at 0 a channel puts out the constant act(beta). `constants` runs the masked network on these
-constants: every layer answers with its bias alone, so all tensors are spatially constant, and adds, concats,
-pools and activations just execute. `fold` then makes up for them at each layer that reads them:
-`weight.sum((2, 3)) @ constant` is subtracted from the running mean behind it or added to its bias.
+With its gamma at 0 a channel outputs the constant act(beta). `constants` runs the masked network on these
+constants: every layer returns its bias alone, so all tensors are spatially constant, and adds,
+concatenations, pools and activations run as they are. `fold` then compensates in each layer that reads them:
+`weight.sum((2, 3)) @ constant` is subtracted from the running mean after it or added to its bias.
 
-Exact where no zero padding intervenes; at borders the padding has no constant, and an error remains. A cfg
-can say it exactly by keeping one dead channel, a *carrier*: its own constant c is still there, borders and
-all, so with the kernel `sum(kernel of d * constant of d) / c` it stands for all dead channels d together.
+This is exact without zero padding; at borders the padding lacks the constant, and an error remains. Keeping
+one dead channel, a *carrier*, makes it exact: its own constant c is still there, at borders too, so with the
+kernel `sum(kernel of d * constant of d) / c` it represents all dead channels d together.
 
-The run has two rows: row 1 with the constants of removed blocks, row 0 without. On a removed channel the
-constant is row 1; on a live one only the difference counts, what a removed block would have added to it.
+The batch has two rows: row 1 with the constants of removed blocks, row 0 without. The constant of a removed
+channel is row 1; that of a live channel is the difference, the contribution of removed blocks.
 """
 
 from collections import Counter
@@ -23,22 +23,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..profiling import TRANSPOSED
 from .channels import ChannelGraph, Layer, UnitMask
-from .layers import BATCH_NORMS, TRANSPOSED, answering, bias_alone, channel_axis, filters
+from .layers import BATCH_NORMS, answering, bias_alone, channel_axis, filters
 from .subject import Block
 
-# A carrier's kernel is divided by its constant: float32 has to hold it.
+# A carrier's kernel is divided by its constant, and float32 has to hold the quotient.
 _LEAST_CARRIED = 1e-2
 
 
 @dataclass(frozen=True)
 class Constant:
-    """What dead channels hand a layer.
+    """The constant input of a layer.
 
     Attributes:
-        values: (in,) float64, of dead channels and of removed blocks; 0 where there is none.
-        carried: (in,) float64, what of it a dead channel would still put out itself if it were kept.
-        is_uniform: whether it is the same in every cell, as it must be to be folded.
+        values: (in,) float64, constants of dead channels and removed blocks; 0 elsewhere.
+        carried: (in,) float64, the part that a dead channel would still output itself if it were kept.
+        is_uniform: whether it is the same in every cell, as folding needs it.
     """
 
     values: Tensor
@@ -47,11 +48,11 @@ class Constant:
 
 
 class Folded(NamedTuple):
-    """What `fold` could not move as it is.
+    """Constants that `fold` could not move exactly.
 
     Attributes:
         dropped: names of layers whose constant is lost.
-        bordered: names of zero-padded layers whose constant is in a bias or mean, and so at borders too,
+        bordered: names of zero-padded layers whose constant is now in a bias or mean, and so at borders too,
             where the padding had none.
     """
 
@@ -62,14 +63,14 @@ class Folded(NamedTuple):
 def constants(
     model: nn.Module, graph: ChannelGraph, alive: UnitMask, blocks: Sequence[Block], example: Tensor
 ) -> dict[str, Constant]:
-    """Layer name -> the constant at its input, for layers that are handed one.
+    """Layer name -> the constant at its input, for layers that have one.
 
     Args:
         model: a network whose gammas are masked (`mask_gammas`).
         graph: its channels.
-        alive: (units,) whose gammas are not masked.
-        blocks: removed blocks; what one that does not `travel` would add is dropped.
-        example: (B, ...) any input the network takes.
+        alive: (units,) those whose gammas are not masked.
+        blocks: removed blocks; the constant of one that does not `travel` is dropped.
+        example: (B, ...) any input of the network.
     """
     found: dict[str, Constant] = {}
 
@@ -77,7 +78,7 @@ def constants(
         channels = value.movedim(channel_axis(module, value), 1)
         constant = _constant(channels, torch.from_numpy(alive[graph.layers[name].inputs]))
         before = found.setdefault(name, constant)
-        if not torch.allclose(before.values, constant.values):  # called for several maps, it has one bias
+        if not torch.allclose(before.values, constant.values):  # called on several tensors, it has one bias
             found[name] = replace(before if before.values.any() else constant, is_uniform=False)
         return bias_alone(module, value)
 
@@ -90,7 +91,7 @@ def constants(
 
 
 def carriers(model: nn.Module, graph: ChannelGraph, found: Mapping[str, Constant]) -> UnitMask:
-    """(units,) dead channels to keep so that zero-padded layers are folded exactly: few, one a layer."""
+    """(units,) dead channels to keep so that zero-padded layers are folded exactly; few, one per layer."""
     chosen = np.zeros(graph.unit_count, dtype=np.bool_)
     for name in _carrying(model, graph, found):
         inputs, strength = graph.layers[name].inputs, found[name].carried.abs().numpy()
@@ -106,16 +107,13 @@ def fold(
     found: Mapping[str, Constant],
     carried: UnitMask,
 ) -> Folded:
-    """Move the constants to their readers, in place: biases, running means and, with carriers, weights.
+    """Move the constants into their readers, in place: biases, running means and, with carriers, weights.
 
     Args:
         model: a network whose gammas are masked.
         graph: its channels.
         found: its `constants`.
-        carried: (units,) of `carriers`; all False to fold into biases and means alone.
-
-    Returns:
-        What of them is lost, and where.
+        carried: (units,) result of `carriers`; all False to fold into biases and means only.
     """
     dropped: list[str] = []
     bordered: list[str] = []
@@ -148,7 +146,7 @@ def written_tensors(model: nn.Module, graph: ChannelGraph, carried: UnitMask) ->
 
 
 def _only_row_one(travels: bool) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
-    """A hook that leaves row 1 of a batch as it is, or nothing unless `travels`."""
+    """A forward hook that zeroes row 0 of a batch of two, and row 1 too unless `travels`."""
 
     def hook(_module: nn.Module, _inputs: tuple[Tensor], output: Tensor) -> Tensor:
         kept = torch.tensor([0, float(travels)], dtype=output.dtype, device=output.device)
@@ -159,14 +157,14 @@ def _only_row_one(travels: bool) -> Callable[[nn.Module, tuple[Tensor], Tensor],
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a layer's constant goes: added to its bias, or subtracted from the running mean behind it."""
+    """Tensor to fold into: a layer's bias (sign 1), or the running mean after it (sign -1)."""
 
     tensor: Tensor
     sign: int
 
 
 def _places(model: nn.Module, graph: ChannelGraph) -> dict[str, _Place | None]:
-    """For each layer, None where it has no such place, or shares it with a layer of other constants."""
+    """Layer name -> its place; None if it has none or shares it with another layer."""
     places: dict[str, _Place | None] = {}
     for name, layer in graph.layers.items():
         norm = model.get_submodule(layer.norm) if layer.norm is not None else None
@@ -180,7 +178,7 @@ def _places(model: nn.Module, graph: ChannelGraph) -> dict[str, _Place | None]:
 
 def _constant(value: Tensor, live: Tensor) -> Constant:
     maps = value.flatten(2) if value.ndim > 2 else value[..., None]  # (rows, channels, cells)
-    # Code may fold other axes into the batch: then the first half of all rows is row 0's.
+    # The code may fold other axes into the batch: then the first half of all rows belongs to row 0.
     half = max(1, len(maps) // 2)
     rows = maps[[0, -1], :, 0]
     without, with_blocks = rows.cpu().double()  # some devices have no float64
@@ -191,7 +189,7 @@ def _constant(value: Tensor, live: Tensor) -> Constant:
 
 
 def _response(weight: Tensor, layer: Layer, constant: Tensor) -> Tensor:
-    """(out,) what a layer puts out for a spatially constant input, bias apart and away from padding."""
+    """(out,) output of a layer for a spatially constant input, without bias and away from padding."""
     if layer.groups == 1:
         columns = constant.nonzero().flatten()
         kernels = weight.index_select(1, columns.to(weight.device)).cpu().double()
@@ -204,14 +202,14 @@ def _response(weight: Tensor, layer: Layer, constant: Tensor) -> Tensor:
 
 
 def _load(weight: Tensor, shares: Tensor, carrier: int) -> None:
-    """Add to the carrier's column those of all others, each times its constant over the carrier's."""
+    """Add to the carrier's column those of the others, each times its constant over the carrier's."""
     columns = shares.nonzero().flatten()
     kernels = weight.index_select(1, columns.to(weight.device)).cpu().double()
     weight[:, carrier] += torch.einsum("oi...,i->o...", kernels, shares[columns]).to(weight)
 
 
 def _carrying(model: nn.Module, graph: ChannelGraph, found: Mapping[str, Constant]) -> tuple[str, ...]:
-    """Layers to which a carrier can bring all constants: zero-padded, dense, with weights of their own."""
+    """Layers in which a carrier can represent all constants: zero-padded, dense, with unshared weights."""
     uses = Counter(id(model.get_submodule(name).weight) for name in graph.layers)
 
     def can(name: str, constant: Constant) -> bool:

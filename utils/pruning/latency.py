@@ -1,11 +1,11 @@
-"""What a convolution of given widths costs on one runtime of one machine, from measurements.
+"""Latency tables: the time of a convolution of any widths on one runtime of one machine, from measurements.
 
-Time is a staircase over the widths: vector instructions work on 8 or 16 channels at once, so 113 to 128
-output channels may all cost the same. Therefore a width is first rounded up to the end of its stair, and only
-between stair ends is interpolated. Widths inside a stair can even cost more than its end (the runtime falls
-back to plainer code): the table answers for networks whose widths lie at stair ends, as `align` makes them.
+Time is a staircase over the widths: vector instructions process 8 or 16 channels at once, so 113 to 128
+output channels may all cost the same. Therefore a width is first rounded up to the end of its step, and times
+are interpolated between step ends only. Widths inside a step can even cost more than its end (the runtime
+falls back to slower code): the table is for networks whose widths are step ends, as `align` makes them.
 
-Two widths of 8 and 16 channels measured, on a runtime whose probes know no stairs:
+Widths of 8 and 16 channels measured, on a runtime without steps:
 
 >>> conv = ConvClass((3, 3), (1, 1), (1, 1), (1, 1), "dense", "leaky", 26, 26)
 >>> machine = Fingerprint("torch", "2", "some CPU", 2, 1, "float32")
@@ -13,8 +13,8 @@ Two widths of 8 and 16 channels measured, on a runtime whose probes know no stai
 >>> table.milliseconds(conv, 8, 16), table.milliseconds(conv, 12, 16), table.milliseconds(conv, 16, 32)
 (2.0, 3.0, 8.0)
 
-Invariants: never falling in either width; exact at measured widths unless a wider layer was measured to be
-faster; all widths of one stair cost the same; `LatencyTable.from_json(table.to_json()) == table`.
+Invariants: times never fall with either width; they are exact at measured widths unless a wider layer was
+measured to be faster; all widths of one step cost the same; a table equals `from_json` of its `to_json`.
 """
 
 import itertools
@@ -30,18 +30,18 @@ from ..errors import PruningError
 
 Axis = Literal["inputs", "outputs", "depthwise"]
 LayerWidths = tuple[int, int]  # inputs, outputs
-STEPS = (1, 2, 4, 8, 16, 32)  # channels that a stair may be long
-FREE = 0.03  # what rounding up may cost on average and still count as nothing
+STEPS = (1, 2, 4, 8, 16, 32)  # possible lengths of a step, in channels
+FREE = 0.03  # relative cost of rounding up, on average, that is ignored
 
 
 @dataclass(frozen=True)
 class ConvClass:
-    """Everything of a convolution but its widths; pairs are (height, width).
+    """A convolution without its widths; pairs are (height, width).
 
     Attributes:
         groups: "dense"; "depthwise:M", M outputs for each input channel; "grouped:N", N groups.
         activation: by the front end's name; "none" without one.
-        height, width: of its input, cells.
+        height, width: size of its input, in cells.
     """
 
     kernel: tuple[int, int]
@@ -55,12 +55,12 @@ class ConvClass:
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether every output channel reads one input channel, so that the outputs tell the inputs."""
+        """Whether every output channel reads one input channel, so that the outputs determine the inputs."""
         return self.groups.startswith("depthwise")
 
     @property
     def sections(self) -> int:
-        """Parts that a width is cut into: stairs are those of a single part."""
+        """Number of parts of a width; steps are those of a single part."""
         return int(self.groups.removeprefix("grouped:")) if self.groups.startswith("grouped") else 1
 
     def __str__(self) -> str:
@@ -72,15 +72,15 @@ class ConvClass:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a measurement depends on beside the network.
+    """The machine and runtime of a measurement.
 
     Attributes:
         runtime: name of the runtime.
         version: of the runtime.
         cpu: model of the processor (or of the GPU).
         cores: of the machine.
-        threads: that the runtime computes with.
-        precision: in which it computes.
+        threads: number of threads of the runtime.
+        precision: number format in which it computes.
     """
 
     runtime: str
@@ -91,28 +91,28 @@ class Fingerprint:
     precision: str
 
     def differences(self, other: "Fingerprint") -> tuple[str, ...]:
-        """What is different in `other`, one "name: this, that" for each."""
+        """The differences to `other`, one "name: this, that" for each."""
         pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
         return tuple(f"{name}: {mine}, {theirs}" for name, mine, theirs in pairs if mine != theirs)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """From the sum over all convolutions to the whole network: scale * sum + overhead, milliseconds.
+    """From the sum over all convolutions to the whole network: scale * sum + overhead, in milliseconds.
 
-    What is between convolutions (pools, sums, routes) shrinks with the widths too, only not to nothing.
+    Operations between convolutions (pools, sums, routes) get faster with the widths too, but not to zero.
     """
 
     scale: float = 1.0
     overhead: float = 0.0
 
     def __call__(self, convolutions: float) -> float:
-        """Milliseconds of a network whose convolutions take so many."""
+        """Milliseconds of a network whose convolutions take `convolutions` milliseconds."""
         return self.scale * convolutions + self.overhead
 
     @classmethod
     def fitted(cls, predicted: Sequence[float], measured: Sequence[float]) -> Self:
-        """The line through networks of several widths, least squares of relative errors; one gives a scale.
+        """Fit a line through networks of several widths (least relative squares); one network gives a scale.
 
         >>> Calibration.fitted([10.0, 20.0], [12.0, 22.5])
         Calibration(scale=1.05, overhead=1.5)
@@ -120,14 +120,14 @@ class Calibration:
         weights = 1 / np.array(measured)
         columns = np.stack([np.array(predicted) * weights, weights], axis=1)
         scale, overhead = np.linalg.lstsq(columns, np.ones(len(weights)), rcond=None)[0].tolist()
-        if len(weights) == 1 or overhead < 0 or scale <= 0:  # what is between convolutions takes time, too
+        if len(weights) == 1 or overhead < 0 or scale <= 0:  # operations between convolutions take time too
             scale, overhead = float(np.mean(np.array(measured) / np.array(predicted))), 0.0
         return cls(round(scale, 6), round(overhead, 6))
 
 
 @dataclass(frozen=True)
 class _Grid:
-    """Milliseconds (inputs, outputs), never falling along either axis."""
+    """Milliseconds (inputs, outputs), non-decreasing along both axes."""
 
     inputs: NDArray[np.int64]
     outputs: NDArray[np.int64]
@@ -139,10 +139,10 @@ class LatencyTable:
     """Measured milliseconds of convolutions.
 
     Attributes:
-        fingerprint: where they hold.
+        fingerprint: machine and runtime that they are of.
         points: class -> (inputs, outputs) -> milliseconds; inputs are 1 for a depthwise class.
         probes: axis -> width -> milliseconds of a representative convolution at neighbouring widths; the
-            stairs are read from them.
+            steps are derived from them.
     """
 
     fingerprint: Fingerprint
@@ -150,9 +150,9 @@ class LatencyTable:
     probes: Mapping[Axis, Mapping[int, float]] = field(default_factory=dict)
 
     def milliseconds(self, conv: ConvClass, inputs: int, outputs: int) -> float:
-        """What one run of such a convolution takes.
+        """Milliseconds of one run of such a convolution.
 
-        Between measured widths bilinear; beyond them in proportion to the multiply-adds.
+        Bilinear between measured widths; beyond them in proportion to the multiply-adds.
 
         Raises:
             PruningError: the class was not measured.
@@ -163,24 +163,24 @@ class LatencyTable:
                 "latency table", f"{conv} was not measured", "run latency.py on this cfg and size"
             )
         if conv.is_depthwise:
-            ends = (1, _stair_end(outputs, self.step("depthwise"), grid.outputs))
+            ends = (1, _step_end(outputs, self.step("depthwise"), grid.outputs))
         else:
             steps = [self.step(axis) * conv.sections for axis in ("inputs", "outputs")]
             ends = (
-                _stair_end(inputs, steps[0], grid.inputs),
-                _stair_end(outputs, steps[1], grid.outputs),
+                _step_end(inputs, steps[0], grid.inputs),
+                _step_end(outputs, steps[1], grid.outputs),
             )
         return _interpolated(grid, *ends)
 
     def step(self, axis: Axis) -> int:
-        """Channels of a stair: the largest step that one can round up to for less than `FREE`."""
+        """Length of a step in channels: the largest multiple to round up to for less than `FREE`."""
         return _free_step(self.probes.get(axis, {}))
 
     @property
     def align(self) -> int:
-        """The multiple that pruning should keep.
+        """The multiple of channels that pruning should keep.
 
-        A width is the outputs of one layer and the inputs of the next, and these may have stairs of different
+        A width is the outputs of one layer and the inputs of the next, which may have steps of different
         lengths: rounding up must be free in the sum of both (and of a depthwise layer in between).
         """
         if not self.probes:
@@ -191,10 +191,10 @@ class LatencyTable:
     def missing(
         self, conv: ConvClass, inputs: tuple[int, ...], outputs: tuple[int, ...]
     ) -> list[LayerWidths]:
-        """Widths to measure before the table answers for `conv` up to the largest of `inputs` and `outputs`.
+        """Widths still to measure so that the table covers `conv` up to the largest `inputs` and `outputs`.
 
-        None if a whole grid reaches that far; otherwise what a grid of these widths and those already
-        measured lacks.
+        Empty if a complete grid reaches that far; otherwise the missing points of a grid of these widths and
+        those already measured.
         """
         known = self.points.get(conv, {})
         grid = self._grids.get(conv)
@@ -209,7 +209,7 @@ class LatencyTable:
         return replace(self, points={**self.points, conv: {**self.points.get(conv, {}), **points}})
 
     def with_probe(self, axis: Axis, probe: Mapping[int, float]) -> Self:
-        """The table with the stairs along `axis`."""
+        """The table with the probe of `axis`."""
         return replace(self, probes={**self.probes, axis: dict(probe)})
 
     @cached_property
@@ -218,7 +218,7 @@ class LatencyTable:
         return {conv: grid for conv, grid in grids if grid is not None}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, the shape of the file."""
+        """Plain values, as in the file."""
         return {
             "fingerprint": asdict(self.fingerprint),
             "probes": {axis: [list(item) for item in probe.items()] for axis, probe in self.probes.items()},
@@ -262,14 +262,14 @@ def _read(rows: list[list[float]]) -> Iterator[tuple[list[int], float]]:
 
 
 def _grid(points: Mapping[LayerWidths, float]) -> _Grid | None:
-    """The measurements as a grid without noise that would make a wider layer cheaper; None with gaps."""
+    """The measurements as a non-decreasing grid; None if it has gaps."""
     rows, columns = (sorted({widths[axis] for widths in points}) for axis in (0, 1))
     if not points or len(points) < len(rows) * len(columns):
         return None
     measured = np.array([[points[row, column] for column in columns] for row in rows])
-    # A budget searched by bisection, and a knapsack's score per millisecond, need costs that never fall. If
-    # a wider layer was faster, its cost holds for the narrower one: disturbances only add time, so the higher
-    # of the two is the one that errs, and if it does not, one can have the wider layer for less.
+    # Bisection on a budget and worth per millisecond need costs that never fall with the width. If a wider
+    # layer was faster, its time is used for the narrower one: disturbances only add time, so the higher of
+    # the two is the wrong one, and if it is right, the wider layer can be used instead.
     rising = measured[::-1, ::-1]
     for axis in (0, 1):
         rising = np.minimum.accumulate(rising, axis=axis)
@@ -277,7 +277,7 @@ def _grid(points: Mapping[LayerWidths, float]) -> _Grid | None:
     return _Grid(np.array(rows), np.array(columns), rising)
 
 
-def _stair_end(width: int, step: int, measured: NDArray[np.int64]) -> int:
+def _step_end(width: int, step: int, measured: NDArray[np.int64]) -> int:
     """The first multiple of `step` or measured width from `width` on."""
     end = -(-width // step) * step
     above = measured[measured >= width]
@@ -292,11 +292,11 @@ def _interpolated(grid: _Grid, inputs: int, outputs: int) -> float:
 
 
 def _free_step(probe: Mapping[int, float]) -> int:
-    """The largest of `STEPS` that is free, as are all before it, for widths aligned to the one before it."""
+    """The largest of `STEPS` that is free, like all before it, for widths aligned to the one before it."""
     best = 1
     for step in STEPS[1:]:
         ends = {width: width + best for width in probe if width % step == best}
-        # What one width saves pays for no other's cost.
+        # The gain at one width does not pay for the loss at another.
         rises = [max(1.0, probe[end] / probe[width]) for width, end in ends.items() if end in probe]
         if not rises or sum(rises) / len(rises) > 1 + FREE:
             break

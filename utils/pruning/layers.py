@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Size, Tensor, nn
 
-from ..profiling import evaluating
+from ..profiling import PLAIN_CONVOLUTIONS, TRANSPOSED, evaluating
 from .channels import ChannelGraph
 
 Answer = Callable[[str, nn.Module, Tensor], Tensor]  # layer name, the layer, its input -> its output
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+CONVOLUTIONS = (*PLAIN_CONVOLUTIONS, *TRANSPOSED)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _DIMENSIONS = (F.conv1d, F.conv2d, F.conv3d)
@@ -69,29 +68,29 @@ class ChannelSelection(nn.Module):
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Whether it is a convolution with a filter of its own for each channel."""
+    """Whether it is a convolution with one filter per channel."""
     return isinstance(module, CONVOLUTIONS) and module.groups == module.in_channels == module.out_channels
 
 
 def filters(module: nn.Module) -> Tensor:
-    """(out, in / groups, ...) its weights, or a view of them: writing to it writes to them."""
+    """(out, in / groups, ...) the weights, or a view of them: writing to it changes them."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight.transpose(0, 1) if output_axis(module) else weight
 
 
 def output_axis(module: nn.Module) -> int:
-    """Axis of its weight tensor along which its outputs lie."""
+    """The output axis of the weight tensor."""
     return 1 if isinstance(module, TRANSPOSED) and not is_depthwise(module) else 0
 
 
 def channel_axis(module: nn.Module, value: Tensor) -> int:
-    """Axis along which the channels of a layer's input (B, ...) lie."""
+    """The channel axis of a layer's input (B, ...)."""
     return value.ndim - 1 if isinstance(module, nn.Linear) else 1
 
 
 def map_size(module: nn.Module, value: Tensor) -> Size:
-    """What a convolution makes of the size of the map (B, in, ...): one channel through it tells."""
+    """Output size of a convolution for the map (B, in, ...), from one channel."""
     if isinstance(module, ChannelSelection):
         return value.shape[2:]
     assert isinstance(module, CONVOLUTIONS)
@@ -108,7 +107,7 @@ def map_size(module: nn.Module, value: Tensor) -> Size:
 
 @contextmanager
 def answering(model: nn.Module, graph: ChannelGraph, answer: Answer) -> Iterator[None]:
-    """Let `answer` stand in for every layer; the network is in evaluation mode inside."""
+    """Replace every layer by `answer`; the network is in evaluation mode inside."""
     with evaluating(model), ExitStack() as undo, torch.no_grad():
         for name in graph.layers:
             module = model.get_submodule(name)
@@ -116,7 +115,7 @@ def answering(model: nn.Module, graph: ChannelGraph, answer: Answer) -> Iterator
             def stand_in(value: Tensor, name: str = name, module: nn.Module = module) -> Tensor:
                 return answer(name, module, value)
 
-            # An attribute of the instance shadows the method of its class, or the user's own of that kind.
+            # An attribute of the instance hides the method of its class; the user may have set one.
             undo.callback(_give_back, module, vars(module).get("forward"))
             module.forward = stand_in
         yield
@@ -129,7 +128,7 @@ def _give_back(module: nn.Module, forward: Callable[..., Tensor] | None) -> None
 
 
 def bias_alone(module: nn.Module, value: Tensor) -> Tensor:
-    """What a layer puts out for zeros, shaped as its answer to `value` (B, in, ...)."""
+    """Output of a layer for zeros, in the shape of its output for `value` (B, in, ...)."""
     bias, axis, outputs = module.bias, channel_axis(module, value), len(filters(module))
     size = value.shape[1:-1] if isinstance(module, nn.Linear) else map_size(module, value)
     shape = (len(value), *size, outputs) if axis > 1 else (len(value), outputs, *size)
@@ -138,18 +137,18 @@ def bias_alone(module: nn.Module, value: Tensor) -> Tensor:
 
 
 def layer_cells(model: nn.Module, graph: ChannelGraph, image: Tensor) -> dict[str, int]:
-    """Layer name -> how often its kernel is used: cells of its output map, or of a transposed one's input.
+    """Layer name -> how often its kernel is applied: cells of its output, or of a transposed one's input.
 
     Args:
         model: the network that `graph` describes.
         graph: its channels.
-        image: (B, C, H, W) of the size that counts.
+        image: (B, C, H, W) an input of the size to count for.
     """
     cells: dict[str, int] = {}
 
     def answer(name: str, module: nn.Module, value: Tensor) -> Tensor:
         output = bias_alone(module, value)
-        counted = value if isinstance(module, TRANSPOSED) else output  # where kernels are set down
+        counted = value if isinstance(module, TRANSPOSED) else output  # where kernels are applied
         # code may fold other axes into the batch, and call a layer several times
         uses = counted.numel() // counted.shape[channel_axis(module, counted)] // len(image)
         cells[name] = cells.get(name, 0) + uses

@@ -59,13 +59,13 @@ def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:
     for places in shared:
         _share_again(places)
     for tensor in (*model.parameters(), *model.buffers()):
-        if id(tensor) in before:  # nothing was cut: the copy owns it all the same
+        if id(tensor) in before:  # not narrowed: the copy gets its own all the same
             tensor.data = tensor.data.clone()
     return model
 
 
 def _shared(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-    """For each parameter that lies in several places, these: a module and the name there."""
+    """For each shared parameter its places: a module and the name in it."""
     places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -75,7 +75,7 @@ def _shared(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
 
 
 def _share_again(places: list[tuple[nn.Module, str]]) -> None:
-    """Put what was cut of a parameter in all of its places."""
+    """Put the narrowed parameter in all of its places."""
     found = [getattr(module, name) for module, name in places]
     smallest = min(found, key=torch.numel)
     for module, name in places:
@@ -103,7 +103,7 @@ def _cut_layer(module: nn.Module, layer: Layer, keep: UnitMask) -> None:
 
 
 def narrow_weight(weight: Tensor, inputs: NDArray[np.bool_], rows: NDArray[np.intp], layer: Layer) -> Tensor:
-    """Rows `rows` of `weight` (out, in / groups, ...) with the kept columns of each row's own group."""
+    """Rows `rows` of `weight` (out, in / groups, ...) with the kept columns of each row's group."""
     if layer.depthwise:
         return weight[torch.from_numpy(rows)]
     if layer.groups == 1:

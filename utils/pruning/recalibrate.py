@@ -1,14 +1,14 @@
-"""Batch-norm statistics estimated anew: a pruned network's are those of the network it was cut from.
+"""Recalibration: batch-norm statistics re-estimated for a pruned network.
 
-As EagleEye (Li et al. 2020) has it: a few forward passes on training images, no gradient. Without it a pruned
-network often looks far worse than it is, and candidates are ranked by that.
+After EagleEye (Li et al. 2020): a few forward passes on training images, without gradients. With the
+statistics of the unpruned network a pruned one often looks far worse than it is, which distorts rankings.
 
     with recalibrating(model):
         for images in calibration:
             model(images)
 
-Invariant: on leaving, mean and variance of every batch norm are the averages of the batches that ran inside;
-with none, or after an exception, they are what they were. Modes and momenta are given back.
+Invariant: afterwards mean and variance of every batch norm are the averages of the batches that ran inside;
+without any, or after an exception, they are unchanged. Modes and momenta are restored.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,15 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from ..profiling import evaluating
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+from .layers import BATCH_NORMS
 
 
 @contextmanager
 def recalibrating(model: nn.Module) -> Iterator[nn.Module]:
-    """Estimate statistics anew from what `model` is given inside; only batch norms are in training mode."""
+    """Re-estimate statistics from the batches that run inside; only batch norms are in training mode."""
     norms = [
-        module for module in model.modules() if isinstance(module, _NORMS) and module.track_running_stats
+        module for module in model.modules() if isinstance(module, BATCH_NORMS) and module.track_running_stats
     ]
     before = [
         (norm, norm.momentum, (norm.running_mean, norm.running_var, norm.num_batches_tracked))
@@ -55,11 +54,11 @@ def recalibrating(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def recalibrate(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Estimate the statistics of `model` on batches of its inputs, in place.
+    """Re-estimate the batch-norm statistics of `model` on batches of inputs, in place.
 
     Args:
         model: the network.
-        batches: (B, C, H, W) each; of at least two values for each channel.
+        batches: (B, C, H, W) each, with at least two values per channel.
     """
     with recalibrating(model), torch.no_grad():
         for images in batches:

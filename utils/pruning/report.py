@@ -1,4 +1,4 @@
-"""What a pruning run did, in numbers: the JSON beside the new weights.
+"""Report of a pruning run: the JSON beside the new weights.
 
 Invariant: parameters and multiply-adds in a report are those of the saved network, read back.
 """
@@ -13,14 +13,14 @@ from .channels import UnitMask, encode_mask
 
 @dataclass(frozen=True)
 class Figures:
-    """What one network costs and is worth.
+    """Size, cost and accuracy of one network.
 
     Attributes:
-        parameters: learnable values.
+        parameters: number of parameters.
         macs: multiply-adds for one image.
         file_size: bytes of its weights file.
-        map50: mAP@0.5, a fraction 0..1; None where it was not measured.
-        latency: milliseconds for one image; None where it was not measured.
+        map50: mAP@0.5, 0..1; None if not measured.
+        latency: milliseconds for one image; None if not measured.
     """
 
     parameters: int
@@ -47,7 +47,7 @@ class SectionChange:
     Attributes:
         index: Darknet's layer number in the input cfg.
         mask: (filters before,) which output channels are kept; all False for a removed section.
-        removed: whether the whole section is gone.
+        removed: whether the whole section was removed.
     """
 
     index: int
@@ -67,14 +67,13 @@ class SectionChange:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the equality ledger: two networks that should compute the same, and how far apart they are.
+    """One line of the equality ledger: two networks that should compute the same, and their difference.
 
     Attributes:
         name: the two, such as "zeroed / compact".
-        difference: largest difference of their outputs over the largest output; None where it could not be
-            computed.
-        tolerance: the most that is accepted; None where the line only informs.
-        note: where and how it was compared, or why not.
+        difference: largest difference of their outputs over the largest output; None if not computed.
+        tolerance: largest accepted difference; None for information only.
+        note: where and how they were compared, or why not.
     """
 
     name: str
@@ -84,7 +83,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong as far as this line can tell; a difference of NaN is wrong."""
+        """Whether the difference is within the tolerance, or unknown; NaN fails."""
         if self.difference is None or self.tolerance is None:
             return True
         return self.difference <= self.tolerance
@@ -98,17 +97,17 @@ class Check:
 
 @dataclass(frozen=True)
 class PruningReport:
-    """A whole run.
+    """A pruning run.
 
     Attributes:
         strategy: name of the script.
         arguments: its options.
         image_size: height and width at which MACs, latency and mAP were measured.
-        timed_on: the runtime that latencies are of, with its version.
-        map50: mAP@0.5 by stage: "before", "gamma_masked", "folded", "compact" and "recalibrated" where there
-            is one, or what several rounds have instead; None where it was not measured.
-        ledger: what was compared with what.
-        notes: what the user should know, one sentence each.
+        timed_on: the runtime of the latencies, with its version.
+        map50: mAP@0.5 by stage: "before", "gamma_masked", "folded", "compact", "recalibrated" if there is
+            one, or the stages of several rounds; None if not measured.
+        ledger: the comparisons of networks.
+        notes: remarks for the user, one sentence each.
     """
 
     strategy: str
@@ -125,7 +124,7 @@ class PruningReport:
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, the shape of the file."""
+        """Plain values, as in the file."""
         return {
             "strategy": self.strategy,
             "arguments": dict(self.arguments),

@@ -1,11 +1,11 @@
-"""How important is each output channel of each layer?
+"""Scores: the importance of each output channel of each layer.
 
-A scorer is a callable from a subject to `LayerScores`: one score for each output channel of each layer that
-it can judge. A layer without a score takes no part: it stays out of the pool, and always votes to keep. A
-gate without one, such as that of squeeze-and-excitation, has no vote: what it scales decides alone.
+A scorer is a callable from a subject to `LayerScores`: one score per output channel of each layer that it can
+score. A layer without a score has no candidates and always votes to keep. A gate without a score, such
+as that of squeeze-and-excitation, has no vote: the layer that it scales decides alone.
 
-Gammas and Taylor terms are comparable over the network as they are. Norms and distances of filters depend on
-the size of a layer's kernels, so they are divided by the layer's mean: 1 is an average channel.
+Gammas and Taylor terms are comparable across layers. Norms and distances of filters depend on the size of a
+layer's kernels, so they are divided by the layer's mean: 1 is an average channel.
 
 The product of two scores is written with `_x_`, such as "gamma_x_l1".
 """
@@ -30,7 +30,7 @@ Batch = TypeVar("Batch")
 
 
 def gamma_scores(subject: Subject) -> LayerScores:
-    """|gamma| of the batch norm behind each layer (Network Slimming, Liu et al. 2017)."""
+    """|gamma| of the batch norm after each layer (Network Slimming, Liu et al. 2017)."""
     return {name: _floats(norm.weight.detach().abs()) for name, norm in _norms(subject).items()}
 
 
@@ -45,18 +45,18 @@ def l2_scores(subject: Subject) -> LayerScores:
 
 
 def fpgm_scores(subject: Subject) -> LayerScores:
-    """Distance of each filter to all others of its layer, relative to the layer's mean.
+    """Sum of distances of each filter to all others of its layer, relative to the layer's mean.
 
-    A filter near the geometric median can be made up for by the others (FPGM, He et al. 2019).
+    A filter near the geometric median can be replaced by the others (FPGM, He et al. 2019).
     """
     return _relative(subject, lambda filters: torch.cdist(filters, filters).sum(1))
 
 
 def group_scores(subject: Subject) -> LayerScores:
-    """All weights that go with a channel: its filters, its gammas, and what its readers take of it.
+    """Mean magnitude of all weights of a channel: its filters, its gammas, and its readers' weights.
 
     The mean of their sums of absolute values, each relative to its own layer's mean (after DepGraph, Fang et
-    al. 2023, which adds up what is not relative). Channels that are tied get one score.
+    al. 2023, which adds absolute values). Tied channels get one score.
     """
     graph, norms = subject.graph, _norms(subject)
     totals, counts = np.zeros(graph.unit_count), np.zeros(graph.unit_count)
@@ -70,7 +70,7 @@ def group_scores(subject: Subject) -> LayerScores:
         weight = filters(subject.model.get_submodule(name))
         if name in norms:
             add(layer.outputs, norms[name].weight.unsqueeze(1))
-        if not weight.numel():  # a selection of channels
+        if not weight.numel():  # a ChannelSelection
             continue
         add(layer.outputs, weight.flatten(1))
         if not layer.depthwise:
@@ -81,7 +81,7 @@ def group_scores(subject: Subject) -> LayerScores:
 
 
 def random_scores(seed: int) -> Scorer:
-    """Uniform numbers: the control that every other score has to beat."""
+    """Uniform random scores: the baseline that every other score has to beat."""
 
     def score(subject: Subject) -> LayerScores:
         generator = np.random.default_rng(seed)
@@ -92,13 +92,13 @@ def random_scores(seed: int) -> Scorer:
 
 
 def taylor_scores(batches: Iterable[Batch], loss: Callable[[nn.Module, Batch], Tensor]) -> Scorer:
-    """How much the loss changes, to first order, when a channel becomes the constant that folding leaves.
+    """First-order change of the loss when a channel becomes the constant that folding leaves.
 
     That is |gamma * dL/dgamma|, averaged over the batches (Molchanov et al. 2019, with the gate on gamma
-    alone, as beta's share lives on in the folded constant); |sum(w * dL/dw)| where there is no norm.
+    alone, as beta remains in the folded constant); |sum(w * dL/dw)| for a layer without norm.
 
     Args:
-        batches: what to take the gradients on; read once for each scoring.
+        batches: batches for the gradients; read once per scoring.
         loss: (network, batch) -> scalar.
     """
 
@@ -112,16 +112,14 @@ def taylor_scores(batches: Iterable[Batch], loss: Callable[[nn.Module, Batch], T
             for name, term in terms.items():
                 totals[name] += term.cpu()
         if not count:
-            raise PruningError(
-                "score taylor", "there is not one batch to take gradients on", "give a data set"
-            )
+            raise PruningError("score taylor", "no batch to compute gradients on", "give a data set")
         return {name: _floats(total / count) for name, total in totals.items()}
 
     return score
 
 
 def product(scorers: Sequence[Scorer]) -> Scorer:
-    """Channel by channel; a layer that one of them cannot judge has no score."""
+    """The product of scores, channel by channel; a layer that one of them cannot score has none."""
 
     def score(subject: Subject) -> LayerScores:
         first, *others = [scorer(subject) for scorer in scorers]
@@ -133,27 +131,27 @@ def product(scorers: Sequence[Scorer]) -> Scorer:
     return score
 
 
-# scores that need nothing but the weights
+# scores that need only the weights
 WEIGHT_SCORES: Mapping[str, Scorer] = MappingProxyType(
     {"gamma": gamma_scores, "l1": l1_scores, "l2": l2_scores, "fpgm": fpgm_scores, "group": group_scores}
 )
 
 
 def named_scorer(text: str, more: Mapping[str, Scorer] = MappingProxyType({})) -> Scorer:
-    """The scorer of a name, or the product of several joined by `_x_`.
+    """The scorer of a name, or the product of several names joined by `_x_`.
 
     Args:
         text: such as "gamma" or "gamma_x_l1".
         more: scorers that need more than the weights, by name.
 
     Raises:
-        PruningError: a name is not known.
+        PruningError: a name is unknown.
     """
     known = {**WEIGHT_SCORES, **more}
     names = text.split("_x_")
     for name in names:
         if name not in known:
-            fact = f"{name!r} is no score"
+            fact = f"unknown score {name!r}"
             raise PruningError(
                 f"score {text}", fact, f"use {', '.join(known)}, or several of them joined by _x_"
             )
@@ -161,7 +159,7 @@ def named_scorer(text: str, more: Mapping[str, Scorer] = MappingProxyType({})) -
 
 
 def chain_scores(graph: ChannelGraph, scores: LayerScores) -> NDArray[np.float32]:
-    """(chains,) score of each serial chain: the smallest of its layers', NaN where none has one."""
+    """(chains,) score of each serial chain: the lowest of its layers', NaN without any."""
     lowest = np.full(len(graph.chain_units), np.inf, dtype=np.float32)
     scored = np.zeros(len(graph.chain_units), dtype=np.bool_)
     for name, values in scores.items():
@@ -177,10 +175,10 @@ def silent_chains(graph: ChannelGraph, chains: NDArray[np.float32]) -> NDArray[n
 
 
 def merged_scores(graph: ChannelGraph, chains: NDArray[np.float32], merge: Merge) -> NDArray[np.float32]:
-    """(chains,) the score that each chain of a unit is judged by.
+    """(chains,) the score that decides for each chain of a unit.
 
-    "mean", "max" and "norm" (root of the sum of squares) give all chains of a unit the same one, NaN if one
-    of them has none; under "union" and "leader" every chain speaks for itself. A silent chain stays NaN.
+    "mean", "max" and "norm" (root of the sum of squares) give all chains of a unit the same score, NaN if one
+    of them has none; under "union" and "leader" every chain keeps its own. A silent chain stays NaN.
     """
     if merge in ("union", "leader"):
         return chains
@@ -197,9 +195,9 @@ def merged_scores(graph: ChannelGraph, chains: NDArray[np.float32], merge: Merge
 
 
 def unit_scores(graph: ChannelGraph, scores: LayerScores, merge: Merge = "max") -> UnitScores:
-    """(units,) score of each unit: what its chains' come to, inf where a chain has none.
+    """(units,) score of each unit, merged over its chains; inf if a chain has none.
 
-    Silent chains count only where a unit has no others: inf. "union" and "leader" count as "max".
+    Silent chains count only for a unit without others: inf. "union" and "leader" count as "max".
     """
     own = chain_scores(graph, scores)
     chains, heard = merged_scores(graph, own, merge), ~silent_chains(graph, own)
@@ -214,7 +212,7 @@ def unit_scores(graph: ChannelGraph, scores: LayerScores, merge: Merge = "max") 
 def _norms(
     subject: Subject,
 ) -> dict[str, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm]:
-    """Layer name -> the batch norm behind it that has gammas, its weight."""
+    """Layer name -> the batch norm after it, if it has gammas (`weight`)."""
     modules = dict(subject.model.named_modules(remove_duplicate=False))
     norms = {name: modules.get(layer.norm or "") for name, layer in subject.graph.layers.items()}
     return {
@@ -225,11 +223,11 @@ def _norms(
 
 
 def _relative(subject: Subject, measure: Callable[[Tensor], Tensor]) -> LayerScores:
-    """A measure of each layer's filters (out, weights of one) over its mean in the layer."""
+    """A measure of each layer's filters (out, weights per filter), divided by its mean in the layer."""
     scores = {}
     for name in subject.graph.layers:
         weight = filters(subject.model.get_submodule(name))
-        if not weight.numel():  # a selection of channels, which only the norm behind it can judge
+        if not weight.numel():  # a ChannelSelection, which only the norm after it can score
             continue
         values = measure(weight.detach().float().flatten(1))
         scores[name] = _floats(values / values.mean().clamp(min=torch.finfo(torch.float32).tiny))
@@ -237,18 +235,18 @@ def _relative(subject: Subject, measure: Callable[[Tensor], Tensor]) -> LayerSco
 
 
 def _gates(subject: Subject) -> dict[str, nn.Parameter]:
-    """Layer name -> what a Taylor term is taken of: gamma, or the weights of a layer without norm."""
+    """Layer name -> parameter of the Taylor term: gamma, or the weights of a layer without norm."""
     gates: dict[str, nn.Parameter] = {}
     norms = _norms(subject)
     for name in subject.graph.layers:
         weight = (norms[name] if name in norms else subject.model.get_submodule(name)).weight
-        if isinstance(weight, nn.Parameter):  # a selection of channels has none
+        if isinstance(weight, nn.Parameter):  # a ChannelSelection has none
             gates[name] = weight
     return gates
 
 
 def _taylor_terms(gates: Mapping[str, nn.Parameter], loss: Callable[[], Tensor]) -> dict[str, Tensor]:
-    """Layer name -> (out,) |sum(w * dL/dw)|; the .grad fields stay as they are."""
+    """Layer name -> (out,) |sum(w * dL/dw)|; the .grad fields do not change."""
     unique = list({id(gate): gate for gate in gates.values()}.values())
     asked = [gate.requires_grad for gate in unique]
     try:

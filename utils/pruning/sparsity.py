@@ -1,16 +1,19 @@
-"""Sparse training: what drives batch-norm gammas to zero so that their channels can go.
+"""Sparse training: the penalty that drives batch-norm gammas to zero, so that channels can be removed.
 
-Three sparsifiers act on the same candidates, the gammas that pruning will judge:
+Three sparsifiers act on the same candidates, the gammas that pruning will score:
 
-    l1         s * sign(gamma) joins the gradient (Network Slimming, Liu et al. 2017)
+    l1         s * sign(gamma) is added to the gradient (Network Slimming, Liu et al. 2017)
     proximal   after the step, gamma moves s * step size towards zero and stops there (soft threshold,
-               Parikh and Boyd 2014, section 6.5.2), so that zeros are true zeros
-    polarized  s * (t * sum |gamma| - sum ||gamma| - mean|) joins the gradient: it pushes small gammas to zero
-               and leaves large ones nearly alone (Zhuang et al., NeurIPS 2020)
+               Parikh and Boyd 2014, section 6.5.2), so that zeros are exact
+    polarized  the gradient of s * (t * sum |gamma| - sum ||gamma| - mean|) is added: it pushes small gammas
+               to zero and hardly changes large ones (Zhuang et al., NeurIPS 2020)
+
+The strength of the penalty is a function of the gammas and of the epoch, so that a resumed run equals an
+unbroken one; the only memory is `AutoStrength.last` and `most`.
 
 Invariant: the penalty acts exactly once per optimizer step, after unscaling and clipping (which must not
 weaken it), whatever the accumulation, the precision or the number of processes; a gamma without a gradient
-is frozen and stays as it is.
+is frozen and does not change.
 """
 
 from collections.abc import Callable, Mapping
@@ -49,7 +52,7 @@ def parse_schedules(text: str) -> tuple[ScheduleKind, ...]:
     """
     kinds = tuple(kind for word in text.split("+") for kind in SCHEDULES if kind == word.strip())
     if len(kinds) != len(text.split("+")):
-        raise ValueError(f"{text!r} is no sum of {', '.join(SCHEDULES)}")
+        raise ValueError(f"{text!r} is not a sum of {', '.join(SCHEDULES)}")
     return kinds
 
 
@@ -60,9 +63,9 @@ class SparsitySchedule:
     Attributes:
         kinds: "constant": 1; "global": `decay` for all gammas from `at` on; "local": from `at` on, `decay`
             for the largest gammas, 1 for the share `keep` of the smallest (the published programs' two).
-        at: share of the epochs after which the decays begin.
+        at: share of the epochs after which the decays begin, 0..1.
         decay: factor.
-        keep: share of the gammas that keeps s under "local".
+        keep: share of the gammas that keep s under "local", 0..1.
     """
 
     kinds: tuple[ScheduleKind, ...] = ("constant",)
@@ -75,7 +78,7 @@ class SparsitySchedule:
 
         Args:
             sizes: (n,) |gamma| of all candidates.
-            progress: share of the epochs that is done, 0..1.
+            progress: share of the epochs done, 0..1.
 
         Returns:
             (n,) of `sizes`' type.
@@ -96,21 +99,21 @@ class SparsitySchedule:
 
 @dataclass
 class AutoStrength:
-    """Chooses s from epoch to epoch so that a share of the gammas falls under a threshold in time.
+    """Adapts s every epoch so that a share of the gammas falls below a threshold in time.
 
-    The gamma at the asked share is followed. A learning rate that falls slows it down whatever s is, so that
-    its fall is counted per unit of the learning rate: how far it fell in the last epoch says what the present
-    s does, the learning rate that is left until `by` says what is needed, and s rises by their ratio, gently.
-    It sinks only where the share is reached: the first gammas to fall are those that nothing holds. From `by`
-    on it does not rise above what it was: pressing harder late costs accuracy that no epoch is left to win
-    back.
+    The gamma at the target share is tracked. A falling learning rate slows it down whatever s is, so its fall
+    is measured per unit of the learning rate: the fall in the last epoch shows the effect of the present s,
+    the learning rate left until `by` shows what is needed, and s rises by their ratio, in bounded steps. It
+    falls only once the target is reached, as the first gammas to fall are the easy ones. From `by` on it does
+    not rise above its maximum so far: a stronger penalty late costs accuracy that no epochs are left to
+    regain.
 
     Attributes:
-        target: share of the gammas to bring under the threshold.
-        epochs: of the run.
-        by: share of the epochs in which to do it.
-        spent: share of the run's learning rate that is spent when a share of its epochs is done.
-        last: size of the followed gamma at the last call, None at the first.
+        target: share of the gammas to bring below the threshold, 0..1.
+        epochs: number of epochs of the run.
+        by: share of the epochs in which to do it, 0..1.
+        spent: share of the epochs done -> share of the run's learning rate spent.
+        last: size of the tracked gamma at the last call, None at the first.
         most: the largest s before `by`.
     """
 
@@ -145,12 +148,12 @@ class GammaPenalty:
     """A sparsity penalty on batch-norm gammas.
 
     Attributes:
-        norms: name -> batch norm, the candidates of the strategy that will prune.
-        s: weight of the penalty, before the schedule's factors; `auto` changes it.
-        channels: name -> (channels,) which gammas count; all where a name is missing.
-        sparsifier: how the gammas are driven down, see above.
+        norms: layer name -> batch norm, the candidates of the policy that will prune.
+        s: weight of the penalty, before the factors of the schedule; `auto` changes it.
+        channels: layer name -> (channels,) candidates among its gammas; all if a name is missing.
+        sparsifier: how the gammas are driven to zero, see above.
         schedule: factors on s over the epochs and over the gammas.
-        auto: what chooses s from epoch to epoch; None to leave it alone.
+        auto: adapts s every epoch; None for a fixed s.
     """
 
     norms: Mapping[str, nn.BatchNorm2d]
@@ -162,10 +165,10 @@ class GammaPenalty:
     _weights: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def start_epoch(self, progress: float) -> None:
-        """Set s and each gamma's share of it for the epoch that begins.
+        """Set s and the weight of each gamma for the epoch that begins.
 
         Args:
-            progress: share of all epochs that is done, 0..1.
+            progress: share of the epochs done, 0..1.
         """
         sizes = self.gammas()
         if self.auto is not None:
@@ -179,7 +182,7 @@ class GammaPenalty:
             self._weights[name] = weights
 
     def add_to_gradients(self) -> None:
-        """Add the penalty's gradient to that of every candidate (subgradient 0 at 0).
+        """Add the gradient of the penalty to that of every candidate (subgradient 0 at 0).
 
         Call it exactly once per optimizer step, when gradients are complete and unscaled.
         """
@@ -193,9 +196,9 @@ class GammaPenalty:
                 gamma.grad.add_(direction * self._weight(name, gamma))
 
     def shrink(self, step_sizes: StepSizes) -> None:
-        """Move the candidates towards zero by their share of s, none across it; for "proximal" alone.
+        """Move the candidates towards zero, but not across it; only under "proximal".
 
-        Call it once after each optimizer step that was taken, while the gradients are still there.
+        Call it once after each optimizer step that was taken, before the gradients are cleared.
         """
         if self.sparsifier != "proximal":
             return
@@ -208,10 +211,10 @@ class GammaPenalty:
 
     @torch.no_grad()
     def copy_zeros(self, others: Mapping[str, Tensor]) -> None:
-        """Make zeros of "proximal" zeros of an average, too, which alone would only come near them.
+        """Copy the exact zeros of "proximal" to a weight average, which would only approach them.
 
         Args:
-            others: name -> (channels,) gammas of the average; changed in place.
+            others: layer name -> (channels,) gammas of the average; changed in place.
         """
         if self.sparsifier == "proximal":
             for name, norm in self.norms.items():
@@ -221,7 +224,7 @@ class GammaPenalty:
         """(candidate channels,) |gamma| of all candidates, on the CPU.
 
         Args:
-            parameters: name -> gammas to look at instead of the norms' own, such as those of an average.
+            parameters: layer name -> gammas to use instead of the norms' own, such as those of an average.
         """
         values = [torch.empty(0)]
         for name, norm in self.norms.items():
@@ -230,7 +233,7 @@ class GammaPenalty:
         return torch.cat(values)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the rest of this epoch and the next one's s depend on besides the gammas."""
+        """The state, besides the gammas, of this epoch's weights and the next s."""
         weights = {name: weight.detach().cpu() for name, weight in self._weights.items()}
         memory = {"last": self.auto.last, "most": self.auto.most} if self.auto else {}
         return {"s": self.s, "weights": weights, **memory}

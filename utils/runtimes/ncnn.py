@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from ..errors import ToolkitError
-from .runtime import Images, Outputs, Session, Sizes, package, read_texts, texts_path
+from ..extras import package
+from .runtime import Images, Outputs, Session, Sizes, read_texts, texts_path
 from .texts import darknet_of
 
 
@@ -24,11 +25,11 @@ class Ncnn:
     @property
     def version(self) -> str:
         """Of the package."""
-        return str(package(self.name, "ncnn").__version__)
+        return str(package("runtime ncnn", "ncnn").__version__)
 
     def load(self, path: Path) -> Session:
         """A .ncnn.param file with its .ncnn.bin beside it, ready to run."""
-        ncnn = package(self.name, "ncnn")
+        ncnn = package("runtime ncnn", "ncnn")
         binary = path.with_suffix(".bin")
         for file in (path, binary):
             if not file.is_file():

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from .runtime import Images, Outputs, Session, Sizes, known_texts, package, unloadable, unusable
+from ..extras import package
+from .runtime import Images, Outputs, Session, Sizes, known_texts, unloadable, unusable
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,11 @@ class OnnxRuntime:
     @property
     def version(self) -> str:
         """Of the package."""
-        return str(package(self.name, "onnxruntime").__version__)
+        return str(package("runtime onnxruntime", "onnxruntime").__version__)
 
     def load(self, path: Path) -> Session:
         """An ONNX file, ready to run."""
-        onnxruntime = package(self.name, "onnxruntime")
+        onnxruntime = package("runtime onnxruntime", "onnxruntime")
         try:
             session = inference_session(onnxruntime, path)
         except Exception as error:  # its own types have no other public base

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from ..errors import ToolkitError
-from .runtime import Images, Outputs, Session, Sizes, known_texts, package, unloadable, unusable
+from ..extras import package
+from .runtime import Images, Outputs, Session, Sizes, known_texts, unloadable, unusable
 
 PRECISIONS = ("f32", "bf16", "f16", "dynamic")
 
@@ -35,11 +36,11 @@ class OpenVino:
     @property
     def version(self) -> str:
         """Of the package."""
-        return str(package(self.name, "openvino").__version__).split("-")[0]
+        return str(package("runtime openvino", "openvino").__version__).split("-")[0]
 
     def load(self, path: Path) -> Session:
         """An ONNX file or an OpenVINO IR (.xml, with its .bin beside it), ready to run."""
-        openvino = package(self.name, "openvino")
+        openvino = package("runtime openvino", "openvino")
         options = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": self.precision,

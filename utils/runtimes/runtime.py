@@ -7,12 +7,11 @@ number of threads is torch's own (`torch.set_num_threads`), so that figures of s
 import json
 import re
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..errors import ToolkitError
@@ -79,6 +78,11 @@ class Runtime(Protocol):
 def warm_up(session: Session, shape: tuple[int, ...]) -> Outputs:
     """Run on black images of `shape`, which takes what only the first run takes; its outputs."""
     return session.infer(np.zeros(shape, np.float32))
+
+
+def random_images(shape: tuple[int, ...], seed: int = 0) -> Images:
+    """Noise (B, C, H, W) in 0..1, always the same: zeros and denormals would run at another speed."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)).numpy()
 
 
 def texts_path(path: Path) -> Path:
@@ -148,23 +152,3 @@ def gist(error: Exception, path: Path) -> str:
     telling = [line for line in lines if not _PLACE_IN_SOURCE.match(line)]  # OpenVINO begins with these
     line = (telling or lines or [type(error).__name__])[0].rstrip(".;:")
     return line if len(line) <= _SHORT else f"{line[:_SHORT]}..."
-
-
-def package(runtime: str, name: str, requirement: str = "") -> ModuleType:
-    """A package that only one runtime needs.
-
-    Args:
-        runtime: that needs it.
-        name: to import.
-        requirement: what pip calls it; empty: the same.
-
-    Raises:
-        ToolkitError: it is not installed.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        fact = f"the package {name} is missing"
-        raise ToolkitError(
-            f"runtime {runtime}", fact, f"python -m pip install {requirement or name}"
-        ) from error

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ToolkitError
-from .runtime import Images, Outputs, Session, Sizes, package, read_beside, read_texts, texts_path
+from ..errors import MissingPackageError, ToolkitError
+from ..extras import package
+from .runtime import Images, Outputs, Session, Sizes, read_beside, read_texts, texts_path
 
 PRECISIONS = ("f32", "f16")
 PACKAGES = ("tensorrt", "tensorrt_rtx")  # have one interface; each reads only its own engines
-REQUIREMENTS = {"tensorrt_rtx": "tensorrt-rtx-cu13"}  # what pip calls it: TensorRT-RTX for CUDA 13
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def _package(names: Sequence[str]) -> Any:
     missing = []
     for name in names:
         try:
-            trt = package("tensorrt", name, REQUIREMENTS.get(name, ""))
-        except ToolkitError as error:
+            trt = package("runtime tensorrt", name)
+        except MissingPackageError as error:
             missing.append(error)
             continue
         if torch.cuda.is_available():

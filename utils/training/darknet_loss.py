@@ -1,42 +1,117 @@
-"""Darknet's own loss of [yolo] sections (process_batch, yolo_layer.c): its networks' confidences, too.
+"""Darknet's own loss of [yolo] sections (process_batch, yolo_layer.c), and the cfg keys that it reads.
 
-Darknet has no loss but a *delta* for each number of a head, which it adds to the gradient of the map before
-the section, past the derivative of the logistic: for x, y, objectness and classes that is cross-entropy's
-gradient. Here the deltas are computed without autograd and handed to it as the gradient.
+Darknet computes no loss but a *delta* for each number of a head, which it adds to the gradient of the map
+before the section, without the derivative of the logistic: for x, y, objectness and classes that is the
+gradient of cross-entropy. Here the deltas are computed without autograd and handed to it as the gradient.
 
     objectness  obj_normalizer * (target - p); target 0; 1 at positives; none where the box overlaps a truth
                 by more than ignore_thresh and some class is above .25, or that overlap (objectness_smooth)
     classes     target - p at positives, one-hot, several-hot where truths share a cell
     box         "mse": iou_normalizer * (2 - w h) * (t - value); else iou_normalizer * the derivative of the
-                overlap by the box as a fraction of the image, times e^w for w (not with new_coords, which
-                leaves its factor out), capped by max_delta; as in
-                dx_box_iou, w and h count for both of their sides. The derivative is the overlap's exact one;
-                dx_box_iou leaves the factor 1 / (w^2 + h^2) out of CIoU's aspect term
+                overlap by the box as a fraction of the image, times e^w for w (new_coords omits this factor),
+                clipped to max_delta; as in dx_box_iou, w and h count for both of their sides. The
+                derivative is exact; dx_box_iou omits the factor 1 / (w^2 + h^2) of CIoU's aspect term
 
 Positives are the best anchor of all the section's anchors, if the head has it, and all its anchors above
-iou_thresh. cls_normalizer acts only together with counters_per_class there, so not here.
+iou_thresh. cls_normalizer has an effect only with counters_per_class, which is unsupported.
 Invariant: d total / d head == -delta / images, exactly.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..detection.boxes import box_overlap, pairwise_iou, xywh_to_xyxy
+from ..darknet.cfg import Options, RawSection
+from ..darknet.heads import Yolo
+from ..darknet.network import Network
+from ..detection.boxes import OVERLAP_KINDS, box_overlap, pairwise_iou, xywh_to_xyxy
 from ..detection.decode import HeadSpec, decode_boxes
-from .head_rules import HeadRules
+from ..errors import UnsupportedSectionError
 from .losses import Losses
 from .targets import input_size, shape_iou
 
-# compare_yolo_class: a class must be so probable for a prediction to be spared as background
+# compare_yolo_class: minimum class probability for a prediction not to count as background
 _LIKELY = 0.25
 
 
+@dataclass(frozen=True)
+class HeadRules:
+    """The training keys of one [yolo] section; names and defaults as in parse_yolo (parser.c).
+
+    Attributes:
+        anchors: (width, height) of all anchors of the section in pixels of the network input.
+        mask: which of them the head predicts.
+        ignore_thresh: IoU with a truth above which a prediction does not count as background.
+        iou_thresh: width-height IoU above which an anchor is a positive besides the best one; 1: off.
+        iou_thresh_kind: overlap measure that `iou_thresh` is compared with.
+        iou_loss: "mse", or an overlap of `boxes.OVERLAP_KINDS`.
+        iou_normalizer, obj_normalizer: factors on the box and the objectness part.
+        max_delta: largest absolute gradient of a box value, for the overlaps; infinite: no limit.
+        objectness_smooth: whether the objectness target of a prediction that overlaps a truth is its IoU.
+        label_smooth_eps: share of a class target that is spread over all classes.
+    """
+
+    anchors: tuple[tuple[float, float], ...]
+    mask: tuple[int, ...]
+    ignore_thresh: float = 0.5
+    iou_thresh: float = 1.0
+    iou_thresh_kind: str = "iou"
+    iou_loss: str = "mse"
+    iou_normalizer: float = 0.75
+    obj_normalizer: float = 1.0
+    max_delta: float = float("inf")
+    objectness_smooth: bool = False
+    label_smooth_eps: float = 0.0
+
+
+def head_rules(network: Network) -> tuple[HeadRules, ...]:
+    """The rules of each head, in cfg order.
+
+    Raises:
+        CfgError: a value cannot be read.
+        UnsupportedSectionError: a head is not a [yolo] section, or uses an unsupported key.
+    """
+    return tuple(_rules(network, head) for head in network.heads)
+
+
+def _rules(network: Network, index: int) -> HeadRules:
+    section = network[index]
+    if not isinstance(section, Yolo):
+        fact = "its Darknet loss is unsupported"
+        raise UnsupportedSectionError(network.place(index), fact, "train with --loss modern")
+    raw = RawSection(section.kind, section.options, section.line)
+    options = Options(raw, index, network.source)
+    for key, plain in (("truth_thresh", 1.0), ("focal_loss", 0.0)):
+        if options.number(key, plain) != plain:
+            fact = f"{key}={options.number(key, plain)} is unsupported by --loss darknet"
+            raise UnsupportedSectionError(
+                network.place(index), fact, f"write {plain:g} or train with --loss modern"
+            )
+    if "counters_per_class" in section.options:
+        fact = "counters_per_class is unsupported by --loss darknet"
+        remedy = "remove it (--balanced draws rare classes more often) or train with --loss modern"
+        raise UnsupportedSectionError(network.place(index), fact, remedy)
+    return HeadRules(
+        anchors=section.anchors,
+        mask=section.mask,
+        ignore_thresh=section.ignore_thresh,
+        iou_thresh=options.number("iou_thresh", 1.0),
+        iou_thresh_kind=options.choice("iou_thresh_kind", "iou", OVERLAP_KINDS),
+        iou_loss=options.choice("iou_loss", "mse", ("mse", *OVERLAP_KINDS)),
+        iou_normalizer=options.number("iou_normalizer", 0.75),
+        obj_normalizer=options.number("obj_normalizer", 1.0),
+        max_delta=options.number("max_delta", float("inf")),
+        objectness_smooth=options.flag("objectness_smooth"),
+        label_smooth_eps=options.number("label_smooth_eps", 0.0),
+    )
+
+
 class _Pairs(NamedTuple):
-    """n positives: place in a head map, number in the section's anchors, truth."""
+    """n positives: indices in a head map, in the section's anchors, and in the truths."""
 
     cells: tuple[Tensor, Tensor, Tensor, Tensor]
     anchors: Tensor
@@ -46,7 +121,7 @@ class _Pairs(NamedTuple):
 def darknet_loss(
     heads: Sequence[Tensor], targets: Tensor, specs: Sequence[HeadSpec], rules: Sequence[HeadRules]
 ) -> Losses:
-    """The loss of one batch, per image.
+    """Loss of one batch, per image.
 
     Args:
         heads: raw maps (B, A, h, w, width), any floating dtype; computed in float32 or better.
@@ -55,8 +130,8 @@ def darknet_loss(
         rules: one for each head.
 
     Returns:
-        The parts are sums of squared deltas per image, as Darknet prints them; their sum is `total`, whose
-        gradient is the one above.
+        The parts are sums of squared deltas per image, as Darknet prints them. `total` is their sum, with the
+        gradient described above.
     """
     surrogates, parts = [], []
     for head, spec, rule in zip(heads, specs, rules, strict=True):
@@ -126,7 +201,7 @@ def _background(boxes: Tensor, values: Tensor, targets: Tensor, rules: HeadRules
 
 
 def _positives(targets: Tensor, rules: HeadRules, grid: tuple[int, int], size: Tensor) -> _Pairs:
-    """Which cell and anchor of the head answers for which truth."""
+    """Assign the truths to cells and anchors of the head."""
     anchors = targets.new_tensor(rules.anchors)
     sides = targets[:, 4:6] * size.to(targets)
     best = shape_iou(sides, anchors).argmax(dim=1)
@@ -147,7 +222,7 @@ def _positives(targets: Tensor, rules: HeadRules, grid: tuple[int, int], size: T
 def _squared_deltas(
     values: Tensor, truths: Tensor, pairs: _Pairs, spec: HeadSpec, rules: HeadRules, size: Tensor
 ) -> Tensor:
-    """(n, 4) of iou_loss=mse: differences in the head's own units, more for small truths."""
+    """(n, 4) deltas of iou_loss=mse: differences in the head's units, weighted towards small truths."""
     grid = size / size.new_tensor(spec.pixels)
     cells = torch.stack((pairs.cells[3], pairs.cells[2]), dim=1)
     centre = truths[:, 2:4] * grid - cells
@@ -162,14 +237,14 @@ def _squared_deltas(
 def _overlap_deltas(
     head: Tensor, boxes: Tensor, truths: Tensor, pairs: _Pairs, spec: HeadSpec, rules: HeadRules
 ) -> Tensor:
-    """(n, 4) of the overlaps: their derivative by the box in fractions, carried over to w and h."""
+    """(n, 4) deltas of the overlap losses: derivative by the box in fractions, by the chain rule for w, h."""
     with torch.enable_grad():
         predicted = boxes[pairs.cells].clone().requires_grad_()
         true = xywh_to_xyxy(truths[:, 2:6].to(boxes.dtype))
         overlap = box_overlap(xywh_to_xyxy(predicted), true, rules.iou_loss)
         (slope,) = torch.autograd.grad(overlap.sum(), predicted)
     logits = head[..., 2:4][pairs.cells]
-    stretch = torch.ones_like(logits) if spec.new_coords else logits.exp()  # as delta_yolo_box has it
+    stretch = torch.ones_like(logits) if spec.new_coords else logits.exp()  # as in delta_yolo_box
     slope = torch.cat((slope[:, :2], 2 * slope[:, 2:] * stretch), dim=1) * rules.iou_normalizer
     slope = torch.where(slope.isfinite(), slope, 0.0)
     return slope.clamp(-rules.max_delta, rules.max_delta) if math.isfinite(rules.max_delta) else slope

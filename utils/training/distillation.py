@@ -1,15 +1,14 @@
-"""A larger network's opinion as a second teacher beside the labels. Both networks must have the same heads.
+"""Knowledge distillation from a larger network with the same heads, in addition to the labels.
 
     classic1  the published "Distillation 1": softened KL divergence over all raw outputs
     classic2  the published "Distillation 2": the same over objectness and classes, boxes only where the
-              student is worse than the teacher, so that it may become better than it
-    sigmoid   each output for what it is: binary KL divergence on objectness and, weighed by the teacher's
-              objectness, on classes; boxes towards the teacher's where that one is nearer to the truth
-              (the bounded regression of Chen et al., NeurIPS 2017, with an overlap for a distance)
-    feature   the maps before the heads, see `features`
+              student is worse than the teacher, so that it can become better than it
+    sigmoid   binary KL divergence on objectness and, weighted by the teacher's objectness, on classes; boxes
+              towards the teacher's where that one is nearer to the truth (the bounded regression of Chen et
+              al., NeurIPS 2017, with an overlap as distance)
+    feature   the feature maps before the heads, see `features`
 
-Invariant: a student equal to its teacher gets neither loss nor gradient, but for the box part of classic2,
-which has a floor of 0 only.
+Invariant: for a student equal to its teacher, loss and gradient are 0, except for the box part of classic2.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,18 +28,18 @@ from .targets import HeadTargets, assign_targets
 
 DistillationKind = Literal["classic1", "classic2", "sigmoid", "feature"]
 KINDS: tuple[DistillationKind, ...] = get_args(DistillationKind)
-# of the published programs
+# values of the published programs
 TEMPERATURE = 3.0
 RAW_WEIGHT = 0.001
 CLASS_WEIGHT = 0.0001
 BOX_WEIGHT = 0.001
-# of "sigmoid": those of the loss's own parts, since they are per object like them
+# "sigmoid": as the parts of the loss, since they are per object as well
 SIGMOID_BOX_WEIGHT = 1.0
 SIGMOID_WEIGHT = 1.0
 
 
 class Distillation(NamedTuple):
-    """The extra loss (scalar), and of how many positives the student is farther from the truth."""
+    """Distillation loss (scalar), and the number of positives where the student is worse than the teacher."""
 
     loss: Tensor
     farther: Tensor
@@ -48,7 +47,7 @@ class Distillation(NamedTuple):
 
 
 class Teacher:
-    """A frozen network in evaluation mode: calling it gives raw heads without gradients."""
+    """A frozen network in evaluation mode; calling it returns raw heads without gradients."""
 
     def __init__(self, model: nn.Module, specs: Sequence[HeadSpec]) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -65,7 +64,7 @@ class Teacher:
         if own != wanted:
             raise ToolkitError(
                 "teacher",
-                f"its heads {own} are not the student's {wanted}",
+                f"its heads {own} differ from the student's {wanted}",
                 "use the network that the student was pruned from",
             )
 
@@ -76,7 +75,7 @@ def _compared(spec: HeadSpec) -> dict[str, object]:
 
 
 def parse_kinds(text: str) -> tuple[DistillationKind, ...]:
-    """The kinds named in a sum.
+    """Read a sum of kinds.
 
     >>> parse_kinds("sigmoid+feature")
     ('sigmoid', 'feature')
@@ -87,7 +86,7 @@ def parse_kinds(text: str) -> tuple[DistillationKind, ...]:
     words = [word.strip() for word in text.split("+")]
     kinds = tuple(kind for word in words for kind in KINDS if kind == word)
     if len(kinds) != len(words):
-        raise ValueError(f"{text!r} is no sum of {', '.join(KINDS)}")
+        raise ValueError(f"{text!r} is not a sum of {', '.join(KINDS)}")
     return kinds
 
 
@@ -100,7 +99,7 @@ def distillation_loss(
     kinds: Sequence[DistillationKind] = ("classic2",),
     processes: Processes | None = None,
 ) -> Distillation:
-    """The sum of the kinds' losses on the heads ("feature" has none there).
+    """Sum of the losses of the kinds on the heads ("feature" adds nothing here).
 
     Args:
         student, teacher: raw heads (B, A, h, w, width) of the same images.
@@ -126,7 +125,7 @@ def distillation_loss(
 
 
 class _Pair(NamedTuple):
-    """One head of the student and of the teacher, and its positives."""
+    """A head of the student, the same of the teacher, and its positives."""
 
     student: Tensor
     teacher: Tensor
@@ -149,7 +148,7 @@ class _Pair(NamedTuple):
         )
 
     def worse(self) -> Tensor:
-        """(n,) whether the student is farther from the truth than the teacher."""
+        """(n,) whether the student is farther from the truth than the teacher is."""
         mine, other = self.distances()
         return mine > other
 
@@ -163,8 +162,8 @@ def _classic1(pairs: Sequence[_Pair], _: Processes) -> Tensor:
 def _classic2(pairs: Sequence[_Pair], processes: Processes) -> Tensor:
     """Divergence over objectness and classes per image, squared distances of the boxes that are worse.
 
-    The distances are summed over the batch, as published, that of all processes: so a batch that is split to
-    accumulate gradients learns less of them.
+    The distances are summed over the batch of all processes, as published; therefore they weigh less in a
+    batch that is split to accumulate gradients.
     """
     parts, box_weight = [], BOX_WEIGHT * processes.count
     for pair in pairs:
@@ -209,7 +208,7 @@ def _bounded_boxes(pair: _Pair) -> Tensor:
 
 
 def _class_divergence(student: Tensor, teacher: Tensor, spec: HeadSpec) -> Tensor:
-    """KL(teacher || student) of the class logits (..., classes) as their head reads them -> (...)."""
+    """KL(teacher || student) of class logits (..., classes), by the head's activation -> (...)."""
     if spec.kind != "region":
         return _binary_divergence(student, teacher).sum(dim=-1)
     mine, other = functional.log_softmax(student, dim=-1), functional.log_softmax(teacher, dim=-1)
@@ -217,11 +216,11 @@ def _class_divergence(student: Tensor, teacher: Tensor, spec: HeadSpec) -> Tenso
 
 
 def _binary_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(teacher || student) of coins given as logits: log p = l - softplus(l), log(1 - p) = -softplus(l)."""
+    """KL(teacher || student) of Bernoulli variables, by logits l: log p = l - softplus(l)."""
     apart = functional.softplus(student) - functional.softplus(teacher)
     return teacher.sigmoid() * (teacher - student) + apart
 
 
 def _softened(student: Tensor, teacher: Tensor) -> Tensor:
-    """Sum over the cells of outputs (B, A, h, w, n) of their divergence at TEMPERATURE."""
+    """Divergence of outputs (B, A, h, w, n) at TEMPERATURE, summed over the cells."""
     return soft_divergence(student.flatten(0, 3), teacher.flatten(0, 3), TEMPERATURE)

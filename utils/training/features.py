@@ -1,6 +1,6 @@
 """Distillation on feature maps, without adapters: a pruned student's channels are a subset of its teacher's.
 
-Invariant: the loss is 0 exactly where each of the student's maps equals the kept channels of the teacher's.
+Invariant: the loss is 0 exactly if each of the student's maps equals the kept channels of the teacher's.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,19 +18,19 @@ from ..darknet.sections import Convolutional
 from ..errors import ToolkitError
 from ..pruning.channels import decode_mask
 
-# A sum over the parts of the loss is about 1 early in a training; so is this, per channel and deviation.
+# The total loss is about 1 early in a training; so is this one.
 FEATURE_WEIGHT = 0.5
-# of a channel, as a share of its layer's mean: one that hardly varies must not outweigh all others
+# minimum of a channel, as a fraction of its layer's mean: a nearly constant one must not dominate
 LEAST_DEVIATION = 0.05
 
 
 @dataclass(frozen=True)
 class ChannelPair:
-    """Two modules whose maps are compared.
+    """Two modules whose feature maps are compared.
 
     Attributes:
         student, teacher: names of the modules in their networks.
-        kept: (teacher's channels,) which of them the student still has, in order.
+        kept: (teacher's channels,) bool, those that the student still has, in order.
     """
 
     student: str
@@ -39,7 +39,7 @@ class ChannelPair:
 
 
 class FeatureMatch:
-    """Watches the paired modules of two networks while they run."""
+    """Captures and compares the feature maps of paired modules of two networks."""
 
     def __init__(self, student: nn.Module, teacher: nn.Module, pairs: Sequence[ChannelPair]) -> None:
         self._networks = student, teacher
@@ -48,7 +48,7 @@ class FeatureMatch:
 
     @contextmanager
     def capturing(self) -> Iterator[None]:
-        """Keep the maps of all forward passes inside; the hooks are gone afterwards."""
+        """Capture the maps of all forward passes inside; the hooks are removed afterwards."""
         hooks = []
         for side, network in enumerate(self._networks):
             for number, pair in enumerate(self._pairs):
@@ -63,8 +63,8 @@ class FeatureMatch:
     def loss(self) -> Tensor:
         """Mean over the pairs of the mean squared difference in standard deviations of each channel.
 
-        Uses up the maps that were captured. A channel's deviation is the teacher's, over the batch and all
-        cells, so that layers and channels count alike.
+        Discards the captured maps. The deviation is that of the teacher's channel over the batch and all
+        cells, so that layers and channels have equal weight.
         """
         parts = []
         for number, pair in enumerate(self._pairs):
@@ -97,23 +97,23 @@ def neck_layers(network: Network) -> tuple[int, ...]:
 def pairs_from_report(
     report: Mapping[str, Any], student: Network, teacher: Network, source: str
 ) -> tuple[ChannelPair, ...]:
-    """The necks' channels, from the JSON that a pruning run wrote beside the student's weights.
+    """Pairs of neck layers, from the JSON that a pruning run wrote beside the student's weights.
 
     Args:
         report: the JSON.
-        student, teacher: what was pruned, and from what.
+        student, teacher: the pruned network, and the one that it was pruned from.
         source: name of the report, for messages.
 
     Raises:
-        ToolkitError: the report does not tell of these two networks.
+        ToolkitError: the report is invalid, or of other networks.
     """
     try:
         changes = [
             (entry["index"], entry["removed"], decode_mask(entry["kept"])) for entry in report["sections"]
         ]
     except (KeyError, TypeError, ValueError):
-        fact = "is no report of a pruning run"
-        raise ToolkitError(source, fact, "give the .json that stands beside the pruned weights") from None
+        fact = "not the report of a pruning run"
+        raise ToolkitError(source, fact, "give the .json beside the pruned weights") from None
     left = [(index, mask) for index, removed, mask in changes if not removed]
     own = [i for i, section in enumerate(student.sections) if isinstance(section, Convolutional)]
     fits = len(own) == len(left) and all(
@@ -123,13 +123,13 @@ def pairs_from_report(
         for mine, (index, mask) in zip(own, left, strict=True)
     )
     if not fits:
-        fact = "does not tell how the student came from the teacher"
+        fact = "does not describe how this student was pruned from this teacher"
         raise ToolkitError(
             source,
             fact,
             (
-                "give as teacher the network that was pruned, as student its result; after several "
-                "prunings, the network before the last one"
+                "give as teacher the network before pruning and as student its result; after several "
+                "pruning runs, the network before the last one"
             ),
         )
     origin = dict(zip(own, left, strict=True))
@@ -140,7 +140,7 @@ def pairs_from_report(
 
 
 def _last_convolution(network: Network, index: int) -> int:
-    """The convolution that made tensor `index`, back through sections that have one main source; -1: none."""
+    """The convolution that produced tensor `index`, back through sections with one main source; -1: none."""
     while index >= 0 and not isinstance(network[index], Convolutional):
         index = network.sources(index)[0]
     return index

@@ -1,7 +1,7 @@
-"""Parameters that do not learn, for ever or up to some step.
+"""Frozen parameters: for the whole training, or up to some step.
 
-Invariant: a frozen parameter is bitwise the same after an optimizer step: without a gradient the optimizer
-passes it over, weight decay, momentum and sparsity penalty included.
+Invariant: a frozen parameter is bitwise unchanged by an optimizer step: without a gradient the optimizer
+skips it, including weight decay, momentum and sparsity penalty.
 """
 
 import logging
@@ -17,20 +17,20 @@ logger = logging.getLogger(__name__)
 
 
 class Freezing:
-    """The parameters of a network that wait: those that wait for ever lose `requires_grad` at once."""
+    """The frozen parameters of a network; those that never learn lose `requires_grad` at once."""
 
     def __init__(self, model: Darknet, first: int = 0) -> None:
         """Read the network's cfg, see `darknet.freezing`.
 
         Args:
             model: the network.
-            first: so many sections at its start never learn, as if `stopbackward=1` stood behind them.
+            first: number of sections at its start to freeze, as if `stopbackward=1` followed them.
 
         Raises:
-            ToolkitError: nothing is left to learn.
+            ToolkitError: all parameters are frozen.
         """
         self._waiting: list[tuple[int, nn.Parameter]] = []
-        # Darknet lets statistics of sections behind stopbackward go on, so only --freeze holds them
+        # Darknet updates the statistics of sections behind stopbackward; only --freeze stops that
         self._still = [
             module
             for layer in model.layers[:first]
@@ -46,20 +46,20 @@ class Freezing:
                 if start == NEVER:
                     parameter.requires_grad_(False)
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            fact = "--freeze, stopbackward or the like leaves no section that learns"
-            raise ToolkitError(model.network.source, fact, "leave the option out for training")
+            fact = "all sections are frozen by --freeze, stopbackward or the like"
+            raise ToolkitError(model.network.source, fact, "leave the option out")
         for start, count in sorted(Counter(starts).items()):
             if start:
-                until = "never learn" if start == NEVER else f"learn from step {start} on"
-                logger.info("%s: %d of its %d sections %s", model.network.source, count, len(starts), until)
+                until = "frozen" if start == NEVER else f"frozen up to step {start}"
+                logger.info("%s: %d of %d sections are %s", model.network.source, count, len(starts), until)
 
     def hold(self) -> None:
-        """Keep the statistics of the first sections' batch norms; call it after each `model.train()`."""
+        """Freeze the batch-norm statistics of the first sections; call it after each `model.train()`."""
         for norm in self._still:
             norm.eval()
 
     def drop_gradients(self, step: int) -> None:
-        """Forget the gradients of all parameters that do not learn yet at `step`, counted from 0."""
+        """Remove the gradients of all parameters that are frozen at `step`, counted from 0."""
         for start, parameter in self._waiting:
             if step < start:
                 parameter.grad = None

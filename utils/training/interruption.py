@@ -1,7 +1,7 @@
-"""Ctrl-C and a request to end: the step that runs is finished and saved first.
+"""SIGINT and SIGTERM during a training: the current step is finished and a checkpoint saved first.
 
-Invariant: a second signal, REPEATED seconds after the first, ends the program at once, as if nobody
-listened; until then it is the same request, told to the group and by the parent.
+Invariant: a second signal more than REPEATED seconds after the first one ends the program at once; until then
+it counts as the same request, which a process group and its parent may both send.
 """
 
 import signal
@@ -17,16 +17,16 @@ REPEATED = 1.0
 
 
 class InterruptedTrainingError(ToolkitError):
-    """The training was asked to end and has saved its state; the exit code is 128 + the signal."""
+    """The training was interrupted and has saved its state; the exit code is 128 + the signal."""
 
     def __init__(self, place: str, remedy: str, number: int) -> None:
-        super().__init__("", f"interrupted {place}", remedy)
+        super().__init__("training", f"interrupted {place}", remedy)
         self.args = (place, remedy, number)
         self.exit_code = 128 + number
 
 
 class Interruption:
-    """Whether a signal has come: 0 or its number."""
+    """The signal that was received: 0 or its number."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -35,7 +35,7 @@ class Interruption:
 
 @contextmanager
 def listening() -> Iterator[Interruption]:
-    """Note the first of SIGNALS inside the block; outside, they mean what they did before."""
+    """Record the first of SIGNALS inside the block; afterwards the former handlers are restored."""
     interruption = Interruption()
 
     def note(number: int, _: FrameType | None) -> None:

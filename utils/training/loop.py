@@ -1,15 +1,17 @@
 """The training loop: epochs, validation, checkpoints.
 
-`last.pt` holds all that a resumed run needs, `previous.pt` the one before it, `best.pt` the network of the
-best epoch; all hold the average that was validated beside the raw weights. Invariant: a run that is killed
-at any moment and resumed ends bitwise as one that was not: an epoch's randomness depends on the seed and the
-epoch alone, and a checkpoint inside an epoch holds what the rest of the epoch depends on.
+`last.pt` holds all that a resumed run needs, `previous.pt` is the checkpoint before it, `best.pt` the network
+of the best epoch; all hold the averaged weights that were validated beside the raw ones. Invariant: a run
+that is killed at any moment and resumed ends bitwise as an uninterrupted one: the random numbers of an epoch
+depend on the seed and the epoch alone, and a checkpoint within an epoch holds what the rest of it depends on.
 """
 
+import ctypes
 import logging
 import math
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,29 +20,32 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..darknet.checkpoint import Checkpoint, save_checkpoint
 from ..darknet.model import Darknet
 from ..data.loader import Loader
+from ..detection.decode import HeadSpec, decode_heads
+from ..detection.evaluator import Evaluation, evaluate
 from ..errors import ToolkitError
 from ..pruning.sparsity import GammaPenalty
 from .freezing import Freezing
 from .history import FILES as HISTORY_FILES
 from .history import EpochRecord, History, gamma_statistics
 from .interruption import InterruptedTrainingError, Interruption, listening
-from .memory import keep_freed_memory
 from .objective import Objective
 from .options import TrainingOptions
 from .processes import Processes
 from .trainer import NotFiniteError, Trainer
-from .validation import validate
 
 logger = logging.getLogger(__name__)
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 OUTPUTS = (LAST, PREVIOUS, BEST, *HISTORY_FILES)
-# how often a run returns to its last good state, and what becomes of the learning rate then
+# keys of mallopt(3), and their values
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_LARGEST, _PAD = 2**31 - 1, 64 << 20
+# how often a run returns to its last good state, and the factor on the learning rate then
 MOST_RETURNS, SLOWER = 5, 0.5
 
 
@@ -56,7 +61,7 @@ class Observer(Protocol):
     """Progress callbacks; the commands draw bars and lines with them."""
 
     def epoch_started(self, epoch: int, done: int) -> None:
-        """Epoch `epoch` (from 1) begins, or goes on behind its first `done` batches."""
+        """Epoch `epoch` (from 1) begins, or is resumed after its first `done` batches."""
 
     def batch_done(self, number: int, means: Mapping[str, float]) -> None:
         """Batch `number` (from 1) is done; the parts of the loss, averaged over the epoch so far."""
@@ -74,15 +79,16 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Extras:
-    """What a run may have besides a network and images.
+    """Optional parts of a run.
 
     Attributes:
-        penalty: added once a step; its candidates' gammas go into the history.
-        objective: what is minimised; the modern loss of the options if None.
-        free_share: from the evaluated network to the share of channels that could go; for the history.
-        processes: where several train together.
-        context: plain values to keep in last.pt for whoever resumes.
-        save_seconds: a checkpoint is also written inside an epoch when the last one is older.
+        penalty: sparsity penalty, added once per step; its candidates' gammas are recorded in the history.
+        objective: the loss; None for the modern loss of the options.
+        free_share: from the evaluated network to the share of its channels that can be removed without
+            changing the outputs; for the history.
+        processes: that train together.
+        context: plain values to keep in last.pt for resuming.
+        save_seconds: a checkpoint is also written within an epoch when the last one is older.
     """
 
     penalty: GammaPenalty | None = None
@@ -103,20 +109,20 @@ def train(
     extras: Extras | None = None,
     resume: Checkpoint | None = None,
 ) -> History:
-    """Train `model` and leave OUTPUTS in `output`.
+    """Train `model` and write OUTPUTS to `output`.
 
     Args:
         model: the network, on its device; ends with the raw weights of the last step.
-        loaders: what to train and validate on.
-        options: the run's choices.
+        loaders: training and validation data.
+        options: hyper-parameters.
         output: folder of the results.
         observers: called for every batch and epoch.
-        extras: penalty, teacher and the like.
-        resume: the checkpoint of this run to continue.
+        extras: penalty, loss and the like.
+        resume: checkpoint of the run to continue.
 
     Raises:
         InterruptedTrainingError: SIGINT or SIGTERM came; the state is saved.
-        ToolkitError: a loss is not finite again and again, or the checkpoint is none of such a run.
+        ToolkitError: the loss is repeatedly not finite, or the checkpoint cannot be resumed.
     """
     extras = extras or Extras()
     if next(model.parameters()).device.type == "cpu":
@@ -133,7 +139,7 @@ def train(
 
 
 def seed_epoch(seed: int, epoch: int) -> None:
-    """Seed every generator for one epoch: a resumed run draws what an unbroken one would have drawn."""
+    """Seed every generator for one epoch, so that a resumed run draws the same numbers."""
     mixed = (seed * 1_000_003 + epoch) % 2**32
     random.seed(mixed)
     np.random.seed(mixed)
@@ -157,16 +163,16 @@ class _EpochLoop:
         self._returns = self._position = 0
         self._good: tuple[dict[str, Any], dict[str, Tensor]] | None = None
         self._saved_at = time.monotonic()
-        # whether the file that the next checkpoint replaces is of an earlier state of this run
+        # whether the file that the next checkpoint replaces is an earlier state of this run
         self._rotates = True
 
     def epoch(self, interruption: Interruption) -> None:
-        """Train, validate and save one epoch, or what is left of it."""
+        """Train, validate and save one epoch, or the rest of one."""
         trainer, number = self.trainer, len(self.history.records)
         started, done = time.perf_counter(), trainer.done
         if not done:
             seed_epoch(trainer.options.seed, number)
-            self._good = trainer.snapshot()  # before s is chosen, which a return does again
+            self._good = trainer.snapshot()  # before s is chosen, since a return chooses it again
             if trainer.penalty:
                 trainer.penalty.start_epoch(number / trainer.options.epochs)
         self.loaders.train.set_epoch(number, skip=self._position if done else 0)
@@ -191,7 +197,7 @@ class _EpochLoop:
             raise ToolkitError(
                 "--resume",
                 "this checkpoint holds no training state",
-                "name the last.pt of a run, or start anew with --weights",
+                "name the last.pt of a run, or start a new run with --weights",
             )
         self.trainer.load_state_dict(checkpoint.training["trainer"], checkpoint.state)
         self.history = History.from_list(checkpoint.training["history"])
@@ -200,7 +206,7 @@ class _EpochLoop:
         self._good = (good[0], good[1]) if good else None
         self._rotates = False  # it may be damaged, or the state that is continued here
         if self.processes.is_first and self.history.records and not self.trainer.done:
-            # the run may have been killed, or copied elsewhere, before all was written
+            # the run may have been killed, or copied elsewhere, before all files were written
             self._save(is_best=self.history.best is self.history.records[-1])
             self.history.write(self.output)
 
@@ -222,7 +228,7 @@ class _EpochLoop:
         place = f"after step {self.trainer.step}, in epoch {epoch}"
         return InterruptedTrainingError(
             place,
-            f"saved, so go on with: --resume {self.output / LAST}",
+            f"a checkpoint is saved; continue with --resume {self.output / LAST}",
             interruption.signal or signal.SIGTERM,
         )
 
@@ -234,7 +240,7 @@ class _EpochLoop:
         speed: float,
         interruption: Interruption,
     ) -> None:
-        """Validate, note and save an epoch whose batches are all done."""
+        """Validate, record and save an epoch whose batches are all done."""
         trainer, extras = self.trainer, self.extras
         accuracy = self._accuracy(interruption)
         trainer.end_epoch()
@@ -254,7 +260,7 @@ class _EpochLoop:
         )
         self.history = self.history.extended(record)
         is_best = self.history.best is record
-        if self.processes.is_first:  # the others only count
+        if self.processes.is_first:  # the others only keep the record
             self._save(is_best)
             self.history.write(self.output)
             for observer in self.observers:
@@ -262,7 +268,7 @@ class _EpochLoop:
         self.processes.barrier()
 
     def _accuracy(self, interruption: Interruption) -> float:
-        """Of the evaluated network; a request to end does not wait for it, the epoch's steps are saved."""
+        """Validate the evaluated network; a signal interrupts this, after the epoch's steps are saved."""
         trainer, loaders = self.trainer, self.loaders
         if loaders.valid is None:
             return math.nan
@@ -270,7 +276,7 @@ class _EpochLoop:
         specs, names = trainer.objective.specs, loaders.names
 
         def listen(_: int) -> None:
-            if interruption.signal and self.processes.count == 1:  # several end together, behind the epoch
+            if interruption.signal and self.processes.count == 1:  # several end together, after the epoch
                 self._save(is_best=False)
                 raise self._interrupted(interruption)
 
@@ -279,16 +285,16 @@ class _EpochLoop:
     def _return_to_good(self, error: NotFiniteError) -> None:
         self._returns += 1
         if self._good is None or self._returns > MOST_RETURNS:
-            remedy = "start again with a smaller --learning-rate, or in full precision (--precision fp32)"
-            raise ToolkitError(error.place, f"{error.fact}, {self._returns} times now", remedy) from error
+            remedy = "restart with a smaller --learning-rate, or in full precision (--precision fp32)"
+            raise ToolkitError(error.place, f"{error.fact} ({self._returns} times)", remedy) from error
         slower = self.trainer.rate * SLOWER
         self.trainer.load_state_dict(*self._good)
         self.trainer.rate = slower
         number = len(self.history.records) + 1
-        logger.warning("%s; epoch %d starts again with the learning rate %.3g", error, number, slower)
+        logger.warning("%s; restarting epoch %d with learning rate %.3g", error, number, slower)
 
     def _save(self, is_best: bool) -> None:
-        """best.pt first: a run that is killed in between repeats the epoch and writes both."""
+        """Write the checkpoints; best.pt first, so that a run killed in between repeats the epoch."""
         trainer, records = self.trainer, self.history.records
         summary = {"epoch": len(records), "map50": records[-1].map50 if records else math.nan}
         if is_best:
@@ -300,10 +306,50 @@ class _EpochLoop:
             "returns": self._returns,
             "position": self.loaders.train.position,
             "trainer": trainer.state_dict(),
-            "good": self._good if trainer.done else None,  # what a loss that is not finite returns to
+            "good": self._good if trainer.done else None,  # state to return to if the loss is not finite
             "context": dict(self.extras.context),
         }
         previous = self.output / PREVIOUS if self._rotates else None
         save_checkpoint(self.output / LAST, trainer.evaluated, state, previous)
         self._rotates = True
         self._saved_at = time.monotonic()
+
+
+def validate(
+    model: nn.Module,
+    loader: Loader,
+    specs: tuple[HeadSpec, ...],
+    names: tuple[str, ...],
+    processes: Processes | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Evaluation:
+    """Evaluate a network in Darknet style and full precision, as evaluate.py does.
+
+    Where several processes train, each evaluates its share of the images, and all get the whole result.
+    `progress` is called after each batch with its number of images.
+    """
+    device = next(model.parameters()).device
+
+    def predict(images: Tensor) -> Tensor:
+        return decode_heads(model(images.to(device, memory_format=torch.channels_last)), specs)
+
+    model.eval()
+    merge = (processes or Processes()).merged
+    return evaluate(predict, loader, names, style="darknet", specs=specs, progress=progress, merge=merge)
+
+
+def keep_freed_memory() -> bool:
+    """Tell the C library's allocator to keep freed memory; returns whether it supports that, as glibc does.
+
+    A step allocates and frees maps of tens of megabytes. The C library returns such blocks to the system each
+    time and gets them back page by page: a third of the time of a step of a small network on a CPU.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _LARGEST), (_M_TOP_PAD, _PAD))
+    answers = [mallopt(key, value) for key, value in settings]
+    return all(answer == 1 for answer in answers)

@@ -1,12 +1,12 @@
 """The modern loss: boxes by an IoU measure, objectness and classes by binary cross-entropy.
 
     box         mean over positives of 1 - CIoU(prediction, truth)            (arXiv 1911.08287)
-    objectness  sum over cells of BCE, cells that nearly hit a truth left out, per positive of the batch
-    classes     mean over positives of the BCE summed over classes; of a softmax's cross-entropy for [region]
+    objectness  sum over cells of BCE, without cells that nearly match a truth, per positive of the batch
+    classes     mean over positives of the BCE summed over classes; softmax cross-entropy for [region]
 
-All three are per positive (at least one an image), so their ratio depends neither on the input size nor on
-the number of heads. Where several processes train, it is the positives of all of them that count.
-Invariant: a cell that is no positive of `assign_targets` sends no gradient into box or class logits.
+All three are per positive (at least one per image), so their ratio depends neither on the input size nor on
+the number of heads. Where several processes train, the positives of all of them are counted.
+Invariant: box and class logits of cells that are not positives of `assign_targets` get no gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,12 +23,12 @@ from .targets import HeadTargets, assign_targets, ignored_cells, input_size
 
 LossKind = Literal["modern", "darknet"]
 LOSSES: tuple[LossKind, ...] = get_args(LossKind)
-# Only the deviations learn from this part, so it decides how much of the features they claim.
+# Only the deviations get gradients from this part; the weight balances them against the other outputs.
 UNCERTAINTY_WEIGHT = 0.1
 
 
 class Losses(NamedTuple):
-    """Scalars; `total` is what is minimised, the parts are unweighted."""
+    """Scalars; `total` is minimised, the parts are unweighted."""
 
     total: Tensor
     box: Tensor
@@ -38,15 +38,15 @@ class Losses(NamedTuple):
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How the parts are weighed and what counts as a positive.
+    """Weights of the parts, and thresholds of positives.
 
     Attributes:
-        box_weight, objectness_weight, classes_weight: factors of the parts. Their ratio matters, and their
-            size against the sparsity penalty.
+        box_weight, objectness_weight, classes_weight: factors on the parts. Their ratio matters, and their
+            size relative to the sparsity penalty.
         box_kind: overlap that the box part maximises, one of `boxes.OVERLAP_KINDS`.
-        iou_threshold, neighbours: what is a positive, see `assign_targets`.
-        balance: power of (mean cells of a head / its own cells) that weighs its objectness: with 0 every cell
-            counts alike, so the finest head most; with 1 every head does.
+        iou_threshold, neighbours: thresholds of positives, see `assign_targets`.
+        balance: exponent of (mean cells of a head / its own cells), the weight of its objectness: with 0 all
+            cells have equal weight, so the finest head has most; with 1 all heads have equal weight.
         iou_objectness: share of the IoU in a positive's objectness target, the rest is 1.
         label_smoothing: share of a class target that is spread over all classes (arXiv 1512.00567).
     """
@@ -63,7 +63,7 @@ class LossWeights:
 
 
 def itself(count: Tensor) -> Tensor:
-    """The number of positives where one process trains alone."""
+    """Number of positives where one process trains alone."""
     return count
 
 
@@ -74,7 +74,7 @@ def yolo_loss(
     weights: LossWeights | None = None,
     average: Callable[[Tensor], Tensor] = itself,
 ) -> Losses:
-    """Loss of one batch, averaged as the module says.
+    """Loss of one batch, averaged as described above.
 
     Args:
         heads: raw maps (B, A, h, w, width), any floating dtype; computed in float32.
@@ -97,7 +97,7 @@ def yolo_loss(
         share = (mean_cells / (head.shape[2] * head.shape[3])) ** weights.balance
         parts.append((box, share * objectness, classes))
     count = heads[0].new_tensor(sum(len(found.image) for found in assigned), dtype=torch.float32)
-    # at least one an image: many images without objects are no louder than others
+    # at least one per image, so that images without objects weigh no more than others
     positives = average(count).clamp(min=len(heads[0]))
     box, objectness, classes = (torch.stack(part).sum() / positives for part in zip(*parts, strict=True))
     total = weights.box_weight * box + weights.objectness_weight * objectness
@@ -142,12 +142,12 @@ def _class_loss(logits: Tensor, classes: Tensor, spec: HeadSpec, smoothing: floa
 def _uncertainty_loss(head: Tensor, boxes: Tensor, found: HeadTargets, spec: HeadSpec) -> Tensor:
     """Negative log-likelihood of the truths under the predicted deviations (arXiv 1904.04620, section 3.2).
 
-    The boxes count as given here: they learn from their overlap, the deviations from how wrong they are.
+    Boxes get no gradient here: they learn from their overlap, the deviations from the error of the boxes.
     """
     deviation = head[found.cells][:, 1:8:2].sigmoid()
     predicted, true = boxes.detach()[found.cells], found.boxes.to(boxes.dtype)
     anchors = predicted.new_tensor(spec.anchors)[found.anchor]
-    # in the head's own units: centres in cells, sizes as logarithms of their share of the anchor
+    # in the head's units: centres in cells, sizes as logarithms of their ratio to the anchor
     centre = (predicted[:, :2] - true[:, :2]) / predicted.new_tensor(spec.pixels)
     size = (predicted[:, 2:] / anchors).log() - (true[:, 2:] / anchors).log()
     error = torch.cat((centre, size), dim=1)

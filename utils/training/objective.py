@@ -1,6 +1,6 @@
-"""What a training minimises: the labels' loss and, with a teacher, its lesson.
+"""Total loss of a batch: the loss on the labels and, with a teacher, the distillation loss.
 
-Invariant: `parts` are of this batch and unweighted but for "loss", the total, and "distillation".
+Invariant: `parts` are of this batch and unweighted, except for "loss", the total, and "distillation".
 """
 
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ class Objective:
 
     Attributes:
         specs: the student's heads.
-        weights: of the modern loss; its `iou_threshold` also says what distillation calls a positive.
+        weights: of the modern loss; distillation uses its `iou_threshold` for positives too.
         rules: of Darknet's loss, one for each head; empty for the modern loss.
         teacher: a network to learn from, or None.
-        kinds: how.
-        features: maps to compare with the teacher's, or None.
+        kinds: of distillation.
+        features: feature maps to compare with the teacher's, or None.
     """
 
     def __init__(

@@ -1,15 +1,25 @@
-"""Optimizers with the weight decay where it belongs: on convolution weights only.
+"""Optimizer and learning rate.
 
-Decaying gammas would fight the sparsity penalty, decaying biases gains nothing (Darknet decays neither).
+Weight decay acts on convolution weights only: decaying gammas would fight the sparsity penalty, decaying
+biases gains nothing (Darknet decays neither). The learning rate is a function of the step, so there is
+nothing to store but the step. Invariant: `Schedule.factor` is in 0..1, so no rate exceeds the one asked for.
 """
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 OptimizerKind = Literal["sgd", "adamw"]
+ScheduleKind = Literal["cosine", "steps", "sgdr", "constant"]
+SCHEDULES: tuple[ScheduleKind, ...] = get_args(ScheduleKind)
+# batch that learning rates are given for
+NOMINAL_BATCH = 64
+# of a step; the cycles are whole steps or nearly so
+ROUNDING = 1e-6
 
 
 def make_optimizer(
@@ -28,8 +38,7 @@ def make_optimizer(
         rate: learning rate before any schedule.
         momentum: SGD's momentum, AdamW's beta1.
         decay: weight decay of convolution and linear weights; AdamW's is decoupled (arXiv 1711.05101).
-        shares: parameters with a rate of their own, such as the gammas of sparse training, and that rate as
-            a factor on `rate`.
+        shares: parameters with their own factor on `rate`, such as the gammas of sparse training.
     """
     chosen = {id(parameter) for parameter, _ in shares}
     learnable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -50,25 +59,25 @@ def make_optimizer(
     else:
         optimizer = torch.optim.SGD(groups, lr=rate, momentum=momentum, nesterov=momentum > 0, fused=fused)
     for parameter in learnable if kind == "sgd" and momentum else ():
-        # The fused step takes all momenta or none, and a frozen parameter may join in late.
+        # The fused step needs all momenta or none, and a frozen parameter may start to learn later.
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     set_rate(optimizer, rate)
     return optimizer
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group its share of the learning rate `rate`."""
+    """Set the learning rate of every parameter group to `rate` times its own factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("share", 1.0)
 
 
 def step_size(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tensor | float:
-    """How far a constant gradient of 1 would have moved `parameter` in the step just taken.
+    """Distance that a constant gradient of 1 would have moved `parameter` in the last step.
 
-    A penalty of weight s that moves it by s times this is as strong as one whose gradient had joined in: for
+    A penalty of weight s that moves it by s times this is as strong as one that is added to the gradient: for
     AdamW that is rate / (sqrt(v) + eps) with the corrected second moment v of the loss's gradient alone (a
-    proximal step in Adam's own metric, arXiv 2007.07484), for SGD rate / (1 - momentum), what momentum makes
-    of a constant gradient.
+    proximal step in Adam's metric, arXiv 2007.07484), for SGD rate / (1 - momentum), the limit for a constant
+    gradient.
 
     Returns:
         A number, or a tensor of the parameter's shape.
@@ -87,7 +96,7 @@ def step_size(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> Tens
 
 
 def scaled_rate(rate: float, kind: OptimizerKind, batch: int) -> float:
-    """The learning rate for an effective batch when `rate` is meant for NOMINAL_BATCH images.
+    """Learning rate for an effective batch, from the `rate` for NOMINAL_BATCH images.
 
     Linear for SGD (arXiv 1706.02677), by the square root for AdamW, whose steps do not shrink with the
     gradient's noise (arXiv 2205.10287).
@@ -99,4 +108,57 @@ def scaled_rate(rate: float, kind: OptimizerKind, batch: int) -> float:
     return rate * (share if kind == "sgd" else share**0.5)
 
 
-NOMINAL_BATCH = 64
+@dataclass(frozen=True)
+class Schedule:
+    """Factor on the learning rate by step: a warm-up, then one of four schedules.
+
+    Attributes:
+        steps: optimizer steps of the whole training.
+        warmup: steps of the warm-up, at most all; the factor grows there as (done / warmup) ** `power`
+            (get_current_rate, network.c, where the power is 4).
+        kind: "cosine" down to `final`; "steps": times `scales[k]` after the fraction `at[k]` of the training;
+            "sgdr": cosines with warm restarts (arXiv 1608.03983), the first one the fraction `cycle` of the
+            training long, each next one `growth` times the one before; "constant".
+        final: factor at the end of a cosine.
+    """
+
+    steps: int
+    warmup: int
+    kind: ScheduleKind = "cosine"
+    final: float = 0.01
+    power: float = 1.0
+    at: tuple[float, ...] = (0.8, 0.9)
+    scales: tuple[float, ...] = (0.1, 0.1)
+    cycle: float = 1.0
+    growth: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.cycle <= 0 or self.growth < 1:
+            raise ValueError(
+                f"cycle={self.cycle}, growth={self.growth}: cycles must have a length and not shrink"
+            )
+
+    def factor(self, step: int) -> float:
+        """Factor on the learning rate at `step` (0-based).
+
+        >>> schedule = Schedule(steps=100, warmup=10, kind="steps")
+        >>> [round(schedule.factor(step), 3) for step in (0, 4, 9, 79, 80, 90)]
+        [0.1, 0.5, 1.0, 1.0, 0.1, 0.01]
+        """
+        if step < self.warmup:
+            return float(((step + 1) / self.warmup) ** self.power)
+        if self.kind == "constant":
+            return 1.0
+        if self.kind == "steps":
+            reached = zip(self.at, self.scales, strict=True)
+            return math.prod((scale for share, scale in reached if step >= share * self.steps), start=1.0)
+        total = max(self.steps - self.warmup, 1)
+        done = min(step - self.warmup, total)
+        share = self._done_of_cycle(done, total) if self.kind == "sgdr" else done / total
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * share)) / 2
+
+    def _done_of_cycle(self, done: int, total: int) -> float:
+        start, length = 0.0, self.cycle * total
+        while start + length <= done + ROUNDING and done < total:
+            start, length = start + length, length * self.growth
+        return min(max(done - start, 0.0) / length, 1.0)

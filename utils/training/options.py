@@ -7,7 +7,7 @@ refers to the tables of docs/results/training.md.
 import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ..data.augment import Augment
 from ..detection.boxes import OVERLAP_KINDS
@@ -29,10 +29,10 @@ from ..pruning.sparsity import SPARSIFIERS, Sparsifier, SparsitySchedule, parse_
 from ..pruning.sparsity import ScheduleKind as SparsityScheduleKind
 from .distillation import DistillationKind, parse_kinds
 from .losses import LOSSES, LossKind, LossWeights
-from .optimizer import OptimizerKind
-from .precision import PRECISIONS, Precision
-from .schedule import SCHEDULES, ScheduleKind
+from .optimizer import SCHEDULES, OptimizerKind, ScheduleKind
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 PUBLISHED = "published programs"
 
 

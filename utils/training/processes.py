@@ -1,7 +1,7 @@
-"""Several processes, one training: what torchrun's environment asks for, and nothing without it.
+"""Distributed data-parallel training under torchrun.
 
-Invariant: with one process every function here does nothing. With several, a step is that of one process
-that sees all their batches at once, but for batch norm's statistics on CPUs, which are each process's own.
+Invariant: with one process every function here does nothing. With several, a step equals that of one process
+with all their batches at once, except for batch-norm statistics on CPUs, which each process has for itself.
 """
 
 import os
@@ -20,7 +20,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among `count`; only rank 0 writes and reports."""
+    """This process and the number of all; only rank 0 writes and reports."""
 
     rank: int = 0
     count: int = 1
@@ -31,9 +31,9 @@ class Processes:
         return self.rank == 0
 
     def wrap(self, model: nn.Module, compiled: bool = False) -> nn.Module:
-        """The model to call in training: gradients are averaged over the processes.
+        """Wrap the model for training: gradients are averaged over the processes.
 
-        On GPUs batch norm takes its statistics over all processes; torch has no such thing for CPUs. The
+        On GPUs batch-norm statistics are those of all processes; torch does not support that on CPUs. The
         parameters stay the same objects.
         """
         if self.count == 1:
@@ -45,7 +45,7 @@ class Processes:
         return torch.compile(called) if compiled else called  # type: ignore[return-value]
 
     def average(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over all processes."""
+        """Mean of a tensor over all processes."""
         if self.count == 1:
             return value
         total = value.detach().clone()
@@ -53,13 +53,13 @@ class Processes:
         return total / self.count
 
     def any(self, value: bool, device: torch.device) -> bool:
-        """Whether any process says so; all get the same answer."""
+        """Whether `value` is true in any process; all get the same answer."""
         if self.count == 1:
             return value
         return bool(self.average(torch.tensor(float(value), device=device)) > 0)
 
     def merged(self, found: dict[Key, Value]) -> dict[Key, Value]:
-        """The entries of all processes' dicts together."""
+        """Merge the dicts of all processes."""
         if self.count == 1:
             return found
         parts: list[dict[Key, Value]] = [{} for _ in range(self.count)]
@@ -67,7 +67,7 @@ class Processes:
         return {key: value for part in parts for key, value in part.items()}
 
     def align(self, model: nn.Module) -> None:
-        """Give all processes the first one's numbers; buffers drift apart on CPUs."""
+        """Copy parameters and buffers of the first process to all; buffers diverge on CPUs."""
         if self.count > 1:
             for tensor in model.state_dict().values():
                 distributed.broadcast(tensor, 0)
@@ -79,7 +79,7 @@ class Processes:
 
 
 def local_device(device: torch.device) -> torch.device:
-    """The device of this process: under torchrun, each CUDA process has its own."""
+    """Device of this process: under torchrun, each CUDA process has its own."""
     if device.type == "cuda" and "LOCAL_RANK" in os.environ:
         return torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     return device
@@ -87,7 +87,7 @@ def local_device(device: torch.device) -> torch.device:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[Processes]:
-    """Join the other processes of a torchrun launch (nccl on CUDA, gloo elsewhere) for the `with` block."""
+    """Process group of a torchrun launch (nccl on CUDA, gloo elsewhere), for the `with` block."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Processes()
         return
@@ -102,7 +102,7 @@ def joined(device: torch.device) -> Iterator[Processes]:
 
 
 def gradient_sync(model: nn.Module, wanted: bool) -> AbstractContextManager[object]:
-    """Skip averaging gradients over processes where more batches follow before the optimizer's step."""
+    """Skip averaging gradients over processes where more batches follow before the optimizer step."""
     if wanted or not isinstance(model, DistributedDataParallel):
         return nullcontext()
     return model.no_sync()

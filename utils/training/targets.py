@@ -1,11 +1,11 @@
-"""Which cell and anchor of which head answers for which truth.
+"""Target assignment: the cells and anchors that predict each truth.
 
-A truth belongs to the cell that holds its centre, and there to the anchors whose shape fits: always the
-best one over all heads, besides every one whose width-height IoU passes `iou_threshold` (Darknet's
-`iou_thresh`). If its centre is within `neighbours` of a cell's border, the cell beyond answers too, as YOLOv5
-has it. Invariant: every truth with an area has at least one positive.
-Two truths of one size 30x30 with anchors 10x10, 28x28, 33x33: the second fits best (IoU .87), the third has
-IoU .83 and also counts when the threshold is below that.
+A truth is assigned to the cell that contains its centre, and there to the anchors of similar shape: always
+the best one over all heads, and all others whose width-height IoU exceeds `iou_threshold` (Darknet's
+`iou_thresh`). If its centre is within `neighbours` of a cell's border, the adjacent cell is a positive too,
+as in YOLOv5. Invariant: every truth with an area has at least one positive.
+Example: for a truth of 30x30 and anchors 10x10, 28x28, 33x33 the second is the best (IoU .87); the third has
+IoU .83 and is a positive too if the threshold is below that.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ class HeadTargets(NamedTuple):
     """The positives of one head; entry k of every tensor describes the k-th (truth, anchor) pair.
 
     Attributes:
-        image, anchor, row, column: (n,) int64, the place in a head map (B, A, h, w, width).
-        boxes: (n, 4) the truths as xywh, pixels of the network input.
+        image, anchor, row, column: (n,) int64, indices in a head map (B, A, h, w, width).
+        boxes: (n, 4) the truths, xywh in pixels of the network input.
         classes: (n,) int64.
     """
 
@@ -53,8 +53,8 @@ def assign_targets(
         targets: (M, 6) image index, class, x, y, w, h relative to the network input (centre, 0..1).
         specs: one for each head.
         grids: (rows, columns) of each head's map.
-        iou_threshold: width-height IoU above which an anchor answers too; 1 for the best one only.
-        neighbours: how far outside a cell a centre may lie and still be the cell's, in cells, at most 0.5.
+        iou_threshold: width-height IoU above which an anchor is a positive too; 1 for the best one only.
+        neighbours: distance outside a cell at which a centre is still assigned to it, in cells, at most 0.5.
 
     Returns:
         One HeadTargets for each head.
@@ -86,10 +86,10 @@ def assign_targets(
 def _with_neighbours(
     centres: Tensor, column: Tensor, row: Tensor, grid: tuple[int, int], reach: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The cells of n pairs and the cells next to them that their centres (n, 2), in cells, nearly touch.
+    """The cells of n pairs, and the adjacent cells within `reach` of their centres (n, 2), in cells.
 
     Returns:
-        Which pair each of the m >= n cells belongs to, its column and its row; the pairs' own cells first.
+        For each of m >= n cells the index of its pair, its column and its row; the pairs' own cells first.
     """
     inside = centres - torch.stack((column, row), dim=1)
     pairs, columns, rows = [torch.arange(len(column), device=column.device)], [column], [row]
@@ -106,7 +106,7 @@ def _with_neighbours(
 def ignored_cells(
     boxes: Tensor, targets: Tensor, image_size: tuple[float, float], threshold: float
 ) -> Tensor:
-    """Cells whose prediction overlaps a truth so well that calling it background would be wrong.
+    """Cells whose prediction overlaps a truth too well to be trained as background.
 
     Args:
         boxes: (B, A, h, w, 4) predicted xywh, pixels of the network input.
@@ -127,7 +127,7 @@ def ignored_cells(
 
 
 def shape_iou(sizes: Tensor, anchors: Tensor) -> Tensor:
-    """IoU of boxes laid on one centre: sizes (M, 2), anchors (N, 2) -> (M, N).
+    """IoU of boxes with the same centre: sizes (M, 2), anchors (N, 2) -> (M, N).
 
     >>> shape_iou(torch.tensor([[2.0, 4.0]]), torch.tensor([[2.0, 2.0], [4.0, 4.0]])).tolist()
     [[0.5, 0.5]]

@@ -1,17 +1,18 @@
-"""One optimizer step, told in order, and the state that steps change.
+"""One optimizer step, in order, and the state that steps change.
 
     forward under autocast -> loss in float32 -> backward, once per accumulated batch
     -> unscale -> clip -> sparsity penalty -> optimizer -> soft threshold -> weight average
 
 Invariant: one optimizer step sees the mean gradient of its batches and the penalty exactly once, whatever
 accumulation, precision or number of processes; clipping never weakens the penalty. `load_state_dict` of a
-`state_dict` taken between two steps, also inside an epoch, goes on bitwise as if nothing had happened.
+`state_dict` taken between two steps, also within an epoch, continues bitwise as if uninterrupted.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from typing import Any, Generic, Protocol, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,26 +20,24 @@ from torch import Tensor, nn
 from ..detection.decode import HeadSpec
 from ..errors import DatasetError, ToolkitError
 from ..pruning.sparsity import GammaPenalty
-from .ema import Model, WeightAverage
 from .freezing import Freezing
 from .objective import PARTS, Objective
-from .optimizer import make_optimizer, scaled_rate, set_rate, step_size
-from .options import TrainingOptions
-from .precision import autocast, channels_last, half_type
+from .optimizer import Schedule, make_optimizer, scaled_rate, set_rate, step_size
+from .options import Precision, TrainingOptions
 from .processes import Processes, gradient_sync
-from .schedule import Schedule
 
+Model = TypeVar("Model", bound=nn.Module)
 OnBatch = Callable[[int, Mapping[str, float]], None]
-# a loss scale this small means that float16 overflows whatever the scale
+# a loss scale below this means that float16 overflows at any scale
 _LEAST_SCALE = 2.0**-10
 
 
 class NotFiniteError(ToolkitError):
-    """The loss or its gradient is infinite or no number; the weights are still those before the step."""
+    """The loss or its gradient contains NaN or inf; the weights are still those before the step."""
 
 
 class Batch(Protocol):
-    """What the trainer reads of a batch."""
+    """The part of a batch that the trainer reads."""
 
     @property
     def images(self) -> Tensor:
@@ -50,7 +49,40 @@ class Batch(Protocol):
 
 
 def do_nothing() -> None:
-    """What follows a step where nobody asks for more."""
+    """Do nothing; the default after a step."""
+
+
+class WeightAverage(Generic[Model]):
+    """Exponential moving average of all floating parameters and buffers over about the last `length` steps.
+
+    It evaluates better than the last weights themselves. The decay grows to its final value, 1 - 1 / length,
+    as `1 - exp(-updates / length)`, so that early, bad weights are forgotten soon. Invariant: after one
+    update the average is the model's own state, whatever it held before; otherwise the evaluated network
+    would lag behind at the start of a training.
+    """
+
+    def __init__(self, model: Model, length: float) -> None:
+        self.model = deepcopy(model).eval().requires_grad_(False)
+        self.length = max(length, 1.0)
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: Model) -> None:
+        """Move the average towards `model`, which has the same structure."""
+        keep = (1 - 1 / self.length) * (1 - math.exp(-self.updates / self.length))
+        self.updates += 1
+        state = dict(_parameters_and_buffers(model))
+        for name, average in _parameters_and_buffers(self.model):
+            if average.is_floating_point():
+                average.lerp_(state[name].to(average.dtype), 1 - keep)
+            else:
+                average.copy_(state[name])
+
+
+def _parameters_and_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All parameters and buffers; those that modules share appear once."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()
 
 
 class Trainer(Generic[Model]):
@@ -58,8 +90,8 @@ class Trainer(Generic[Model]):
 
     Attributes:
         step: optimizer steps taken.
-        done: batches of the present epoch that are done.
-        rate: learning rate before the schedule; `slow_down` lowers it.
+        done: batches of the current epoch that are done.
+        rate: learning rate before the schedule; lowered after a loss that is not finite.
     """
 
     def __init__(
@@ -90,7 +122,7 @@ class Trainer(Generic[Model]):
         length = options.ema_epochs * steps
         self.average = WeightAverage(self.model, length) if length else None
         self._evaluated_gammas = self._find_gammas()
-        # behind the average, which is to keep ordinary batch norms
+        # after the average, which is to keep ordinary batch norms
         self.called = self.processes.wrap(self.model, compiled=options.compiled)
         self.step = self.done = 0
         self._sums = torch.zeros(len(PARTS), dtype=torch.float64)
@@ -107,7 +139,7 @@ class Trainer(Generic[Model]):
         return self.penalty.gammas(self._evaluated_gammas)
 
     def _find_gammas(self) -> dict[str, nn.Parameter]:
-        """The candidates' gammas in the evaluated network, by the penalty's names."""
+        """The candidates' gammas in the evaluated network, by the names of the penalty."""
         if self.penalty is None:
             return {}
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
@@ -117,11 +149,11 @@ class Trainer(Generic[Model]):
         }
 
     def _gamma_shares(self) -> list[tuple[nn.Parameter, float]]:
-        """The rate of each candidate's gammas, as a factor on the learning rate.
+        """Factor on the learning rate for each candidate's gammas.
 
-        AdamW moves a number by at most about the learning rate in a step, so in a short training the gammas
-        of a pretrained network, 1 to 8, could not reach zero. Here one that nothing holds back travels
-        `gamma_reach` times the mean of its layer in the whole run, or as far as the plain rate brings it.
+        AdamW moves a number by at most about the learning rate per step, so in a short training the gammas of
+        a pretrained network, 1 to 8, could not reach zero. Here a gamma under constant gradient moves by
+        `gamma_reach` times the mean of its layer during the run, or further if the plain rate allows it.
         """
         if self.penalty is None or self.options.optimizer != "adamw":
             return []
@@ -133,11 +165,11 @@ class Trainer(Generic[Model]):
     def train_epoch(
         self, batches: Iterable[Batch], on_batch: OnBatch, after_step: Callable[[], None] = do_nothing
     ) -> dict[str, float]:
-        """Pass once over `batches`, or over what is left of them after `done`.
+        """Train on `batches`, the rest of an epoch after `done`.
 
         Args:
             batches: of the epoch, without the first `done`.
-            on_batch: told the number of each batch and the means of the parts so far.
+            on_batch: called with the number of each batch and the means of the parts so far.
             after_step: called after each optimizer step; may raise to end the epoch there.
 
         Returns:
@@ -165,12 +197,8 @@ class Trainer(Generic[Model]):
         return _means(self.processes.average(self._sums.to(self.device)), self.done)
 
     def end_epoch(self) -> None:
-        """Let the next pass be a new epoch; until then a resumed run knows this one's steps as done."""
+        """Start a new epoch with the next pass; until then a resumed run skips the steps of this one."""
         self.done, self._sums = 0, torch.zeros_like(self._sums)
-
-    def slow_down(self, factor: float) -> None:
-        """Multiply the learning rate for the rest of the training."""
-        self.rate *= factor
 
     def _backward(self, batch: Batch, size: int) -> Tensor:
         """Add the gradients of one of `size` accumulated batches; returns PARTS as float64 on the CPU."""
@@ -188,9 +216,9 @@ class Trainer(Generic[Model]):
         try:
             return cast(list[Tensor], self.called(images))
         except ValueError as error:
-            if "value per channel" not in str(error):  # the words of torch's batch norm
+            if "value per channel" not in str(error):  # the message of torch's batch norm
                 raise
-            fact = f"a batch of {len(images)} ends in maps of one cell, which batch norm cannot learn from"
+            fact = f"a batch of {len(images)} has one value per channel in some layer, too few for batch norm"
             raise ToolkitError("training", fact, "give a larger --batch-size or --img_size") from error
 
     def _optimizer_step(self) -> None:
@@ -204,7 +232,7 @@ class Trainer(Generic[Model]):
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        taken = self.scaler.get_scale() >= scale  # a smaller scale tells that the step was left out
+        taken = self.scaler.get_scale() >= scale  # a smaller scale: the step was skipped
         if self.penalty is not None and taken:
             self.penalty.shrink(lambda gamma: step_size(self.optimizer, gamma))
         self.optimizer.zero_grad(set_to_none=True)
@@ -215,10 +243,10 @@ class Trainer(Generic[Model]):
                 self.penalty.copy_zeros(self._evaluated_gammas)
 
     def _clip(self) -> None:
-        """Shorten a gradient that is too long; raise NotFiniteError on one that is none."""
+        """Clip the gradient's norm; raise NotFiniteError if it is not finite."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         norm = nn.utils.get_total_norm([cast(Tensor, parameter.grad) for parameter in parameters])
-        # the norm is the same in all processes, so that all of them stop
+        # the norm is the same in all processes, so all of them stop
         if self.scaler.is_enabled():
             failed = self.scaler.get_scale() < _LEAST_SCALE
         else:
@@ -230,7 +258,7 @@ class Trainer(Generic[Model]):
             nn.utils.clip_grads_with_norm_(parameters, self.options.clip_norm, norm)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `load_state_dict` needs besides the evaluated network: tensors and numbers."""
+        """All that `load_state_dict` needs besides the evaluated network: tensors and numbers."""
         return {
             "step": self.step,
             "done": self.done,
@@ -245,7 +273,7 @@ class Trainer(Generic[Model]):
         }
 
     def snapshot(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """A copy of the state now, as arguments of `load_state_dict`."""
+        """A copy of the current state, as arguments of `load_state_dict`."""
         return deepcopy(self.state_dict()), deepcopy(self.evaluated.state_dict())
 
     def load_state_dict(self, state: Mapping[str, Any], evaluated: Mapping[str, Tensor]) -> None:
@@ -264,7 +292,7 @@ class Trainer(Generic[Model]):
 
 
 def schedule_of(options: TrainingOptions, steps: int) -> Schedule:
-    """The learning rate's course for so many steps an epoch."""
+    """Learning-rate schedule for this number of steps per epoch."""
     total = options.epochs * steps
     return Schedule(
         total,
@@ -279,7 +307,7 @@ def schedule_of(options: TrainingOptions, steps: int) -> Schedule:
 
 
 def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """Runs of `size` batches, the last one with what is left: its length is known before its first pass."""
+    """Groups of `size` batches, the last one smaller: its length is known before its first pass."""
     group: list[Batch] = []
     for batch in batches:
         group.append(batch)
@@ -292,3 +320,28 @@ def _groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
 def _means(sums: Tensor, count: int) -> dict[str, float]:
     return dict(zip(PARTS, (sums / max(count, 1)).tolist(), strict=True))
+
+
+def half_type(device: torch.device, precision: Precision = "auto") -> torch.dtype | None:
+    """Number type of convolutions, None for float32; "auto" is the half precision that is fast on `device`.
+
+    That is float16 on CUDA, and bfloat16 on CPUs with instructions for it.
+    """
+    if precision != "auto":
+        return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if device.type == "cuda":
+        return torch.float16
+    if device.type != "cpu":
+        return None
+    able = torch.cpu.get_capabilities()
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else None
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    """Run convolutions in `dtype`; None for no change."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def channels_last(model: Model) -> Model:
+    """Put the weights of convolutions into the memory layout that is fast in half precision; in place."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]

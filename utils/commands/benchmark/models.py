@@ -14,8 +14,8 @@ from ...darknet.checkpoint import is_checkpoint
 from ...darknet.fuse import fused
 from ...darknet.model import Darknet
 from ...errors import ToolkitError
-from ...exporters.onnx_session import session
-from ...exporters.output_modules import BoxesAndScores
+from ...exporters.tracing import module_session
+from ...exporters.wrappers import BoxesAndScores
 from ...profiling import count_macs, count_parameters
 from ...runtimes.choice import is_exported, readers, runtime_of
 from ...runtimes.detecting import DetectingNetwork, detecting, of_file, size_check
@@ -113,8 +113,8 @@ def _session(model: Darknet, runtime: Runtime, shape: Shape) -> Session:
     if runtime.name == "ncnn":
         raise ToolkitError("ncnn", "runs only its own files", "export the network first")
     with torch.no_grad():
-        model(torch.zeros(1, *shape[1:]))  # an invalid size raises the network's own error
-    return session(BoxesAndScores(fused(model), model.head_specs).eval(), torch.zeros(shape), runtime)
+        model(torch.zeros(1, *shape[1:]))  # a size that does not fit is the network's own error
+    return module_session(BoxesAndScores(fused(model), model.head_specs).eval(), torch.zeros(shape), runtime)
 
 
 def own_runtimes(models: Sequence[Model]) -> list[str]:

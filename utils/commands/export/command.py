@@ -25,269 +25,91 @@ are left for their user to suppress. The names of the classes are in a file only
                score, class; by image, then class, best score first. Needs --opset 13 or newer
 """
 
-import argparse
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from types import MappingProxyType
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ...darknet.model import Darknet
-from ...data.listing import read_data_file
-from ...exporters import ncnn, torchscript
-from ...exporters.job import ALLOWED_LOSS, PRECISIONS, Accuracy, Exported, Exporting
-from ...exporters.limits import Limits
-from ...exporters.ncnn import export_ncnn
-from ...exporters.onnx import OnnxFiles, export_onnx
-from ...exporters.openvino import export_openvino
-from ...exporters.tensorrt import export_tensorrt
-from ...exporters.torchscript import export_torchscript
-from ...files import require_writable
-from ...options import FRACTION, POSITIVE_INT
-from ..arguments import (
-    Parser,
-    Project,
-    add_common,
-    add_data,
-    add_image_size,
-    add_network,
-    next_command,
-    prepare,
-    resolve,
-)
-from ..inputs import open_network
+from ...exporters.job import ALLOWED_LOSS, Exported
+from ...options import from_arguments
+from ..arguments import Parser, Project, add_command, next_command
+from ..progress import bar
 from ..results import quoted
 from ..tables import percent, show
-from .checks import require_possible, suppression
-from .job import make_job
-
-
-@dataclass(frozen=True)
-class Format:
-    """A kind of file: its suffix, what writes it to a path, and what it cannot do."""
-
-    suffix: str
-    export: Callable[[Exporting, Path], Exported]
-    limits: Limits | None = None
-
-
-FORMATS: Mapping[str, Format] = MappingProxyType(
-    {
-        "onnx": Format(".onnx", export_onnx),
-        "openvino": Format(".xml", export_openvino),
-        "tensorrt": Format(".engine", export_tensorrt),
-        "ncnn": Format(".ncnn.param", export_ncnn, ncnn.LIMITS),
-        "torchscript": Format(".torchscript", export_torchscript, torchscript.LIMITS),
-    }
-)
+from .run import ExportOptions, ExportResult, export
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and run the command."""
-    run_export(export_parser().parse_args(argv))
-
-
-def export_parser() -> Parser:
-    """The command line; its help text is this module's docstring."""
+    """Parse the command line, export, print the comparisons and the next command."""
     parser = Parser(__doc__, "export")
-    add_network(parser)
-    add_data(parser)
-    names = ",".join(FORMATS)
-    parser.add_argument(
-        "--format", type=_formats, default=("onnx",), metavar="LIST", help=f"of {names} (default: onnx)"
-    )
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of weights and arithmetic")
-    add_image_size(parser)
-    parser.add_argument(
-        "--dynamic",
-        nargs="?",
-        choices=("batch", "size", "both"),
-        const="both",
-        help="leave open (without a word: both)",
-    )
-    ending = parser.add_mutually_exclusive_group()
-    ending.add_argument("--raw-heads", action="store_true", help="end before decoding")
-    ending.add_argument("--nms", action="store_true", help="suppress overlapping boxes in the ONNX file")
-    parser.add_argument(
-        "--conf", type=FRACTION, help=f"least score, with --nms (default: {Exporting.confidence})"
-    )
-    parser.add_argument(
-        "--nms-overlap",
-        type=FRACTION,
-        help=f"largest in a class, with --nms (default: {Exporting.overlap})",
-    )
-    parser.add_argument("--opset", type=POSITIVE_INT, default=Exporting.opset, help="of the ONNX operators")
-    parser.add_argument(
-        "--int8-skip",
-        type=_sections,
-        default=(),
-        metavar="auto|LIST",
-        help="sections that stay in float, as 3,15",
-    )
-    parser.add_argument(
-        "--target", type=_targets, default=(), metavar="LIST", help="GPUs of a TensorRT engine, as SM86"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder for the files (default: the weights')"
-    )
-    add_common(parser)
-    return parser
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-
-
-def _targets(text: str) -> tuple[str, ...]:
-    return _words(text.upper())
-
-
-def _formats(text: str) -> tuple[str, ...]:
-    names = _words(text)
-    unknown = [name for name in names if name not in FORMATS]
-    if unknown or not names:
-        raise argparse.ArgumentTypeError(
-            f"{', '.join(unknown) or text!r} is not known; use some of {','.join(FORMATS)}"
-        )
-    return names
-
-
-def _sections(text: str) -> tuple[int, ...] | str:
-    if text == "auto":
-        return text
+    add_command(parser, ExportOptions)
+    options = from_arguments(ExportOptions, parser.parse_args(argv))
+    results: list[ExportResult] = []
     try:
-        return tuple(int(word) for word in _words(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither auto nor section numbers such as 3,15"
-        ) from None
-
-
-def run_export(args: argparse.Namespace) -> None:
-    """Export as the command line says, and print what was compared.
-
-    Raises:
-        ToolkitError: a file cannot be used, or an exported one would not compute the same.
-    """
-    prepare(args)
-    project = resolve(args, needs=("cfg", "weights"))
-    weights = project.needed("weights")
-    model = open_network(project)
-    data = read_data_file(project.data) if project.data else None
-    folder = args.output or weights.parent
-    for limits in filter(None, (FORMATS[name].limits for name in args.format)):
-        limits.check(args.precision, args.dynamic is not None)
-    require_possible(args, project, model)
-    require_writable(folder, "choose another folder with --output DIR")
-    job = make_job(
-        model,
-        data,
-        args.img_size or (model.network.height, model.network.width),
-        args.workers,
-        raw_heads=args.raw_heads,
-        dynamic_batch=args.dynamic in ("batch", "both"),
-        dynamic_size=args.dynamic in ("size", "both"),
-        opset=args.opset,
-        precision=args.precision,
-        int8_skip=args.int8_skip,
-        suppress=args.nms,
-        targets=args.target,
-        **suppression(args),
-    )
-    stem = weights.stem if job.precision == "fp32" else f"{weights.stem}_{job.precision}"
-    exports: list[Exported] = []
-    try:
-        _export(job, args.format, folder / stem, exports)
-    except Exception:
-        if exports:  # a later format failed, these files are there
-            _report(exports, job, model)
-        raise
-    _report(exports, job, model)
-    usable = [export for export in exports if _runs(export)]
+        result = export(options, track=bar, on_file=results.append)
+    finally:
+        if results:  # also where a later format failed: these files are there
+            _report(results[-1])
+    usable = [made for made in result.exports if _runs(made)]
     if usable:
-        _next(project, usable[0], decoded=not (args.raw_heads or args.nms))
+        _next(result.files, usable[0], decoded=not (options.raw_heads or options.nms))
 
 
-def _export(job: Exporting, names: Sequence[str], stem: Path, exports: list[Exported]) -> None:
-    """Add each file to `exports` as soon as it is written."""
-    with tempfile.TemporaryDirectory() as scratch:
-        files = OnnxFiles(job, Path(scratch))
-        # ONNX first: others are made from that file
-        for name in sorted(names, key=list(FORMATS).index):
-            path = stem.with_name(stem.name + FORMATS[name].suffix)
-            if name == "onnx":
-                exports.append(files.export(job.precision, path))
-            else:
-                exports.append(FORMATS[name].export(replace(job, onnx=files), path))
-
-
-def _report(exports: Sequence[Exported], job: Exporting, model: Darknet) -> None:
+def _report(result: ExportResult) -> None:
     table = Table("file", "MB")
-    for title in (*job.module.outputs, *(("mAP\nbefore", "mAP\nafter") if job.accuracy else ())):
+    has_accuracy = result.before is not None
+    for title in (*result.outputs, *(("mAP\nbefore", "mAP\nafter") if has_accuracy else ())):
         table.add_column(title, justify="right")
-    losses: list[str] = []
-    for export in exports:
-        after = _after(export, job.accuracy)
-        losses.append(_loss(export, job.accuracy, after))
+    for made in result.exports:
         table.add_row(
-            Text(export.paths[0].name, overflow="fold"),
-            f"{sum(path.stat().st_size for path in export.paths) / 1e6:.1f}",
-            *(_largest(export, name) for name in job.module.outputs),
-            *((percent(job.accuracy.before), percent(after)) if job.accuracy else ()),
+            Text(made.paths[0].name, overflow="fold"),
+            f"{sum(path.stat().st_size for path in made.paths) / 1e6:.1f}",
+            *(_largest(made, name) for name in result.outputs),
+            *((percent(result.before), percent(made.accuracy)) if has_accuracy else ()),
         )
-    show(f"{model.network.source} in {job.precision}, in {exports[0].paths[0].parent}", table)
+    show(f"{result.source} in {result.precision}, in {result.exports[0].paths[0].parent}", table)
     console = Console()
-    for export, loss in zip(exports, losses, strict=True):
-        for line in filter(None, (_compared(export), loss, export.note)):
-            console.print(f"{export.format}: {line}", highlight=False, soft_wrap=True, markup=False)
+    for made in result.exports:
+        for line in filter(None, (_compared(made), _loss(made, result.before), made.note)):
+            console.print(f"{made.format}: {line}", highlight=False, soft_wrap=True, markup=False)
 
 
-def _after(export: Exported, accuracy: Accuracy | None) -> float | None:
-    """The mAP of the file, measured now unless its export did so; None where it cannot be."""
-    if export.accuracy is not None or accuracy is None or export.infer is None:
-        return export.accuracy
-    return accuracy.measure(export.infer)
-
-
-def _loss(export: Exported, accuracy: Accuracy | None, after: float | None) -> str:
+def _loss(made: Exported, before: float | None) -> str:
     """A warning where a file loses more than it may."""
-    if accuracy is None or after is None or accuracy.before - after <= ALLOWED_LOSS:
+    if before is None or made.accuracy is None or before - made.accuracy <= ALLOWED_LOSS:
         return ""
     remedy = "export fp32"
-    if export.precision == "int8":
+    if made.precision == "int8":
         remedy = "--int8-skip auto, with --format onnx, finds what to leave in float"
-    return f"WARNING loses {100 * (accuracy.before - after):.1f} points of mAP; {remedy}"
+    return f"WARNING loses {100 * (before - made.accuracy):.1f} points of mAP; {remedy}"
 
 
-def _largest(export: Exported, output: str) -> str:
-    values = [parity.differences[output] for parity in export.parities]
+def _largest(made: Exported, output: str) -> str:
+    values = [parity.differences[output] for parity in made.parities]
     return f"{max(values):.1e}" if values else "-"
 
 
-def _compared(export: Exported) -> str:
-    """On what the file was compared with torch."""
-    if not export.parities:
+def _compared(made: Exported) -> str:
+    """The shapes at which the file was compared with torch."""
+    if not made.parities:
         return ""
-    shapes = (parity.shape for parity in export.parities)
+    shapes = (parity.shape for parity in made.parities)
     compared = " and ".join(f"batch {batch}, {height}x{width}" for batch, _, height, width in shapes)
     return f"compared with torch on {compared}: largest difference / largest value"
 
 
-def _runs(export: Exported) -> bool:
+def _runs(made: Exported) -> bool:
     """Whether this machine can load the file, which it may not of an engine alone."""
-    return export.format != "tensorrt" or export.infer is not None
+    return made.format != "tensorrt" or made.infer is not None
 
 
-def _next(project: Project, export: Exported, decoded: bool) -> None:
-    file = quoted(export.paths[0])
-    if decoded and project.data:
-        next_command("python evaluate.py", f"--weights {file} --data {quoted(project.data)}")
+def _next(files: Project, made: Exported, decoded: bool) -> None:
+    path = quoted(made.paths[0])
+    if decoded and files.data:
+        next_command("python evaluate.py", f"--weights {path} --data {quoted(files.data)}")
     elif decoded:
-        next_command("python detect.py", f"--weights {file} --source IMAGE")
-    elif export.format == "onnx":
-        load = f"import onnxruntime; print(onnxruntime.InferenceSession({file!r}).get_outputs())"
+        next_command("python detect.py", f"--weights {path} --source IMAGE")
+    elif made.format == "onnx":
+        load = f"import onnxruntime; print(onnxruntime.InferenceSession({path!r}).get_outputs())"
         next_command(f'python -c "{load}"')

@@ -1,24 +1,25 @@
-"""The network of the export command, with what a data set adds: images to calibrate on, and a measure."""
+"""A network ready to be exported; a data set adds images to calibrate on and the mAP before and after."""
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
+import torch
+from torch import Tensor
 
 from ...darknet.model import Darknet
 from ...data.listing import DataFile
-from ...detection.evaluator import evaluate
-from ...exporters.accuracy import predictor
+from ...detection.evaluator import Predict, evaluate
 from ...exporters.job import Accuracy, Exporting, exporting
 from ...exporters.parity import Infer, module_infer
-from ...runtimes.detecting import facts_of
+from ...runtimes.detecting import facts_of, predictions_of
 from ...runtimes.runtime import Images
 from ..evaluate.run import open_split, require_same_classes
+from ..progress import Track, advancing, untracked
 
 CALIBRATION_IMAGES = 128
 BATCH = 8
@@ -31,6 +32,7 @@ def make_job(
     workers: int,
     *,
     raw_heads: bool = False,
+    track: Track = untracked,
     **options: Any,
 ) -> Exporting:
     """Get a network ready to be exported.
@@ -40,7 +42,8 @@ def make_job(
         data: of its data set, where one was given.
         image_size: (height, width) of the input in pixels.
         workers: processes that load images.
-        raw_heads: end in the raw heads.
+        raw_heads: the outputs are the raw heads.
+        track: shows the progress.
         options: other arguments of `exporting`.
 
     Raises:
@@ -56,23 +59,18 @@ def make_job(
         size_step=network.size_step,
         metadata=metadata(model, data.names if data else (), image_size),
         raw_heads=raw_heads,
-        progress=progress,
+        progress=track,
         **options,
     )
     if data is None:
         return job
     require_same_classes(data, facts_of(model))
-    job = replace(job, calibration=calibration(model, data, image_size, workers))
+    job = replace(job, calibration=calibration(model, data, image_size, workers, track))
     if job.precision == "fp32" or raw_heads:
         return job
-    measure = partial(measured, model=model, data=data, image_size=image_size, workers=workers)
+    measure = partial(measured, model=model, data=data, image_size=image_size, workers=workers, track=track)
     before = measure(module_infer(job.module))
     return replace(job, accuracy=Accuracy(before, partial(measure, batch=None if job.dynamic_batch else 1)))
-
-
-def progress(items: Sequence[int], label: str) -> Iterable[int]:
-    """The items, under a bar."""
-    return tqdm(items, desc=label, unit="section", leave=False, disable=None)
 
 
 def metadata(model: Darknet, names: Iterable[str], image_size: tuple[int, int]) -> dict[str, str]:
@@ -96,7 +94,11 @@ def metadata(model: Darknet, names: Iterable[str], image_size: tuple[int, int]) 
 
 
 def calibration(
-    model: Darknet, data: DataFile, image_size: tuple[int, int], workers: int = 0
+    model: Darknet,
+    data: DataFile,
+    image_size: tuple[int, int],
+    workers: int = 0,
+    track: Track = untracked,
 ) -> Callable[[], Iterable[Images]]:
     """Images of the training list, evenly spread, as `evaluate.py` prepares them; batches (B, C, H, W)."""
 
@@ -104,12 +106,10 @@ def calibration(
         loader = open_split(
             data, "train", model, image_size, batch_size=BATCH, workers=workers, limit=CALIBRATION_IMAGES
         )
-        with tqdm(
-            total=len(loader.dataset), desc="calibrating", unit="image", leave=False, disable=None
-        ) as bar:
+        with advancing(track, len(loader.dataset), "calibrating") as advance:
             for batch in loader:
                 yield np.ascontiguousarray(batch.images.numpy())
-                bar.update(len(batch))
+                advance(len(batch))
 
     return batches
 
@@ -121,8 +121,9 @@ def measured(
     image_size: tuple[int, int],
     workers: int = 0,
     batch: int | None = None,
+    track: Track = untracked,
 ) -> float:
-    """mAP@0.5 on the valid list, 0..1, of what gives boxes and scores.
+    """mAP@0.5 on the valid list, 0..1.
 
     Args:
         infer: images (B, 3, H, W) -> boxes (B, N, 4) as xyxy and scores (B, N, classes).
@@ -131,8 +132,28 @@ def measured(
         image_size: (height, width) of the input in pixels.
         workers: processes that load images.
         batch: how many images `infer` takes at a time; None for any number.
+        track: shows the progress.
     """
     loader = open_split(data, "valid", model, image_size, batch_size=BATCH, workers=workers)
     predict, specs = predictor(infer, batch), model.head_specs
-    with tqdm(total=len(loader.dataset), desc="evaluating", unit="image", leave=False, disable=None) as bar:
-        return evaluate(predict, loader, data.names, specs=specs, progress=bar.update).map50
+    with advancing(track, len(loader.dataset), "evaluating") as advance:
+        return evaluate(predict, loader, data.names, specs=specs, progress=advance).map50
+
+
+def predictor(infer: Infer, batch: int | None = None) -> Predict:
+    """Adapt an exported file's outputs to the evaluator: images -> decoded boxes (B, N, 5 + classes).
+
+    Args:
+        infer: images (B, 3, H, W) -> boxes (B, N, 4) as xyxy and scores (B, N, classes).
+        batch: how many images it takes at a time; None for any number.
+    """
+
+    def decoded(images: Tensor) -> Tensor:
+        boxes, scores = (torch.from_numpy(output) for output in infer(np.ascontiguousarray(images.numpy())))
+        return predictions_of(boxes, scores)
+
+    def predict(images: Tensor) -> Tensor:
+        parts = [images] if batch is None else images.split(batch)
+        return torch.cat([decoded(part) for part in parts])
+
+    return predict

@@ -10,11 +10,11 @@ from ...darknet.network import Network
 from ...darknet.scale import with_width
 from ...darknet.sections import Convolutional
 from ...errors import CfgError
-from ...exporters.onnx_session import random_images, session
+from ...exporters.tracing import module_session
 from ...profiling import Latency, measure_latency
 from ...pruning.conv_classes import Convolution, conv_classes, total_milliseconds
 from ...pruning.latency import Calibration, LatencyTable
-from ...runtimes.runtime import Runtime
+from ...runtimes.runtime import Runtime, random_images
 
 _FULL = "full width"
 _SHARES = (0.5, 0.25)  # of the width, at which a calibration measures too
@@ -45,7 +45,7 @@ def network_runs(
     for name, model in models.items():
         images = random_images((1, model.network.channels(-1), *image_size))
         deployed = fused(model).cpu().float()
-        runs[name] = session(deployed, torch.from_numpy(images), runtime).bound(images)
+        runs[name] = module_session(deployed, torch.from_numpy(images), runtime).bound(images)
     return runs
 
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from ...darknet.model import Darknet
-from ...errors import ExportError, PruningError
+from ...errors import ExportError, MissingPackageError, PruningError
 from ...exporters.job import exporting
 from ...exporters.onnx import TOLERANCE, export_onnx
-from ...exporters.output_modules import BoxesAndScores
+from ...exporters.wrappers import BoxesAndScores
 from ...frontends.darknet.subject import DarknetSubject, usable_size
 from ...pruning.equality import outputs_in_float64, relative_difference
 from ...pruning.report import Check
@@ -170,8 +170,8 @@ def _onnx(model: Darknet, image: Tensor) -> Check:
         try:
             job = exporting(model, model.head_specs, size, channels=model.network.channels(-1))
             export = export_onnx(job, Path(folder) / "net.onnx")
+        except MissingPackageError as error:
+            return Check(name, None, None, str(error))
         except ExportError as error:
-            if isinstance(error.__cause__, ImportError):
-                return Check(name, None, None, str(error))
             return Check(name, float("inf"), TOLERANCE, str(error))
     return Check(name, export.parities[0].largest, TOLERANCE, "onnxruntime, decoded, float32")

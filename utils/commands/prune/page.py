@@ -37,11 +37,11 @@ from ..progress import Track, untracked
 
 _ROUNDS, _WARM_UP = 9, 2
 _LONGEST_SIDE, _QUALITY = 640, 82  # pixels and JPEG quality of a sample
-_LOOKED_AT = 16  # images among which the samples are chosen
+LOOKED_AT = 16  # images among which the samples are chosen
 _SAME_BOX = 0.5  # IoU from which two boxes are one
 _SHOWN = Thresholds(confidence=0.25)
 SAMPLES_NOTE = (
-    f"Shown are those of the first {_LOOKED_AT} validation images where most boxes were lost or gained; "
+    f"Shown are those of the first {LOOKED_AT} validation images where most boxes were lost or gained; "
     f"boxes with a score of at least {_SHOWN.confidence}, matched at an IoU of at least {_SAME_BOX}."
 )
 
@@ -287,7 +287,7 @@ def samples(
     dataset = loader.dataset
     detectors = [Detector(model, dataset.image_size, _SHOWN, dataset.letterbox) for model in (before, after)]
     found = []
-    for number in track(range(min(_LOOKED_AT, len(dataset.images))), "comparing boxes"):
+    for number in track(range(min(LOOKED_AT, len(dataset.images))), "comparing boxes"):
         try:
             image = read_image(dataset.images[number])
         except DatasetError:

@@ -35,15 +35,14 @@ from ...errors import ToolkitError
 from ...options import add_options, from_arguments
 from ...profiling import count_parameters
 from ...training.loop import OUTPUTS
-from ...training.precision import channels_last
+from ...training.trainer import channels_last
 from ..arguments import InputOptions, MachineOptions, Parser, next_command
 from ..evaluate.command import print_evaluation
 from ..evaluate.run import data_problems, evaluate_network, open_split
-from ..inputs import Project, open_files
+from ..inputs import DemoFiles, Project, open_files
 from ..results import read_report
 from ..tables import percent, show
 from .options import (
-    OUTPUT,
     DistillationOptions,
     ImageOptions,
     RecipeOptions,
@@ -57,7 +56,7 @@ from .settings import RunSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and run the command."""
+    """Parse the command line, train, and print the results."""
     run_training(train_parser().parse_args(argv))
 
 
@@ -145,6 +144,6 @@ def _next(result: TrainingResult) -> tuple[str, ...]:
     if not settings.options.s:
         files = Project(settings.cfg, None, result.best, is_demo=False)
         return "python export.py", files.options()
-    is_demo = settings.is_demo and settings.output == OUTPUT
+    is_demo = settings.is_demo and settings.output == DemoFiles.here().weights.parent
     files = Project(settings.cfg, settings.data, result.last, is_demo)
     return "python slim_prune.py", files.options(), "--global_percent 0.8 --layer_keep 0.01"

@@ -19,9 +19,9 @@ from ...pruning.policies import normal_threshold, slim_threshold
 from ...pruning.scores import gamma_scores
 from ...pruning.sparsity import AutoStrength, GammaPenalty
 from ...runtimes.detecting import facts_of
+from ...training.darknet_loss import head_rules
 from ...training.distillation import Teacher
 from ...training.features import FeatureMatch, pairs_from_report
-from ...training.head_rules import head_rules
 from ...training.loop import Loaders
 from ...training.objective import Objective
 from ...training.options import TrainingOptions
@@ -88,11 +88,11 @@ def open_loaders(
 
 
 def _require_fit(data: DataFile, model: Darknet, options: TrainingOptions) -> None:
-    """Classes must be the same, and several sizes need cells that keep theirs."""
+    """Refuse other classes than the data set's, and --multi-scale where cells would change their size."""
     require_same_classes(data, facts_of(model))
     if options.multi_scale and any(spec.cell for spec in model.head_specs):
-        fact = f"{model.network.source}'s maps do not divide its input into whole cells"
-        raise ToolkitError("--multi-scale", fact, "add --no-multi-scale or make [net] width and height fit")
+        fact = f"the input size of {model.network.source} is not a multiple of its stride"
+        raise ToolkitError("--multi-scale", fact, "add --no-multi-scale or change [net] width and height")
 
 
 def penalty_of(model: Darknet, settings: RunSettings) -> GammaPenalty | None:
@@ -109,8 +109,8 @@ def penalty_of(model: Darknet, settings: RunSettings) -> GammaPenalty | None:
 
 
 def _spent(options: TrainingOptions) -> Callable[[float], float]:
-    """Which share of the run's learning rate is spent when a share of its epochs is done."""
-    steps = 100  # an epoch, finely enough
+    """From the fraction of the epochs done to the fraction of the summed learning rate that is spent."""
+    steps = 100  # per epoch, fine enough
     schedule = schedule_of(options, steps)
     sums = list(accumulate(map(schedule.factor, range(schedule.steps)), initial=0.0))
     return lambda progress: sums[round(max(progress, 0.0) * schedule.steps)] / sums[-1]
@@ -119,9 +119,9 @@ def _spent(options: TrainingOptions) -> Callable[[float], float]:
 def free_share_of(
     settings: RunSettings, loaders: Loaders, device: torch.device
 ) -> Callable[[Darknet], float] | None:
-    """How to find the share of channels that could go; None without sparse training.
+    """Function for the share of channels removable without changing the outputs; None if not sparse.
 
-    The strategy is the one that the candidates are meant for, without a floor in the layers.
+    The strategy is the one that matches the candidates, without a minimum per layer.
     """
     if not settings.options.s:
         return None
@@ -141,7 +141,7 @@ def free_share_of(
 
 
 def objective_of(model: Darknet, settings: RunSettings, teacher: Teacher | None) -> Objective:
-    """The loss, with the teacher's lesson where there is one.
+    """The loss, with distillation where there is a teacher.
 
     Raises:
         ToolkitError: the loss cannot be computed for this network, or the teacher does not fit.
@@ -165,7 +165,7 @@ def _features(model: Darknet, teacher: Teacher, report: Path | None) -> FeatureM
     if report is None or not report.exists():
         fact = f"{report} does not exist" if report else "there is no report of a pruning run"
         raise ToolkitError(
-            "--distill feature", fact, "it tells which channels are left, so give --report, the run's .json"
+            "--distill feature", fact, "it lists the channels that are left: give --report, the run's .json"
         )
     content = read_report(report)
     assert isinstance(teacher.model, Darknet)

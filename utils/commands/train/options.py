@@ -1,7 +1,7 @@
-"""The options of train.py: its files, and what is given of the hyper-parameters.
+"""Options of the training command: files, and the hyper-parameters that are given.
 
-A hyper-parameter is described once, in `TrainingOptions` or `Augment`. Here its field says whether it was
-given: None is "not given", so that the cfg, or else the default there, decides (see `choice`).
+A hyper-parameter is described once, in `TrainingOptions` or `Augment`. Here its field is None where it is not
+given, so that the cfg or else the default applies, see `settings`.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,11 +17,9 @@ from ...pruning.sparsity import Sparsifier
 from ...training.distillation import DistillationKind
 from ...training.loop import LAST
 from ...training.losses import LossKind
-from ...training.optimizer import OptimizerKind
-from ...training.options import TrainingOptions
-from ...training.precision import Precision
-from ...training.schedule import ScheduleKind
-from ..arguments import ImageSize, InputOptions, MachineOptions
+from ...training.optimizer import OptimizerKind, ScheduleKind
+from ...training.options import Precision, TrainingOptions
+from ..arguments import ImageSizeOptions, InputOptions, MachineOptions
 
 PENALTY: float = 0.001
 CANDIDATES: Literal[0, 1] = 1
@@ -31,10 +29,11 @@ Kind = TypeVar("Kind", bound=type)
 
 
 def not_given(*described: type) -> Callable[[Kind], Kind]:
-    """A class decorator, below `dataclass`: fields that default to None take over their description.
+    """A class decorator, written below `dataclass`: describes fields whose default is None.
 
     Args:
-        described: dataclasses that have options of the same names; their defaults are told in the help text.
+        described: dataclasses that have options of the same names; help text, range and spelling are copied
+            from there, and the help text states the default.
     """
     known = {each.name: each for kind in described for each in fields(kind)}
 
@@ -64,17 +63,9 @@ def _optional(original: "Field[Any]") -> dict[str, Any]:
 
 @dataclass(frozen=True)
 @not_given(TrainingOptions)
-class RecipeOptions:
+class RecipeOptions(ImageSizeOptions):
     """Length, steps and loss of a training."""
 
-    img_size: tuple[int, int] | None = option(
-        None,
-        "input size of the network in pixels: one number, or height and width (default: the cfg's own)",
-        POSITIVE_INT,
-        action=ImageSize,
-        nargs="+",
-        metavar="N",
-    )
     epochs: int | None = None
     batch_size: int | None = None
     accumulate: int | None = None

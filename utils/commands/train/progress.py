@@ -10,16 +10,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...darknet.model import Darknet
-from ...training.head_rules import head_rules
+from ...training.darknet_loss import head_rules
 from ...training.history import EpochRecord
 from ...training.loop import Loaders
 from ...training.optimizer import scaled_rate
-from ...training.precision import half_type
 from ...training.processes import Processes
+from ...training.trainer import half_type
 from ..tables import show
 from .run import PreparedRun
 from .settings import MODERN, other_schedules
 
+# losses of an epoch's line
 _LOSSES = {"loss": "loss", "box": "box", "objectness": "obj", "classes": "cls"}
 
 

@@ -1,6 +1,6 @@
-"""Train a network, printing nothing: `train(TrainOptions(...))`.
+"""Train a network: `train(TrainOptions(...))`.
 
-The command adds what is printed, by an observer and from the result.
+It prints nothing; the command prints by an observer and from the result.
 """
 
 import logging
@@ -27,14 +27,14 @@ from ...training import loop
 from ...training.distillation import Teacher
 from ...training.history import EpochRecord
 from ...training.loop import LAST, OUTPUTS, PREVIOUS, Extras, Loaders, Observer
-from ...training.precision import channels_last
 from ...training.processes import Processes, joined, local_device
+from ...training.trainer import channels_last
 from ..arguments import prepare, resolve
 from ..evaluate.run import data_problems
-from ..inputs import fresh_network, open_files
+from ..inputs import DemoFiles, fresh_network, open_files
 from .board import Board
 from .components import free_share_of, objective_of, open_loaders, penalty_of
-from .options import CANDIDATES, NEWEST, TrainOptions
+from .options import CANDIDATES, NEWEST, OUTPUT, TrainOptions
 from .settings import RunSettings, choose_control
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class PreparedRun:
         model: the network, with the weights that it starts from.
         settings: what decides the result.
         origins: name of a hyper-parameter -> where its value comes from.
-        weights: file that was loaded; None without.
+        weights: file given for the start; --scratch does not load it.
         resumed: the checkpoint's file; None for a new run.
         checkpoint: the state to continue from; None for a new run.
     """
@@ -68,7 +68,7 @@ class PreparedRun:
 
     @property
     def epochs_done(self) -> int:
-        """Epochs that the checkpoint has behind it."""
+        """Epochs done when the checkpoint was written."""
         return len(self.checkpoint.training["history"]) if self.checkpoint else 0
 
 
@@ -156,6 +156,8 @@ def _known(value: float) -> float | None:
 def train(options: TrainOptions, observer: RunObserver | None = None) -> TrainingResult:
     """Train a network, or resume a run; with several processes under torchrun, all of them call this.
 
+    It seeds the global random generators and sets the number of torch's threads.
+
     Args:
         options: files and hyper-parameters; what is not given comes from the cfg or is the default.
         observer: progress callbacks.
@@ -182,13 +184,14 @@ def _new(options: TrainOptions) -> PreparedRun:
         load_weights(model, loaded, options.cutoff)
     elif loaded:
         load_pretrained(model, loaded, options.weights_classes)
+    is_default = project.is_demo and options.output == OUTPUT
     settings = RunSettings(
         cfg=project.cfg,
         data=project.needed("data"),
         t_cfg=options.t_cfg,
         t_weights=options.t_weights,
         report=report,
-        output=options.output,
+        output=DemoFiles.here().weights.parent if is_default else options.output,
         prune=CANDIDATES if options.prune is None else options.prune,
         classic=options.classic,
         is_demo=project.is_demo,
@@ -217,7 +220,7 @@ def newest_run(folder: Path) -> Path:
     """The youngest last.pt in `folder` or up to four folders below it.
 
     Raises:
-        ToolkitError: there is none.
+        ToolkitError: none was found.
     """
     found = []
     for path, folders, files in os.walk(folder):
@@ -234,7 +237,7 @@ def newest_run(folder: Path) -> Path:
 
 
 def _read_run(path: Path) -> Checkpoint:
-    """The checkpoint, or the one before it where that is damaged."""
+    """Read the checkpoint, or the one before it if that is damaged."""
     try:
         return read_checkpoint(path)
     except WeightsError as error:
@@ -261,7 +264,8 @@ def _trained(
     model.to(device)
     objective = objective_of(model, settings, teacher)
     processes.barrier()  # all have read their inputs, so these may move
-    settings = _protected(settings, run.weights, processes)
+    if checkpoint is None:
+        settings = _protected(settings, run.weights, processes)
     extras = Extras(
         penalty=penalty_of(model, settings),
         objective=objective,
@@ -311,7 +315,7 @@ def _protected(settings: RunSettings, weights: Path | None, processes: Processes
 
 
 def _choose_threads(model: Darknet, settings: RunSettings, asked: int | None, device: torch.device) -> int:
-    """What was asked for, else what a resumed run had, else what suits the network; returns the number.
+    """Set the number of threads: as given, else as in the resumed run, else by the network; return it.
 
     One thread for a network that is too small to gain from more, torch's own choice for others.
     """

@@ -1,7 +1,7 @@
-"""The hyper-parameters of a run: what was given, else what the cfg says, else the default.
+"""Settings of a run: each hyper-parameter as given, else from the cfg, else its default.
 
-Lengths in [net] count iterations of a training of `max_batches`; here they are shares of it, so that they
-mean the same in a shorter one.
+Lengths in [net] are iterations of a training of `max_batches`; here they are fractions of it, so that they
+apply to shorter trainings too.
 """
 
 import argparse
@@ -26,10 +26,12 @@ from .options import PENALTY, TrainOptions
 Value = TypeVar("Value")
 logger = logging.getLogger(__name__)
 
-AUTO_START: float = 0.001  # where auto begins: three times it broke a pretrained network's first epochs
-# the rates in cfgs are meant for Darknet's loss, a sum over objects; the modern one is a mean
+AUTO_START: float = (
+    0.001  # initial s of auto; three times as much damaged pretrained networks in the first epochs
+)
+# learning rates in cfgs are for Darknet's loss, a sum over objects; the modern loss is a mean
 SGD_RATE_FACTOR = 8.0
-# In a Darknet training, half of the images are left alone (load_data_detection, data.c).
+# Darknet leaves half of the images unchanged (load_data_detection, data.c).
 MIXED = 0.5
 # batch=1 is written in cfgs that are prepared for testing
 _TESTING = 1
@@ -40,11 +42,11 @@ _LOSS = (
 )  # fmt: skip
 # the policy of Darknet -> our schedule; others become the default
 _POLICIES = {"steps": "steps", "sgdr": "sgdr", "constant": "constant"}
-# what only means something with one schedule, or with the modern loss
+# options that have an effect with one schedule only, or with the modern loss only
 _SCHEDULES: Mapping[str, str] = MappingProxyType(
     {"steps": "steps", "scales": "steps", "cycle": "sgdr", "cycle_growth": "sgdr"}
 )
-# distillation's positives have an iou_threshold too
+# iou_threshold also defines the positives of distillation
 MODERN = {*_LOSS, "box_kind", "label_smoothing"} - {"iou_threshold"}
 _IMAGES = [each.name for each in fields(Augment)]
 
@@ -132,7 +134,7 @@ def choose(options: TrainOptions, network: Network) -> Choice:
 
 
 def _given(options: TrainOptions) -> dict[str, Any]:
-    """What was given, by the names of `TrainingOptions` and `Augment`."""
+    """The options that were given, by the names of `TrainingOptions` and `Augment`."""
     found = given(options)
     if options.no_amp:
         found.setdefault("precision", "fp32")
@@ -161,7 +163,7 @@ def _check(options: TrainOptions, chosen: TrainingOptions) -> None:
 
 
 def other_schedules(schedule: str) -> set[str]:
-    """Options that only mean something with another schedule than this."""
+    """Options that have an effect only with another schedule than this."""
     return {name for name, kind in _SCHEDULES.items() if kind != schedule}
 
 
@@ -263,7 +265,7 @@ def cfg_defaults(
 def augment_of(network: Network) -> dict[str, float]:
     """Fields of `Augment` -> values: of [net] and the last head's jitter.
 
-    Darknet's jitter moves each side of the crop by up to this share; here it bounds zoom and aspect, and
+    Darknet's jitter moves each side of the crop by up to this fraction; here it bounds zoom and aspect, and
     half of it the shift.
     """
     changes = {key: _net(network, key) for key in ("hue", "saturation", "exposure")}
@@ -284,7 +286,7 @@ def _batch(network: Network) -> dict[str, int]:
 
 
 def _course(network: Network) -> dict[str, Any]:
-    """The schedule, with lengths as shares of max_batches."""
+    """The schedule, with lengths as fractions of max_batches."""
     total = _net(network, "max_batches", POSITIVE_INT)
     policy = network.options.get("policy", "")
     kind = _POLICIES.get(policy)
@@ -310,7 +312,7 @@ def _course(network: Network) -> dict[str, Any]:
 
 
 def _burn_in(network: Network, epochs: int) -> dict[str, float]:
-    """The cfg's burn-in where it is longer than the measured one: too short a one has cost trainings."""
+    """The cfg's burn-in if it is longer than the measured one: shorter ones have ruined trainings."""
     total, length = (_net(network, key, POSITIVE_INT) for key in ("max_batches", "burn_in"))
     if not total or not length:
         return {}
@@ -323,7 +325,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _reader(name: str) -> Callable[[str], Any]:
-    """How the option of this name is read from text."""
+    """The reader of the option of this name."""
     known = {each.name: each for kind in (TrainingOptions, Augment) for each in fields(kind)}
     reader: Callable[[str], Any] = known[name].metadata["reader"]
     return reader

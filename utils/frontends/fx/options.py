@@ -62,15 +62,15 @@ class SlimOptions:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 remedy = f"use {', '.join(allowed)}"
-                raise PruningError(f"{name} {getattr(self, name)!r}", "unknown value", remedy)
+                raise PruningError(f"{name} {getattr(self, name)!r}", "invalid value", remedy)
         for name in ("align", "min_channels"):
             count = getattr(self, name)
             if not isinstance(count, int) or count < 1:
-                raise PruningError(f"{name} {count}", "out of range", "give a whole number from 1")
+                raise PruningError(f"{name} {count}", "invalid value", "give a whole number from 1")
         if not _is_ratio(self.ratio):
-            raise PruningError(f"ratio {self.ratio}", "out of range", "give a number from 0 to below 1")
+            raise PruningError(f"ratio {self.ratio!r}", "invalid value", "give a number from 0 to below 1")
         if not 0 <= self.layer_keep <= 1:
-            raise PruningError(f"layer_keep {self.layer_keep}", "out of range", "give a number from 0 to 1")
+            raise PruningError(f"layer_keep {self.layer_keep}", "invalid value", "give a number from 0 to 1")
 
 
 def _is_ratio(value: object) -> bool:

@@ -277,7 +277,7 @@ def _limits(model: nn.Module, subject: FxSubject, pruned: nn.Module) -> tuple[st
     if type(pruned) is type(model):
         return ()
     found = [
-        "its code contains channel counts, so the traced network is returned: it trains as in evaluation mode"
+        "its code contains channel counts, so it is the traced network: it trains with the code of evaluation"
     ]
     if subject.model.meta.get(WAY) == "torch.export":
         size = "x".join(map(str, subject.example.shape[1:]))
