@@ -102,15 +102,14 @@ def main() -> None:
 def _job(args: Namespace, device: torch.device, runtime: str) -> Job:
     """What slim_prune.py --max-ms would work on."""
     options = PruningOptions(
-        strategy="slim_prune",
         cfg=args.cfg,
         weights=args.weights,
         data=args.data,
-        layer_keep=LAYER_KEEP,
         max_ms=amount("50%"),
         runtime=runtime,
         recalibrate=args.recalibrate,
         workers=args.workers,
+        layer_keep=LAYER_KEEP,
     )
     return open_job(options, device)
 
@@ -145,7 +144,7 @@ def _compact(job: Job, keep: UnitMask) -> DarknetSubject:
 
 
 def _map50(job: Job, subject: DarknetSubject) -> float:
-    return job.map50(job.recalibrated(subject, job.options.recalibrate or 0).model, "map")
+    return job.map50(job.recalibrated(subject, job.options.images_to_recalibrate).model, "mAP")
 
 
 def _measured(

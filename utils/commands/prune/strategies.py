@@ -9,6 +9,7 @@ from ...pruning.report import PruningReport
 from ..arguments import Options, Parser, add_machine, next_command
 from ..progress import bar
 from ..tables import mebibytes, milliseconds, multiply_adds, percent, show
+from ..train.progress import Display
 from .explain import show_explanation, show_what_if
 from .options import BUDGET, STRATEGY_OPTIONS, PruningOptions, Strategy
 from .result import PruningOutcome
@@ -130,7 +131,7 @@ def _run(strategy: Strategy, manual: str, argv: Sequence[str] | None) -> None:
     elif options.explain is not None:
         show_explanation(options, options.explain)
     else:
-        _show(run_prune(options, track=bar))
+        _show(run_prune(options, track=bar, observer=Display()))
 
 
 def _show(outcome: PruningOutcome) -> None:
