@@ -33,10 +33,10 @@ from rich.table import Table
 from utils.cli import run_main
 from utils.commands.arguments import (
     ImageSizeOptions,
+    InputFiles,
     InputOptions,
     MachineOptions,
     Parser,
-    Project,
     add_machine,
     prepare,
     resolve,
@@ -112,7 +112,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _ways(project: Project, args: argparse.Namespace, device: torch.device) -> dict[str, Way]:
+def _ways(project: InputFiles, args: argparse.Namespace, device: torch.device) -> dict[str, Way]:
     """What to call for an evaluation of each way."""
     data = read_data_file(project.needed("data"))
     model = open_network(project).to(device).eval()

@@ -21,9 +21,9 @@ from ...profiling import torch_threads
 from ...runtimes.detecting import Detecting, Facts, detecting, facts_of
 from ..arguments import (
     ImageSizeOptions,
+    InputFiles,
     InputOptions,
     MachineOptions,
-    Project,
     RuntimeOptions,
     arguments,
     prepare,
@@ -69,7 +69,7 @@ class EvaluationResult:
     """
 
     figures: Evaluation
-    files: Project
+    files: InputFiles
     image_size: tuple[int, int]
     letterbox: bool
     problems: tuple[str, ...]
