@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from utils.commands.prune.stages import Timing
 
 from utils.commands.prune.budget_latency import Aims, Try
-from utils.commands.prune.stages import Timing
 from utils.errors import PruningError
 
 START = Try(np.ones(1, dtype=np.bool_), 8.0, 0.0, Timing("torch 2"))
