@@ -3,11 +3,13 @@
 import re
 import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import utils
 from utils import cli
 from utils.commands.arguments import Parser
 
@@ -96,6 +98,18 @@ def test_files_that_are_named_exist(path: Path) -> None:
     codes = INLINE.findall(FENCE.sub("", path.read_text(encoding="utf-8")))
     named = {code for code in codes if NAMED_FILE.fullmatch(code)}
     assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^::: (\S+)$", page, re.MULTILINE)
+    assert sorted(name.rpartition(".")[2] for name in listed) == sorted(utils.__all__)
+    assert [name for name in listed if not _exists(name)] == []
+
+
+def _exists(name: str) -> bool:
+    module, _, attribute = name.rpartition(".")
+    return hasattr(import_module(module), attribute)
 
 
 def test_the_readme_stays_short() -> None:

@@ -221,7 +221,7 @@ class TrainsOtherwise(HalfInstanceNorm):
 # middle -> what its report says of it; "" where all is followed
 MIDDLES: dict[type[nn.Module], str] = {
     SharedParameter: "",
-    ParameterReadTwice: "middle.scale is read by view",
+    ParameterReadTwice: "middle.scale is also read by view",
     WeightsReadTwice: "conv2d",
     TiedWeights: "",
     ZerosOfItsSize: "",

@@ -215,7 +215,7 @@ def test_what_the_traced_network_cannot_do_is_said():
     (text,) = slim(built("TrainsOtherwise"), EXAMPLE).report.limits
     assert "it trains with the code of evaluation" in text
     texts = slim(built("ZerosOfItsSize"), EXAMPLE).report.limits
-    assert "takes inputs of 3x16x16 alone" in texts[1]
+    assert "takes inputs of 3x16x16 only" in texts[1]
     assert "limit: " + texts[1] in str(slim(built("ZerosOfItsSize"), EXAMPLE).report)
 
 

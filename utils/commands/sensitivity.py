@@ -110,8 +110,13 @@ class Cut:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and run the command."""
+    run_sensitivity(sensitivity_options(argv))
+
+
+def sensitivity_options(argv: Sequence[str] | None = None) -> SensitivityOptions:
+    """The options of a command line."""
     parser = sweep_parser(__doc__, "sensitivity", SensitivityOptions, "what is pruned")
-    run_sensitivity(from_arguments(SensitivityOptions, parser.parse_args(argv)))
+    return from_arguments(SensitivityOptions, parser.parse_args(argv))
 
 
 def run_sensitivity(options: SensitivityOptions) -> "Sensitivity":

@@ -30,7 +30,7 @@ class ChannelSelection(nn.Module):
 
     Pre-activation networks are pruned with it in Network Slimming (Liu et al., ICCV 2017): the norm that
     opens a block is scored by what the block reads, and the residual sum stays whole. The authors select
-    behind that norm; a norm works channel by channel, so selecting before it computes the same and lets the
+    after that norm; a norm works channel by channel, so selecting before it computes the same and lets the
     norm become narrow too.
 
     To the engine it is a layer without weights: its output channels are its own, and the tensor that it

@@ -20,25 +20,7 @@ _KEYS = ("sparsity", "ratio", "exclude", "op_types", "op_names")  # of a config 
 
 @dataclass(frozen=True)
 class SlimOptions:
-    """What to remove, and how; the keywords of `slim`.
-
-    Attributes:
-        ratio: share of the channels to remove, 0 <= ratio < 1.
-        score: name of a score, a product such as "gamma_x_l1", or a scorer.
-        scope: names of the modules to prune; None for the whole network.
-        exclude: names or types of modules whose layers keep their width.
-        align: kept widths are multiples of it.
-        scheme: "uniform": each group of layers with one width loses `ratio`; "global": one threshold;
-            "guarded": one threshold below every layer's highest score.
-        config: instead of `ratio`, a list of dicts with sparsity (or ratio), exclude, op_types, op_names.
-        interface: whether layers outside of `scope` that read pruned channels are narrowed ("follow") or
-            those channels are kept ("keep").
-        layer_keep: the smallest share of its channels that a layer keeps, under "global" and "guarded".
-        min_channels: the fewest channels that a layer keeps.
-        folding: "interior": constants of removed channels move into biases and means; "borders": exactly,
-            at borders too, which keeps a few dead channels; "off": they are dropped.
-        values: other arguments of `forward`, fixed.
-        seed: seed of random scores.
+    """The keywords of `slim`, checked; described there.
 
     Raises:
         PruningError: a value is out of range or not one of those allowed.
