@@ -45,7 +45,7 @@ from utils.commands.evaluate.run import evaluate_network, open_split, predictor
 from utils.commands.inputs import open_network
 from utils.commands.tables import show
 from utils.data.listing import SPLITS, read_data_file
-from utils.detection.evaluator import Evaluation, evaluate
+from utils.detection.evaluator import Evaluation, Scoring, evaluate
 from utils.files import atomic_path
 from utils.options import POSITIVE_FLOAT, POSITIVE_INT, add_options, from_arguments
 
@@ -121,7 +121,7 @@ def _ways(project: InputFiles, args: argparse.Namespace, device: torch.device) -
         open_split(data, args.split, model, size, rect=args.rect, batch_size=count, workers=args.workers)
         for count in (1, args.batch_size)
     )
-    reference = partial(evaluate, predictor(model), single, data.names, specs=model.head_specs)
+    reference = partial(evaluate, predictor(model), single, data.names, Scoring(specs=model.head_specs))
     return {"reference": reference, "fast": partial(evaluate_network, model, batched, data.names)}
 
 

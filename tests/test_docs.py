@@ -23,6 +23,28 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 COMMAND = re.compile(r"(python (?!-)|netslim )")
 NAMED_FILE = re.compile(r"(utils|tests|benchmarks|examples|docs)(/[a-z_0-9]+)*(\.[a-z]+)?/?")
+# Parts of messages as the code has them: docs/guides/troubleshooting.md quotes them.
+MESSAGES = (
+    "no such file",
+    "a .weights file does not contain its network",
+    "floats are left over after",
+    "ends exactly after section",
+    "is not a Darknet weights file",
+    "is unknown",
+    "unsupported section",
+    "unknown section",
+    "give the cfg and the data that belong together",
+    "label lines that cannot be used and are skipped",
+    "is outside the image; give fractions of its size",
+    "has a label file",
+    "lines that name no image",
+    "images in both splits",
+    "all channels of these sections are below the threshold; kept the best one of each",
+    "blocks asked for, but this network has",
+    "the smallest network that the widths allow",
+    "torch does not find this device",
+    "unsupported activation",
+)
 OPEN = "..."  # stands for what the reader fills in
 
 
@@ -98,6 +120,14 @@ def test_files_that_are_named_exist(path: Path) -> None:
     codes = INLINE.findall(FENCE.sub("", path.read_text(encoding="utf-8")))
     named = {code for code in codes if NAMED_FILE.fullmatch(code)}
     assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_quoted_messages_are_those_of_the_code(message: str) -> None:
+    page = (ROOT / "docs" / "guides" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert message in page
+    code = (path.read_text(encoding="utf-8") for path in (ROOT / "utils").rglob("*.py"))
+    assert any(message in re.sub(r'"\s+f?"', "", text) for text in code)  # texts may be wrapped
 
 
 def test_the_api_page_has_every_public_name() -> None:

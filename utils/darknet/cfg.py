@@ -18,8 +18,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NoReturn
 
+from ..commands.inputs import stock_cfg
 from ..errors import CfgError, Finding, UnsupportedSectionError
-from ..resources import stock_cfg
 
 logger = logging.getLogger(__name__)
 

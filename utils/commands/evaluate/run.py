@@ -14,7 +14,7 @@ from ...data.listing import SPLITS, DataFile, read_data_file
 from ...data.loader import Loader, make_loader
 from ...detection import evaluator
 from ...detection.decode import decode_heads
-from ...detection.evaluator import STYLES, Evaluation, Predict
+from ...detection.evaluator import STYLES, Evaluation, Predict, Scoring
 from ...errors import ToolkitError
 from ...options import FRACTION, POSITIVE_INT, check_ranges, option
 from ...profiling import torch_threads
@@ -200,9 +200,7 @@ def evaluate_network(
             network.predict,
             loader,
             names,
-            style=style,
-            specs=[network],
-            confidence=confidence,
+            Scoring(style, [network], confidence),
             progress=advance,
             parts=parts,
         )
