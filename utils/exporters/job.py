@@ -33,7 +33,7 @@ Because = tuple[str, str]  # why something is refused, and what to do instead
 
 @dataclass(frozen=True)
 class Limits:
-    """What a format cannot do, known before any work is done.
+    """Limits of a format, known before any work is done.
 
     Attributes:
         format: for messages.

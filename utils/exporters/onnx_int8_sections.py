@@ -124,7 +124,7 @@ def _by_error(network: _Network, sections: list[int], job: Exporting, images: Im
 
 
 def _fewest(network: _Network, worst: list[int], accuracy: Accuracy) -> tuple[int, float]:
-    """How many of the worst sections must stay in float, and the mAP then: by doubling, then bisection.
+    """Number of the worst sections that must stay in float, and the mAP then: by doubling, then bisection.
 
     Zero is known not to be enough.
     """

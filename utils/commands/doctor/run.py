@@ -28,7 +28,7 @@ EXIT_CODES = {"note": 0, "warning": 1, "error": 2}
 
 @dataclass(frozen=True)
 class DoctorOptions(CommandOptions, InputOptions):
-    """What to check: at least one of the files."""
+    """Options of the doctor: at least one of the files."""
 
     images: int = option(5000, "read at most N images of each split", NON_NEGATIVE_INT, metavar="N")
     json: Path | None = option(None, "write all results to FILE", Path, metavar="FILE")
@@ -65,7 +65,7 @@ class NetworkCheck:
 
 @dataclass(frozen=True)
 class DoctorResult:
-    """What the checks found.
+    """Result of the checks.
 
     Attributes:
         findings: of all checks.
