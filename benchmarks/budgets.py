@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from utils.cli import run_main
-from utils.commands.arguments import Parser, add_common, add_data, add_network, prepare, resolve
+from utils.commands.arguments import InputOptions, MachineOptions, Parser, add_machine, prepare, resolve
 from utils.commands.csv_results import read_rows, write_rows
 from utils.commands.evaluate.run import evaluate_network, open_split
 from utils.commands.inputs import open_files, open_network
@@ -29,7 +29,7 @@ from utils.commands.latency.network import network_latencies
 from utils.darknet.model import Darknet
 from utils.data.listing import DataFile, read_data_file
 from utils.frontends.darknet.subject import DarknetSubject
-from utils.options import POSITIVE_INT
+from utils.options import POSITIVE_INT, add_options, from_arguments
 from utils.profiling import count_macs, count_parameters
 from utils.pruning.policies import slim_threshold
 from utils.pruning.recalibrate import recalibrate
@@ -66,15 +66,14 @@ class Row:
 def main() -> None:
     """Compute the budgets that are missing."""
     parser = Parser(__doc__)
-    add_network(parser)
-    add_data(parser)
+    add_options(parser, InputOptions)
     parser.add_argument("--max-ms", nargs="+", required=True, help="budgets, shares such as 25%%")
     parser.add_argument("--runtime", choices=NAMES, default="onnxruntime", help="what is timed")
     parser.add_argument("--recalibrate", type=POSITIVE_INT, default=128, help="training images")
     parser.add_argument("--table", type=Path, default=ROOT / "benchmarks" / "budgets.csv", help="CSV")
-    add_common(parser)
+    add_machine(parser)
     args = parser.parse_args()
-    prepare(args)
+    prepare(from_arguments(MachineOptions, args))
     rows = read_rows(args.table, Row)
     for budget in args.max_ms:
         if not any((row.budget, row.runtime) == (budget, args.runtime) for row in rows):
@@ -84,7 +83,7 @@ def main() -> None:
 
 def compare(args: Namespace, budget: str) -> list[Row]:
     """Both ways to a budget."""
-    project = resolve(args)
+    project = resolve(from_arguments(InputOptions, args))
     model = open_network(project).eval()
     data = read_data_file(project.needed("data"))
     ours = _by_budget(args, budget)

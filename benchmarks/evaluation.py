@@ -32,12 +32,12 @@ from rich.table import Table
 
 from utils.cli import run_main
 from utils.commands.arguments import (
+    ImageSizeOptions,
+    InputFiles,
+    InputOptions,
+    MachineOptions,
     Parser,
-    Project,
-    add_common,
-    add_data,
-    add_image_size,
-    add_network,
+    add_machine,
     prepare,
     resolve,
 )
@@ -45,9 +45,9 @@ from utils.commands.evaluate.run import evaluate_network, open_split, predictor
 from utils.commands.inputs import open_network
 from utils.commands.tables import show
 from utils.data.listing import SPLITS, read_data_file
-from utils.detection.evaluator import Evaluation, evaluate
+from utils.detection.evaluator import Evaluation, Scoring, evaluate
 from utils.files import atomic_path
-from utils.options import POSITIVE_FLOAT, POSITIVE_INT
+from utils.options import POSITIVE_FLOAT, POSITIVE_INT, add_options, from_arguments
 
 Way = Callable[[], Evaluation]
 
@@ -77,8 +77,8 @@ class Round:
 def main(argv: list[str] | None = None) -> None:
     """Measure as the command line says."""
     args = _parser().parse_args(argv)
-    device = prepare(args)
-    project = resolve(args)
+    device = prepare(from_arguments(MachineOptions, args))
+    project = resolve(from_arguments(InputOptions, args))
     ways = _ways(project, args, device)
     for way in ways.values():  # files into memory, the threads' first work: not what is measured
         way()
@@ -98,9 +98,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parser() -> Parser:
     parser = Parser(__doc__)
-    add_network(parser)
-    add_data(parser)
-    add_image_size(parser)
+    add_options(parser, InputOptions)
+    add_options(parser, ImageSizeOptions)
     parser.add_argument("--split", choices=SPLITS, default="valid", help="which list of the .data file")
     parser.add_argument("--rect", action="store_true", help="rectangular inputs")
     parser.add_argument("--batch-size", type=POSITIVE_INT, default=16, help="images at a time, fast way")
@@ -109,11 +108,11 @@ def _parser() -> Parser:
         "--tolerance", type=POSITIVE_FLOAT, default=1e-3, help="allowed difference of mAP@0.5"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="CSV file of all rounds")
-    add_common(parser)
+    add_machine(parser)
     return parser
 
 
-def _ways(project: Project, args: argparse.Namespace, device: torch.device) -> dict[str, Way]:
+def _ways(project: InputFiles, args: argparse.Namespace, device: torch.device) -> dict[str, Way]:
     """What to call for an evaluation of each way."""
     data = read_data_file(project.needed("data"))
     model = open_network(project).to(device).eval()
@@ -122,7 +121,7 @@ def _ways(project: Project, args: argparse.Namespace, device: torch.device) -> d
         open_split(data, args.split, model, size, rect=args.rect, batch_size=count, workers=args.workers)
         for count in (1, args.batch_size)
     )
-    reference = partial(evaluate, predictor(model), single, data.names, specs=model.head_specs)
+    reference = partial(evaluate, predictor(model), single, data.names, Scoring(specs=model.head_specs))
     return {"reference": reference, "fast": partial(evaluate_network, model, batched, data.names)}
 
 

@@ -19,9 +19,9 @@ import numpy as np
 
 from benchmarks.rows import Row, Rows
 from utils.cli import run_main
-from utils.commands.arguments import Parser, add_image_size
+from utils.commands.arguments import ImageSizeOptions, Parser
 from utils.commands.benchmark.models import Model
-from utils.options import POSITIVE_INT
+from utils.options import POSITIVE_INT, add_options
 from utils.profiling import count_parameters, interleaved_times, median_interval, torch_threads
 from utils.runtimes.choice import find_runtime
 from utils.runtimes.runtime import random_images
@@ -73,7 +73,7 @@ def _parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--cfg", type=Path, required=True, help="of the pruned network")
     parser.add_argument("--weights", type=Path, required=True)
-    add_image_size(parser)
+    add_options(parser, ImageSizeOptions)
     parser.add_argument("--batch", type=POSITIVE_INT, nargs="+", default=[1, 8])
     parser.add_argument("--threads", type=POSITIVE_INT, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=POSITIVE_INT, default=25)

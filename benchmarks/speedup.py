@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from utils.cli import run_main
-from utils.commands.arguments import Parser, add_common, add_data, add_network, prepare
+from utils.commands.arguments import InputOptions, MachineOptions, Parser, add_machine, prepare
 from utils.commands.csv_results import read_rows, write_rows
 from utils.commands.latency.network import network_latencies
 from utils.commands.prune.budget import STAGES
@@ -35,7 +35,7 @@ from utils.commands.prune.job import Job, open_job
 from utils.commands.prune.options import PruningOptions, amount
 from utils.darknet.model import Darknet
 from utils.frontends.darknet.subject import DarknetSubject
-from utils.options import FRACTION, POSITIVE_INT
+from utils.options import FRACTION, POSITIVE_INT, add_options, from_arguments
 from utils.profiling import count_macs, count_parameters
 from utils.pruning.budget_search import BudgetSearch, Limit
 from utils.pruning.channels import UnitMask, WidthLimits
@@ -74,8 +74,7 @@ class Row:
 def main() -> None:
     """Compute what is missing."""
     parser = Parser(__doc__)
-    add_network(parser)
-    add_data(parser)
+    add_options(parser, InputOptions)
     parser.add_argument("--network", required=True, help="its name in the table")
     parser.add_argument(
         "--shares", nargs="+", type=FRACTION, default=[0.5, 0.25], help="of multiply-adds left"
@@ -83,9 +82,9 @@ def main() -> None:
     parser.add_argument("--runtimes", nargs="+", choices=NAMES, default=["onnxruntime", "openvino", "torch"])
     parser.add_argument("--recalibrate", type=POSITIVE_INT, default=128, help="training images")
     parser.add_argument("--table", type=Path, default=Path(__file__).with_suffix(".csv"), help="CSV")
-    add_common(parser)
+    add_machine(parser)
     args = parser.parse_args()
-    device = prepare(args)
+    device = prepare(from_arguments(MachineOptions, args))
     rows = read_rows(args.table, Row)
     threads = torch.get_num_threads()
     done = {row.runtime for row in rows if (row.network, row.threads) == (args.network, threads)}
@@ -103,15 +102,14 @@ def main() -> None:
 def _job(args: Namespace, device: torch.device, runtime: str) -> Job:
     """What slim_prune.py --max-ms would work on."""
     options = PruningOptions(
-        strategy="slim_prune",
         cfg=args.cfg,
         weights=args.weights,
         data=args.data,
-        layer_keep=LAYER_KEEP,
         max_ms=amount("50%"),
         runtime=runtime,
         recalibrate=args.recalibrate,
         workers=args.workers,
+        layer_keep=LAYER_KEEP,
     )
     return open_job(options, device)
 
@@ -146,7 +144,7 @@ def _compact(job: Job, keep: UnitMask) -> DarknetSubject:
 
 
 def _map50(job: Job, subject: DarknetSubject) -> float:
-    return job.map50(job.recalibrated(subject, job.options.recalibrate or 0).model, "map")
+    return job.map50(job.recalibrated(subject, job.options.images_to_recalibrate).model, "mAP")
 
 
 def _measured(

@@ -4,21 +4,21 @@
     python -m examples.digits
     python -m examples.digits --network ResNet --sr 0.0001 --ratios 0.3 0.5 0.7 --scratch e
 
-A network with three heads (which digit? odd or even? low, middle or high?) learns 600 images and is judged
-on 1197 others, after each step of the method:
+A network with three heads (which digit; odd or even; low, middle or high) is trained on 600 images and tested
+on 1197 others after each step of the method:
 
-baseline    trained plainly
-sparse      trained on, with a penalty on the batch-norm gammas of the hidden layers: those inside of a block
-pruned      one threshold over the gammas takes --ratios of the hidden channels, but is kept from emptying any
-            layer; widths are filled up to multiples of 8 with the best channels that went
-fine-tuned  trained on
+baseline    trained without penalty
+sparse      trained further, with a penalty on the batch-norm gammas of the hidden layers, those inside blocks
+pruned      one threshold over the gammas removes --ratios of the hidden channels but never empties a layer;
+            widths are rounded up to multiples of 8 with the best removed channels
+fine-tuned  trained further
 distilled   fine-tuned with a teacher of another architecture: hard and softened loss 1:1, temperature 5
-scratch-e   the control: the pruned network from random weights, for the epochs of the baseline
+scratch-e   control: the pruned architecture from random weights, for the epochs of the baseline
 scratch-b   the same for as many multiply-adds as the baseline took (Liu et al., "Rethinking", ICLR 2019)
 
-How far the penalty moves a gamma is sr x the sum of all learning rates, ten times that with momentum. The sr
-of 0.0001 that is known from CIFAR has 60,000 steps there; here are some hundred, so it hardly moves one, and
-pruning falls off a cliff: try it.
+The penalty moves a gamma by sr x the sum of all learning rates, ten times that with momentum. The sr of
+0.0001 known from CIFAR has 60,000 steps there; the few hundred steps here hardly move a gamma, and accuracy
+collapses at pruning: try it.
 """
 
 import argparse
@@ -55,13 +55,13 @@ class Outcome:
     """A network after a step.
 
     Attributes:
-        network, seed, sr: of the course.
+        network, seed, sr: as in `Course`.
         stage: as in the manual above; "teacher" for the other network.
-        ratio: share of the hidden channels that the threshold takes; 0 before pruning.
-        digit, parity, third: share of right answers of each head on the test images, 0..1.
-        parameters: learnable values.
-        macs: multiply-adds of an image.
-        epochs: of the training in this step.
+        ratio: share of the hidden channels to remove; 0 before pruning.
+        digit, parity, third: accuracy of each head on the test images, 0..1.
+        parameters: number of parameters.
+        macs: multiply-adds of one image.
+        epochs: training epochs of this step.
     """
 
     network: str
@@ -83,12 +83,12 @@ class Course:
 
     Attributes:
         network: a name of NETWORKS; the next one is the teacher.
-        seed: of weights and order.
+        seed: seed of weights and order.
         sr: weight of the penalty.
-        ratios: shares to prune.
-        epochs, tune_epochs: of training and of fine-tuning.
-        scratch: controls, of "e" and "b".
-        teach: whether to fine-tune with the teacher, too.
+        ratios: shares of the hidden channels to remove.
+        epochs, tune_epochs: epochs of training and of fine-tuning.
+        scratch: controls, any of "e" and "b".
+        teach: whether to fine-tune with the teacher too.
     """
 
     network: str
@@ -101,7 +101,7 @@ class Course:
     teach: bool = True
 
     def run(self) -> Iterator[Outcome]:
-        """Do one step after the other."""
+        """Run the steps in order."""
         train, test = load_digits()
         names = list(NETWORKS)
         other = names[(names.index(self.network) + 1) % len(names)]
@@ -135,7 +135,7 @@ class Course:
     ) -> Iterator[Outcome]:
         before, after = found.report.macs
         for kind in self.scratch:
-            # the plan gives the architecture; no number of the pruned network is in it
+            # The plan has the architecture only, no weights.
             model = randomised(apply_plan(fresh(self.network, self.seed), found.plan), self.seed)
             epochs = self.epochs if kind == "e" else round(self.epochs * before / after)
             rate, title = NETWORKS[self.network].rate, f"scratch-{kind} {ratio:g}"
@@ -153,15 +153,15 @@ class Course:
 
 @cache
 def _baseline(network: str, seed: int, epochs: int) -> nn.Module:
-    """Trained once: what one course starts from is the teacher of the other network's."""
+    """A baseline, trained once: it is also the teacher of the other network."""
     model = fresh(network, seed)
     fit(model, load_digits()[0], epochs, NETWORKS[network].rate, seed=seed, title=f"{network} baseline")
     return model
 
 
 def show(course: Course) -> None:
-    """Run a course; a table at the end."""
-    # No frame, millions: so a narrow terminal cuts no name and no figure.
+    """Run a course and print its table."""
+    # no frame, and millions, so that it fits a narrow terminal
     table = Table("step", box=None)
     for title in ("ratio", "digit", "odd/even", "third", "parameters", "mult-adds", "epochs"):
         table.add_column(title, justify="right")
@@ -169,7 +169,7 @@ def show(course: Course) -> None:
         right = (f"{value:.1%}" for value in (found.digit, found.parity, found.third))
         size = (f"{found.parameters:,}", f"{found.macs / 1e6:.2f} M", str(found.epochs))
         table.add_row(found.stage, f"{found.ratio:g}" if found.ratio else "", *right, *size)
-    print(f"{course.network}, sr {course.sr:g}, seed {course.seed}; right answers on the test images")
+    print(f"{course.network}, sr {course.sr:g}, seed {course.seed}; accuracy on the test images")
     Console().print(table)
 
 

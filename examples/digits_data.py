@@ -1,4 +1,4 @@
-"""The digits of scikit-learn at 32 px, with three questions to each: three heads of different sizes."""
+"""The digits of scikit-learn at 32 px, with three labels each, for heads of different sizes."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ from torch import Tensor
 from torch.nn import functional
 
 PIXELS = 32
-# question -> number of answers
+# head -> number of classes
 HEADS = {"digit": 10, "odd or even": 2, "low, middle, high": 3}
-TRAINING = 600  # of 1797: few, so that networks differ
+TRAINING = 600  # of 1797; few, so that networks differ
 
 
 @dataclass(frozen=True)
 class Digits:
-    """Images and answers.
+    """Images and labels.
 
     Attributes:
-        images: (N, 1, 32, 32), of mean 0 and deviation 1 over the training images.
+        images: (N, 1, 32, 32), mean 0 and standard deviation 1 over the training images.
         answers: for each head (N,) class numbers.
     """
 
@@ -35,12 +35,12 @@ def load_digits() -> tuple[Digits, Digits]:
     """600 training and 1197 test images, always the same.
 
     Raises:
-        ModuleNotFoundError: scikit-learn is not installed, with the line that installs it.
+        ModuleNotFoundError: scikit-learn is not installed; the message has the pip line.
     """
     try:
         from sklearn.datasets import load_digits as load
     except ModuleNotFoundError as error:
-        fact = "scikit-learn: is not installed, and brings the digits"
+        fact = "scikit-learn: not installed, but needed for the digits"
         raise ModuleNotFoundError(f"{fact}; pip install scikit-learn==1.9.1") from error
     found = load()
     order = torch.randperm(len(found.images), generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Networks with three heads, and how they learn the digits: plainly, sparsely, or from a teacher."""
+"""Networks with three heads, and their training on the digits: plain, sparse, or with a teacher."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,8 +16,8 @@ from examples.resnet import BasicBlock, ResNet
 from slim import KLSoftLoss, gamma_penalty, taught_loss
 
 BATCH = 32
-LONGEST = 5.0  # gradient of all weights together; without, a bad start ruins a run of so few steps
-TUNING = 0.2  # of the learning rate, when fine-tuning
+LONGEST = 5.0  # gradient norm over all weights; without clipping a bad start ruins such a short run
+TUNING = 0.2  # factor on the learning rate in fine-tuning
 TEMPERATURE = 5.0
 EXAMPLE = torch.zeros(1, 1, PIXELS, PIXELS)
 _OUTPUTS = sum(HEADS.values())
@@ -45,7 +45,7 @@ NETWORKS = {
 
 
 class ThreeHeads(nn.Module):
-    """A classifier whose outputs are the heads', one behind the other."""
+    """A classifier whose outputs are divided into the heads."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def fresh(name: str, seed: int) -> ThreeHeads:
 
 
 def randomised(model: nn.Module, seed: int) -> nn.Module:
-    """`model` with random weights, as networks of its widths start with them."""
+    """`model` re-initialized for its widths, in place."""
     torch.manual_seed(seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -73,7 +73,7 @@ def randomised(model: nn.Module, seed: int) -> nn.Module:
 
 
 def hidden_layers(model: nn.Module) -> list[str]:
-    """Layers whose channels nothing outside of their block reads: where Network Slimming cuts.
+    """Layers whose channels only their own block reads: the ones that Network Slimming prunes.
 
     In an inverted residual these are the expanding and the depthwise convolution, one group; in a residual
     block the first convolution.
@@ -84,7 +84,7 @@ def hidden_layers(model: nn.Module) -> list[str]:
             found.append(f"{name}.conv1")
         if isinstance(module, InvertedResidual):
             layers = [part for part, layer in module.branch.named_children() if isinstance(layer, nn.Conv2d)]
-            if len(layers) == 3:  # a block that does not expand has no hidden width of its own
+            if len(layers) == 3:  # a block without expansion has no hidden width
                 found += [f"{name}.branch.{part}" for part in layers[:-1]]
     return found
 
@@ -134,7 +134,7 @@ def fit(
 
 
 def accuracies(model: nn.Module, data: Digits) -> tuple[float, ...]:
-    """For each head the share of right answers, 0..1."""
+    """Accuracy of each head, 0..1."""
     model.eval()
     with torch.no_grad():
         outputs = model(data.images)

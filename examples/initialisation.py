@@ -1,6 +1,6 @@
-"""How networks with ReLUs start (He et al., "Delving Deep into Rectifiers", ICCV 2015).
+"""Initialization of networks with ReLUs (He et al., "Delving Deep into Rectifiers", ICCV 2015).
 
-torch's own start lets the signal fade in every layer: after fifty of them nothing is left of it.
+With the default initialization of torch the signal fades in every layer and vanishes after about fifty.
 """
 
 import math
@@ -9,7 +9,7 @@ from torch import nn
 
 
 def he_normal(model: nn.Module) -> None:
-    """Convolutions such that gradients keep their size on the way back; small linear layers; in place."""
+    """Initialize in place: gradients keep their scale in convolutions, linear layers get small weights."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             readers = module.weight[0, 0].numel() * module.out_channels // module.groups

@@ -2,8 +2,8 @@
 
     python -m examples.mobilenetv2
 
-Expansion and depthwise convolution of a block are one group for `slim`; the projections of a stage are
-another, tied by its identities.
+For `slim` the expansion and the depthwise convolution of a block are one group; the projections of a stage
+are another, tied by its identity shortcuts.
 """
 
 import torch
@@ -26,7 +26,7 @@ LAST = 1280
 
 
 def multiple_of(value: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor`, never more than 10 % below `value`, as the authors' code has it.
+    """The nearest multiple of `divisor`, never more than 10 % below `value`, as in the authors' code.
 
     >>> multiple_of(24 * 0.35), multiple_of(16 * 1.4)
     (8, 24)
@@ -44,12 +44,12 @@ def conv_norm(inputs: int, outputs: int, size: int = 1, stride: int = 1, groups:
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel by itself, project; the identity is added where shapes allow.
+    """Expand, depthwise convolution, project; the identity is added if the shapes are equal.
 
     Args:
         inputs, outputs: channels.
         stride: of the depthwise convolution.
-        expansion: hidden channels for each input channel; 1: there is no expanding convolution.
+        expansion: hidden channels per input channel; 1: no expanding convolution.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
@@ -87,7 +87,7 @@ class MobileNetV2(nn.Module):
         blocks: list[nn.Module] = [
             nn.Sequential(*conv_norm(channels, last, 3, 1 if small else 2), nn.ReLU6())
         ]
-        self.stage_channels: list[int] = []  # of what each stage puts out
+        self.stage_channels: list[int] = []  # output channels of each stage
         for number, (expansion, plain, count, first) in enumerate(_STAGES):
             outputs = multiple_of(plain * width)
             first = 1 if small and number == 1 else first

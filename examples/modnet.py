@@ -2,8 +2,8 @@
 
     python -m examples.modnet
 
-A MobileNetV2 whose maps feed three branches: what is in the foreground, its edge, and both put together.
-Trace it with `values={"inference": False}`: then all that it has runs, and is pruned.
+A MobileNetV2 whose maps feed three branches: semantics, details, and their fusion. Trace it with
+`values={"inference": False}`, so that all layers run and are pruned.
 """
 
 import torch
@@ -14,14 +14,14 @@ from examples.initialisation import he_normal
 from examples.mobilenetv2 import MobileNetV2
 from slim import slim
 
-# blocks of the backbone after which a map is given out: 1/2, 1/4, 1/8, 1/16, 1/32 of the image
+# blocks of the backbone whose output is a map: 1/2, 1/4, 1/8, 1/16, 1/32 of the image size
 _ENDS = (2, 4, 7, 14, 19)
 
 
 class IBNorm(nn.Module):
     """Batch norm for the first half of the channels, instance norm for the others.
 
-    How many are which its norms know, so a pruned one still is of this class.
+    The counts are taken from its norms, so a pruned one is still of this class.
     """
 
     def __init__(self, channels: int) -> None:
@@ -43,7 +43,7 @@ def conv_ibnorm(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Seq
 
 
 class SqueezeExcitation(nn.Module):
-    """Each channel times a gate that all channels' means decide on (Hu et al., CVPR 2018)."""
+    """Each channel times a gate computed from the means of all channels (Hu et al., CVPR 2018)."""
 
     def __init__(self, channels: int, reduction: int = 4) -> None:
         super().__init__()

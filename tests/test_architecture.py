@@ -1,6 +1,7 @@
 """The rules that keep the project simple, held by machine: floors, sizes, and who may print."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -115,6 +116,37 @@ def test_the_engine_knows_no_fx(path: Path) -> None:
 @all_files(PACKAGE, SCRIPTS, EXAMPLES, TESTS)
 def test_names_are_imported_one_by_one(path: Path) -> None:
     assert not [name for name in imported(path) if name.endswith(".*")]
+
+
+HELPERS = [path for path in TESTS if not path.name.startswith("test_")]
+LONGEST_NAME = 69
+
+
+@all_files(TESTS)
+def test_test_names_are_short(path: Path) -> None:
+    functions = (node.name for node in ast.walk(parse(path)) if isinstance(node, ast.FunctionDef))
+    assert [name for name in functions if name.startswith("test_") and len(name) > LONGEST_NAME] == []
+
+
+@all_files(TESTS)
+def test_what_tests_share_is_in_a_conftest_or_a_helper_module(path: Path) -> None:
+    shared = {".".join(helper.relative_to(ROOT).with_suffix("").parts) for helper in HELPERS}
+    foreign = [name for name in imported(path) if name.startswith("tests.")]
+    assert [name for name in foreign if not {name, name.rpartition(".")[0]} & shared] == []
+    assert [name for name in foreign if ".conftest" in name] == []
+
+
+@all_files(TESTS)
+def test_tests_patch_no_private_members(path: Path) -> None:
+    patched = [
+        str(argument.value)
+        for name in ("monkeypatch.setattr", "monkeypatch.delattr")
+        for call in calls(path, name)
+        for argument in call.args[:2]
+        if isinstance(argument, ast.Constant)
+    ]
+    private = re.compile(r"(?:^|\.)_(?!_)")
+    assert [target for target in patched if private.search(target)] == []
 
 
 def test_models_offers_just_what_users_write() -> None:

@@ -3,11 +3,13 @@
 import re
 import shlex
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import utils
 from utils import cli
 from utils.commands.arguments import Parser
 
@@ -20,6 +22,29 @@ INLINE = re.compile(r"`([^`]+)`")
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 COMMAND = re.compile(r"(python (?!-)|netslim )")
+NAMED_FILE = re.compile(r"(utils|tests|benchmarks|examples|docs)(/[a-z_0-9]+)*(\.[a-z]+)?/?")
+# Parts of messages as the code has them: docs/guides/troubleshooting.md quotes them.
+MESSAGES = (
+    "no such file",
+    "a .weights file does not contain its network",
+    "floats are left over after",
+    "ends exactly after section",
+    "is not a Darknet weights file",
+    "is unknown",
+    "unsupported section",
+    "unknown section",
+    "give the cfg and the data that belong together",
+    "label lines that cannot be used and are skipped",
+    "is outside the image; give fractions of its size",
+    "has a label file",
+    "lines that name no image",
+    "images in both splits",
+    "all channels of these sections are below the threshold; kept the best one of each",
+    "blocks asked for, but this network has",
+    "the smallest network that the widths allow",
+    "torch does not find this device",
+    "unsupported activation",
+)
 OPEN = "..."  # stands for what the reader fills in
 
 
@@ -90,6 +115,33 @@ def test_links_lead_somewhere(path: Path) -> None:
     assert lost == []
 
 
+@all_pages
+def test_files_that_are_named_exist(path: Path) -> None:
+    codes = INLINE.findall(FENCE.sub("", path.read_text(encoding="utf-8")))
+    named = {code for code in codes if NAMED_FILE.fullmatch(code)}
+    assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_quoted_messages_are_those_of_the_code(message: str) -> None:
+    page = (ROOT / "docs" / "guides" / "troubleshooting.md").read_text(encoding="utf-8")
+    assert message in page
+    code = (path.read_text(encoding="utf-8") for path in (ROOT / "utils").rglob("*.py"))
+    assert any(message in re.sub(r'"\s+f?"', "", text) for text in code)  # texts may be wrapped
+
+
+def test_the_api_page_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^::: (\S+)$", page, re.MULTILINE)
+    assert sorted(name.rpartition(".")[2] for name in listed) == sorted(utils.__all__)
+    assert [name for name in listed if not _exists(name)] == []
+
+
+def _exists(name: str) -> bool:
+    module, _, attribute = name.rpartition(".")
+    return hasattr(import_module(module), attribute)
+
+
 def test_the_readme_stays_short() -> None:
     assert (ROOT / "README.md").stat().st_size <= README_BYTES
 
@@ -108,7 +160,7 @@ def test_commands_can_be_typed(line: str, page: str, reading_only: None) -> None
         words = words[1:] if not script else []
     else:
         words = [*script.removesuffix(".py").split("/"), *words[2:]]
-    if not words or words[0].startswith("-"):
+    if not words or words[0].startswith("-") or words[0] == "COMMAND":
         return
     name = next((" ".join(words[:n]).replace("_", "-") for n in (2, 1) if _known(words[:n])), "")
     assert name, f"{page}: {line}: no such command"

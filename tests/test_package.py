@@ -200,7 +200,7 @@ def test_every_public_name_is_the_same_after_all_modules_are_imported(site: Path
     assert printed(foreign, "-c", code, path=(site,)) == "[]\n"
 
 
-def test_public_names_are_written_alike_for_readers_checkers_and_the_import() -> None:
+def test_public_names_are_the_same_for_readers_checkers_and_the_import() -> None:
     tree = ast.parse((ROOT / "utils/__init__.py").read_text())
     typed = {
         f".{node.module}": {alias.name for alias in node.names}
@@ -355,6 +355,7 @@ def test_a_run_of_pruning_is_the_same_under_both_names(
     found = json.loads((project / f"{stem}.json").read_text())
     start = found["command"].split(" --cfg ")[0]
     assert start in ("python slim_prune.py", "python -m netslim slim-prune")
+    assert found["strategy"] == "slim_prune"
     following = text.splitlines()[-1]
     program = r"python -m netslim train" if "netslim" in start else r"python \S*/train\.py"
     assert re.match(f"next: {program} --cfg ", following)

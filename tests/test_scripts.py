@@ -125,21 +125,21 @@ def test_raw_heads_and_suppression_are_written_in_half(project: Path) -> None:
             ("--precision", "int8"),
             "--precision int8: int8 needs images to find the ranges of activations; add --data",
         ),
-        (("--int8-skip", "auto"), "--int8-skip: is about --precision int8, not fp32; leave it out"),
+        (("--int8-skip", "auto"), "--int8-skip: applies only to --precision int8, not fp32; leave it out"),
         (
             ("--precision", "int8", *DATA, "--int8-skip", "4"),
-            "--int8-skip 4: is no convolution to quantise; choose",
+            "--int8-skip 4: not a convolution that can be quantized; choose",
         ),
-        (("--opset", "99"), "--opset 99: fp32 can be written in opset 11 to 20; use 17"),
+        (("--opset", "99"), "--opset 99: unsupported for fp32, which needs opset 11 to 20; use 17"),
         (("--format", "onnx,ncnn", "--dynamic", "batch"), "ncnn: a file takes one image of one size; leave"),
         (
             ("--format", "onnx,ncnn", "--precision", "int8", *DATA),
-            "ncnn int8: its quantiser is a C++ program",
+            "ncnn int8: its quantizer is a separate C++ program",
         ),
         (("--format", "onnx,torchscript", "--precision", "int8", *DATA), "TorchScript int8: "),
         (
             ("--format", "onnx,tensorrt", "--nms"),
-            "--nms: the suppression is an operator of ONNX, which tensorrt",
+            "--nms: tensorrt cannot take over ONNX's NMS operator",
         ),
     ],
 )
@@ -237,7 +237,7 @@ def test_nothing_is_written_when_the_proof_fails(
 
     monkeypatch.setattr("utils.pruning.surgery.zero_removed", broken)
     assert re.match(
-        r".*zeroed / compact: .*does not compute what it must; nothing was written",
+        r".*zeroed / compact: .*computes different outputs; nothing was written",
         fail("slim_prune.py", *FILES, *SLIM),
     )
     assert not list(project.glob("*prune_*"))

@@ -100,38 +100,41 @@ def test_config_lists():
 @pytest.mark.parametrize(
     ("options", "fact"),
     [
-        ({"ratio": 1.0}, "ratio 1.0: give a share from 0 to below 1"),
-        ({"scope": "back"}, "'back': is or holds no layer; the layers are stem.0, behind, head"),
-        ({"exclude": ["nix"]}, "'nix': is or holds no layer"),
+        ({"ratio": 1.0}, "ratio 1.0: invalid value; give a number from 0 to below 1"),
+        ({"scope": "back"}, "'back': is not a layer and contains none; the layers are stem.0, behind, head"),
+        ({"exclude": ["nix"]}, "'nix': is not a layer and contains none"),
         ({"score": "gama"}, "score gama: unknown score 'gama'; use gamma, l1"),
         ({"config": [{"sparsity": 2, "op_types": ["Conv2d"]}]}, "give a sparsity from 0 to below 1"),
-        ({"config": [{"sparsty": 0.5}]}, "sparsty is not known; use sparsity, ratio, exclude, op_types"),
+        ({"config": [{"sparsty": 0.5}]}, "unknown key sparsty; use sparsity, ratio, exclude, op_types"),
         ({"config": [{"exclude": True}]}, "excludes nothing by name; give op_names or op_types"),
         (
             {"config": [{"exclude": True, "sparsity": 0.5, "op_names": ["stem"]}]},
-            "has a sparsity and excludes",
+            "has both a sparsity and exclude",
         ),
-        ({"config": {"sparsity": 0.5}}, "is no dict; give a list of dicts"),
-        ({"config": [{"sparsity": 0.5, "op_types": ["BatchNorm2d"]}]}, "names no layer; layers are stem.0,"),
+        ({"config": {"sparsity": 0.5}}, "not a dict; give a list of dicts"),
+        (
+            {"config": [{"sparsity": 0.5, "op_types": ["BatchNorm2d"]}]},
+            "matches no layer; the layers are stem.0,",
+        ),
         (
             {
                 "scheme": "global",
                 "config": [{"sparsity": s, "op_names": [n]} for s, n in ((0.5, "stem"), (0.1, "behind"))],
             },
-            "has one threshold, but config asks for 0.1, 0.5",
+            "takes one ratio, but config has 0.1, 0.5",
         ),
-        ({"ratio": "0.5"}, "ratio 0.5: give a share"),
-        ({"scope": ""}, "'': is or holds no layer"),
-        ({"scheme": "globl"}, "scheme 'globl': is not known; use uniform, global, guarded"),
-        ({"interface": "kep"}, "interface 'kep': is not known; use follow, keep"),
-        ({"folding": "on"}, "folding 'on': is not known; use off, interior, borders"),
-        ({"align": 0}, "align 0: give a whole number of channels from 1"),
-        ({"least": 1.5}, "least 1.5: give a whole number"),
-        ({"layer_keep": 2}, "layer_keep 2: give a share from 0 to 1"),
+        ({"ratio": "0.5"}, "ratio '0.5': invalid value"),
+        ({"scope": ""}, "'': is not a layer and contains none"),
+        ({"scheme": "globl"}, "scheme 'globl': invalid value; use uniform, global, guarded"),
+        ({"interface": "kep"}, "interface 'kep': invalid value; use follow, keep"),
+        ({"folding": "on"}, "folding 'on': invalid value; use off, interior, borders"),
+        ({"align": 0}, "align 0: invalid value; give a whole number from 1"),
+        ({"least": 1.5}, "min_channels 1.5: invalid value; give a whole number"),
+        ({"layer_keep": 2}, "layer_keep 2: invalid value; give a number from 0 to 1"),
         ({"values": {"spare": 1}}, "TypeError: Network.forward() got an unexpected keyword argument 'spare'"),
     ],
 )
-def test_options_that_name_nothing_are_refused(options, fact):
+def test_invalid_options_are_refused(options, fact):
     with pytest.raises(PruningError) as caught:
         slim(network("nothing"), EXAMPLE, **options)
     assert fact in str(caught.value)
@@ -140,15 +143,15 @@ def test_options_that_name_nothing_are_refused(options, fact):
 @pytest.mark.parametrize(
     ("example", "fact"),
     [
-        (None, "example_inputs: NoneType, but one tensor is taken"),
-        ({"x": EXAMPLE}, "example_inputs: dict, but"),
-        ((EXAMPLE, EXAMPLE), "example_inputs: Tensor, Tensor, but"),
-        (torch.tensor(1.0), "example_inputs: of shape (); give a batch of one"),
-        (torch.zeros(0, 3, 16, 16), "example_inputs: of shape (0, 3, 16, 16)"),
+        (None, "example_inputs: got NoneType, expected one tensor"),
+        ({"x": EXAMPLE}, "example_inputs: got dict, expected"),
+        ((EXAMPLE, EXAMPLE), "example_inputs: got Tensor, Tensor, expected"),
+        (torch.tensor(1.0), "example_inputs: shape () has no batch; give a batch of one"),
+        (torch.zeros(0, 3, 16, 16), "example_inputs: shape (0, 3, 16, 16) has no batch"),
         (torch.zeros(1, 3, 16, 16, dtype=torch.float64), "does not run on a batch of shape 2x3x16x16"),
     ],
 )
-def test_examples_that_are_none_are_refused(example, fact):
+def test_invalid_examples_are_refused(example, fact):
     with pytest.raises(PruningError) as caught:
         slim(network("nothing"), example)
     assert fact in str(caught.value)
@@ -157,8 +160,8 @@ def test_examples_that_are_none_are_refused(example, fact):
 @pytest.mark.parametrize(
     ("model", "fact"),
     [
-        (torch.nn.ReLU(), "ReLU: runs no convolution or linear layer as a part of it"),
-        (torch.nn.Conv2d, "is no torch.nn.Module that is built"),
+        (torch.nn.ReLU(), "ReLU: runs no convolution or linear layer"),
+        (torch.nn.Conv2d, "not a torch.nn.Module instance"),
     ],
 )
 def test_what_holds_no_layers_is_refused(model, fact):
@@ -189,9 +192,9 @@ def test_a_plan_of_another_network_is_refused():
     plan = slim(network("inverted residuals"), EXAMPLE).plan
     with pytest.raises(PruningError, match=r"middle\.0\.branch\.0 has no such layer"):
         apply_plan(network("nothing"), plan)
-    with pytest.raises(PruningError, match="plan: is none"):
+    with pytest.raises(PruningError, match="plan: not a valid plan"):
         Plan.from_json({"kept": 1})
-    with pytest.raises(PruningError, match="plan: is none"):
+    with pytest.raises(PruningError, match="plan: not a valid plan"):
         Plan.from_json(plan.to_json() | {"input_type": "float99"})
     with pytest.raises(PruningError, match="narrow a fresh network with its plan first"):
         load(network("nothing"), slim(network("nothing"), EXAMPLE).model.state_dict())
@@ -240,8 +243,8 @@ class TwoHeads(torch.nn.Module):
 def test_layers_that_do_not_run_are_named():
     found = slim(TwoHeads().eval(), EXAMPLE, values={"spare": False}).report.not_followed
     assert found == (
-        "spare (Linear) is not run on the example, so it stays as it is; "
-        "if training runs it, exclude what it reads",
+        "spare (Linear) does not run on the example, so it is not pruned; "
+        "if training runs it, exclude the layers that it reads",
     )
     assert slim(TwoHeads().eval(), EXAMPLE, values={"spare": True}).report.not_followed == ()
 
@@ -249,15 +252,15 @@ def test_layers_that_do_not_run_are_named():
 def test_the_report_says_what_happened():
     text = str(slim(network("one group"), EXAMPLE, align=1).report)
     assert "behind     16 -> 8     Conv2d" in text
-    assert "not followed: middle (GroupNorm middle) takes its statistics over all channels" in text
+    assert "not followed: middle (GroupNorm middle) computes statistics over all channels" in text
 
 
 def test_the_example_of_the_readme_runs_and_says_what_is_printed_there(root, tmp_path, monkeypatch, capsys):
     text = (root / "README.md").read_text()
-    section = text[text.index("## Any PyTorch network") :]
+    section = text[text.index("## Quick start: any PyTorch network") :]
     code, report = re.findall(r"```(?:python)?\n(.*?)```", section, re.DOTALL)[:2]
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(code.replace("from netslim", "from slim"), "README.md", "exec"), {})
     printed = capsys.readouterr().out
     assert (tmp_path / "slim.pt").exists()
     assert all(line in printed for line in report.splitlines() if "zeroed" not in line)
@@ -265,9 +268,7 @@ def test_the_example_of_the_readme_runs_and_says_what_is_printed_there(root, tmp
 
 def test_a_score_that_judges_nothing_is_refused():
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 8, 3))
-    with pytest.raises(
-        PruningError, match="score gamma: judges no layer, as no batch norm follows any; use l1"
-    ):
+    with pytest.raises(PruningError, match="score gamma: no layer is followed by a batch norm; use l1"):
         slim(model, EXAMPLE, score="gamma")
 
 
@@ -294,7 +295,7 @@ def test_a_part_called_module_is_no_wrapper():
     [
         (lambda model: load(model, "x.pt"), "state: is a str; give what state_dict"),
         (lambda model: apply_plan(model, {}), "plan: is a dict; give Plan.from_json"),
-        (lambda model: gamma_penalty(model, EXAMPLE, -1.0), "s -1.0: give a weight"),
+        (lambda model: gamma_penalty(model, EXAMPLE, -1.0), "s -1.0: out of range; give a penalty weight"),
     ],
 )
 def test_what_is_no_state_plan_or_weight_is_refused(call, fact):

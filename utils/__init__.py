@@ -26,6 +26,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .commands.detect.run import DetectionOptions, DetectionResult, detect
     from .commands.evaluate.run import EvaluationOptions, EvaluationResult, evaluate
+    from .commands.export.run import ExportOptions, ExportResult, export
+    from .commands.prune.options import PruningOptions
+    from .commands.prune.result import PruningOutcome
+    from .commands.prune.run import prune
     from .commands.train.options import TrainOptions
     from .commands.train.run import TrainingResult, train
     from .darknet.checkpoint import convert, load_weights, save_weights
@@ -39,9 +43,10 @@ __version__ = "0.2.0"
 __netslim__ = True  # what a second copy is recognised by
 __all__ = [
     "ChannelSelection", "Darknet", "DetectionOptions", "DetectionResult", "EvaluationOptions",
-    "EvaluationResult", "KLSoftLoss", "Plan", "SlimReport", "SlimResult", "TrainOptions", "TrainingResult",
-    "apply_plan", "convert", "detect", "evaluate", "gamma_penalty", "load", "load_weights", "save_weights",
-    "slim", "taught_loss", "train",
+    "EvaluationResult", "ExportOptions", "ExportResult", "KLSoftLoss", "Plan", "PruningOptions",
+    "PruningOutcome", "SlimReport", "SlimResult", "TrainOptions", "TrainingResult", "apply_plan", "convert",
+    "detect", "evaluate", "export", "gamma_penalty", "load", "load_weights", "prune", "save_weights", "slim",
+    "taught_loss", "train",
 ]  # fmt: skip
 
 # Module -> the public names that it defines. No name is that of a module or folder beside this file, which
@@ -49,6 +54,10 @@ __all__ = [
 _HOMES = {
     "commands.detect.run": ("DetectionOptions", "DetectionResult", "detect"),
     "commands.evaluate.run": ("EvaluationOptions", "EvaluationResult", "evaluate"),
+    "commands.export.run": ("ExportOptions", "ExportResult", "export"),
+    "commands.prune.options": ("PruningOptions",),
+    "commands.prune.result": ("PruningOutcome",),
+    "commands.prune.run": ("prune",),
     "commands.train.options": ("TrainOptions",),
     "commands.train.run": ("TrainingResult", "train"),
     "darknet.checkpoint": ("convert", "load_weights", "save_weights"),

@@ -51,7 +51,7 @@ class Range(Generic[Number]):
         """Read a number.
 
         Raises:
-            argparse.ArgumentTypeError: it is no number, or out of range.
+            argparse.ArgumentTypeError: it is not a number, or out of range.
         """
         try:
             value: Number | None = self.kind(text)
@@ -141,19 +141,22 @@ def from_arguments(kind: type[Options], arguments: argparse.Namespace, **others:
 
 
 def check_ranges(options: Any) -> None:
-    """Check every number against the range of its field; call it in `__post_init__`.
+    """Check every value against the range or the choices of its field; call it in `__post_init__`.
 
     Raises:
-        ToolkitError: one is out of range.
+        ToolkitError: one is out of range, or not among the choices.
     """
     for each in fields(options):
         reader, value = each.metadata.get("reader"), getattr(options, each.name)
-        if not isinstance(reader, Range) or value is None:
+        if value is None or value == each.default:
             continue
-        values = value if isinstance(value, tuple | list) else (value,)
-        for number in values:
-            if not isinstance(number, int | float) or not reader.holds(number):
-                raise ToolkitError(f"--{each.name}", f"{number!r} is out of range", f"give {reader.allowed}")
+        choices = each.metadata.get("argparse", {}).get("choices")
+        for one in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(reader, Range) and not (isinstance(one, int | float) and reader.holds(one)):
+                raise ToolkitError(f"--{each.name}", f"{one!r} is out of range", f"give {reader.allowed}")
+            if choices and one not in choices:
+                allowed = ", ".join(map(str, choices))
+                raise ToolkitError(f"--{each.name}", f"unknown value {one!r}", f"use one of {allowed}")
 
 
 def given(options: Any) -> dict[str, Any]:

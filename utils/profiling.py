@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+PLAIN_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -75,7 +75,7 @@ def count_macs(model: nn.Module, image_size: tuple[int, int], channels: int = 3)
 
     parameter = next(model.parameters(), torch.empty(0))
     image = torch.zeros(1, channels, *image_size, dtype=parameter.dtype, device=parameter.device)
-    counted = (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)
+    counted = (*PLAIN_CONVOLUTIONS, *TRANSPOSED, nn.Linear)
     hooks = [module.register_forward_hook(add) for module in model.modules() if isinstance(module, counted)]
     try:
         with evaluating(model), torch.no_grad():
@@ -87,9 +87,9 @@ def count_macs(model: nn.Module, image_size: tuple[int, int], channels: int = 3)
 
 
 def _macs(module: nn.Module, source: Tensor, output: Tensor) -> int:
-    if isinstance(module, _CONVOLUTIONS):
+    if isinstance(module, PLAIN_CONVOLUTIONS):
         return output.numel() * module.in_channels // module.groups * math.prod(module.kernel_size)
-    if isinstance(module, _TRANSPOSED):  # each input value is spread by one kernel
+    if isinstance(module, TRANSPOSED):  # each input value is spread by one kernel
         return source.numel() * module.out_channels // module.groups * math.prod(module.kernel_size)
     return output.numel() * module.in_features if isinstance(module, nn.Linear) else 0
 

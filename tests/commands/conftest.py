@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.commands.trials import Evaluations, make_project
-from utils.commands.prune import stages as pruning_stages
+from utils.commands.prune import job as pruning_job
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 
@@ -30,5 +30,5 @@ def evaluations(tmp_path, monkeypatch):
     make_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     found = Evaluations()
-    monkeypatch.setattr(pruning_stages, "evaluate_network", found)
+    monkeypatch.setattr(pruning_job, "evaluate_network", found)
     return found

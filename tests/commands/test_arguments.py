@@ -5,7 +5,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,12 +15,21 @@ import torch
 
 from utils.cli import run_main
 from utils.commands import arguments
-from utils.commands.arguments import Parser, prepare, resolve, write_json
+from utils.commands.arguments import (
+    ImageSizeOptions,
+    InputOptions,
+    MachineOptions,
+    Parser,
+    add_command,
+    prepare,
+    resolve,
+    write_json,
+)
 from utils.commands.inputs import DemoFiles
 from utils.commands.results import plain
 from utils.darknet.network import Network
 from utils.errors import ToolkitError
-from utils.options import FRACTION, NON_NEGATIVE_FLOAT, POSITIVE_INT
+from utils.options import FRACTION, NON_NEGATIVE_FLOAT, POSITIVE_INT, from_arguments, option
 
 DEMO = DemoFiles(Path("cfg/yolov3-shapes.cfg"), Path("data/shapes.data"), Path("weights/last.pt"))
 
@@ -28,17 +37,18 @@ CFG_TEXT = "[net]\nwidth=32\nheight=32\nchannels=3\n"
 NETWORK_TEXT = CFG_TEXT + "[convolutional]\nfilters=4\nsize=1\nstride=1\nactivation=leaky\n"
 
 
-def full_parser() -> Parser:
+@dataclass(frozen=True)
+class FullOptions(MachineOptions, ImageSizeOptions, InputOptions):
+    global_percent: float = option(0.8, "share", FRACTION)
+    batch_size: int = option(8, "images", POSITIVE_INT, flags=("--batch-size",))
+    sr: bool = option(False, "sparse", flags=("-sr",))
+    s: float = option(0.001, "weight", NON_NEGATIVE_FLOAT)
+
+
+def parsed(words: Sequence[str]) -> FullOptions:
     parser = Parser("Do it.\n\n    python it.py --cfg x.cfg\n", "it")
-    arguments.add_network(parser)
-    arguments.add_data(parser)
-    arguments.add_common(parser)
-    arguments.add_image_size(parser)
-    parser.add_argument("--global_percent", type=FRACTION, default=0.8, help="share")
-    parser.add_argument("--batch-size", type=POSITIVE_INT, default=8)
-    parser.add_argument("-sr", action="store_true")
-    parser.add_argument("--s", type=NON_NEGATIVE_FLOAT, default=0.001)
-    return parser
+    add_command(parser, FullOptions)
+    return from_arguments(FullOptions, parser.parse_args(words))
 
 
 @pytest.mark.parametrize(
@@ -50,17 +60,17 @@ def full_parser() -> Parser:
     ],
 )
 def test_underscore_and_dash_are_one_spelling(words: list[str]) -> None:
-    args = full_parser().parse_args(words)
+    args = parsed(words)
     assert (args.global_percent, args.batch_size) == (0.5, 4)
 
 
 def test_values_keep_their_underscores_and_dashes() -> None:
-    assert full_parser().parse_args(["--cfg=my_net-a=b.cfg"]).cfg == Path("my_net-a=b.cfg")
-    assert full_parser().parse_args(["--cfg", "my_net-a.cfg"]).cfg == Path("my_net-a.cfg")
+    assert parsed(["--cfg=my_net-a=b.cfg"]).cfg == Path("my_net-a=b.cfg")
+    assert parsed(["--cfg", "my_net-a.cfg"]).cfg == Path("my_net-a.cfg")
 
 
 def test_single_dash_option_beside_its_namesake() -> None:
-    args = full_parser().parse_args(["-sr", "--s", "0.01"])
+    args = parsed(["-sr", "--s", "0.01"])
     assert (args.sr, args.s) == (True, 0.01)
 
 
@@ -84,7 +94,7 @@ def test_wrong_words_end_with_code_2_and_the_fact(
     words: list[str], fact: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        full_parser().parse_args(words)
+        parsed(words)
     assert stop.value.code == 2
     assert fact in capsys.readouterr().err
 
@@ -94,12 +104,12 @@ def test_wrong_words_end_with_code_2_and_the_fact(
     [([], None), (["--img-size", "416"], (416, 416)), (["--img_size", "320", "416"], (320, 416))],
 )
 def test_image_size_is_height_and_width(words: list[str], size: tuple[int, int] | None) -> None:
-    assert full_parser().parse_args(words).img_size == size
+    assert parsed(words).img_size == size
 
 
 def test_help_is_the_manual_with_the_defaults_that_say_something(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        full_parser().parse_args(["--help"])
+        parsed(["--help"])
     text = capsys.readouterr().out
     assert "Do it.\n\n    python it.py --cfg x.cfg\n" in text
     assert "(default: 0.8)" in text
@@ -109,7 +119,7 @@ def test_help_is_the_manual_with_the_defaults_that_say_something(capsys: pytest.
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
     def draw() -> tuple[float, ...]:
-        prepare(full_parser().parse_args(["--seed", "7"]))
+        prepare(parsed(["--seed", "7"]))
         return random.random(), float(np.random.random()), float(torch.rand(()))
 
     assert draw() == draw()
@@ -118,7 +128,7 @@ def test_the_same_seed_gives_the_same_numbers() -> None:
 def test_thread_count_is_set_when_asked() -> None:
     before = torch.get_num_threads()
     try:
-        prepare(full_parser().parse_args(["--threads", "2"]))
+        prepare(parsed(["--threads", "2"]))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -127,11 +137,11 @@ def test_thread_count_is_set_when_asked() -> None:
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "99", "meta"])
 def test_a_device_that_is_not_there_is_refused_with_what_may_be_said(name: str) -> None:
     with pytest.raises(ToolkitError, match=f"--device {name}: .*cpu"):
-        prepare(full_parser().parse_args(["--device", name]))
+        prepare(parsed(["--device", name]))
 
 
 def test_cpu_is_the_cpu() -> None:
-    assert prepare(full_parser().parse_args(["--device", "cpu"])) == torch.device("cpu")
+    assert prepare(parsed(["--device", "cpu"])) == torch.device("cpu")
 
 
 @pytest.fixture
@@ -146,29 +156,29 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_with_nothing_given_all_is_the_demos(demo: Path) -> None:
-    found = resolve(full_parser().parse_args([]))
-    assert found == arguments.Project(DEMO.cfg, Path("data/made.data"), DEMO.weights, is_demo=True)
+    found = resolve(parsed([]))
+    assert found == arguments.InputFiles(DEMO.cfg, Path("data/made.data"), DEMO.weights, is_demo=True)
 
 
 def test_demo_training_starts_without_weights(demo: Path) -> None:
-    assert resolve(full_parser().parse_args([]), needs=("cfg", "data")).weights is None
+    assert resolve(parsed([]), needs=("cfg", "data")).weights is None
 
 
 def test_untrained_demo_says_how_to_train(demo: Path) -> None:
     DEMO.weights.unlink()
     with pytest.raises(ToolkitError, match=r"not trained yet; run: python train\.py"):
-        resolve(full_parser().parse_args([]))
+        resolve(parsed([]))
 
 
 def test_in_any_other_folder_the_demos_files_are_below_runs(demo: Path) -> None:
     DEMO.cfg.unlink()
-    elsewhere = resolve(full_parser().parse_args([]), needs=("cfg", "data"))
-    assert elsewhere == arguments.Project(
+    elsewhere = resolve(parsed([]), needs=("cfg", "data"))
+    assert elsewhere == arguments.InputFiles(
         Path("runs/cfg/yolov3-shapes.cfg"), Path("runs/data/made.data"), None, is_demo=True
     )
     assert elsewhere.network().heads
     with pytest.raises(ToolkitError, match=r"weights.last\.pt: the demo's network is not trained yet"):
-        resolve(full_parser().parse_args([]))
+        resolve(parsed([]))
 
 
 @pytest.mark.parametrize(
@@ -177,23 +187,23 @@ def test_in_any_other_folder_the_demos_files_are_below_runs(demo: Path) -> None:
         (["--cfg", "x.cfg"], "--data: missing beside --cfg"),
         (["--cfg", "x.cfg", "--data", "x.data"], "--weights: missing beside --cfg --data"),
         (["--data", "x.data"], "--cfg: missing beside --data"),
-        (["--weights", "x.weights"], "x.weights: a .weights file says nothing of its network; add --cfg"),
+        (["--weights", "x.weights"], "x.weights: a .weights file does not contain its network; add --cfg"),
     ],
 )
 def test_with_one_file_given_the_demo_never_fills_in(demo: Path, words: list[str], missing: str) -> None:
     with pytest.raises(ToolkitError) as error:
-        resolve(full_parser().parse_args(words))
+        resolve(parsed(words))
     assert missing in str(error.value)
 
 
 def test_what_a_command_can_do_without_is_none(demo: Path) -> None:
-    found = resolve(full_parser().parse_args(["--cfg", "x.cfg"]), needs=("cfg",))
-    assert found == arguments.Project(Path("x.cfg"), None, None, is_demo=False)
+    found = resolve(parsed(["--cfg", "x.cfg"]), needs=("cfg",))
+    assert found == arguments.InputFiles(Path("x.cfg"), None, None, is_demo=False)
 
 
 def test_the_embedded_set_is_made_when_named(demo: Path) -> None:
     words = ["--cfg", "x.cfg", "--data", str(DEMO.data)]
-    assert resolve(full_parser().parse_args(words), needs=("cfg", "data")).data == Path("data/made.data")
+    assert resolve(parsed(words), needs=("cfg", "data")).data == Path("data/made.data")
 
 
 @dataclass
@@ -217,7 +227,7 @@ def test_a_checkpoint_brings_its_own_network_and_nothing_is_written(
     stored(NETWORK_TEXT)
     Path("weights/best.cfg").write_text("[net]\n# another\n")
     before = sorted(Path().rglob("*"))
-    found = resolve(full_parser().parse_args(["--weights", "weights/best.pt"]), needs=("weights",))
+    found = resolve(parsed(["--weights", "weights/best.pt"]), needs=("weights",))
     network = found.network()
     assert (found.cfg, network.source) == (None, f"cfg in {Path('weights/best.pt')}")
     assert network.to_cfg() == Network.from_text(NETWORK_TEXT).to_cfg()
@@ -228,14 +238,14 @@ def test_a_cfg_that_is_given_goes_before_the_checkpoints(stored: Callable[[str |
     stored(NETWORK_TEXT)
     Path("x.cfg").write_text(NETWORK_TEXT.replace("filters=4", "filters=5"))
     words = ["--cfg", "x.cfg", "--weights", "weights/best.pt"]
-    network = resolve(full_parser().parse_args(words), needs=("weights",)).network()
+    network = resolve(parsed(words), needs=("weights",)).network()
     assert (network.source, network.channels(0)) == ("x.cfg", 5)
 
 
 def test_a_checkpoint_without_cfg_asks_for_one(stored: Callable[[str | None], None]) -> None:
     stored(None)
-    found = resolve(full_parser().parse_args(["--weights", "weights/best.pt"]), needs=("weights",))
-    with pytest.raises(ToolkitError, match="holds no cfg of its network; add --cfg"):
+    found = resolve(parsed(["--weights", "weights/best.pt"]), needs=("weights",))
+    with pytest.raises(ToolkitError, match="does not contain the cfg of its network; add --cfg"):
         found.network()
 
 
@@ -252,7 +262,7 @@ def test_a_checkpoint_without_cfg_asks_for_one(stored: Callable[[str | None], No
     ],
 )
 def test_files_as_they_would_be_typed(files: tuple, names: tuple, typed: str) -> None:
-    assert arguments.Project(*files).options(*names) == typed
+    assert arguments.InputFiles(*files).options(*names) == typed
 
 
 @pytest.mark.parametrize(
@@ -299,13 +309,16 @@ def test_a_reader_that_leaves_early_is_no_error(root: Path) -> None:
 
 
 def test_every_result_says_how_it_came_to_be() -> None:
-    args = full_parser().parse_args(["--cfg", "my net.cfg", "--batch_size=4"])
-    record = arguments.provenance(args)
+    options = parsed(["--cfg", "my net.cfg", "--batch_size=4"])
+    record = arguments.provenance(options)
     assert record["command"] == "python it.py --cfg 'my net.cfg' --batch_size=4"
     assert record["versions"]["torch"].startswith(torch.__version__.split("+")[0])
     assert record["seed"] == 0
-    assert "command" not in arguments.arguments(args)
-    assert arguments.arguments(args)["cfg"] == "my net.cfg"
+    assert arguments.arguments(options) == {
+        "cfg": "my net.cfg", "weights": None, "data": None, "img_size": None, "seed": 0, "device": "auto",
+        "workers": options.workers, "threads": None, "global_percent": 0.8, "batch_size": 4, "sr": False,
+        "s": 0.001,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -341,5 +354,5 @@ def test_next_command_is_the_last_line(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_parsers_of_the_standard_kind_take_the_common_options() -> None:
     parser = argparse.ArgumentParser()
-    arguments.add_common(parser)
+    arguments.add_machine(parser)
     assert vars(parser.parse_args([])).keys() == {"seed", "device", "workers", "threads"}

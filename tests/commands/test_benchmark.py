@@ -52,9 +52,9 @@ def run(project: Path, models: list[str], *more: str) -> list[CellResult]:
 def count_measured(monkeypatch: pytest.MonkeyPatch) -> list[Cell]:
     """The cells that are measured from now on."""
     measured: list[Cell] = []
-    original = Benchmark._measured
+    original = Benchmark.measured
     monkeypatch.setattr(
-        Benchmark, "_measured", lambda self, cell, *rest: measured.append(cell) or original(self, cell, *rest)
+        Benchmark, "measured", lambda self, cell, *rest: measured.append(cell) or original(self, cell, *rest)
     )
     return measured
 
@@ -114,7 +114,7 @@ def test_what_fails_while_boxes_are_suppressed_stops_nothing(project: Path, monk
     def failing(*_: object) -> float:
         raise ValueError("no boxes")
 
-    monkeypatch.setattr(benchmark_measure, "_suppress_milliseconds", failing)
+    monkeypatch.setattr(benchmark_measure, "suppress_milliseconds", failing)
     rows = run(project, [pair(project, "one")], "--img_size", "64", "--batch", "1", "--runtime", "torch")
     assert {row.note for row in rows} == {"ValueError: no boxes"}
 
@@ -145,14 +145,14 @@ def test_nothing_is_measured_twice(project: Path, monkeypatch) -> None:
 
 def test_an_interruption_keeps_the_rows(project: Path, monkeypatch) -> None:
     calls = iter(range(9))
-    original = Benchmark._measured
+    original = Benchmark.measured
 
     def until_the_second(self: Benchmark, *args: object) -> list[CellResult]:
         if next(calls) == 1:
             raise KeyboardInterrupt
         return original(self, *args)
 
-    monkeypatch.setattr(Benchmark, "_measured", until_the_second)
+    monkeypatch.setattr(Benchmark, "measured", until_the_second)
     with pytest.raises(KeyboardInterrupt):
         run(project, [pair(project, "one")], "--img_size", "64", "--runtime", "torch", "--shape", "square")
     assert [row.batch for row in read_rows(project / "out/benchmark.csv", CellResult)] == [1]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from utils.commands.prune.budget_latency import Aims, Try
-from utils.commands.prune.stages import Timing
+from utils.commands.prune.job import LatencyPair
 from utils.errors import PruningError
 
-START = Try(np.ones(1, dtype=np.bool_), 8.0, 0.0, Timing("torch 2"))
+START = Try(np.ones(1, dtype=np.bool_), 8.0, 0.0, LatencyPair("torch 2"))
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,9 @@ def test_the_clock_is_met(taken):
 def test_what_is_left_over_is_told():
     aims = Aims(12.0)
     tries = [replace(START, taken=9.0), replace(START, taken=12.5)]
-    told = aims.told(aims.best(tries), tries)
-    assert "9.00 ms of 12.00 asked for" in told
-    assert told.endswith("; the next larger network found takes 12.50 ms")
+    note = aims.note(aims.best(tries), tries)
+    assert "9.00 ms of at most 12.00" in note
+    assert note.endswith("; the next larger network found takes 12.50 ms")
 
 
 @pytest.mark.parametrize("change", [{"taken": 12.1}, {"taken": 11.5, "within": False}])

@@ -127,8 +127,8 @@ def test_a_second_split_joins_the_first_and_overwrites_nothing(coco):
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), r"annotations\[0\] bbox is not four numbers"),
         (lambda c: c["annotations"][0].update(category_id=5), "annotation 1 names category 5"),
         (lambda c: c["annotations"][0].update(image_id=5), "annotation 1 names image 5"),
-        (lambda c: c["images"][0].update(file_name="../../etc/x.jpg"), "leads out of the folder"),
-        (lambda c: c["images"][0].update(width=0), "has no size"),
+        (lambda c: c["images"][0].update(file_name="../../etc/x.jpg"), "is outside the folder"),
+        (lambda c: c["images"][0].update(width=0), "has no positive size"),
         (lambda c: c["images"][0].pop("width"), r"images\[0\] has no usable 'width'"),
         (lambda c: c.update(categories=[]), "names no class"),
     ],
@@ -212,8 +212,8 @@ def test_image_sets_choose_and_a_missing_size_is_measured(voc):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<annotation>", "is no XML"),
-        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "is no plain annotation"),
+        ("<annotation>", "is not valid XML"),
+        ('<!DOCTYPE a [<!ENTITY b "c">]><annotation>&b;</annotation>', "is not a plain annotation"),
         (voc_xml("<object><name>dog</name></object>"), "object 'dog' has no bndbox of four numbers"),
     ],
 )

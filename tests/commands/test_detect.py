@@ -154,7 +154,7 @@ def test_an_input_is_never_overwritten(project: Path) -> None:
         ("missing.jpg", "missing.jpg: no such file or folder; give an image, a folder"),
         ("*.nothing", "no image matches; check the pattern"),
         ("missing.mp4", "missing.mp4: no such file; check the path"),
-        ("99", "99: no camera answers to this number"),
+        ("99", "99: this camera does not respond"),
     ],
 )
 def test_a_source_that_is_not_there_is_told(project: Path, source: str, message: str) -> None:

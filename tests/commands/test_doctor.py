@@ -176,7 +176,7 @@ def test_a_feature_that_opencv_misreads_is_a_warning(files, capsys):
     (files / "x.cfg").write_text(CFG.replace("stride=1\n", "stride=1\ndilation=2\n"))
     assert run("--cfg", "x.cfg") == 1
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["OpenCV", "4", "reads", "wrongly", "#1:", "dilation", "is", "passed", "over"] in rows
+    assert ["OpenCV", "4", "reads", "wrongly", "#1:", "dilation", "is", "ignored"] in rows
 
 
 def test_the_json_file_holds_it_all(files):

@@ -76,16 +76,16 @@ def test_what_if_leaves_kept_sections_whole(ask):
 @pytest.mark.parametrize(
     ("words", "fact"),
     [
-        (("--what-if", "0.5", "--align", "auto"), "--align auto: asks a latency table"),
-        (("--what-if", "0.5", "--classic"), "has no --classic; leave one of them out"),
-        (("--what-if", "0.5", "--max-macs", "50%", "--score=l1"), "has no --max-macs, --score; leave"),
-        (("--what-if", "0.5", "--min_map", "0.5"), "has no --min-map; leave"),
-        (("--what-if", "0.5", "--merge", "max"), "has no --merge; leave"),
-        (("--what-if", "0.5", "--global-percent", "0.5"), "has no --global-percent; leave"),
-        (("--what-if", "0.5", "--recalibrate", "8"), "has no --recalibrate; leave"),
-        (("--what-if", "0.5", "--no-report"), "has no --no-report; leave"),
-        (("--explain", "99"), "--explain 99: is no convolution"),
-        (("--explain", "3", "--iterative", "2", "--max-macs", "50%"), "--explain: explains one pruning"),
+        (("--what-if", "0.5", "--align", "auto"), "--align auto: needs a latency table"),
+        (("--what-if", "0.5", "--classic"), "no effect: --classic; leave one of them out"),
+        (("--what-if", "0.5", "--max-macs", "50%", "--score=l1"), "no effect: --max-macs, --score; leave"),
+        (("--what-if", "0.5", "--min_map", "0.5"), "no effect: --min-map; leave"),
+        (("--what-if", "0.5", "--merge", "max"), "no effect: --merge; leave"),
+        (("--what-if", "0.5", "--global-percent", "0.5"), "no effect: --global_percent; leave"),
+        (("--what-if", "0.5", "--recalibrate", "8"), "no effect: --recalibrate; leave"),
+        (("--what-if", "0.5", "--no-report"), "no effect: --no-report; leave"),
+        (("--explain", "99"), "--explain 99: not a convolution"),
+        (("--explain", "3", "--iterative", "2", "--max-macs", "50%"), "--explain: explains a single pruning"),
     ],
 )
 def test_what_cannot_be_answered_is_said(fail: Fail, words, fact):
@@ -95,11 +95,11 @@ def test_what_cannot_be_answered_is_said(fail: Fail, words, fact):
 @pytest.mark.parametrize("script", ["layer_prune.py", "layer_channel_prune.py"])
 def test_what_if_of_blocks_is_answered_with_the_script_to_ask(fail: Fail, script):
     text = fail(script, *FILES, "--what-if", "0.5")
-    fact = "--what-if: speaks of channels, and this strategy removes whole blocks"
+    fact = "--what-if: is about channels, and this strategy removes whole blocks"
     assert text == f"{fact}; use slim_prune.py --what-if 0.5"
 
 
 def test_what_if_takes_what_it_heeds_and_where_it_runs(ask):
     words = ("--min-channels", "2", "--keep_sections", "3", "--img-size", "96", "--align", "4")
     machine = ("--seed", "1", "--device", "cpu", "--threads", "1", "--workers", "0")
-    assert "if 50% of every layer went" in ask("prune", *FILES, "--what-if", "0.5", *words, *machine)
+    assert "with 50% of every layer removed" in ask("prune", *FILES, "--what-if", "0.5", *words, *machine)

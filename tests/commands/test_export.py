@@ -86,8 +86,8 @@ INT8 = ("--precision", "int8", "--data", "DATA")
     [
         (("--nms", "--format", "onnx,openvino"), r"--nms: openvino cannot take over ONNX's NMS"),
         (("--nms", "--opset", "12"), r"--opset 12: --nms needs operators of opset 13; use 17"),
-        (("--opset", "10"), r"--opset 10: fp32 can be written in opset 11 to 20"),
-        (("--opset", "12", *INT8), r"--opset 12: int8 can be written in opset 13 to 20"),
+        (("--opset", "10"), r"--opset 10: unsupported for fp32, which needs opset 11 to 20"),
+        (("--opset", "12", *INT8), r"--opset 12: unsupported for int8, which needs opset 13 to 20"),
         (("--conf", "0.25"), r"--conf: applies only with --nms"),
         (("--nms-overlap", "0.45"), r"--nms-overlap: applies only with --nms"),
         (("--target", "SM86"), r"--target: applies only to --format tensorrt, not onnx"),
@@ -119,6 +119,7 @@ def test_what_can_be_known_is_refused_before_any_file(
         ({"format": ()}, "--format: unknown format"),
         ({"nms": True, "raw_heads": True}, "--nms: raw heads contain no boxes"),
         ({"opset": 0}, "--opset: 0 is out of range"),
+        ({"precision": "fp8"}, "--precision: unknown value 'fp8'; use one of fp32, fp16, int8"),
     ],
 )
 def test_options_that_cannot_be_are_refused_when_made(options: dict[str, Any], message: str) -> None:
@@ -140,7 +141,7 @@ def test_python_gets_the_files_and_nothing_is_printed(
 def test_an_unknown_gpu_is_refused_before_any_file(project: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     before = sorted(project.iterdir())
-    with pytest.raises(ExportError, match=r"--target SM1: is not known; use some of .*SM86"):
+    with pytest.raises(ExportError, match=r"--target SM1: unsupported; use some of .*SM86"):
         run(project, "--format", "onnx,tensorrt", "--target", "sm86,sm1")
     assert sorted(project.iterdir()) == before
 
@@ -222,11 +223,11 @@ def test_a_loss_above_a_point_is_warned_of_in_every_format(
         "torchscript": Format(".torchscript", writing("torchscript", accuracy=0.7901)),
     }
     monkeypatch.setattr("utils.commands.export.run.FORMATS", formats)
-    monkeypatch.setattr("utils.commands.export.run._require_possible", lambda *_: None)
+    monkeypatch.setattr("utils.commands.export.run.require_possible", lambda *_: None)
     monkeypatch.setattr("utils.commands.export.run.make_job", with_accuracy)
     run(project, "--precision", precision, "--format", "openvino,torchscript")
     told = capsys.readouterr().out
-    assert f"openvino: WARNING loses 2.9 points of mAP; {remedy}" in told
+    assert f"openvino: WARNING: loses 2.9 points of mAP; {remedy}" in told
     assert "torchscript: WARNING" not in told
 
 
@@ -243,7 +244,7 @@ def test_an_engine_that_cannot_run_here_is_not_what_comes_next(
 ) -> None:
     formats = {name: Format(kind.suffix, writing(name)) for name, kind in FORMATS.items()}
     monkeypatch.setattr("utils.commands.export.run.FORMATS", formats)
-    monkeypatch.setattr("utils.commands.export.run._require_possible", lambda *_: None)
+    monkeypatch.setattr("utils.commands.export.run.require_possible", lambda *_: None)
     run(project, "--format", chosen)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next:")]
     wanted = f"next: python detect.py --weights {project / after} --source IMAGE"

@@ -10,8 +10,8 @@ import detect
 import evaluate
 import slim_prune
 from tests.runtimes.exported import (
+    METADATA,
     NAMES,
-    TEXTS,
     WRITERS,
     tiny_detector,
     write_onnx,
@@ -107,15 +107,23 @@ def test_openvino_reads_an_onnx_file_when_asked(project: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("texts", "words", "message"),
+    ("metadata", "words", "message"),
     [
-        (False, [], r"net\.onnx: does not say its image size .*; add --cfg"),
-        (True, ["--img_size", "64"], r"net\.onnx: takes images of 3x96x64 .* not 3x64x64; give that size"),
-        (True, ["--runtime", "ncnn"], r"net\.onnx: ncnn does not read this; use onnxruntime or openvino"),
+        (False, [], r"net\.onnx: has no metadata.*; add --cfg"),
+        (
+            True,
+            ["--img_size", "64"],
+            r"net\.onnx: accepts only images of 3x96x64 .* not 3x64x64; give that size",
+        ),
+        (
+            True,
+            ["--runtime", "ncnn"],
+            r"net\.onnx: ncnn does not read this file; use onnxruntime or openvino",
+        ),
     ],
 )
-def test_what_a_file_cannot_do_is_told(texts: bool, words: list[str], message: str, project: Path) -> None:
-    path = write_onnx(model_of(project), project / "net.onnx", texts=texts)
+def test_what_a_file_cannot_do_is_told(metadata: bool, words: list[str], message: str, project: Path) -> None:
+    path = write_onnx(model_of(project), project / "net.onnx", metadata=metadata)
     with pytest.raises(ToolkitError, match=message):
         detections(project, "--weights", str(path), *words)
 
@@ -135,15 +143,15 @@ def test_a_damaged_text_is_told(name: str, value: object, project: Path) -> None
     onnx = pytest.importorskip("onnx")
     path = write_onnx(model_of(project), project / "net.onnx")
     proto = onnx.load(path)
-    texts = TEXTS | {"darknet": json.dumps(json.loads(TEXTS["darknet"]) | {name: value})}
-    onnx.helper.set_model_props(proto, texts)
+    metadata = METADATA | {"darknet": json.dumps(json.loads(METADATA["darknet"]) | {name: value})}
+    onnx.helper.set_model_props(proto, metadata)
     onnx.save(proto, path)
     with pytest.raises(ToolkitError, match=rf"net\.onnx: .*darknet: {name} .* is not .*; export"):
         detections(project, "--weights", str(path))
 
 
 def test_a_cfg_fills_in_what_a_file_lacks(project: Path) -> None:
-    path = write_onnx(model_of(project), project / "net.onnx", texts=False)
+    path = write_onnx(model_of(project), project / "net.onnx", metadata=False)
     expected = detections(project, *cfg_and_weights(project))
     found = detections(project, "--cfg", str(project / "net.cfg"), "--weights", str(path))
     assert [one["category_id"] for one in found] == [one["category_id"] for one in expected]
@@ -160,7 +168,7 @@ def test_opencv_finds_the_same_boxes_with_cfg_and_weights(project: Path) -> None
 
 def test_a_runtime_is_for_exported_files_alone(project: Path) -> None:
     with pytest.raises(
-        ToolkitError, match=r"--runtime openvino: runs exported files, .*net\.weights is none"
+        ToolkitError, match=r"--runtime openvino: runs exported files only, not .*net\.weights"
     ):
         detections(project, *cfg_and_weights(project), "--runtime", "openvino")
 
@@ -180,7 +188,7 @@ def test_real_images_real_weights(shared: Path, tmp_path: Path) -> None:
     model = open_files(folder / "yolo-fastest-1.1.cfg", next(iter(folder.glob("*.weights")))).eval()
     size = (model.network.height, model.network.width)
     path = tmp_path / "net.onnx"
-    facts = json.loads(TEXTS["darknet"]) | {"image_size": size, "nms_kind": model.head_specs[-1].nms_kind}
+    facts = json.loads(METADATA["darknet"]) | {"image_size": size, "nms_kind": model.head_specs[-1].nms_kind}
     export_onnx(exporting(model, model.head_specs, size, metadata={"darknet": json.dumps(facts)}), path)
     networks = [of_file(path, OnnxRuntime()), of_file(path, OpenVino())]
     data = read_data_file(next((shared / "data/coco_mini").glob("*.data")))

@@ -11,7 +11,7 @@ import pytest
 from tests.project import DATA, FILES, Fail
 from utils.commands.prune import iterative
 from utils.commands.prune.iterative import Round
-from utils.commands.prune.options import Amount
+from utils.commands.prune.options import Amount, PruningOptions
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
 from utils.errors import ToolkitError
@@ -46,7 +46,7 @@ def test_rounds_leave_the_files_of_any_run_with_all_their_checks(folder, capsys)
     assert list(report["per_class"]) == ["before", "last_pruned", "fine_tuned"]
     page = (folder / f"{TAG}.html").read_text()
     assert "fine_tuned" in page
-    assert "price of the removed channels" not in page  # of the stage "folded", which rounds do not have
+    assert "due to the removed channels" not in page  # of the stage "folded", which rounds do not have
 
 
 def test_masks_of_rounds_are_told_in_the_first_networks_channels():
@@ -55,21 +55,21 @@ def test_masks_of_rounds_are_told_in_the_first_networks_channels():
     rounds = [
         [{"index": 4, "filters_before": len(mask), "kept": encode_mask(mask)}] for mask in (first, second)
     ]
-    (change,) = iterative._sections(rounds)
+    (change,) = iterative.total_sections(rounds)
     assert change.index == 4
     assert change.mask.tolist() == [False, False, True, True, False, False]
 
 
 def test_a_round_that_is_broken_off_goes_on_with_its_training(folder, monkeypatch):
-    def interrupted(args, *, is_last):
+    def interrupted(args, _observer):
         calls.append(args)
         (args.output / "last.pt").parent.mkdir(parents=True, exist_ok=True)
         (args.output / "last.pt").write_bytes(b"")
         raise InterruptedTrainingError("...", "--resume last.pt", signal.SIGINT)
 
     calls: list = []
-    monkeypatch.setattr(iterative, "run_training", interrupted)
-    with pytest.raises(InterruptedTrainingError, match="round 1 of 2; saved, so the same command") as caught:
+    monkeypatch.setattr(iterative, "train", interrupted)
+    with pytest.raises(InterruptedTrainingError, match="round 1 of 2; saved; the same command") as caught:
         slim_prune(*WORDS)
     assert caught.value.exit_code == 130
     monkeypatch.setattr(iterative, "within_budget", lambda _: pytest.fail("pruned again"))
@@ -81,7 +81,7 @@ def test_a_round_that_is_broken_off_goes_on_with_its_training(folder, monkeypatc
 
 @pytest.mark.parametrize(("words", "images"), [((), 64), (("--recalibrate", "0"), 0)])
 def test_rounds_recalibrate_unless_told_not_to(folder, monkeypatch, words, images):
-    monkeypatch.setattr(iterative, "run_training", lambda _, *, is_last: None)
+    monkeypatch.setattr(iterative, "train", lambda *_: None)
     with pytest.raises(ToolkitError, match="tuned"):  # nothing was trained
         slim_prune(*WORDS, *words)
     (path,) = folder.glob("*_rounds/*/1/pruned.json")
@@ -97,9 +97,7 @@ def test_rounds_go_down_to_the_limit_and_are_not_done_twice(folder, monkeypatch,
     (path,) = folder.glob("small_rounds/*/1/pruned.json")
     first = json.loads(path.read_text())["after"]
     assert 0.4**0.5 * 0.85 * whole < first["macs"] <= 0.4**0.5 * whole
-    monkeypatch.setattr(
-        "utils.commands.prune.iterative.run_training", lambda *_, **__: pytest.fail("trained again")
-    )
+    monkeypatch.setattr("utils.commands.prune.iterative.train", lambda *_, **__: pytest.fail("trained again"))
     slim_prune(*WORDS, "--threads", "1")
     assert "round 2: " in capsys.readouterr().out
     with pytest.raises(pytest.fail.Exception, match="trained again"):  # half of the way is another one now
@@ -114,14 +112,14 @@ def report() -> dict:
 
 def test_a_share_of_milliseconds_is_of_the_network_each_round_starts_from(monkeypatch, report, tmp_path):
     """Of a quarter, half after one of two rounds; it took .7 of that, so 5/7 of what is left may stay."""
-    job = SimpleNamespace(args=SimpleNamespace(max_ms=Amount(0.25, True)))
+    job = SimpleNamespace(options=PruningOptions(max_ms=Amount(0.25, True)))
     monkeypatch.setattr(
-        iterative, "shares_asked", lambda _: {"max_ms": (20.0, 0.25), "max_macs": (8e6, 0.25)}
+        iterative, "requested_shares", lambda _: {"max_ms": (20.0, 0.25), "max_macs": (8e6, 0.25)}
     )
     (tmp_path / "pruned.json").write_text(json.dumps(report))
-    first = iterative._limits(job, 0.5, [])
+    first = iterative.limits_of_round(job, 0.5, [])
     assert first == {"max_ms": Amount(0.5, True), "max_macs": Amount(4e6, False)}
-    second = iterative._limits(job, 1.0, [Round(1, tmp_path)])
+    second = iterative.limits_of_round(job, 1.0, [Round(1, tmp_path)])
     assert second["max_ms"].value == pytest.approx(0.25 / 0.7)
     assert second["max_ms"].is_share
 
@@ -142,10 +140,10 @@ def test_a_damaged_round_is_named(tmp_path):
 
 def test_another_least_map_takes_the_rounds_that_are_there(folder, monkeypatch, fail: Fail):
     slim_prune(*WORDS)
-    monkeypatch.setattr(iterative, "run_training", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(iterative, "train", lambda *_, **__: pytest.fail("trained again"))
     message = fail("slim_prune.py", *WORDS, "--min-map", "0.99")
     assert "--min-map 0.99: mAP@0.5 after the last round is " in message
-    assert "; the rounds lie in small_rounds" in message
+    assert "; the rounds are in small_rounds" in message
 
 
 def test_a_least_map_is_asked_of_the_last_round_alone(folder, fail: Fail):
@@ -171,7 +169,7 @@ def test_rounds_of_a_run_with_other_options_or_weights_are_not_taken(folder, mon
     words = list(WORDS)
     slim_prune(*words)
     trained = []
-    monkeypatch.setattr("utils.commands.prune.iterative.run_training", lambda args, **_: trained.append(args))
+    monkeypatch.setattr("utils.commands.prune.iterative.train", lambda args, _observer: trained.append(args))
     if change == ("--weights",):
         save_weights(Darknet.from_cfg("small.cfg"), "small.weights")
     else:
@@ -183,7 +181,7 @@ def test_rounds_of_a_run_with_other_options_or_weights_are_not_taken(folder, mon
 
 def test_a_round_that_has_nothing_to_do_passes_the_network_on(folder, monkeypatch):
     """The first round goes down to the end of the way at once."""
-    monkeypatch.setattr(iterative, "_limits", lambda *_: {"max_macs": Amount(5.8e5, False)})
+    monkeypatch.setattr(iterative, "limits_of_round", lambda *_: {"max_macs": Amount(5.8e5, False)})
     slim_prune(*WORDS)
     reports = [json.loads(path.read_text()) for path in sorted(folder.glob("small_rounds/*/*/pruned.json"))]
     assert reports[0]["after"]["macs"] < reports[0]["before"]["macs"]

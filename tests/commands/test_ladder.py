@@ -15,10 +15,9 @@ from tests.commands.trials import WORDS, make_project
 from utils.cli import run_main
 from utils.commands.csv_results import read_rows, write_rows
 from utils.commands.ladder import rungs as ladder_rungs
-from utils.commands.ladder.command import ladder_parser, run_ladder
+from utils.commands.ladder.command import ladder_options, run_ladder
 from utils.commands.ladder.rungs import Ladder, Rung
 from utils.commands.prune import job as pruning_job
-from utils.commands.prune import stages as pruning_stages
 from utils.errors import ToolkitError
 from utils.pruning.knee import knee
 
@@ -26,7 +25,7 @@ NO_TIMES = ("--runtime", "none")
 
 
 def climb(*words):
-    return run_ladder(ladder_parser().parse_args([*WORDS, *NO_TIMES, *words]))
+    return run_ladder(ladder_options([*WORDS, *NO_TIMES, *words]))
 
 
 STRATEGIES = {
@@ -89,10 +88,10 @@ def test_an_interrupted_run_keeps_its_rungs(evaluations, monkeypatch) -> None:
             raise KeyboardInterrupt
         return evaluations(*words, **more)
 
-    monkeypatch.setattr(pruning_stages, "evaluate_network", broken)
+    monkeypatch.setattr(pruning_job, "evaluate_network", broken)
     with pytest.raises(KeyboardInterrupt):
         climb("--refine", "0")
-    monkeypatch.setattr(pruning_stages, "evaluate_network", evaluations)
+    monkeypatch.setattr(pruning_job, "evaluate_network", evaluations)
     climb("--refine", "0")
     assert (
         evaluations.count == 7 + 2 * (1 + 10) - 6
@@ -167,7 +166,7 @@ def test_without_a_knee_sparse_training_comes_next(evaluations, monkeypatch, cap
         found.map50 = next(values)
         return found
 
-    monkeypatch.setattr(pruning_stages, "evaluate_network", falling)
+    monkeypatch.setattr(pruning_job, "evaluate_network", falling)
     climb("--rungs", "0.5", "--refine", "0")
     out = capsys.readouterr().out
     assert "no rung keeps mAP within 1 points" in out
@@ -183,7 +182,7 @@ def test_a_network_that_finds_nothing_has_no_knee(evaluations, monkeypatch, caps
         found.map50 = value
         return found
 
-    monkeypatch.setattr(pruning_stages, "evaluate_network", nothing)
+    monkeypatch.setattr(pruning_job, "evaluate_network", nothing)
     climb("--rungs", "0.3", "0.5", "--score", *scores)
     assert evaluations.count == 2 + 4 * len(scores)  # nowhere to look closer
     lines = capsys.readouterr().out.splitlines()
@@ -215,18 +214,18 @@ def test_auto_takes_the_latency_tables_stairs(evaluations, monkeypatch) -> None:
     monkeypatch.setattr(pruning_job, "find_or_measure", table)
     monkeypatch.setattr(Ladder, "time", lambda *_: None)
     words = (*WORDS, "--rungs", "0.5", "--refine", "0", "--runtime", "torch", "--align")
-    made = run_ladder(ladder_parser().parse_args([*words, "auto"]))
+    made = run_ladder(ladder_options([*words, "auto"]))
     assert asked == ["torch"]
     count = evaluations.count
-    assert run_ladder(ladder_parser().parse_args([*words, "4"])).rungs("gamma") == made.rungs("gamma")
+    assert run_ladder(ladder_options([*words, "4"])).rungs("gamma") == made.rungs("gamma")
     assert evaluations.count == count  # the same trials
 
 
 def test_files_hold_every_rung_and_latency(evaluations, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(ladder_rungs, "_SECONDS", 0.0)
+    monkeypatch.setattr(ladder_rungs, "SECONDS", 0.0)
     pytest.importorskip("onnxruntime")
     words = ("--rungs", "0.4", "0.7", "0.9", "--refine", "0", "--output", "out")
-    made = run_ladder(ladder_parser().parse_args([*WORDS, *words, "--runtime", "onnxruntime"]))
+    made = run_ladder(ladder_options([*WORDS, *words, "--runtime", "onnxruntime"]))
     rows = read_rows(Path("out/small_ladder.csv"), Rung)
     assert [row.share for row in rows] == [0.0, 0.4, 0.7, 0.9]
     for row in rows:
@@ -240,7 +239,7 @@ def test_files_hold_every_rung_and_latency(evaluations, capsys, monkeypatch) -> 
     assert Path("out/small_ladder.png").read_bytes().startswith(b"\x89PNG")
     times = [row.ms for row in rows]
     capsys.readouterr()
-    run_ladder(ladder_parser().parse_args([*WORDS, *words, "--runtime", "onnxruntime"]))
+    run_ladder(ladder_options([*WORDS, *words, "--runtime", "onnxruntime"]))
     assert [row.ms for row in read_rows(Path("out/small_ladder.csv"), Rung)] == times
 
 
@@ -256,18 +255,18 @@ def test_real_evaluations_end_well(tmp_path, monkeypatch, capsys) -> None:
     [
         (("--cfg", "small.cfg", "--weights", "small.weights"), "--data: missing beside --cfg --weights"),
         ((*WORDS, "--score", "gamma", "gama"), "unknown score 'gama'"),
-        ((*WORDS, "--rungs", "1"), "'1' is not a number from 0 to below 1"),
-        ((*WORDS, "--rungs", "0"), "which is measured anyway"),
+        ((*WORDS, "--rungs", "1"), "'1' is not a number above 0, below 1"),
+        ((*WORDS, "--rungs", "0"), "'0' is not a number above 0, below 1"),
         ((*WORDS, "--data", "no.data"), "no.data"),
         (
             (*WORDS, "--strategy", "normal", "--layer-keep", "0.1"),
-            "--layer_keep: does nothing beside --strategy",
+            "--layer_keep: no effect with --strategy",
         ),
         (
             (*WORDS, "--strategy", "shortcut", "--merge=max"),
-            "--merge: does nothing beside --strategy shortcut",
+            "--merge: no effect with --strategy shortcut",
         ),
-        ((*WORDS, "--align", "auto"), "--align auto: asks a runtime's latency table; name a --runtime"),
+        ((*WORDS, "--align", "auto"), "--align auto: needs a latency table; name a --runtime"),
     ],
 )
 def test_errors_are_one_line_before_anything_is_evaluated(evaluations, words, fact, capsys) -> None:
@@ -295,7 +294,7 @@ def test_rows_are_read_as_they_were_written(tmp_path) -> None:
 def test_a_file_of_something_else_is_refused(tmp_path, text) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(text)
-    with pytest.raises(ToolkitError, match=r"rows.csv: holds no results of this command"):
+    with pytest.raises(ToolkitError, match=r"rows.csv: does not contain results of this command"):
         read_rows(path, Rung)
 
 
@@ -303,8 +302,8 @@ def test_a_damaged_row_is_refused(tmp_path) -> None:
     path = tmp_path / "rows.csv"
     write_rows(path, [Rung("ab", "", "", 0.0, 3, 0.5, None, 1, 2, 3)])
     path.write_text(path.read_text().replace("0.5", "half"))
-    with pytest.raises(ToolkitError, match=r"holds no results"):
+    with pytest.raises(ToolkitError, match=r"does not contain results"):
         read_rows(path, Rung)
     path.write_text(path.read_text().replace(",half", ""))
-    with pytest.raises(ToolkitError, match=r"holds no results"):
+    with pytest.raises(ToolkitError, match=r"does not contain results"):
         read_rows(path, Rung)

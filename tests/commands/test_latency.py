@@ -32,8 +32,8 @@ CFG = (
 
 @pytest.fixture
 def cfg(tmp_path, monkeypatch):
-    monkeypatch.setattr(latency_measure, "_SECONDS", 0.0)
-    monkeypatch.setattr(latency_measure, "_PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(latency_measure, "SECONDS", 0.0)
+    monkeypatch.setattr(latency_measure, "PROBE_SECONDS", 0.0)
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "small.cfg"
     path.write_text(CFG)
@@ -44,13 +44,13 @@ def cfg(tmp_path, monkeypatch):
 def measured(monkeypatch):
     """Every point that is measured, in order."""
     points = []
-    measure = latency_measure._measure
+    measure = latency_measure.measure_point
 
     def counting(conv, widths, *rest):
         points.append((conv, widths))
         return measure(conv, widths, *rest)
 
-    monkeypatch.setattr(latency_measure, "_measure", counting)
+    monkeypatch.setattr(latency_measure, "measure_point", counting)
     return points
 
 
@@ -88,7 +88,7 @@ def test_the_grid_answers_for_the_network_and_narrower_ones(cfg, measured) -> No
 
 
 def test_an_interrupted_run_keeps_what_it_has(cfg, measured, monkeypatch, tmp_path) -> None:
-    counting, runtime, path = latency_measure._measure, find_runtime("torch"), tmp_path / "table.json"
+    counting, runtime, path = latency_measure.measure_point, find_runtime("torch"), tmp_path / "table.json"
     alone = len({one.conv for one in convolutions()})
 
     def interrupted(conv, widths, *rest):
@@ -96,12 +96,12 @@ def test_an_interrupted_run_keeps_what_it_has(cfg, measured, monkeypatch, tmp_pa
             raise KeyboardInterrupt
         return counting(conv, widths, *rest)
 
-    monkeypatch.setattr(latency_measure, "_measure", interrupted)
+    monkeypatch.setattr(latency_measure, "measure_point", interrupted)
     with pytest.raises(KeyboardInterrupt):
         find_or_measure(convolutions(), runtime, path, count=2)
     before = set(measured)
     measured.clear()
-    monkeypatch.setattr(latency_measure, "_measure", counting)
+    monkeypatch.setattr(latency_measure, "measure_point", counting)
     find_or_measure(convolutions(), runtime, path, count=2)
     assert measured
     assert not before & set(measured)

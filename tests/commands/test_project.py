@@ -17,7 +17,7 @@ def test_a_network_that_gets_weights_is_not_initialised_first(suffix, root, tmp_
     def fail(_model):
         pytest.fail("random numbers that the weights replace")
 
-    monkeypatch.setattr(Darknet, "_initialise", fail)
+    monkeypatch.setattr(Darknet, "initialise", fail)
     opened = open_files(cfg, weights).state_dict()
     for name, tensor in model.state_dict().items():
         if not name.endswith("num_batches_tracked"):

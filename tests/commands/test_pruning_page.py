@@ -142,7 +142,7 @@ def test_the_page_of_the_networks_has_both_cfgs(pruned):
     )
     assert Network.from_text(page.cfg_after).sections == after.network.sections
     assert Network.from_text(page.cfg_before).sections == subject.network.sections
-    assert page.subtitle.endswith("16 sections with filters are removed.")
+    assert page.subtitle.endswith("16 sections with filters were removed.")
     assert (page.title, page.threshold) == ("a title", 0.5)
 
 

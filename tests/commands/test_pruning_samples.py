@@ -8,8 +8,8 @@ import pytest
 
 from utils.commands.evaluate.run import open_split
 from utils.commands.inputs import open_files
-from utils.commands.prune import samples as pruning_samples
-from utils.commands.prune.samples import compared, samples
+from utils.commands.prune import page as pruning_page
+from utils.commands.prune.page import compared, samples
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file
 from utils.data.loader import make_loader
@@ -86,7 +86,7 @@ def fake_detectors(monkeypatch, counts: dict[int, int]) -> None:
             count = counts[round(image[0, 0, 0] / 40)] if self.model == "after" else 0
             return rows(*[(100 * i, 0, 100 * i + 50, 50, 0.5, 0) for i in range(count)]), None
 
-    monkeypatch.setattr(pruning_samples, "Detector", Detector)
+    monkeypatch.setattr(pruning_page, "Detector", Detector)
 
 
 def test_the_pictures_that_differ_most_come_in_the_order_of_the_list(loader, monkeypatch):
@@ -111,7 +111,7 @@ def test_pictures_are_small_jpegs_and_boxes_fractions(loader, monkeypatch):
 
 def test_a_network_agrees_with_itself_and_not_with_a_ruin(shared, monkeypatch):
     """On real pictures: its own boxes are all kept, and all lost with a third of the channels."""
-    monkeypatch.setattr(pruning_samples, "_LOOKED_AT", 6)
+    monkeypatch.setattr(pruning_page, "LOOKED_AT", 6)
     folder = shared / "weights/yolov3-tiny"
     model = open_files(folder / "yolov3-tiny-mask123.cfg", folder / "yolov3-tiny.weights").eval()
     data = read_data_file(shared / "data/coco_mini/coco_mini.data")

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.frontends.feature_cfgs import CFGS, randomised
-from utils.commands.prune.stages import notes
+from utils.commands.prune.result import pruning_notes
 from utils.darknet.sections import Convolutional
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.pruning.policies import slim_threshold
@@ -16,7 +16,9 @@ from utils.pruning.surgery import prune
 def test_grouped_layers_that_get_no_carrier_are_named(folding):
     subject = DarknetSubject.of(randomised(DEPTHWISE, 0))
     result = prune(subject, [slim_threshold(0.7, 0.1)], folding=folding)
-    told = [note for note in notes(result) if note.startswith("at image borders not exact at sections ")]
+    told = [
+        note for note in pruning_notes(result) if note.startswith("not exact at image borders in sections ")
+    ]
     assert bool(told) == (folding == "borders")
     for note in told:
         named = note.split("sections ")[1].split(": ")[0].split(", ")

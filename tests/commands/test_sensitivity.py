@@ -14,8 +14,7 @@ from utils.commands import sensitivity
 from utils.commands.csv_results import read_rows
 from utils.commands.inputs import open_files
 from utils.commands.prune import job as pruning_job
-from utils.commands.prune import stages as pruning_stages
-from utils.commands.sensitivity import Cut, alone, judged_groups, run_sensitivity, sensitivity_parser
+from utils.commands.sensitivity import Cut, alone, judged_groups, run_sensitivity, sensitivity_options
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.pruning.scores import gamma_scores
 from utils.pruning.surgery import prune
@@ -24,7 +23,7 @@ GROUPS = ["0", "1,3", "2", "5"]  # of the small network; 6 feeds the head
 
 
 def measure(*words):
-    return run_sensitivity(sensitivity_parser().parse_args([*WORDS, *words]))
+    return run_sensitivity(sensitivity_options([*WORDS, *words]))
 
 
 def test_only_the_group_gets_narrower(evaluations) -> None:
@@ -74,11 +73,11 @@ def test_an_interrupted_run_keeps_its_cuts(evaluations, monkeypatch) -> None:
             raise KeyboardInterrupt
         return evaluations(*words, **more)
 
-    monkeypatch.setattr(pruning_stages, "evaluate_network", broken)
+    monkeypatch.setattr(pruning_job, "evaluate_network", broken)
     with pytest.raises(KeyboardInterrupt):
         measure()
     assert len(read_rows(Path("small_sensitivity.csv"), Cut)) == 6
-    monkeypatch.setattr(pruning_stages, "evaluate_network", evaluations)
+    monkeypatch.setattr(pruning_job, "evaluate_network", evaluations)
     measure()
     assert evaluations.count == 1 + 4 * 4
 
@@ -97,13 +96,13 @@ def test_figures_are_differences_to_the_unpruned_network(evaluations) -> None:
 
 def test_files_name_the_most_sensitive_groups(evaluations, monkeypatch, capsys) -> None:
     lost = {"": 0.0, "0": 0.002, "1,3": 0.3, "2": 0.05, "5": -0.01}
-    measured = sensitivity.Sensitivity._measured
+    measured = sensitivity.Sensitivity.measured
 
     def known(self, name, ratio):
         cut = measured(self, name, ratio)
         return Cut(**vars(cut) | {"map50": 0.8 - lost[name] * ratio})
 
-    monkeypatch.setattr(sensitivity.Sensitivity, "_measured", known)
+    monkeypatch.setattr(sensitivity.Sensitivity, "measured", known)
     measure("--most", "3", "--output", "out")
     out = capsys.readouterr().out
     assert out.splitlines()[-1].endswith("--keep-sections 1,2,3")  # 0 loses less than the tolerance
@@ -118,14 +117,14 @@ def test_files_name_the_most_sensitive_groups(evaluations, monkeypatch, capsys) 
 @pytest.mark.parametrize("count", [1, 6, 7, 12, 19])
 def test_every_figure_is_printed_whole_within_80_columns(evaluations, monkeypatch, capsys, count) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    measured, known = sensitivity.Sensitivity._measured, {}
+    measured, known = sensitivity.Sensitivity.measured, {}
 
     def lossy(self, name, ratio):
         if name not in known:
             known[name] = measured(self, name, ratio)
         return Cut(**vars(known[name]) | {"ratio": ratio, "map50": 1.0 - (1.0 if name == "1,3" else 0.0)})
 
-    monkeypatch.setattr(sensitivity.Sensitivity, "_measured", lossy)
+    monkeypatch.setattr(sensitivity.Sensitivity, "measured", lossy)
     ratios = [round((number + 1) / (count + 1), 2) for number in range(count)]
     measure("--ratios", *map(str, ratios))
     lines = capsys.readouterr().out.splitlines()
@@ -159,7 +158,7 @@ def test_real_evaluations_end_well(tmp_path, monkeypatch, capsys) -> None:
     [
         (("--cfg", "small.cfg", "--weights", "small.weights"), "--data: missing beside --cfg --weights"),
         ((*WORDS, "--score", "gama"), "unknown score 'gama'"),
-        ((*WORDS, "--ratios", "0"), "removes nothing"),
+        ((*WORDS, "--ratios", "0"), "'0' is not a number above 0, below 1"),
         ((*WORDS, "--data", "no.data"), "no.data"),
     ],
 )

@@ -47,7 +47,7 @@ class Evaluations:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self, model, loader, names, *, label="") -> SimpleNamespace:
+    def __call__(self, model, loader, names, *, label="", track=None) -> SimpleNamespace:
         self.count += 1
         image = torch.linspace(0, 1, 3 * 32 * 32).reshape(1, 3, 32, 32)
         with torch.no_grad():

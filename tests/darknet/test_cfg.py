@@ -111,8 +111,8 @@ def test_any_encoding_of_comments_reads(tmp_path, encoded):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "a.cfg: holds no [section]"),
-        ("# nothing\n", "a.cfg: holds no [section]"),
+        ("", "a.cfg: contains no [section]"),
+        ("# nothing\n", "a.cfg: contains no [section]"),
         ("width=8\n[net]", "a.cfg:1: 'width=8' comes before the first section"),
         ("[net]\nwidth 8", "a.cfg:2: 'width8' has no '='"),
         ("[net]\nwidth=", "a.cfg:2: 'width=' has no value"),

@@ -104,7 +104,7 @@ def test_conversion_keeps_a_checkpoint_to_resume_from(model, tmp_path, caplog):
     (kept,) = tmp_path.glob("last.*-*.pt")
     assert read_checkpoint(kept).training == {"epoch": 3}
     assert not read_checkpoint(target).training
-    assert f"{target} holds more than weights and would be overwritten: kept as {kept}" in caplog.text
+    assert f"{target} contains more than weights and would be overwritten: kept as {kept}" in caplog.text
     convert(CFG, tmp_path / "last.weights")  # what holds weights alone is replaced
     assert list(tmp_path.glob("last.*-*.pt")) == [kept]
 
@@ -122,7 +122,7 @@ def test_a_wrong_pair_is_refused_naming_the_first_section_that_differs(changes, 
     save_checkpoint(tmp_path / "a.pt", model)
     other = Darknet(network(**changes))
     before = {name: tensor.clone() for name, tensor in other.state_dict().items()}
-    with pytest.raises(WeightsError, match=rf"a.pt: does not fit, first at new.cfg:\d+: \[\w+\] {fact}"):
+    with pytest.raises(WeightsError, match=rf"a.pt: does not fit the cfg, .* new.cfg:\d+: \[\w+\] {fact}"):
         load_weights(other, tmp_path / "a.pt")
     assert all(torch.equal(before[name], tensor) for name, tensor in other.state_dict().items())
 
@@ -165,9 +165,9 @@ class Hostile:
 @pytest.mark.parametrize(
     "content, fact",
     [
-        ({"model": Hostile()}, "holds objects of .*print, which could run code"),
+        ({"model": Hostile()}, "contains objects of .*print, which could run code"),
         ({"model": torch.nn.Linear(1, 1)}, "which could run code"),
-        ([1, 2], "holds a list, no dictionary"),
+        ([1, 2], "contains a list, not a dictionary"),
         ({"epoch": 3}, "has no 'model' with tensors"),
         ({"model": None, "epoch": 3}, "has no 'model' with tensors"),
         ({"model": {"layers.0.conv.weight": 3}}, "'layers.0.conv.weight' is not a tensor"),
@@ -200,13 +200,13 @@ WEIGHT = {"layers.0.conv.weight": torch.ones(1)}
     [
         (
             {"model": WEIGHT, "cfg": "x", "header": {"version": 3}},
-            "its 'header' is not that of a .weights file",
+            "'header' is not that of a .weights file",
         ),
-        ({"model": WEIGHT, "cfg": "x", "header": None}, "its 'header' is not that of a .weights file"),
-        ({"model": WEIGHT, "cfg": "x", "header": {1: 2}}, "its 'header' is not that of a .weights file"),
+        ({"model": WEIGHT, "cfg": "x", "header": None}, "'header' is not that of a .weights file"),
+        ({"model": WEIGHT, "cfg": "x", "header": {1: 2}}, "'header' is not that of a .weights file"),
         (
             {"model": WEIGHT, "cfg": "x", "header": {"seen": -1}},
-            "its 'header' is not that of a .weights file",
+            "'header' is not that of a .weights file",
         ),
         ({"model": WEIGHT, "cfg": 3}, "its 'cfg' is of type int"),
         ({"model": WEIGHT, "cfg": "x", "training": None}, "its 'training' is of type NoneType"),

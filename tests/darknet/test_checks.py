@@ -47,7 +47,7 @@ def test_every_section_that_cannot_be_read_is_told(tmp_path):
     text = NET + CONV.replace("leaky", "silu") + "[upsampel]\n[route]\nlayers=-9\n" + HEAD.format(14)
     check = check_cfg(cfg(tmp_path, text))
     assert check.network is None
-    assert [finding.place.rpartition(":")[2] for finding in check.findings] == ["10", "11", "13"]
+    assert [finding.place.split(":")[-2] for finding in check.findings] == ["10", "11", "13"]
     assert {finding.severity for finding in check.findings} == {"error"}
 
 
@@ -67,7 +67,7 @@ def test_heads_must_be_made_for_the_classes_of_the_data():
     network = Network.from_text(FITTING)
     assert check_heads(network) == check_heads(network, 2) == ()
     (finding,) = check_heads(network, 3)
-    assert finding.fact == "heads #2 made for 2 classes, the data set has 3"
+    assert finding.fact == "heads #2 are made for 2 classes, the data set has 3"
 
 
 def test_a_network_without_heads_detects_nothing():

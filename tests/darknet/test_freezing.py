@@ -35,9 +35,7 @@ def test_the_longest_wait_counts():
 
 
 def test_a_word_for_a_number_is_told_with_its_line():
-    with pytest.raises(
-        CfgError, match=r"a\.cfg:8: \[convolutional\] #0: stopbackward=x is not a whole number"
-    ):
+    with pytest.raises(CfgError, match=r"a\.cfg:8: \[convolutional\] #0: stopbackward=x is not a whole"):
         learns_from(network(CONV + "stopbackward=x"))
 
 

@@ -140,7 +140,7 @@ def test_any_size_that_the_strides_allow():
     assert [tuple(head.shape[2:4]) for head in model(random_images(model, (64, 24)))] == [(16, 6), (32, 12)]
     # 31 rows halve to 16 and 8, which enlarge to 16 again, but 8 cells of 4 pixels are 32.
     with pytest.raises(
-        ToolkitError, match="whole cells of 4 pixels; the images are 24x31, use multiples of 4"
+        ToolkitError, match=r"images of 24x31 do not fit: .* cells of 4 pixels; use multiples of 4"
     ):
         model(random_images(model, (31, 24)))
     with pytest.raises(ToolkitError) as error:
@@ -148,13 +148,13 @@ def test_any_size_that_the_strides_allow():
     message = str(error.value)
     assert "upsample.cfg:" in message
     assert "[route] #8: images of 24x33 do not fit: joins maps of different size, 12x18" in message
-    assert "the images are 24x33, use multiples of 4" in message
+    assert message.endswith("; use multiples of 4")
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 4, 32, 32)])
 def test_images_of_another_kind_are_refused(shape):
     with pytest.raises(
-        ToolkitError, match=r"images of shape .* do not fit; give \(batch, 3, height, width\)"
+        ToolkitError, match=r"images of shape .* do not fit the network; give \(batch, 3, height, width\)"
     ):
         feature("upsample")(torch.zeros(shape))
 
@@ -264,7 +264,5 @@ def test_an_image_that_would_displace_the_boxes_is_refused():
     text = "[net]\nwidth=96\nheight=96\nchannels=3\n" + 5 * HALVE + HEAD
     model = Darknet(Network.from_text(text, "a.cfg"))
     assert model(torch.zeros(1, 3, 64, 160))[0].shape[2:4] == (2, 5)
-    with pytest.raises(
-        ToolkitError, match=r"a.cfg:\d+: \[yolo\] #6: images of 80x96 .*; use multiples of 32"
-    ):
+    with pytest.raises(ToolkitError, match=r"a.cfg:\d+: \[yolo\] #6: images of 80x96 .*multiples of 32"):
         model(torch.zeros(1, 3, 96, 80))

@@ -148,7 +148,7 @@ def test_a_longer_file_names_the_last_section_and_what_is_left(written):
         (b"", "is empty"),
         (b"\0" * 7, "has 7 bytes, too few for the header"),
         (WeightsHeader().pack()[:16], "has 16 bytes, too few for the header"),
-        (WeightsHeader().pack(), "holds a header and no weights"),
+        (WeightsHeader().pack(), "has a header and no weights"),
         (b"PK\x03\x04" + bytes(100), "is not a Darknet weights file (begins with b'PK"),
         (b"<!DOCTYPE html><html>" + bytes(100), "is not a Darknet weights file"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is not a Darknet weights file"),

@@ -42,7 +42,7 @@ def test_nothing_is_said_of_a_sound_set(sound):
 def test_label_lines_that_cannot_be_used(sound, line):
     append(sound.parent / "labels/1.txt", line + "\n")
     check = check_data(sound)
-    assert found(check) == [("error", "label lines that cannot be used and are left out")]
+    assert found(check) == [("error", "label lines that cannot be used and are skipped")]
     assert "labels/1.txt:2" in check.findings[0].examples[0]
 
 
@@ -92,12 +92,12 @@ FAULTS = [
     (empty_label, "note", "images with an empty label file"),
     (label_twice, "warning", "objects labelled twice"),
     (corner_label, "warning", "boxes that reach out of their image"),
-    (cut_image, "warning", "images that cannot be read and are left out"),
+    (cut_image, "warning", "images that cannot be read and are skipped"),
     (listed_twice, "warning", "images listed more than once"),
     (missing_image, "warning", "lines that name no image"),
-    (shared_image, "warning", "images that are in both"),
-    (shared_content, "warning", "images that are in both"),
-    (same_names, "warning", "names=one several times, so results cannot be told apart"),
+    (shared_image, "warning", "images in both splits"),
+    (shared_content, "warning", "images in both splits"),
+    (same_names, "warning", "the class names one are not unique, so results cannot be distinguished"),
 ]
 
 

@@ -55,7 +55,7 @@ def test_a_file_arrives_with_progress(url, tmp_path):
 
 def test_what_broke_off_is_continued(url, tmp_path):
     Server.breaks_at = 100_000
-    with pytest.raises(DatasetError, match="call again to go on"):
+    with pytest.raises(DatasetError, match="run again to resume"):
         download(url, tmp_path / "file", MD5)
     assert not (tmp_path / "file").exists()
     done = (tmp_path / "file.part").stat().st_size
@@ -77,7 +77,7 @@ def test_a_right_file_that_is_there_is_not_fetched_again(url, tmp_path):
 
 
 def test_an_address_without_an_answer_is_told(tmp_path):
-    with pytest.raises(DatasetError, match="cannot be fetched"):
+    with pytest.raises(DatasetError, match="cannot be downloaded"):
         download("http://127.0.0.1:9/file", tmp_path / "file")
 
 

@@ -36,7 +36,7 @@ def test_options_may_have_spaces_comments_repeats_and_windows_line_ends(tmp_path
         ("classes=two\nnames=n.names\n", "classes=two"),
         ("classes=1\n", "names="),
         ("classes=1\nnames=gone.names\n", "gone.names"),
-        ("classes=2\nnames=n.names\n", "1 names for classes=2"),
+        ("classes=2\nnames=n.names\n", "n.names: has 1 names, but "),
         ("classes=1\nnames=n.names\ntrain=gone.txt\n", "train=gone.txt"),
         ("classes=1\nwhat is this\n", "x.data:2"),
         ("classes=1\nnames=\n", "x.data:2"),
@@ -60,7 +60,7 @@ def test_a_missing_data_file_is_named(tmp_path):
 
 
 def test_a_split_without_a_list_says_which_line_is_missing(tmp_path):
-    with pytest.raises(DatasetError, match="no `test=` line"):
+    with pytest.raises(DatasetError, match="`test=` is missing"):
         read_data_file(make_data(tmp_path)).image_list("test")
 
 
@@ -101,12 +101,15 @@ def test_missing_images_are_left_out_and_reported_with_their_line(tmp_path, capl
     path.write_text("gone.png\n\na.png\nlost.png\n")
     images = read_image_list(path)
     assert images.lines == (3,)
-    assert images.problems == (f"{path}:1: no image gone.png", f"{path}:4: no image lost.png")
+    assert images.problems == (
+        f"{path}:1: image gone.png does not exist",
+        f"{path}:4: image lost.png does not exist",
+    )
     assert "lost.png" in caplog.text
 
 
 @pytest.mark.parametrize(
-    "text, told", [("", "lists no image"), ("\n \n", "lists no image"), ("x.png\n", "none of its 1")]
+    "text, told", [("", "is empty"), ("\n \n", "is empty"), ("x.png\n", "none of its 1")]
 )
 def test_a_list_without_any_image_is_an_error(tmp_path, text, told):
     (tmp_path / "l.txt").write_text(text)

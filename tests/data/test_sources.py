@@ -46,5 +46,5 @@ def test_what_moves(source, expected):
 
 
 def test_a_folder_without_images_is_told(tmp_path):
-    with pytest.raises(DatasetError, match=r"no image in this folder; it may hold \.jpg"):
+    with pytest.raises(DatasetError, match=r"no image in this folder; supported suffixes are \.jpg"):
         find_images(str(tmp_path))

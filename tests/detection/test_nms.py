@@ -74,8 +74,8 @@ def test_the_cutting_into_blocks_does_not_show(monkeypatch, block, pairs):
     """Chains of boxes that remove one another cross the borders of the blocks."""
     predictions = random_predictions(120, 3, seed=4, size=0.2)
     expected = plain_nms(predictions, 0.1, 0.3, "default", 0.6)
-    monkeypatch.setattr(nms, "_BLOCK", block)
-    monkeypatch.setattr(nms, "_MOST_PAIRS", pairs)
+    monkeypatch.setattr(nms, "BLOCK", block)
+    monkeypatch.setattr(nms, "MOST_PAIRS", pairs)
     assert found(predictions, suppress(predictions, 0.1, 0.3)) == expected
 
 

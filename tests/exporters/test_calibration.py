@@ -52,5 +52,5 @@ def test_nothing_but_zeros_has_the_limit_0() -> None:
 
 
 def test_values_that_are_not_finite_are_refused() -> None:
-    with pytest.raises(ExportError, match="not finite; export fp32"):
+    with pytest.raises(ExportError, match="contain NaN or inf; export fp32"):
         filled(np.array([1, np.nan], "f4"))

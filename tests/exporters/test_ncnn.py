@@ -86,8 +86,8 @@ class Sorted(TwoHeads):
 @pytest.mark.parametrize(
     ("model", "options", "fact"),
     [
-        (NoLayer(), {}, "no ncnn layer for .*bessel"),
-        (Sorted(), {}, "no ncnn layer for .*sort"),
+        (NoLayer(), {}, "unsupported operators: .*bessel"),
+        (Sorted(), {}, "unsupported operators: .*sort"),
         (TwoHeads(), {"precision": "int8"}, "ncnn int8: .*use fp16"),
         (TwoHeads(), {"dynamic_batch": True}, "one image of one size; leave --dynamic out"),
         (TwoHeads(), {"dynamic_size": True}, "one image of one size; leave --dynamic out"),
@@ -110,9 +110,9 @@ def test_a_failed_export_says_why_and_leaves_what_was_there(
     [
         ("maxpool_padding", ""),  # is padded with minus infinity
         ("multi_shortcut", ""),
-        ("reorg", "no ncnn layer for Tensor.reshape"),
-        ("gaussian_yolo", "no ncnn layer for Tensor.slice"),
-        ("softmax", "no ncnn layer for aten::view_as"),
+        ("reorg", "unsupported operators: Tensor.reshape"),
+        ("gaussian_yolo", "unsupported operators: Tensor.slice"),
+        ("softmax", "unsupported operators: aten::view_as"),
         ("upsample_scale", "pnnx failed with status"),
     ],
 )

@@ -77,9 +77,9 @@ def test_another_kind_of_suppression_is_said(tmp_path: Path) -> None:
     job = small_job(suppress=True)
     last = HeadSpec(((30.0, 40.0),), CLASSES, stride=16, nms_kind="diounms")
     note = export_onnx(replace(job, specs=(job.specs[0], last)), tmp_path / "net.onnx").note
-    assert note == "suppresses by plain IoU, not by the cfg's nms_kind=diounms"
+    assert note == "NMS by plain IoU, not the cfg's nms_kind=diounms"
 
 
 def test_raw_heads_cannot_be_suppressed(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="hold no boxes to suppress; leave --raw-heads out"):
+    with pytest.raises(ExportError, match="contain no boxes to suppress; leave --raw-heads out"):
         export_onnx(small_job(suppress=True, raw_heads=True), tmp_path / "net.onnx")

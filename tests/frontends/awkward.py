@@ -221,7 +221,7 @@ class TrainsOtherwise(HalfInstanceNorm):
 # middle -> what its report says of it; "" where all is followed
 MIDDLES: dict[type[nn.Module], str] = {
     SharedParameter: "",
-    ParameterReadTwice: "middle.scale is read by view",
+    ParameterReadTwice: "middle.scale is also read by view",
     WeightsReadTwice: "conv2d",
     TiedWeights: "",
     ZerosOfItsSize: "",
@@ -239,8 +239,8 @@ MIDDLES: dict[type[nn.Module], str] = {
     WhereTheLargestWere: "MaxUnpool2d",
     NormsOfOneLayer: "",
     NormWithoutGammas: "",
-    AcrossChannels: "Conv1d middle.along) mixes channels, which lie along another axis",
-    OuterProduct: "meets channels that lie along another axis",
+    AcrossChannels: "Conv1d middle.along) mixes channels, which are on another axis",
+    OuterProduct: "combines channels on different axes",
     Squeezes: "",
     Grouped: "",
     TrainsOtherwise: "",

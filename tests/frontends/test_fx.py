@@ -12,7 +12,7 @@ from slim import slim as slim_network
 from tests.frontends.networks import MIDDLES, Network, network
 from utils.errors import PruningError
 from utils.frontends.fx.call import Value, channels
-from utils.frontends.fx.rules import shape as fx_moves
+from utils.frontends.fx.rules import shape as shape_rules
 from utils.frontends.fx.subject import FxSubject
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.policies import slim_threshold
@@ -85,7 +85,7 @@ class Decides(nn.Module):
 
 
 def test_code_that_cannot_be_traced_is_refused_with_what_to_do():
-    with pytest.raises(PruningError, match=r"torch\.fx cannot trace it .*keep decisions about tensors out"):
+    with pytest.raises(PruningError, match=r"torch\.fx: cannot trace it .*avoid branches on tensors"):
         FxSubject.of(Network(Decides()), EXAMPLE)
 
 
@@ -100,7 +100,7 @@ def test_a_network_that_would_read_in_another_order_is_refused(monkeypatch):
         call.trace.tracer.equal(rows)
         return labels
 
-    monkeypatch.setattr(fx_moves, "_split", each_row_for_itself)
+    monkeypatch.setattr(shape_rules, "split_axes", each_row_for_itself)
     subject = FxSubject.of(network("shuffles"), EXAMPLE)
     with pytest.raises(PruningError, match="read in another order"):
         prune(subject, [slim_threshold(0.5, 0.1)], random_scores(1))
@@ -135,7 +135,7 @@ def test_a_convolution_by_another_name_is_one():
     ("middle", "fact"),
     [
         (Changed(16), "conv2d"),
-        (weight_norm(nn.Conv2d(16, 16, 1)), "computes its weights; take the reparametrisation off"),
+        (weight_norm(nn.Conv2d(16, 16, 1)), "computes its weights; remove the parametrization"),
         (spectral_norm(nn.Conv2d(16, 16, 1)), "computes its weights"),
     ],
 )

@@ -213,9 +213,9 @@ def test_modes_of_all_modules_are_kept():
 def test_what_the_traced_network_cannot_do_is_said():
     assert slim(network("nothing"), EXAMPLE).report.limits == ()
     (text,) = slim(built("TrainsOtherwise"), EXAMPLE).report.limits
-    assert "in training it runs the code of evaluation" in text
+    assert "it trains with the code of evaluation" in text
     texts = slim(built("ZerosOfItsSize"), EXAMPLE).report.limits
-    assert "takes inputs of 3x16x16 alone" in texts[1]
+    assert "takes inputs of 3x16x16 only" in texts[1]
     assert "limit: " + texts[1] in str(slim(built("ZerosOfItsSize"), EXAMPLE).report)
 
 
@@ -304,7 +304,7 @@ def test_a_forward_of_the_users_own_stays_and_its_module_too():
     model.behind.forward = own = lambda x: F.conv2d(x, torch.ones(16, 16, 1, 1).to(x))
     result = slim(model, EXAMPLE, 0.5)
     assert model.behind.forward is own
-    assert "Conv2d behind) is not known" in result.report.not_followed[0]
+    assert "Conv2d behind) is not supported" in result.report.not_followed[0]
     assert torch.equal(result.model(IMAGES), model(IMAGES))
 
 

@@ -26,7 +26,7 @@ def test_kept_sections_stay_whole_and_nothing_else_is_pinned_for_them(model):
     more = kept.graph.pinned & ~plain.graph.pinned
     own = {unit for i in (0, 2) for unit in kept.graph.layers[f"layers.{i}.conv"].outputs.tolist()}
     assert {i for i, pinned in enumerate(more) if pinned} == own
-    assert {kept.graph.pin_reasons[unit] for unit in own} == {"asked for with --keep-sections"}
+    assert {kept.graph.pin_reasons[unit] for unit in own} == {"given in --keep-sections"}
     result = prune(kept, [slim_threshold(0.9, 0.0)])
     for name in ("layers.0.conv", "layers.2.conv"):
         assert width(result.compact, name) == width(kept, name)
@@ -77,9 +77,9 @@ def test_a_network_all_of_which_is_kept_cannot_be_pruned(model):
 @pytest.mark.parametrize(
     ("cfg", "section", "message"),
     [
-        ("residual", 99, "residual.cfg: has no section 99; its last is 13"),
-        ("residual", 3, r"residual.cfg:\d+: .*#3 has no channels of its own to keep; name the"),
-        ("upsample", 4, r"\[yolo\] #4 has no channels of its own"),
+        ("residual", 99, "residual.cfg: has no section 99; the last one is 13"),
+        ("residual", 3, r"residual.cfg:\d+: .*#3: has no channels of its own to keep; give the"),
+        ("upsample", 4, r"\[yolo\] #4: has no channels of its own"),
     ],
 )
 def test_what_has_no_channels_is_refused(root, cfg, section, message):

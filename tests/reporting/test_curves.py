@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from utils.reporting import curves
 from utils.reporting.curves import Point, plot_ladders, plot_sensitivity
@@ -24,8 +25,13 @@ def rungs(recalibrated=True, timed=True):
 def figure(monkeypatch):
     """The figures that were saved."""
     saved = []
-    save = curves._save
-    monkeypatch.setattr(curves, "_save", lambda figure, path: (saved.append(figure), save(figure, path)))
+    save = Figure.savefig
+
+    def noted(figure, *args, **options):
+        saved.append(figure)
+        save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", noted)
     return saved
 
 

@@ -97,7 +97,7 @@ def test_scores_that_are_not_finite_draw_nothing(root):
         (1e-8, 1e-8, "passed"),
         (2e-8, 1e-8, "failed"),
         (float("nan"), 1e-8, "failed"),
-        (0.5, None, "told"),
+        (0.5, None, "information"),
         (None, 1e-8, "not measured"),
     ],
 )
@@ -122,7 +122,7 @@ def test_the_file_is_the_rendered_page(tmp_path):
 @pytest.mark.parametrize(
     ("merge", "fact"),
     [
-        ("union", "unless a shortcut ties them to one that stays"),
+        ("union", "unless a shortcut ties them to one that is kept"),
         ("leader", "where the first section's score decides for all"),
         ("mean", "where the mean of the tied scores decides for all"),
     ],

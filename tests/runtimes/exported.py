@@ -1,4 +1,4 @@
-"""A tiny detector in every format, written without the exporters, and the texts that go with it."""
+"""A tiny detector in every format, written without the exporters, and the metadata that go with it."""
 
 import json
 import os
@@ -11,11 +11,11 @@ from tests.detectors import mini_detector
 from utils.darknet.model import Darknet
 from utils.exporters.tracing import trace_onnx
 from utils.exporters.wrappers import BoxesAndScores
-from utils.runtimes.runtime import texts_path
+from utils.runtimes.metadata import metadata_path
 
 NAMES = ("one", "two", "three", "four")
 SIZE = (96, 64)
-TEXTS = {
+METADATA = {
     "names": json.dumps(NAMES),
     "strides": "[16]",
     "darknet": json.dumps(
@@ -31,7 +31,7 @@ def tiny_detector(folder: Path) -> Darknet:
 
 
 def write_onnx(
-    model: Darknet, path: Path, *, batch: int = 1, is_open: bool = False, texts: bool = True
+    model: Darknet, path: Path, *, batch: int = 1, is_open: bool = False, metadata: bool = True
 ) -> Path:
     """An ONNX file at SIZE, or with open batch and size."""
     import onnx
@@ -39,9 +39,9 @@ def write_onnx(
     example = torch.zeros(batch, 3, *SIZE)
     module = BoxesAndScores(model, model.head_specs).eval()
     trace_onnx(module, example, path, 17, output_names=["boxes", "scores"], **(OPEN if is_open else {}))
-    if texts:
+    if metadata:
         proto = onnx.load(path)
-        onnx.helper.set_model_props(proto, TEXTS)
+        onnx.helper.set_model_props(proto, METADATA)
         onnx.save(proto, path)
     return path
 
@@ -50,9 +50,9 @@ def write_openvino(model: Darknet, folder: Path, *, is_open: bool = False) -> Pa
     """An OpenVINO IR at SIZE, or with open batch and size."""
     import openvino
 
-    source = write_onnx(model, folder / "source.onnx", is_open=is_open, texts=False)
+    source = write_onnx(model, folder / "source.onnx", is_open=is_open, metadata=False)
     network = openvino.Core().read_model(source)
-    for name, text in TEXTS.items():
+    for name, text in METADATA.items():
         network.set_rt_info(text, name)
     openvino.save_model(network, folder / "net.xml", compress_to_fp16=False)
     return folder / "net.xml"
@@ -61,12 +61,12 @@ def write_openvino(model: Darknet, folder: Path, *, is_open: bool = False) -> Pa
 def write_torchscript(model: Darknet, folder: Path) -> Path:
     """A TorchScript file."""
     module = torch.jit.trace(BoxesAndScores(model, model.head_specs).eval(), torch.zeros(1, 3, *SIZE))
-    torch.jit.save(module, folder / "net.torchscript", _extra_files=TEXTS)
+    torch.jit.save(module, folder / "net.torchscript", _extra_files=METADATA)
     return folder / "net.torchscript"
 
 
 def write_ncnn(model: Darknet, folder: Path) -> Path:
-    """An ncnn pair and the texts beside it."""
+    """An ncnn pair and the metadata beside it."""
     import pnnx
 
     module = BoxesAndScores(model, model.head_specs).eval()
@@ -79,7 +79,7 @@ def write_ncnn(model: Darknet, folder: Path) -> Path:
     finally:
         os.chdir(before)
     path = folder / "net.ncnn.param"
-    texts_path(path).write_text(json.dumps(TEXTS))
+    metadata_path(path).write_text(json.dumps(METADATA))
     return path
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tests.runtimes.exported import (
+    METADATA,
     NAMES,
     SIZE,
-    TEXTS,
     WRITERS,
     tiny_detector,
     write_onnx,
@@ -27,8 +27,9 @@ from utils.errors import CfgError, ToolkitError
 from utils.exporters.tracing import trace_onnx
 from utils.runtimes.choice import runtime_of
 from utils.runtimes.detecting import as_predict, detecting, facts_of, of_file
+from utils.runtimes.metadata import metadata_path
 from utils.runtimes.opencv import OpenCv
-from utils.runtimes.runtime import Images, Session, texts_path
+from utils.runtimes.runtime import Images, Session
 
 
 @pytest.fixture
@@ -64,10 +65,10 @@ def test_a_file_detects_as_its_network_does_and_says_what_it_is(name: str, model
     assert (network.nms_kind, network.letterbox, network.size_step) == ("greedynms", False, 16)
 
 
-def test_openvino_finds_the_texts_of_an_onnx_file(model: Darknet, tmp_path) -> None:
+def test_openvino_finds_the_metadata_of_an_onnx_file(model: Darknet, tmp_path) -> None:
     pytest.importorskip("openvino")
     path = write_onnx(model, tmp_path / "net.onnx")
-    assert runtime_of(path, "openvino").load(path).texts == TEXTS
+    assert runtime_of(path, "openvino").load(path).metadata == METADATA
 
 
 def test_opencv_detects_as_its_network_does(model: Darknet) -> None:
@@ -131,7 +132,7 @@ def test_open_sizes_that_the_strides_do_not_divide_are_refused(name: str, model:
 
 
 def test_a_cfg_says_the_strides_of_a_file_that_does_not(model: Darknet, tmp_path) -> None:
-    path = write_onnx(model, tmp_path / "net.onnx", is_open=True, texts=False)
+    path = write_onnx(model, tmp_path / "net.onnx", is_open=True, metadata=False)
     with pytest.raises(ToolkitError, match=r"; use multiples of 16$"):
         of_file(path, runtime_of(path), model.network).try_size((100, 96))
 
@@ -165,7 +166,7 @@ def test_what_a_runtime_cannot_run_is_an_error_and_never_the_call_before(
     fitting, other = (images(2, (side, side)).numpy() for side in (16, 22))
     expected = session.infer(fitting)
     for count in (2, 1, 2):
-        with pytest.raises(ToolkitError, match=r"net\.onnx: [^\n]+; give a size that fits"):
+        with pytest.raises(ToolkitError, match=r"net\.onnx: [^\n]+; give a valid size"):
             CALLS[call](session, other[:count])
     assert np.array_equal(session.infer(fitting)[0], expected[0])
 
@@ -173,35 +174,35 @@ def test_what_a_runtime_cannot_run_is_an_error_and_never_the_call_before(
 def test_another_size_than_the_files_is_refused(model: Darknet, tmp_path) -> None:
     path = write_onnx(model, tmp_path / "net.onnx")
     with pytest.raises(
-        ToolkitError, match=r"net\.onnx: takes images of 3x96x64 .* not 3x64x64; give that size"
+        ToolkitError, match=r"net\.onnx: accepts only images of 3x96x64 .* not 3x64x64; give that size"
     ):
         of_file(path, runtime_of(path)).try_size((64, 64))
 
 
-def test_a_cfg_stands_in_for_missing_texts(model: Darknet, tmp_path) -> None:
-    path = write_onnx(model, tmp_path / "net.onnx", is_open=True, texts=False)
-    with pytest.raises(ToolkitError, match=r"net\.onnx: does not say .*; add --cfg"):
+def test_a_cfg_replaces_missing_metadata(model: Darknet, tmp_path) -> None:
+    path = write_onnx(model, tmp_path / "net.onnx", is_open=True, metadata=False)
+    with pytest.raises(ToolkitError, match=r"net\.onnx: has no metadata.*; add --cfg"):
         of_file(path, runtime_of(path))
     network = of_file(path, runtime_of(path), model.network)
     assert (network.image_size, network.nms_kind, network.names) == (SIZE, "greedynms", ())
 
 
 @pytest.mark.parametrize(
-    ("texts", "message"),
+    ("metadata", "message"),
     [
-        ({"darknet": "{"}, r"net\.torchscript: what it says of itself is not .*darknet: is no JSON"),
-        ({"darknet": "{}"}, r"net\.torchscript: what it says of itself is not .*letterbox is missing"),
-        (TEXTS | {"names": '["one"]'}, r"net\.torchscript: names 1 classes, and has 4"),
+        ({"darknet": "{"}, r"net\.torchscript: invalid metadata .darknet: not valid JSON"),
+        ({"darknet": "{}"}, r"net\.torchscript: invalid metadata .darknet: letterbox is missing"),
+        (METADATA | {"names": '["one"]'}, r"net\.torchscript: has 1 class names, but 4 classes"),
         (
-            TEXTS | {"darknet": TEXTS["darknet"].replace('"channels": 3', '"channels": 5')},
+            METADATA | {"darknet": METADATA["darknet"].replace('"channels": 3', '"channels": 5')},
             r"TorchScript file: cannot run images \(1, 5, 96, 64\)",
         ),
     ],
 )
-def test_a_file_that_contradicts_itself_is_refused(texts, message: str, model: Darknet, tmp_path) -> None:
+def test_a_file_that_contradicts_itself_is_refused(metadata, message: str, model: Darknet, tmp_path) -> None:
     module = torch.jit.load(write_torchscript(model, tmp_path))
     path = tmp_path / "net.torchscript"
-    torch.jit.save(module, path, _extra_files=texts)
+    torch.jit.save(module, path, _extra_files=metadata)
     with pytest.raises(ToolkitError, match=message):
         of_file(path, runtime_of(path))
 
@@ -209,7 +210,7 @@ def test_a_file_that_contradicts_itself_is_refused(texts, message: str, model: D
 def test_a_file_that_takes_no_images_is_refused(tmp_path) -> None:
     pytest.importorskip("onnxruntime")
     trace_onnx(torch.nn.Linear(3, 4).eval(), torch.zeros(1, 3), tmp_path / "net.onnx", 17)
-    with pytest.raises(ToolkitError, match=r"net\.onnx: does not take images \(B, C, H, W\)"):
+    with pytest.raises(ToolkitError, match=r"net\.onnx: input is not images \(B, C, H, W\)"):
         of_file(tmp_path / "net.onnx", runtime_of(tmp_path / "net.onnx"))
 
 
@@ -230,7 +231,7 @@ def test_what_a_runtime_says_of_a_run_is_passed_on(model: Darknet, tmp_path) -> 
 
 def test_a_file_that_is_no_detector_is_refused(tmp_path) -> None:
     module = torch.jit.trace(torch.nn.Conv2d(3, 4, 1).eval(), torch.zeros(1, 3, 8, 8))
-    torch.jit.save(module, tmp_path / "net.torchscript", _extra_files=TEXTS)
+    torch.jit.save(module, tmp_path / "net.torchscript", _extra_files=METADATA)
     path = tmp_path / "net.torchscript"
     with pytest.raises(ToolkitError, match=r"net\.torchscript: its outputs .* are not boxes"):
         of_file(path, runtime_of(path))
@@ -254,8 +255,8 @@ def test_heads_of_different_classes_are_refused(model: Darknet, tmp_path) -> Non
 @pytest.mark.parametrize(
     ("name", "reader", "message"),
     [
-        ("net.bin", None, r"net\.bin: no runtime reads .*give one of \.onnx, \.xml"),
-        ("net.xml", "onnxruntime", r"net\.xml: onnxruntime does not read this; use openvino"),
+        ("net.bin", None, r"net\.bin: unsupported kind of file; give one of \.onnx, \.xml"),
+        ("net.xml", "onnxruntime", r"net\.xml: onnxruntime does not read this file; use openvino"),
     ],
 )
 def test_who_reads_what_is_told(name: str, reader: str | None, message: str) -> None:
@@ -281,22 +282,22 @@ def test_ncnn_needs_both_of_its_files(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"darknet": "x"}', '{"darknet": {"image_size": 416}}'])
-def test_texts_beside_a_file_that_are_none_are_named(text: str, tmp_path) -> None:
+def test_invalid_metadata_beside_a_file_is_named(text: str, tmp_path) -> None:
     pytest.importorskip("ncnn")
     path = tmp_path / "net.ncnn.param"
     path.write_text("7767517\n1 1\nInput in0 0 1 in0\n")
     path.with_suffix(".bin").write_bytes(b"")
-    texts_path(path).write_text(text)
-    with pytest.raises(ToolkitError, match=r"net\.ncnn\.param\.json: .*is not what an export writes"):
+    metadata_path(path).write_text(text)
+    with pytest.raises(ToolkitError, match=r"net\.ncnn\.param\.json: invalid metadata"):
         runtime_of(path).load(path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"tensorrt": []}'])
-def test_texts_beside_an_engine_that_are_none_are_named(text: str, tmp_path) -> None:
+def test_invalid_metadata_beside_an_engine_is_named(text: str, tmp_path) -> None:
     path = tmp_path / "net.engine"
     path.write_bytes(b"plan")
-    texts_path(path).write_text(text)
-    with pytest.raises(ToolkitError, match=r"net\.engine\.json: is not what an export writes"):
+    metadata_path(path).write_text(text)
+    with pytest.raises(ToolkitError, match=r"net\.engine\.json: invalid metadata"):
         runtime_of(path).load(path)
 
 
@@ -320,7 +321,7 @@ def test_an_engine_says_which_sizes_are_open(tmp_path, monkeypatch) -> None:
     """Without a GPU: the package's answers are played, the reading of them is ours."""
     path = tmp_path / "net.engine"
     path.write_bytes(b"plan")
-    texts_path(path).write_text(json.dumps(TEXTS))
+    metadata_path(path).write_text(json.dumps(METADATA))
     engine = _Engine()
     monkeypatch.setattr(engine, "create_execution_context", lambda: None, raising=False)
 
@@ -337,7 +338,7 @@ def test_an_engine_says_which_sizes_are_open(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     session = runtime_of(path).load(path)
     assert session.sizes == (None, 3, *SIZE)
-    assert session.texts == TEXTS
+    assert session.metadata == METADATA
     monkeypatch.setattr(Package.Runtime, "deserialize_cuda_engine", lambda self, plan: None)
     with pytest.raises(ToolkitError, match=r"net\.engine: was built for another GPU"):
         runtime_of(path).load(path)
@@ -349,7 +350,7 @@ def test_black_images_fill_up_a_batch_and_are_cut_off_again() -> None:
 
     class Session:
         sizes = (2, 3, None, None)
-        texts: ClassVar[dict[str, str]] = {}
+        metadata: ClassVar[dict[str, str]] = {}
 
         def infer(self, given: np.ndarray) -> list[np.ndarray]:
             seen.append(given)

@@ -17,6 +17,7 @@ from utils.data.augment import Augment
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file
 from utils.data.loader import Batch, Loader, make_loader
+from utils.data.sampling import Sampling
 from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
 from utils.frontends.darknet.subject import gamma_penalty
@@ -52,7 +53,7 @@ def open_loaders(data_file: Path) -> Loaders:
     data = read_data_file(data_file)
     training = DetectionDataset.from_split(data, "train", (64, 64), augment=Augment())
     validation = DetectionDataset.from_split(data, "valid", (64, 64))
-    return Loaders(make_loader(training, 2, shuffle=True, seed=0), make_loader(validation, 2), data.names)
+    return Loaders(make_loader(training, 2, Sampling(shuffle=True)), make_loader(validation, 2), data.names)
 
 
 def run(
@@ -170,16 +171,16 @@ def test_a_resumed_epoch_goes_on_behind_a_batch_that_could_not_be_used(
 
     def seen(folder: Path, stop: bool, resume: bool) -> list[str]:
         loaders, paths = open_loaders(data), []
-        inner = loaders.train._collated
 
-        def noted() -> Iterator[Batch]:
-            for batch in inner():
-                paths.extend(path.name for path in batch.paths)
-                if stop and len(paths) > 2:
-                    raise StoppedError
-                yield batch
+        class Noted(Poison):
+            def __iter__(self) -> Iterator[Batch]:
+                for batch in self.inner:
+                    paths.extend(path.name for path in batch.paths)
+                    if stop and len(paths) > 2:
+                        raise StoppedError
+                    yield batch
 
-        loaders.train._collated = noted  # type: ignore[method-assign]
+        loaders = loaders._replace(train=Noted(loaders.train, -1))
         train(
             Darknet.from_cfg(tiny_cfg),
             loaders,

@@ -96,7 +96,7 @@ def test_a_report_alone_is_enough(begin: Starter, weights: Path) -> None:
         (["--report", "nix.json", "--scratch", "b"], None, "nix.json: there is no such file.*name its .json"),
         (["--weights", "W", "--scratch", "b"], "{}", "has no multiply-adds before and after"),
         (["--weights", "W", "--scratch", "b"], "nix", "cannot be read as JSON"),
-        (["--weights", "W", "--scratch", "b"], "[]", "is no report of a pruning run"),
+        (["--weights", "W", "--scratch", "b"], "[]", "not the report of a pruning run"),
         (
             ["--weights", "W", "--scratch", "b"],
             '{"before": {"macs": 9}, "after": {"macs": 3, "parameters": 7}}',

@@ -4,7 +4,7 @@ parser = Parser(__doc__, "evaluate")
 add_command(parser, EvaluationOptions)
 options = from_arguments(EvaluationOptions, parser.parse_args(argv))
 device = prepare(options)
-project = resolve(options, needs=("cfg", "weights"))
+files = resolve(options, needs=("cfg", "weights"))
 """
 
 import argparse
@@ -14,6 +14,7 @@ import random
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,26 +25,28 @@ import torch
 
 from ..cli import as_typed, program
 from ..errors import ToolkitError
-from ..options import NON_NEGATIVE_INT, POSITIVE_INT, add_options, from_arguments, option
+from ..extras import OPENCV_PACKAGES
+from ..options import NON_NEGATIVE_INT, POSITIVE_INT, add_options, option
 from ..runtimes.choice import ALL_NAMES
-from .inputs import InputOptions, Need, NetworkOptions, Project, resolve
+from .inputs import InputFiles, InputOptions, Need, NetworkOptions, resolve
 from .results import next_command, plain, write_json
 
 __all__ = [  # of inputs.py and results.py too: one import serves a command
-    "CommandOptions", "ImageSize", "ImageSizeOptions", "InputOptions", "MachineOptions", "Need",
-    "NetworkOptions", "Options", "Parser", "Project", "RuntimeOptions",
-    "add_command", "add_common", "add_data", "add_image_size", "add_network", "add_runtime",
-    "arguments", "next_command", "prepare", "provenance", "resolve", "write_json",
+    "CommandOptions", "ImageSize", "ImageSizeOptions", "InputFiles", "InputOptions", "MachineOptions", "Need",
+    "NetworkOptions", "Options", "Parser", "RuntimeOptions",
+    "add_command", "add_machine", "arguments", "next_command", "prepare", "provenance", "resolve",
+    "write_json",
 ]  # fmt: skip
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup  # what options are added to
 
 
 class _ManualFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the manual's line breaks and tells the defaults that say something."""
+    """Keeps the manual's line breaks and shows informative defaults."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default is None or action.default is False or action.default == argparse.SUPPRESS
+        silent = action.default is None or action.default is False
+        silent = silent or action.default in ((), argparse.SUPPRESS)
         text = as_typed(action.help or "")
         if silent or not action.option_strings or "(default" in text:
             return text
@@ -57,7 +60,7 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         manual: the help text; scripts in it are shown as the user starts them.
-        command: such as "slim-prune"; None for a program that is no command of this package.
+        command: such as "slim-prune"; None for other programs.
 
     >>> parser = Parser("Prune.", "prune"); _ = parser.add_argument("--img_size", type=int)
     >>> parser.parse_args(["--img-size=320"]).img_size
@@ -172,41 +175,12 @@ def add_command(parser: argparse.ArgumentParser, kind: type) -> None:
         add_options(parser.add_argument_group("machine"), kind, machine)
 
 
-def add_image_size(parser: Options) -> None:
-    """Add `--img_size N` or `H W`, kept as (height, width); None stands for the cfg's own size."""
-    add_options(parser, ImageSizeOptions)
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `MachineOptions`, in a group of their own."""
+    add_options(parser.add_argument_group("machine"), MachineOptions)
 
 
-def add_network(parser: Options) -> None:
-    """Add --cfg and --weights."""
-    add_options(parser, NetworkOptions)
-
-
-def add_runtime(parser: Options) -> None:
-    """Add --runtime for exported files, and for OpenCV."""
-    add_options(parser, RuntimeOptions)
-
-
-def add_data(parser: Options) -> None:
-    """Add --data."""
-    add_options(parser, InputOptions, ["data"])
-
-
-def add_common(parser: argparse.ArgumentParser, *, several_threads: bool = False) -> None:
-    """Add --seed, --device, --workers and --threads; of several, they are the list `thread_counts`."""
-    group = parser.add_argument_group("machine")
-    if not several_threads:
-        add_options(group, MachineOptions)
-        return
-    add_options(group, MachineOptions, ["seed", "device", "workers"])
-    text = "CPU threads (default: chosen by torch)"
-    group.add_argument(
-        "--threads", type=POSITIVE_INT, nargs="+", dest="thread_counts", metavar="N", help=text
-    )
-    parser.set_defaults(threads=None)
-
-
-def prepare(options: MachineOptions | argparse.Namespace) -> torch.device:
+def prepare(options: MachineOptions) -> torch.device:
     """Seed all generators, set the thread count, and return the device that the options ask for.
 
     Raises:
@@ -232,16 +206,14 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def arguments(options: CommandOptions | argparse.Namespace) -> dict[str, Any]:
+def arguments(options: CommandOptions) -> dict[str, Any]:
     """The options by name, as JSON values; without the command line."""
     return {name: plain(value) for name, value in vars(options).items() if name != "command"}
 
 
-def provenance(options: CommandOptions | argparse.Namespace) -> dict[str, Any]:
+def provenance(options: CommandOptions) -> dict[str, Any]:
     """Of every JSON result: the command line, versions of packages, and the seed where there is one."""
-    if isinstance(options, argparse.Namespace):  # of a command that has no options class yet
-        options = from_arguments(MachineOptions, options)
-    versions = {name: _version(name) for name in ("torch", "numpy", "opencv")}
+    versions = {"torch": _version("torch"), "numpy": _version("numpy"), "opencv": _version(*OPENCV_PACKAGES)}
     return {
         "command": options.command,
         "versions": {"python": platform.python_version(), **versions},
@@ -249,8 +221,9 @@ def provenance(options: CommandOptions | argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version({"opencv": "opencv-python-headless"}.get(package, package))
-    except PackageNotFoundError:
-        return None
+def _version(*packages: str) -> str | None:
+    """Of the first of several packages that is installed."""
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            return version(package)
+    return None

@@ -1,7 +1,7 @@
-"""Results that are computed once: a CSV file with a row of a dataclass for each.
+"""CSV files of results, with a dataclass for the row, so that nothing is computed twice.
 
-Invariant: `read_rows(path, kind)` gives what `write_rows(path, rows)` was given, floats to the last bit; the
-file is at any moment whole.
+Invariant: `read_rows(path, kind)` returns the rows given to `write_rows(path, rows)`, floats to the last bit;
+the file is complete at any moment.
 """
 
 import csv
@@ -19,14 +19,14 @@ Row = TypeVar("Row")
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """The rows of a file; none where there is no file.
+    """The rows of a file; empty if it does not exist.
 
     Args:
         path: of the CSV file.
         kind: a dataclass whose fields are text, int or float, or one of these or None.
 
     Raises:
-        ToolkitError: the file holds something else.
+        ToolkitError: the file has other contents.
     """
     if not path.exists():
         return []
@@ -38,7 +38,7 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
                 raise ValueError("other columns")
             return [kind(**{name: _value(hints[name], row[name]) for name in hints}) for row in reader]
     except (ValueError, TypeError, csv.Error) as error:
-        fact = f"holds no results of this command ({error})"
+        fact = f"does not contain results of this command ({error})"
         raise ToolkitError(path, fact, "remove it, or choose another folder with --output DIR") from error
 
 

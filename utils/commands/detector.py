@@ -1,4 +1,4 @@
-"""One image in, its boxes out: what detect.py does with every picture."""
+"""Detection on a single image, from pixels to boxes."""
 
 import time
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What counts as a detection.
+    """Thresholds of a detection.
 
     Attributes:
-        confidence: least score, objectness times class probability.
-        overlap: a box goes when a better one of its class overlaps it more, see `nms.suppress`.
+        confidence: minimum score, objectness times class probability.
+        overlap: a box is removed when its IoU with a better one of its class is larger, see `nms.suppress`.
     """
 
     confidence: float = 0.25
@@ -30,7 +30,7 @@ class Thresholds:
 
 
 class Times(NamedTuple):
-    """Seconds that one image took: made ready, run through the network and decoded, suppressed."""
+    """Seconds for one image: preprocessing, network with decoding, NMS."""
 
     prepare: float
     network: float
@@ -38,7 +38,7 @@ class Times(NamedTuple):
 
 
 class Detector:
-    """A network with all that stands between an image and boxes on it, as `detector test` has it."""
+    """A network with preprocessing and NMS, as in Darknet's `detector test`."""
 
     def __init__(
         self,
@@ -47,13 +47,13 @@ class Detector:
         thresholds: Thresholds,
         letterbox: bool,
     ) -> None:
-        """Of a Darknet, make a deployed copy, where it is.
+        """Prepare a detector; a Darknet is copied as deployed, on the same device.
 
         Args:
-            network: what detects.
-            image_size: (height, width) that images are brought to.
-            thresholds: what counts.
-            letterbox: keep the aspect of images instead of stretching them.
+            network: the detector.
+            image_size: (height, width) that images are resized to.
+            thresholds: of the detections.
+            letterbox: keep the aspect ratio of images instead of stretching them.
         """
         self.image_size, self.thresholds, self.letterbox = image_size, thresholds, letterbox
         self._network = detecting(network)

@@ -1,11 +1,9 @@
 """The files that a command works on.
 
-Invariant: with none of --cfg, --data, --weights given the demo's files apply, all of them; with one given,
-the others come from that one or are asked for, never from the demo. A checkpoint brings its network with
-it; nothing is written for that.
+Invariant: without --cfg, --data and --weights all files are the demo's; with one of them given, the others
+are derived from it or required, never taken from the demo. A checkpoint contains its network.
 """
 
-import argparse
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from ..darknet.network import Network
 from ..data.shapes import ensure_shapes
 from ..errors import CfgError, ToolkitError
 from ..files import same_file, write_text
-from ..options import from_arguments, option
+from ..options import option
 from ..runtimes.choice import is_exported, runtime_of
 from ..runtimes.detecting import DetectingNetwork, as_predict, detecting, facts_of, of_file
 from ..runtimes.opencv import OpenCv
@@ -77,11 +75,11 @@ class InputOptions(NetworkOptions):
 
 
 @dataclass(frozen=True)
-class Project:
+class InputFiles:
     """The files that a command works on; None for one that was not given.
 
     Attributes:
-        cfg: of the network; None where the checkpoint `weights` carries it.
+        cfg: of the network; None where the checkpoint `weights` contains it.
         data: the .data file.
         weights: a .weights file or a .pt checkpoint.
         is_demo: whether these are the demo's files.
@@ -93,7 +91,7 @@ class Project:
     is_demo: bool
 
     def needed(self, name: Need) -> Path:
-        """The path of a file that the command cannot do without.
+        """The path of a required file.
 
         Raises:
             ToolkitError: it was not given.
@@ -101,7 +99,7 @@ class Project:
         return _required({other: getattr(self, other) for other in NEEDS}, name)
 
     def network(self) -> Network:
-        """The network of the cfg file, or else the one that the checkpoint carries.
+        """The network of the cfg file, or otherwise of the checkpoint.
 
         Raises:
             CfgError: it cannot be used.
@@ -112,13 +110,13 @@ class Project:
         weights = _changeable(self.needed("weights"))
         text = read_checkpoint(weights).cfg if is_checkpoint(weights) else None
         if text is None:
-            raise ToolkitError(f"--weights {weights}", "holds no cfg of its network", "add --cfg")
+            raise ToolkitError(f"--weights {weights}", "does not contain the cfg of its network", "add --cfg")
         return Network.from_text(text, f"cfg in {weights}")
 
     def options(self, *names: Need) -> str:
-        """The files as they would be typed, all or those named; empty for the demo's.
+        """The files as command-line options, all or those named; empty for the demo's.
 
-        >>> Project(None, Path("my.data"), Path("best.pt"), False).options("cfg", "weights")
+        >>> InputFiles(None, Path("my.data"), Path("best.pt"), False).options("cfg", "weights")
         '--weights best.pt'
         """
         paths = {name: getattr(self, name) for name in names or ("cfg", "weights", "data")}
@@ -127,57 +125,57 @@ class Project:
 
 
 def fresh_network(network: Network, initialise: bool = True) -> Darknet:
-    """A network as it is before training; without `initialise` it waits for its weights.
+    """A network before training; without `initialise` its weights are not initialized.
 
     Raises:
-        CfgError: it detects nothing.
+        CfgError: it has no detection head.
     """
     model = Darknet(network, initialise)
     if not model.head_specs:
-        fact = "has no [yolo] section or other head, so it detects nothing"
+        fact = "has no [yolo] section or other detection head"
         raise CfgError(network.source, fact, "give the cfg of a detector")
     return model
 
 
-def open_network(project: Project) -> Darknet:
-    """The project's network with its weights.
+def open_network(files: InputFiles) -> Darknet:
+    """The network of the files with its weights.
 
     Raises:
-        ToolkitError: a file is missing or cannot be used, or the network detects nothing.
+        ToolkitError: a file is missing or cannot be used, or the network has no detection head.
     """
-    weights = _changeable(project.needed("weights"))
-    model = fresh_network(project.network(), initialise=False)
+    weights = _changeable(files.needed("weights"))
+    model = fresh_network(files.network(), initialise=False)
     load_weights(model, weights)
     return model
 
 
 def open_detecting(
-    project: Project,
+    files: InputFiles,
     device: torch.device,
     runtime: str | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> DetectingNetwork:
-    """The project's network ready to detect: an exported file on its runtime, anything else in torch.
+    """The network of the files, ready to detect: an exported file on its runtime, anything else in torch.
 
     Args:
-        project: its weights are an exported file, or weights beside a cfg, or a checkpoint.
+        files: its weights are an exported file, or weights beside a cfg, or a checkpoint.
         device: of torch.
         runtime: one of several that read an exported file; "opencv" for a cfg with its weights.
-        image_size: (height, width) that OpenCV is made ready for; None for the cfg's own.
+        image_size: (height, width) for OpenCV, which needs it fixed; None for the cfg's own.
 
     Raises:
-        ToolkitError: a file is missing or cannot be used, or the network detects nothing.
+        ToolkitError: a file is missing or cannot be used, or the network has no detection head.
     """
-    weights = project.needed("weights")
+    weights = files.needed("weights")
     if is_exported(weights):
         if not weights.is_file():
             raise ToolkitError(f"--weights {weights}", "not found")
-        cfg = None if project.cfg is None else project.network()
+        cfg = None if files.cfg is None else files.network()
         return of_file(weights, runtime_of(weights, runtime), cfg)
     if runtime not in (None, "torch", "opencv"):
-        fact = f"runs exported files, and {weights} is none"
+        fact = f"runs exported files only, not {weights}"
         raise ToolkitError(f"--runtime {runtime}", fact, "export it first, or leave --runtime out")
-    model = open_network(project)
+    model = open_network(files)
     if runtime != "opencv":
         return detecting(model.to(device))
     size = image_size or (model.network.height, model.network.width)
@@ -186,18 +184,18 @@ def open_detecting(
 
 
 def open_files(cfg: Path | None, weights: Path) -> Darknet:
-    """A network that is not the project's, such as a teacher; cfg None for the one in a checkpoint.
+    """Another network than the command's own, such as a teacher; cfg None for the one in a checkpoint.
 
     Raises:
         ToolkitError: as for `open_network`.
     """
-    return open_network(Project(cfg, None, weights, is_demo=False))
+    return open_network(InputFiles(cfg, None, weights, is_demo=False))
 
 
 def _changeable(weights: Path) -> Path:
-    """The path, unless it is an exported file, which can be run but not pruned, trained or exported."""
+    """The path; refuses an exported file, which can be run but not pruned, trained or exported."""
     if is_exported(weights):
-        fact = "is an exported file, which detect.py, evaluate.py and benchmark.py run"
+        fact = "is an exported file, for detect.py, evaluate.py and benchmark.py only"
         raise ToolkitError(f"--weights {weights}", fact, "give the .weights or .pt that it was made from")
     return weights
 
@@ -212,18 +210,16 @@ def _required(files: Mapping[Need, Path | None], name: Need) -> Path:
     return path
 
 
-def resolve(options: NetworkOptions | argparse.Namespace, needs: Collection[Need] = NEEDS) -> Project:
+def resolve(options: NetworkOptions, needs: Collection[Need] = NEEDS) -> InputFiles:
     """Find the command's files by the rule above; make the generated data set where it is used.
 
     Args:
         options: of the command; without the field `data`, no data set is looked for.
-        needs: what the command cannot do without (the network always: a cfg, or a checkpoint instead).
+        needs: files that the command requires (always the network: a cfg, or a checkpoint instead).
 
     Raises:
-        ToolkitError: a needed file is neither given nor to be derived.
+        ToolkitError: a required file is neither given nor can be derived.
     """
-    if isinstance(options, argparse.Namespace):  # of a command that has no options class yet
-        options = from_arguments(InputOptions if hasattr(options, "data") else NetworkOptions, options)
     cfg, weights = options.cfg, options.weights
     data = options.data if isinstance(options, InputOptions) else None
     is_demo = not (cfg or data or weights)
@@ -236,7 +232,7 @@ def resolve(options: NetworkOptions | argparse.Namespace, needs: Collection[Need
     given: dict[Need, Path | None] = {"cfg": cfg, "data": data, "weights": weights}
     if cfg is None and weights is not None:
         if not (is_checkpoint(weights) or is_exported(weights)):
-            fact = "a .weights file says nothing of its network"
+            fact = "a .weights file does not contain its network"
             raise ToolkitError(f"--weights {weights}", fact, "add --cfg")
         needs = set(needs) - {"cfg"}
     else:
@@ -244,4 +240,4 @@ def resolve(options: NetworkOptions | argparse.Namespace, needs: Collection[Need
     for name in NEEDS:
         if name in needs:
             _required(given, name)
-    return Project(cfg, data and available(data), weights, is_demo)
+    return InputFiles(cfg, data and available(data), weights, is_demo)

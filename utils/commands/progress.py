@@ -1,4 +1,4 @@
-"""Progress of what takes long: a bar for commands, nothing for callers from Python unless they want it."""
+"""Progress of long tasks: bars for commands; callers from Python choose for themselves."""
 
 import itertools
 from collections import deque
@@ -10,7 +10,7 @@ Item = TypeVar("Item")
 
 
 class Track(Protocol):
-    """Wraps what is iterated over, to show how far it is; `tqdm.tqdm` and `rich.progress.track` are such."""
+    """Wraps an iterable to show progress; `tqdm.tqdm` and `rich.progress.track` can be used."""
 
     def __call__(self, items: Iterable[Item], label: str, /) -> Iterable[Item]:
         """The items, in order."""
@@ -31,7 +31,7 @@ def bar(items: Iterable[Item], label: str, /) -> Iterable[Item]:
 
 @contextmanager
 def advancing(track: Track, steps: int | None, label: str) -> Iterator[Callable[[int], None]]:
-    """Progress that is told in steps, not by iterating.
+    """Report progress in steps instead of by iterating.
 
     >>> with advancing(untracked, 8, "reading") as advance:
     ...     advance(3)
@@ -52,6 +52,6 @@ def advancing(track: Track, steps: int | None, label: str) -> Iterator[Callable[
     try:
         yield advance
     finally:
-        close = getattr(passed, "close", None)  # of a generator: takes its bar away
+        close = getattr(passed, "close", None)  # of a generator: removes its bar
         if close is not None:
             close()

@@ -1,4 +1,4 @@
-"""What a command leaves behind: JSON files that say how they came to be, and the next command to type."""
+"""Results of a command: JSON files, and the next command to type."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from ..files import write_text
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON knows it: dataclasses become dicts, paths text, arrays lists, nan and inf null.
+    """`value` as JSON values: dataclasses become dicts, paths text, arrays lists, NaN and inf null.
 
     >>> plain({"map50": float("nan"), "cfg": Path("cfg/x.cfg"), 3: (1, 2)})
     {'map50': None, 'cfg': 'cfg/x.cfg', '3': [1, 2]}
@@ -49,22 +49,22 @@ def read_report(path: Path, remedy: str = "give another --report") -> dict[str, 
     """The JSON that a pruning run wrote.
 
     Raises:
-        ToolkitError: it is missing, or no JSON object; with the remedy.
+        ToolkitError: it is missing or not a JSON object; with the remedy.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        fact = "there is no such file, in which the pruning run put its figures"
-        raise ToolkitError(path, fact, "name its .json with --report") from error
+        fact = "not found; it is the JSON file of the pruning run"
+        raise ToolkitError(path, fact, "name it with --report") from error
     except (OSError, ValueError) as error:
         raise ToolkitError(path, f"cannot be read as JSON ({error})", remedy) from error
     if not isinstance(content, dict):
-        raise ToolkitError(path, "is no report of a pruning run", remedy)
+        raise ToolkitError(path, "not the report of a pruning run", remedy)
     return content
 
 
 def next_command(*parts: str) -> None:
-    """End a command with the line that one would type next, also from another folder than the scripts'.
+    """Print the command to type next, also from another folder than that of the scripts.
 
     Args:
         parts: the line in one or more pieces, empty ones among them; the first begins "python script".

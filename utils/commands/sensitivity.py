@@ -110,8 +110,13 @@ class Cut:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and run the command."""
+    run_sensitivity(sensitivity_options(argv))
+
+
+def sensitivity_options(argv: Sequence[str] | None = None) -> SensitivityOptions:
+    """The options of a command line."""
     parser = sweep_parser(__doc__, "sensitivity", SensitivityOptions, "what is pruned")
-    run_sensitivity(from_arguments(SensitivityOptions, parser.parse_args(argv)))
+    return from_arguments(SensitivityOptions, parser.parse_args(argv))
 
 
 def run_sensitivity(options: SensitivityOptions) -> "Sensitivity":
@@ -197,10 +202,11 @@ class Sensitivity:
             for name, ratio in wanted:
                 if (name, ratio) not in there:
                     bar.set_description(f"section {_short(name)}, {ratio:g}" if name else "unpruned")
-                    self._put(self._measured(name, ratio))
+                    self._put(self.measured(name, ratio))
                 bar.update()
 
-    def _measured(self, name: str, ratio: float) -> Cut:
+    def measured(self, name: str, ratio: float) -> Cut:
+        """Prune one group by a share of its channels and evaluate the network; "" for none."""
         sweep, keep, channels = self._sweep, np.ones(0, dtype=np.bool_), 0
         subject = sweep.job.subject
         if name:

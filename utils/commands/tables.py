@@ -1,4 +1,4 @@
-"""The tables that commands end with."""
+"""Tables and number formats of the commands."""
 
 import math
 
@@ -7,7 +7,7 @@ from rich.table import Table
 
 
 def show(title: str, table: Table) -> None:
-    """Print a table under its title; the title is not broken to the width of a narrow table."""
+    """Print a table under its title, which is not wrapped to the width of the table."""
     print(title)
     Console().print(table)
 
@@ -22,7 +22,7 @@ def multiply_adds(value: float, whole: float | None = None) -> str:
 
     Args:
         value: the count.
-        whole: what gives unit and places to all numbers of a column; None for `value` itself.
+        whole: the number that decides unit and decimals of a column; None for `value` itself.
 
     >>> multiply_adds(2.7e9), multiply_adds(12_345), multiply_adds(992e6, whole=2.7e9), multiply_adds(512)
     ('2.700 G', '12.35 K', '0.992 G', '512')
@@ -49,7 +49,7 @@ def milliseconds(value: float) -> str:
 
 
 def decimals(value: float, digits: int) -> int:
-    """Places behind the point that give a positive number so many digits, or as many as stand before it.
+    """Decimal places that show a positive number with `digits` significant digits, at least 0.
 
     >>> decimals(24.1, 3), decimals(0.0412, 3), decimals(1234.5, 3)
     (1, 4, 0)

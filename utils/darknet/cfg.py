@@ -67,6 +67,15 @@ class RawSection:
         return RawSection(self.kind, {**self.options, **changes}, self.line, self.option_lines)
 
 
+def section_place(source: str, line: int, kind: str, index: int) -> str:
+    """Place of a section in messages; [net] is -1.
+
+    >>> section_place("a.cfg", 12, "yolo", 4), section_place("a.cfg", 1, "net", -1)
+    ('a.cfg:12: [yolo] #4', 'a.cfg:1: [net]')
+    """
+    return f"{source}:{line}: [{kind}]" + (f" #{index}" if index >= 0 else "")
+
+
 def parse_cfg(text: str, source: str = "<cfg>") -> list[RawSection]:
     """Split cfg text into its sections.
 
@@ -186,8 +195,7 @@ class Options:
         if key is not None and key in self.section.options:
             line = self.section.option_lines.get(key, line)
             fact = f"{key}={self.section.options[key]} {fact}"
-        name = "[net]" if self.index < 0 else f"[{self.section.kind}] #{self.index}"
-        raise kind(f"{self._source}:{line}: {name}", fact, remedy)
+        raise kind(section_place(self._source, line, self.section.kind, self.index), fact, remedy)
 
     def refuse(self, keys: Sequence[str], reason: str = "this project cannot compute it") -> None:
         """Raise UnsupportedSectionError if one of `keys` is set to anything but 0."""

@@ -21,7 +21,7 @@ from ..errors import WeightsError
 from ..files import atomic_path, keep_previous, same_file, set_aside, writing
 from .heads import Head
 from .legacy import load_restricted, translate_names
-from .model import Darknet
+from .model import Darknet, section_index
 from .network import Network
 from .sections import Dropout, Section
 from .weights import Cutoff, WeightsHeader, read_weights, write_weights
@@ -181,14 +181,14 @@ def _load_state(model: Darknet, checkpoint: Checkpoint, path: Path, count: int) 
     if checkpoint.cfg is not None:
         theirs = Network.from_text(checkpoint.cfg, f"cfg in {path}")
         _require_same_sections(model.network, theirs, path, count)
-    state = {name: tensor for name, tensor in model.state_dict().items() if section_of(name) < count}
-    given = {name: tensor for name, tensor in checkpoint.state.items() if section_of(name) < count}
-    for name in sorted(dict.fromkeys([*state, *given]), key=section_of):
+    state = {name: tensor for name, tensor in model.state_dict().items() if section_index(name) < count}
+    given = {name: tensor for name, tensor in checkpoint.state.items() if section_index(name) < count}
+    for name in sorted(dict.fromkeys([*state, *given]), key=section_index):
         found, ours = (tuple(part[name].shape) if name in part else "absent" for part in (given, state))
         # Checkpoints older than PyTorch 0.4.1 have no such counter.
         if found != ours and not name.endswith(".num_batches_tracked"):
             fact = f"{name} is {found} in the file and {ours} here"
-            _refuse_pair(model.network, path, section_of(name), fact)
+            _refuse_pair(model.network, path, section_index(name), fact)
     with torch.no_grad():
         for name in given.keys() & state.keys():
             state[name].copy_(given[name])
@@ -225,8 +225,3 @@ def _refuse_pair(network: Network, path: Path, index: int, fact: str) -> None:
     place = network.place(min(index, len(network) - 1))
     fact = f"does not fit the cfg, first at {place}: {fact}"
     raise WeightsError(path, fact, "give the cfg it was made with")
-
-
-def section_of(name: str) -> int:
-    """The section of a tensor's name: layers.3.conv.weight is of section 3."""
-    return int(name.split(".")[1])

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from ..errors import CfgError, Finding, ToolkitError, WeightsError
-from .cfg import Options, RawSection, read_cfg
+from .cfg import Options, RawSection, read_cfg, section_place
 from .checkpoint import is_checkpoint, load_weights
 from .heads import Head
 from .model import Darknet
@@ -81,7 +81,7 @@ def _wrong_filters(source: str, raw: RawSection, index: int, head: Head, wanted:
     needed = f"{wanted} = {len(head.mask)} anchors x {per_anchor}"
     fact = f"filters={raw.options.get('filters', '1')} before a [{head.kind}] that needs {needed}"
     remedy = f"write filters={wanted}, or correct mask or classes"
-    return Finding("error", f"{source}:{line}: [convolutional] #{index}", fact, remedy)
+    return Finding("error", section_place(source, line, raw.kind, index), fact, remedy)
 
 
 def check_heads(network: Network, classes: int | None = None) -> tuple[Finding, ...]:

@@ -56,7 +56,7 @@ class Darknet(nn.Module):
         self._detached = detached(network)
         self._fitting_sizes = {(network.height, network.width)}
         if initialise:
-            self._initialise()
+            self.initialise()
 
     @classmethod
     def from_cfg(cls, path: str | Path) -> "Darknet":
@@ -121,7 +121,7 @@ class Darknet(nn.Module):
                 raise CfgError(self.network.place(head), fact)
 
     @torch.no_grad()
-    def _initialise(self) -> None:
+    def initialise(self) -> None:
         """Initialise the weights for training from scratch.
 
         Kaiming for a leaky slope of 0.1; heads predict `OBJECTNESS_PRIOR` and equally likely classes;
@@ -151,6 +151,15 @@ class Darknet(nn.Module):
         columns[:, section.box_values] = _logit(OBJECTNESS_PRIOR)
         if not isinstance(section, Region):  # its softmax is even at zero
             columns[:, section.box_values + 1 :] = _logit(min(0.5, 1 / section.classes))
+
+
+def section_index(name: str) -> int:
+    """Number of the section that a module or tensor belongs to.
+
+    >>> section_index("layers.12.conv")
+    12
+    """
+    return int(name.split(".")[1])
 
 
 def _is_traced(images: object) -> bool:

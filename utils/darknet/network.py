@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import CfgError, UnsupportedSectionError
-from .cfg import Options, RawSection, format_cfg, parse_cfg, read_cfg
+from .cfg import Options, RawSection, format_cfg, parse_cfg, read_cfg, section_place
 from .heads import Head
 from .reading import read_section
 from .sections import Connected, Convolutional, Maxpool, Reorg, Section, Shape, ShapeError, Upsample
@@ -54,7 +54,8 @@ class Network:
         self._image_channels = net.integer("channels", 0, least=0)
         for key in ("width", "height", "channels"):
             if net.integer(key, 0) == 0:
-                net.fail(key, f"needs a positive {key}", f"write {key}=...")
+                fact = "is not positive" if key in net.section.options else f"{key}= is missing"
+                net.fail(key, fact, f"write {key}= and a positive number")
         self.sections: tuple[Section, ...] = tuple(
             read_section(Options(section, index, source)) for index, section in enumerate(raw[1:])
         )
@@ -147,7 +148,7 @@ class Network:
 
     def place(self, index: int) -> str:
         """Place of a section in messages: `file:line: [kind] #index`."""
-        return f"{self.source}:{self.sections[index].line}: [{self.sections[index].kind}] #{index}"
+        return section_place(self.source, self.sections[index].line, self.sections[index].kind, index)
 
     def shapes_at(self, height: int, width: int) -> Mapping[int, Shape]:
         """Shape of every section's output, and of the image as -1, at another input size.

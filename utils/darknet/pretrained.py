@@ -7,10 +7,10 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from .checkpoint import Checkpoint, is_checkpoint, load_weights, read_checkpoint, section_of
+from .checkpoint import Checkpoint, is_checkpoint, load_weights, read_checkpoint
 from .edit import with_classes
 from .heads import Head
-from .model import Darknet
+from .model import Darknet, section_index
 from .network import Network
 from .weights import read_header
 
@@ -54,7 +54,7 @@ def load_pretrained(model: Darknet, path: str | Path, weights_classes: int | Non
     fresh = {model.network.sources(head)[0] for head in model.network.heads}
     state = model.state_dict()
     for name, tensor in donor.state_dict().items():
-        if section_of(name) not in fresh:
+        if section_index(name) not in fresh:
             state[name].copy_(tensor)
     ours = " and ".join(sorted({str(spec.classes) for spec in model.head_specs}))
     heads = ", ".join(f"#{head}" for head in model.network.heads)

@@ -329,7 +329,9 @@ def _activation(options: Options, default: str) -> str:
 
 def _anchors(options: Options) -> Anchors:
     values = options.numbers("anchors")
-    if not values or len(values) % 2:
+    if not values:
+        options.fail(None, "anchors= is missing", "give width,height pairs")
+    if len(values) % 2:
         options.fail("anchors", f"has {len(values)} numbers", "give width,height pairs")
     if min(values) <= 0:
         options.fail("anchors", "has a size that is not positive", "give sizes above 0")

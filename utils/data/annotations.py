@@ -1,11 +1,11 @@
-"""Annotated images on their way from another format to a Darknet data set.
+"""Annotated images of another format, and how they are written as a Darknet data set.
 
     OUT/JPEGImages/...  links to the images (or copies)     OUT/labels/...  a label file each
     OUT/train.txt, valid.txt, test.txt                      OUT/OUT.names, OUT/OUT.data
 
-Darknet looks for the labels of .../JPEGImages/x.jpg in .../labels/x.txt, so the images' own folder stays as
-it is. Paths are written absolute, since Darknet takes relative ones from wherever it is started.
-Invariant: what is written is read again by `listing` and `labels` as the same boxes, up to 1e-7.
+Darknet looks for the labels of .../JPEGImages/x.jpg in .../labels/x.txt, so the folder of the images is not
+changed. Paths are absolute, since Darknet resolves relative ones in its working folder.
+Invariant: `listing` and `labels` read the written boxes again, up to 1e-7.
 """
 
 import shutil
@@ -27,7 +27,7 @@ class Annotated:
 
     Attributes:
         path: the image file.
-        name: where it goes below JPEGImages.
+        name: its path below JPEGImages.
         rows: class and x, y, w, h (centre and size) as fractions of the image.
     """
 
@@ -38,12 +38,12 @@ class Annotated:
 
 @dataclass
 class Annotations:
-    """A data set as read from another format.
+    """A data set read from another format.
 
     Attributes:
         names: class names in order.
         images: its images.
-        dropped: how many objects or images were left out, by reason.
+        dropped: number of objects or images left out, by reason.
     """
 
     names: tuple[str, ...]
@@ -51,7 +51,7 @@ class Annotations:
     dropped: Counter[str] = field(default_factory=Counter)
 
     def add(self, image: Annotated, kind: int, box: Box, size: tuple[float, float]) -> None:
-        """Add an object, cut at the image's border; what has no area left is dropped.
+        """Add an object, clipped to the image; one without area is dropped.
 
         Args:
             image: one of `images`.
@@ -68,10 +68,10 @@ class Annotations:
 
 
 def choose_classes(found: Iterable[str], wanted: Sequence[str] | None, place: str) -> tuple[str, ...]:
-    """The class names, all that were found or the wanted ones in their order.
+    """Choose the class names: all that were found, or the wanted ones in their order.
 
     Raises:
-        DatasetError: a wanted one does not occur, or there is none.
+        DatasetError: a wanted one does not occur, or no class was found.
     """
     known = tuple(dict.fromkeys(found))
     absent = [name for name in wanted or () if name not in known]
@@ -90,28 +90,25 @@ def write_dataset(
     force: bool = False,
     progress: Callable[[], object] | None = None,
 ) -> Path:
-    """Write one split of a data set; splits written before stay.
+    """Write one split of a data set; other splits are kept.
 
     Args:
         annotations: what to write.
-        folder: the data set's own folder.
+        folder: of the data set.
         split: "train", "valid" or "test".
         copy: copy the images instead of linking to them.
-        force: replace this split if it is there.
+        force: replace this split if it exists.
         progress: called after each image.
 
     Returns:
         The .data file.
 
     Raises:
-        DatasetError: the split is there already, or the folder holds a data set of other classes.
+        DatasetError: the split exists, or the folder has a data set with other classes.
     """
     folder = folder.absolute()
-    data, names, listed = (
-        folder / f"{folder.name}.data",
-        folder / f"{folder.name}.names",
-        folder / f"{split}.txt",
-    )
+    data, names = folder / f"{folder.name}.data", folder / f"{folder.name}.names"
+    listed = folder / f"{split}.txt"
     _refuse_clash(annotations.names, data, listed, force)
     targets = []
     for image in annotations.images:
@@ -131,16 +128,17 @@ def write_dataset(
 
 
 def _refuse_clash(names: Sequence[str], data: Path, listed: Path, force: bool) -> None:
-    """Refuse to replace a list unasked, or to join lists of different classes."""
+    """Refuse to overwrite a list without `force`, or to join lists of different classes."""
     if listed.exists() and not force:
-        raise DatasetError(listed, "exists already", "add --force to replace it, or choose another --output")
+        remedy = "add --force to overwrite it, or choose another --output"
+        raise DatasetError(listed, "exists already", remedy)
     if data.exists() and (before := read_data_file(data).names) != tuple(names):
         fact = f"has the classes {', '.join(before[:20])}, not {', '.join(names[:20])}"
         raise DatasetError(data, fact, "give --classes in its order, or another --output")
 
 
 def _place(source: Path, target: Path, copy: bool) -> None:
-    """Link or copy an image, over a link or copy that was made before; never over the image itself."""
+    """Link or copy an image, replacing an old link or copy, but never the image itself."""
     if target.exists() and not target.is_symlink() and target.samefile(source):
         return
     with atomic_path(target) as temporary:

@@ -1,7 +1,7 @@
-"""Decoded images on disk, for data sets that are larger than the memory: reading pixels beats decoding them.
+"""Decoded images on disk, for data sets larger than memory: reading pixels is faster than decoding them.
 
-Invariant: what is read is what `read_image` would give; a damaged file, or one of an image that has changed
-since, is decoded anew.
+Invariant: reading gives the same as `read_image`; a damaged file, or one of an image that has changed, is
+decoded again.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ FOLDER_NAME = "darknet-pruning"  # of all caches, below the temporary files or t
 
 
 def default_folder() -> Path:
-    """A folder of this user's among the system's temporary files."""
+    """This user's folder among the temporary files of the system."""
     # by number: in a container the user may have no name. Windows has none, but a folder for each user
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"{FOLDER_NAME}-{user}"
@@ -33,11 +33,11 @@ class DiskCache:
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Keep images in `folder`; None: `default_folder`."""
+        """Store images in `folder`; None: `default_folder`."""
         self.folder = folder or default_folder()
 
     def size(self) -> int:
-        """Bytes kept so far, those of other data sets too."""
+        """Bytes stored so far, including other data sets."""
         total = 0
         for folder, _, names in os.walk(self.folder):
             for name in names:
@@ -48,7 +48,7 @@ class DiskCache:
         return total
 
     def read(self, path: Path) -> NDArray[np.uint8]:
-        """The RGB image (h, w, 3) of a file; decoded and kept if it is not there yet.
+        """The RGB image (h, w, 3) of a file, decoded and stored if not cached.
 
         Raises:
             DatasetError: as for `read_image`.
@@ -75,7 +75,7 @@ class DiskCache:
 
 
 def _key(path: Path) -> str | None:
-    """A name that changes with the file; None where there is no file."""
+    """A name that changes with the file; None if there is no file."""
     try:
         state = path.stat()
     except OSError:  # read_image will say what is wrong

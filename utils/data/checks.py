@@ -1,7 +1,7 @@
-"""A data set gone through before it is trained on: its file, lists, labels and images.
+"""Checks of a data set before training: its file, lists, labels and images.
 
-Idea: loading leaves out what it cannot use and goes on; here the same is counted and named, so that it can be
-mended first. A check collects findings and never ends at the first one.
+Idea: loading skips what it cannot use; here the same is counted and named, so that it can be corrected first.
+A check continues after an error, so that one run reports everything.
 """
 
 from collections import Counter
@@ -20,14 +20,14 @@ from .index import LabelIndex, read_index
 from .labels import FIELDS, TOLERANCE, label_path
 from .listing import SPLITS, DataFile, ImageList, read_data_file
 
-# So many examples stand in a finding; `details` has all.
+# examples in a finding; `details` has all places
 EXAMPLES = 3
 _THREADS = 4
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """What reading one image file gave: its size in pixels, or why it cannot be used, and a digest of it."""
+    """Result of reading one image file: its size in pixels, or why it cannot be used, and a digest of it."""
 
     size: tuple[int, int] | None
     problem: str
@@ -36,16 +36,16 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class SplitCheck:
-    """One split of a data set.
+    """Result of checking one split of a data set.
 
     Attributes:
         name: "train", "valid" or "test".
         images: those that exist, in the list's order.
         objects: (n, 5) all valid labels: class, then x, y, w, h in fractions of the image.
         image_of: (n,) number of the image of each object.
-        files: image number -> what reading it gave, for those that were read.
-        findings: what is to be said about it.
-        details: for each kind of finding all its places.
+        files: image number -> result of reading it, for those that were read.
+        findings: of this split.
+        details: for each kind of finding, all its places.
     """
 
     name: str
@@ -63,7 +63,7 @@ class SplitCheck:
     def object_sizes(self, size: tuple[int, int], letterbox: bool) -> NDArray[np.float64]:
         """Width and height of objects in pixels of a network input of `size` (h, w), (m, 2).
 
-        Stretched, all objects; with `letterbox` those of images that were read, since their aspect counts.
+        Stretched: all objects; with `letterbox`: those of images that were read, as their aspect is needed.
         """
         if not letterbox:
             return self.objects[:, 3:].astype(float) * [size[1], size[0]]
@@ -78,12 +78,12 @@ class SplitCheck:
 
 @dataclass(frozen=True)
 class DataCheck:
-    """A whole data set.
+    """Result of `check_data`.
 
     Attributes:
-        data: the `.data` file; None where it cannot be used.
-        splits: those whose list can be used, in the order of `SPLITS`.
-        findings: all, those of the splits included.
+        data: the `.data` file; None if it cannot be used.
+        splits: those with a usable list, in the order of `SPLITS`.
+        findings: all, including those of the splits.
     """
 
     data: DataFile | None
@@ -93,7 +93,7 @@ class DataCheck:
 
 @dataclass
 class _Collector:
-    """Findings of one split on the way."""
+    """Findings of one split, while they are collected."""
 
     place: str
     findings: list[Finding] = field(default_factory=list)
@@ -112,11 +112,11 @@ class _Collector:
 def check_data(
     path: Path, read_images: int = 5000, on_image: Callable[[], object] = lambda: None
 ) -> DataCheck:
-    """Check a `.data` file and all that it leads to.
+    """Check a `.data` file and all files that it names.
 
     Args:
         path: the `.data` file.
-        read_images: how many images of each split are read, evenly spread; labels are always read all.
+        read_images: how many images of each split are read, evenly spread; all labels are always read.
         on_image: called after each image.
     """
     try:
@@ -142,8 +142,8 @@ def check_data(
 
 def _names(data: DataFile) -> list[Finding]:
     twice = [name for name, count in Counter(data.names).items() if count > 1]
-    fact = f"names={', '.join(twice)} several times, so results cannot be told apart"
-    return [Finding("warning", str(data.path), fact, "give each class a name of its own")] if twice else []
+    fact = f"the class names {', '.join(twice)} are not unique, so results cannot be distinguished"
+    return [Finding("warning", str(data.path), fact, "give each class its own name")] if twice else []
 
 
 def _check_split(
@@ -160,7 +160,7 @@ def _check_split(
     numbers = np.unique(np.linspace(0, len(images) - 1, min(read_images, len(images))).astype(int))
     files = _read_files(images, numbers.tolist(), on_image)
     broken = [file.problem for file in files.values() if file.problem]
-    collector.several("warning", "images that cannot be read and are left out", broken, "copy them again")
+    collector.several("warning", "images that cannot be read and are skipped", broken, "copy them again")
     if len(files) < len(images):
         collector.add("note", f"{len(files):,} of {len(images):,} images were read", "--images reads more")
     findings = tuple(collector.findings)
@@ -176,13 +176,14 @@ def _check_list(collector: _Collector, images: ImageList) -> None:
 
 def _check_labels(collector: _Collector, images: ImageList, index: LabelIndex) -> None:
     remedy = "write `class x y w h`, classes from 0, the rest as fractions of the image"
-    collector.several("error", "label lines that cannot be used and are left out", index.problems, remedy)
+    collector.several("error", "label lines that cannot be used and are skipped", index.problems, remedy)
     absent = [str(path) for path in images if not label_path(path).is_file()]
     if len(absent) == len(images):
-        fact = f"none of its {len(images):,} images has a label file; the first was looked for at "
-        collector.add("error", fact + str(label_path(images.images[0])), "put the labels there")
+        fact = f"none of its {len(images):,} images has a label file"
+        remedy = f"put them where they are expected, the first at {label_path(images.images[0])}"
+        collector.add("error", fact, remedy)
     else:
-        remedy = "where an image really shows nothing, make an empty file"
+        remedy = "if an image really has no objects, add an empty file"
         collector.several("warning", "images without a label file, which count as empty", absent, remedy)
     empty = index.without_objects - len(absent)
     if empty > 0:
@@ -231,14 +232,14 @@ def _read_file(path: Path) -> ImageFile:
 
 
 def _across(data: DataFile, splits: Sequence[SplitCheck]) -> list[Finding]:
-    """What shows only between splits: images in two of them, classes that are missing in one."""
+    """Findings between splits: images in two of them, classes missing in one."""
     findings = []
     by_name = {split.name: split for split in splits}
     train = by_name.pop("train", None)
     if train is not None:
-        findings += _absent_classes(data, train, "warning", "nothing can be learned of them; label some")
+        findings += _absent_classes(data, train, "warning", "they cannot be learned; label some")
     for split in by_name.values():
-        remedy = "their AP counts as 0 in Darknet's style; use --style voc or coco"
+        remedy = "their AP counts as 0 under the Darknet convention; use --style voc or coco"
         findings += _absent_classes(data, split, "note", remedy)
         if train is not None:
             findings += _shared_images(train, split)
@@ -264,6 +265,6 @@ def _shared_images(train: SplitCheck, other: SplitCheck) -> list[Finding]:
         if path.resolve() in known or (number in other.files and other.files[number].digest in contents)
     ]
     collector = _Collector(f"train and {other.name}")
-    remedy = f"figures on {other.name} are too good; remove them from one of both"
-    collector.several("warning", "images that are in both", shared, remedy)
+    remedy = f"results on {other.name} are too high; remove them from one of the two"
+    collector.several("warning", "images in both splits", shared, remedy)
     return collector.findings

@@ -1,4 +1,4 @@
-"""COCO's annotation files: `images`, `categories` and `annotations` with bbox = left, top, width, height."""
+"""COCO annotation files: `images`, `categories` and `annotations` with bbox = left, top, width, height."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,8 @@ from .listing import read_text
 def read_coco(path: Path, images: Path, classes: Sequence[str] | None = None) -> Annotations:
     """Read a COCO JSON file.
 
-    Crowd regions are left out, as COCO's own evaluation does not count them; categories are numbered in the
-    order of their ids, whose gaps vanish.
+    Crowd regions are skipped, as COCO's own evaluation does not count them; categories are numbered in the
+    order of their ids, without gaps.
 
     Args:
         path: such as instances_val2017.json.
@@ -22,7 +22,7 @@ def read_coco(path: Path, images: Path, classes: Sequence[str] | None = None) ->
         classes: names to keep, in the order wanted; None for all.
 
     Raises:
-        DatasetError: the file is no COCO file, names an unknown image or category, or no image exists.
+        DatasetError: not a COCO file, an unknown image or category is named, or no image exists.
     """
     content = _load(path)
     categories = sorted(_entries(content, "categories", path), key=lambda entry: entry["id"])
@@ -36,7 +36,7 @@ def read_coco(path: Path, images: Path, classes: Sequence[str] | None = None) ->
         name = _inside(entry, path)
         sizes[entry["id"]] = (float(entry["width"]), float(entry["height"]))
         if min(sizes[entry["id"]]) <= 0:
-            raise DatasetError(path, f"image {name} has no size", "correct its width and height")
+            raise DatasetError(path, f"image {name} has no positive size", "correct its width and height")
         if (images / name).is_file():
             found[entry["id"]] = Annotated(images / name, name)
         else:
@@ -48,7 +48,7 @@ def read_coco(path: Path, images: Path, classes: Sequence[str] | None = None) ->
         image, category = entry["image_id"], entry["category_id"]
         if image not in sizes or category not in known:
             what = f"image {image}" if image not in sizes else f"category {category}"
-            raise DatasetError(path, f"annotation {entry.get('id')} names {what}, which is not listed")
+            raise DatasetError(path, f"annotation {entry.get('id')} names an unknown {what}", "correct it")
         if entry.get("iscrowd"):
             result.dropped["crowd regions"] += 1
         elif category in numbers and image in found:
@@ -62,9 +62,9 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise DatasetError(path, f"is no JSON ({error})", "give COCO's annotation file") from None
+        raise DatasetError(path, f"not valid JSON ({error})", "give COCO's annotation file") from None
     if not isinstance(content, dict):
-        raise DatasetError(path, "holds no object", "give COCO's annotation file")
+        raise DatasetError(path, "is not a JSON object", "give COCO's annotation file")
     return content
 
 
@@ -93,8 +93,8 @@ def _is_box(values: list[Any]) -> bool:
 
 
 def _inside(entry: dict[str, Any], path: Path) -> Path:
-    """The image's name, which may hold folders but must not lead out of the data set."""
+    """The image's name, which may contain folders but must stay inside the data set."""
     name = PurePosixPath(entry["file_name"].replace("\\", "/"))
     if name.is_absolute() or ".." in name.parts or not name.name:
-        raise DatasetError(path, f"image {entry['file_name']!r} leads out of the folder", "correct its name")
+        raise DatasetError(path, f"image {entry['file_name']!r} is outside the folder", "correct its name")
     return Path(name)

@@ -1,7 +1,7 @@
-"""Images and their labels, at the network's size.
+"""Images and their labels, resized to the network's input.
 
-Invariant: an item depends only on the files, the options and its key, never on which process reads it or
-when; without augmentation it is exactly what the C program feeds its network.
+Invariant: an item depends only on the files, the options and its key, not on the process that reads it or the
+time; without augmentation it is exactly the input that the C program computes.
 """
 
 import logging
@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 from ..errors import DatasetError
 from .augment import Augment
 from .cache import DiskCache
-from .images import Placement, fit, place, read_image, resize_exactly
+from .images import Placement, decode, fit, place, read_image, resize_exactly
 from .index import LabelIndex, read_index
 from .labels import label_path
 from .listing import DataFile, ImageList
@@ -35,11 +35,11 @@ CACHE_BYTES = 1 << 30
 
 
 class SampleKey(NamedTuple):
-    """What decides an item: its number, and the epoch and seed that decide its random changes.
+    """The key of an item: its number, and the epoch and seed that determine its random changes.
 
-    `size` is the height and width of its input, None for the dataset's. `letterbox` keeps its aspect even
-    where the dataset stretches: an input that was made for the image's aspect is not to be stretched into.
-    `copy` counts how often the image came before in the epoch, so that it does not come twice the same.
+    `size` is the height and width of its input, None for the dataset's. `letterbox` keeps its aspect even if
+    the dataset stretches, for an input that was made for the image's aspect. `copy` counts how often the
+    image came before in the epoch, so that the copies differ.
     """
 
     number: int
@@ -52,7 +52,7 @@ class SampleKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """One image at the network's size.
+    """One image at the network's input size.
 
     Attributes:
         number: of the image in the dataset.
@@ -60,7 +60,7 @@ class Sample:
         labels: (n, 5) float32: class and xywh as fractions of the network input.
         path: the image file.
         size: height and width of the original image.
-        placement: where the original lies in the network input; meaningless if augmented.
+        placement: of the original in the network input; meaningless if augmented.
     """
 
     number: int
@@ -72,16 +72,16 @@ class Sample:
 
 
 class DetectionDataset(Dataset[Sample | str]):
-    """Images with labels; `dataset[key]` is a Sample, or one line of text if the image cannot be used.
+    """Images with labels; `dataset[key]` is a Sample, or a line of text if the image cannot be used.
 
     Attributes:
         images: image files, in order.
         classes: number of classes.
         image_size: height and width of the network input.
-        index: the labels of all images and what was found wrong with them.
+        index: the labels of all images and their problems.
         letterbox: whether images keep their aspect.
-        rectangles: pixels of a cell where images have inputs of their own shapes, see `fit`; else None.
-        missing: how many images the list names that do not exist.
+        rectangles: cell size in pixels if each image has its own input shape, see `fit`; else None.
+        missing: number of listed images that do not exist.
     """
 
     def __init__(
@@ -94,20 +94,18 @@ class DetectionDataset(Dataset[Sample | str]):
         rectangles: int | None = None,
         augment: Augment | None = None,
         cache: str | None = None,
-        cache_dir: Path | None = None,
     ) -> None:
         """Read all labels; malformed lines are logged.
 
         Args:
-            images: the images, best as an ImageList so that messages can name its lines.
+            images: the images; an ImageList lets messages name its lines.
             classes: number of classes.
             image_size: height and width of the network input.
             letterbox: keep the aspect and fill with grey, instead of stretching as Darknet does.
-            rectangles: bring each image to a shape of its own inside `image_size`, sides multiples of this.
+            rectangles: resize each image to its own shape inside `image_size`, sides multiples of this.
             augment: random changes for training; None for Darknet's exact preprocessing.
             cache: "ram" keeps decoded images in memory, as many as fit in CACHE_BYTES; worker processes that
-                are forked share them, spawned ones get a copy each. "disk" keeps them in a `DiskCache`.
-            cache_dir: folder of the "disk" cache; None: `default_folder`.
+                are forked share them, spawned ones get a copy each. "disk" stores them in a `DiskCache`.
         """
         self.images = tuple(images)
         self.classes = classes
@@ -121,8 +119,8 @@ class DetectionDataset(Dataset[Sample | str]):
         self._decoded = _decode_all(self.images) if cache == "ram" else {}
         self._read = read_image
         if cache == "disk":
-            kept = DiskCache(cache_dir)
-            logger.info("decoded images are kept in %s (%.1f GB so far)", kept.folder, kept.size() / 1e9)
+            kept = DiskCache()
+            logger.info("decoded images are cached in %s (%.1f GB so far)", kept.folder, kept.size() / 1e9)
             self._read = kept.read
         for problem in self.index.problems:
             logger.warning("%s; line skipped", problem)
@@ -138,12 +136,11 @@ class DetectionDataset(Dataset[Sample | str]):
         rectangles: int | None = None,
         augment: Augment | None = None,
         cache: str | None = None,
-        cache_dir: Path | None = None,
         limit: int | None = None,
     ) -> "DetectionDataset":
         """The "train", "valid" or "test" images of a `.data` file; arguments as for the class.
 
-        With `limit` at most so many of them, evenly spread over the list.
+        With `limit`, at most that many of them, evenly spread over the list.
 
         Raises:
             DatasetError: the list cannot be used, or none of its images has a label file.
@@ -159,21 +156,18 @@ class DetectionDataset(Dataset[Sample | str]):
             rectangles=rectangles,
             augment=augment,
             cache=cache,
-            cache_dir=cache_dir,
         )
         if dataset.index.without_file == len(images):
-            raise DatasetError(
-                images.path,
-                f"none of its {len(images)} images has a label file",
-                f"the first was looked for at {label_path(images.images[0])}",
-            )
+            fact = f"none of its {len(images)} images has a label file"
+            remedy = f"put them where they are expected, the first at {label_path(images.images[0])}"
+            raise DatasetError(images.path, fact, remedy)
         return dataset
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, key: SampleKey | int) -> Sample | str:
-        """The sample of a key (a number: epoch and seed 0), or why there is none: "file:line: fact"."""
+        """The sample of a key (a number: epoch and seed 0), or its problem: "file:line: fact"."""
         key = SampleKey(key) if isinstance(key, int) else key
         path, size = self.images[key.number], key.size or self.image_size
         try:
@@ -198,7 +192,7 @@ class DetectionDataset(Dataset[Sample | str]):
         return Sample(key.number, pixels, labels, path, original, placement)
 
     def aspects(self) -> NDArray[np.float64]:
-        """(images,) height over width of each, 1 for one that cannot be read; reads every image once."""
+        """Height over width of each image (images,), 1 if unreadable; reads every image once."""
         with ThreadPoolExecutor(max_workers=4) as pool:
             return np.array(list(pool.map(_aspect, self.images)))
 
@@ -209,14 +203,14 @@ class DetectionDataset(Dataset[Sample | str]):
         number = int(rng.integers(len(self.images)))
         try:
             return Picture(self._image(number), self.index.labels[number])
-        except DatasetError:  # told when its own turn comes
+        except DatasetError:  # reported when the image is read for itself
             return None
 
 
 def place_labels(
     labels: NDArray[np.float32], original: tuple[int, int], size: tuple[int, int], placement: Placement
 ) -> NDArray[np.float32]:
-    """Labels (n, 5) in fractions of the original (h, w) -> in fractions of the input (h, w), not clipped."""
+    """Convert labels (n, 5) from fractions of the original (h, w) to fractions of the input, not clipped."""
     scale = np.array([placement.scale_x * original[1] / size[1], placement.scale_y * original[0] / size[0]])
     offset = np.array([placement.offset_x / size[1], placement.offset_y / size[0]])
     centre = labels[:, 1:3] * scale + offset
@@ -230,7 +224,7 @@ def _places(images: ImageList | Sequence[Path]) -> list[str]:
 
 
 def _decode_all(images: Sequence[Path]) -> dict[int, NDArray[np.uint8]]:
-    """Decoded images by number, as many as fit in CACHE_BYTES; unusable ones are reported when read."""
+    """Decode images, by number, as many as fit in CACHE_BYTES; unusable ones are reported when read."""
     decoded: dict[int, NDArray[np.uint8]] = {}
     room = CACHE_BYTES
     # threads, since decoding releases the interpreter lock
@@ -240,9 +234,8 @@ def _decode_all(images: Sequence[Path]) -> dict[int, NDArray[np.uint8]]:
                 continue
             room -= image.nbytes
             if room < 0:
-                logger.info(
-                    "%d of %d images are kept in memory, the others are decoded anew", number, len(images)
-                )
+                fact = "%d of %d images are cached in memory, the others are decoded each time"
+                logger.info(fact, number, len(images))
                 pool.shutdown(cancel_futures=True)
                 break
             decoded[number] = image
@@ -252,8 +245,8 @@ def _decode_all(images: Sequence[Path]) -> dict[int, NDArray[np.uint8]]:
 def _aspect(path: Path) -> float:
     # an eighth of the pixels is enough for the aspect, and quick
     try:
-        small = cv2.imread(str(path), cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # too many pixels; told when its turn comes
+        small = decode(path, path.read_bytes(), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    except (OSError, DatasetError):  # reported when the image is read
         return 1.0
     return 1.0 if small is None else small.shape[0] / small.shape[1]
 

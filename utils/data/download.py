@@ -1,6 +1,6 @@
-"""Files from the net: resumed when broken off, verified, unpacked without leaving their folder.
+"""Downloads: resumed after an interruption, verified, unpacked inside their folder.
 
-Invariant: a file that has its final name is complete, and has the expected checksum where one is known.
+Invariant: a file with its final name is complete, and has the expected checksum if one is known.
 """
 
 import hashlib
@@ -20,15 +20,15 @@ Progress = Callable[[int, int], object]
 
 
 def download(url: str, target: Path, md5: str | None = None, progress: Progress | None = None) -> Path:
-    """Fetch `url` into `target`, unless a right copy is there.
+    """Download `url` to `target`, unless a correct copy exists.
 
-    What a broken-off download left, `target` with `.part` behind, is continued where the server allows it.
+    An interrupted download, `target` with the suffix `.part`, is resumed if the server allows it.
 
     Args:
         url: http, https or file.
         target: the file.
         md5: its published checksum; without one the file's SHA-256 is logged.
-        progress: called with the bytes there so far and in all (0 where unknown).
+        progress: called with the bytes received so far and in total (0 if unknown).
 
     Raises:
         DatasetError: the server cannot be reached, or the file is not the expected one.
@@ -42,8 +42,8 @@ def download(url: str, target: Path, md5: str | None = None, progress: Progress 
         _fetch(url, part, progress)
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        remedy = f"call again to go on, or put the file there yourself: {target}"
-        raise DatasetError(url, f"cannot be fetched ({reason})", remedy) from None
+        remedy = f"run again to resume, or save the file as {target}"
+        raise DatasetError(url, f"cannot be downloaded ({reason})", remedy) from None
     try:
         _verify(part, md5)
     except DatasetError:
@@ -59,7 +59,7 @@ def _fetch(url: str, part: Path, progress: Progress | None) -> None:
     try:
         response = urllib.request.urlopen(request, timeout=30)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and done:  # nothing behind what is there
+        if error.code == 416 and done:  # complete already
             return
         raise
     with response:
@@ -85,17 +85,17 @@ def _verify(path: Path, md5: str | None) -> None:
     if md5 is None:
         logger.info("%s: no checksum is published; SHA-256 %s", path, digest.hexdigest())
     elif digest.hexdigest() != md5:
-        raise DatasetError(path, f"has MD5 {digest.hexdigest()}, not {md5}", "remove it and call again")
+        raise DatasetError(path, f"has MD5 {digest.hexdigest()}, not {md5}", "remove it and run again")
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive; what would leave `folder`, by its name or a link, is refused.
+    """Unpack a tar archive; members that would leave `folder`, by name or link, are refused.
 
     Raises:
-        DatasetError: it is no tar archive, is cut off, or holds such a member.
+        DatasetError: not a tar archive, truncated, or with such a member.
     """
     if not hasattr(tarfile, "data_filter"):
-        raise DatasetError("", "unpacking needs Python 3.11.4 or newer", "update Python")
+        raise DatasetError(archive, "unpacking it needs Python 3.11.4 or newer", "update Python")
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")

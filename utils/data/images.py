@@ -1,9 +1,11 @@
-"""Image files to RGB arrays, and the two ways Darknet brings an image to the network's size.
+"""Read image files as RGB arrays, and resize them to the network's input.
 
-Invariant: the resampling of `resize_exactly` is Darknet's `resize_image` (bilinear, corner pixels on corner
-pixels), so that figures can be compared with the C program to a fraction of a point.
+Invariants: the resampling of `resize_exactly` is Darknet's `resize_image` (bilinear, corner pixels on corner
+pixels), so that results agree with the C program to a fraction of a point. `fit` keeps the aspect and the
+whole image; each side of its result is a multiple of the cell size, less than one cell longer than needed.
 """
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import DatasetError
+from .headers import header_size
 
 GREY = 128
+# 11585 x 11585, 400 MB decoded: a larger image is a mistake or an attack. The variable is OpenCV's own.
+MOST_PIXELS = 1 << 27
+MOST_PIXELS_VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
 # Darknet fills the letterbox with .5
 _HALF = 127.5
 
 
 class Placement(NamedTuple):
-    """Where an image lies in the network input: input = original * scale + offset, in pixels."""
+    """Position of an image in the network input: input = original * scale + offset, in pixels."""
 
     scale_x: float
     scale_y: float
@@ -32,32 +38,57 @@ class Placement(NamedTuple):
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Decode an image file to RGB (h, w, 3): grey is repeated, 16 bits become 8, alpha is dropped.
 
-    Of several frames the first is taken. The EXIF orientation is ignored, as Darknet's decoder does: labels
+    Of several frames the first is used. The EXIF orientation is ignored, as in Darknet's decoder: labels
     count in stored pixels.
 
     Raises:
-        DatasetError: the file is missing, not an image, cut off, or larger than `utils` allows.
+        DatasetError: the file is missing, not an image, truncated, or has more than `MOST_PIXELS`.
     """
     try:
-        data = np.fromfile(path, np.uint8)
+        data = path.read_bytes()
     except OSError as error:
-        raise DatasetError(path, f"cannot be read ({error.strerror})") from error
-    if _is_cut_off(data.tobytes()):
-        raise DatasetError(path, "the image file ends too early")
-    try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION) if data.size else None
-    except cv2.error as error:
-        if "MAX_IMAGE" in error.err:
-            remedy = "make it smaller, or raise OPENCV_IO_MAX_IMAGE_PIXELS in the environment"
-            raise DatasetError(path, "claims more pixels than are read", remedy) from None
-        raise DatasetError(path, f"cannot be decoded ({error.err})") from error
+        raise DatasetError(path, f"cannot be read ({error.strerror})", "check the file") from error
+    if _is_cut_off(data):
+        raise DatasetError(path, "the image file is truncated", "copy it again")
+    image = decode(path, data, cv2.IMREAD_COLOR)
     if image is None:
-        raise DatasetError(path, "not an image that OpenCV can decode")
+        raise DatasetError(path, "not an image that OpenCV can decode", "convert it to JPEG or PNG")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
+def decode(path: Path, data: bytes, flags: int) -> NDArray[np.uint8] | None:
+    """Decode an image after a check of the size in its header; the EXIF orientation is ignored.
+
+    Args:
+        path: of the file, for messages.
+        data: its content.
+        flags: cv2.IMREAD_*.
+
+    Returns:
+        What OpenCV gives, BGR (h, w, 3) or grey (h, w); None if it is not an image.
+
+    Raises:
+        DatasetError: it has more than `MOST_PIXELS`, or is damaged.
+    """
+    limit = os.environ.get(MOST_PIXELS_VARIABLE, "")
+    most = int(limit) if limit.isdecimal() else MOST_PIXELS
+    remedy = f"make it smaller, or raise {MOST_PIXELS_VARIABLE} in the environment"
+    height, width = header_size(data) or (0, 0)
+    if height * width > most:
+        raise DatasetError(path, f"has {width}x{height} pixels, above the limit of {most:,}", remedy)
+    if not data:
+        return None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        if "MAX_IMAGE" in error.err:  # a format whose header is not read above
+            raise DatasetError(path, f"has more pixels than the limit of {most:,}", remedy) from None
+        raise DatasetError(path, f"cannot be decoded ({error.err})", "copy it again") from error
+    return None if image is None else np.asarray(image, np.uint8)
+
+
 def place(height: int, width: int, size: tuple[int, int], letterbox: bool) -> Placement:
-    """Where an image lies in an input of `size` (h, w): stretched, or centred with its aspect kept.
+    """Position of an image in an input of `size` (h, w): stretched, or centred with its aspect kept.
 
     >>> place(100, 200, (416, 416), letterbox=True)
     Placement(scale_x=2.08, scale_y=2.08, offset_x=0, offset_y=104)
@@ -71,7 +102,7 @@ def place(height: int, width: int, size: tuple[int, int], letterbox: bool) -> Pl
 
 
 def resize_exactly(image: NDArray[np.uint8], size: tuple[int, int], letterbox: bool = False) -> Tensor:
-    """Bring an image to the network's size as the C program does.
+    """Resize an image to the network's input as the C program does.
 
     Args:
         image: RGB (h, w, 3).
@@ -94,7 +125,7 @@ def resize_exactly(image: NDArray[np.uint8], size: tuple[int, int], letterbox: b
 
 
 def fit(image: NDArray[np.uint8], size: tuple[int, int], multiple: int) -> tuple[Tensor, Placement]:
-    """Bring an image into `size`, long side to long side, and pad it on both ends to whole cells.
+    """Resize an image to fit into `size`, and pad it at both ends to whole cells: a rectangular input.
 
     Args:
         image: RGB (h, w, 3).
@@ -102,7 +133,7 @@ def fit(image: NDArray[np.uint8], size: tuple[int, int], multiple: int) -> tuple
         multiple: pixels of a cell, in both directions.
 
     Returns:
-        (3, H, W) uint8, and where the image lies in it.
+        (3, H, W) uint8, and the position of the image in it.
     """
     height, width = image.shape[:2]
     scale = min(size[0] / height, size[1] / width)
@@ -129,7 +160,7 @@ def _fitted(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def _is_cut_off(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end mark: decoders would fill the rest with grey and say nothing."""
+    """Whether a JPEG or PNG has no end mark: decoders would silently fill the rest with grey."""
     tail = data[len(data) // 2 :]
     if data.startswith(b"\xff\xd8"):
         return b"\xff\xd9" not in tail

@@ -1,8 +1,8 @@
-"""All labels of a list of images, read once and remembered between runs.
+"""All labels of a list of images, read once and cached between runs.
 
-Invariant: the cached index gives exactly what reading every label file would give; an entry counts only
-while its label file keeps its path, time stamp and size. The cache lies in the user's cache folder, never
-beside the data, and only for lists long enough to be worth it.
+Invariant: the cached index equals reading every label file; an entry is valid only while its label file keeps
+its path, time stamp and size. The cache is in the user's cache folder, never beside the data, and only used
+for long lists.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from .labels import FIELDS, Labels, label_path, read_labels
 
 logger = logging.getLogger(__name__)
 
-# a label file takes about 50 microseconds to read: below this many the cache saves nothing worth a file
+# a label file takes about 50 microseconds to read: below this number a cache is not worth a file
 CACHED_FROM = 2000
 _ABSENT = (-1, -1)
 
@@ -34,8 +34,8 @@ class LabelIndex:
     Attributes:
         labels: for each image its (n, 5) float32 array, see `Labels`.
         problems: malformed lines of all label files, "file:line: fact".
-        without_file: how many images have no label file.
-        without_objects: how many images have no object; those without file included.
+        without_file: number of images without a label file.
+        without_objects: number of images without an object, including those without a file.
     """
 
     labels: tuple[NDArray[np.float32], ...]
@@ -45,12 +45,12 @@ class LabelIndex:
 
 
 def read_index(images: Sequence[Path], classes: int, cached_from: int = CACHED_FROM) -> LabelIndex:
-    """Read the labels of all images, from the cache where it is still true.
+    """Read the labels of all images, from the cache where it is valid.
 
     Args:
         images: image paths.
         classes: number of classes, for `read_labels`.
-        cached_from: number of images from which on the cache is used.
+        cached_from: smallest number of images for which the cache is used.
     """
     paths = [label_path(image) for image in images]
     stamps = [_stamp(path) for path in paths]
@@ -85,7 +85,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _read_cache(cache: Path, stamps: Sequence[tuple[int, int]]) -> dict[int, Labels]:
-    """Entries of the cache whose label file has not changed, by image number; none if it cannot be read."""
+    """Valid entries of the cache by image number; empty if it cannot be read."""
     try:
         with np.load(cache, allow_pickle=False) as stored:
             same = (stored["stamps"] == np.array(stamps, np.int64)).all(1)
@@ -96,7 +96,7 @@ def _read_cache(cache: Path, stamps: Sequence[tuple[int, int]]) -> dict[int, Lab
     except FileNotFoundError:
         return {}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        logger.info("%s: label cache is unusable (%s) and is made anew", cache, error)
+        logger.info("%s: label cache is unusable (%s) and is rebuilt", cache, error)
         return {}
     return {
         number: Labels(array, tuple(problems.get(number, ())))

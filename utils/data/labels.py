@@ -1,6 +1,6 @@
 """Darknet label files: one `class x y w h` line for each object, relative to the image.
 
-Invariant: what `read_labels` returns is valid; whatever is not, is in `problems` with file and line.
+Invariant: the labels returned by `read_labels` are valid; invalid lines are in `problems` with file and line.
 """
 
 import math
@@ -25,7 +25,7 @@ class Labels:
 
     Attributes:
         array: (n, 5) float32: class, then x, y, w, h (centre and size) as fractions of the image.
-        problems: one "file:line: fact" for each line that was left out.
+        problems: one "file:line: fact" for each line that was skipped.
     """
 
     array: NDArray[np.float32]
@@ -33,11 +33,11 @@ class Labels:
 
 
 def label_path(image: Path) -> Path:
-    """Where the label file of an image is: beside it, or in the `labels` twin of its `images` folder.
+    """Path of the label file of an image: beside it, or in the `labels` twin of its `images` folder.
 
     Darknet (replace_image_to_label) takes the twin for .../JPEGImages/ and for .../images/val2017/ and its
     like, and the image's own folder otherwise. Both places are tried, Darknet's first, so that the common
-    .../images/ + .../labels/ layout works too. Where neither exists, Darknet's is returned.
+    .../images/ + .../labels/ layout works too. If neither exists, Darknet's is returned.
 
     >>> label_path(Path("/x/JPEGImages/a.jpg")).as_posix()
     '/x/labels/a.txt'
@@ -53,11 +53,11 @@ def label_path(image: Path) -> Path:
 
 
 def read_labels(path: Path, classes: int) -> Labels:
-    """Read a label file; malformed lines are left out and reported.
+    """Read a label file; malformed lines are skipped and reported.
 
     Args:
         path: the label file; a missing one means no objects, as in Darknet.
-        classes: how many classes there are; larger class numbers are malformed.
+        classes: number of classes; larger class numbers are malformed.
     """
     if not path.is_file():
         return Labels(np.zeros((0, FIELDS), np.float32))
@@ -83,22 +83,21 @@ def _parse(words: list[str], classes: int) -> list[float]:
     try:
         row = [float(word) for word in words]
     except ValueError:
-        raise ValueError(f"{' '.join(words)!r} are not five numbers") from None
+        raise ValueError(f"{' '.join(words)!r} is not five numbers") from None
     if not all(math.isfinite(value) for value in row):
-        raise ValueError(f"{' '.join(words)!r} are not finite numbers")
+        raise ValueError(f"{' '.join(words)!r} has a value that is not finite")
     if row[0] != int(row[0]) or not 0 <= row[0] < classes:
-        raise ValueError(f"class {words[0]} is not one of 0 .. {classes - 1}")
+        raise ValueError(f"class {words[0]} is out of range 0 .. {classes - 1}")
     if min(row[3:]) <= 0:
         raise ValueError(f"size {words[3]} x {words[4]} is empty")
     if min(row[1:]) < -TOLERANCE or max(row[1:]) > 1 + TOLERANCE:
-        raise ValueError(
-            f"box {' '.join(words[1:])} is outside the image; fractions of its size are expected"
-        )
+        box = " ".join(words[1:])
+        raise ValueError(f"box {box} is outside the image; give fractions of its size")
     return row
 
 
 def _twin(beside: Path) -> tuple[Path | None, bool]:
-    """The path in the `labels` folder, None where no folder is called for it; whether Darknet looks there."""
+    """The path in the `labels` folder, or None; and whether Darknet looks there."""
     parts = list(beside.parts)
     for index in range(len(parts) - 2, -1, -1):
         if parts[index] in ("images", "JPEGImages"):

@@ -1,8 +1,8 @@
 """Darknet's `.data`, `.names` and image list files.
 
 Invariant: every path that leaves this module exists. A relative path is looked for beside the file that
-names it, then beside the `.data` file, then in the folder above that (where Darknet's own `data/x.data`
-layout is run from), then in the working folder; backslashes count as slashes.
+names it, then beside the `.data` file, then in its parent folder (where Darknet's own `data/x.data` layout is
+run), then in the working folder; backslashes count as slashes.
 """
 
 import logging
@@ -19,13 +19,13 @@ SPLITS = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class DataFile:
-    """A `.data` file: the class names and where the image lists are.
+    """A `.data` file: class names and paths of the image lists.
 
     Attributes:
         path: the file itself.
         classes: number of classes, equal to len(names).
         names: class names, in class order.
-        train: image list of the training split, None where the file has none; so are `valid` and `test`.
+        train: image list of the training split, None if not given; likewise `valid` and `test`.
         backup: folder for weights; need not exist.
     """
 
@@ -44,13 +44,13 @@ class DataFile:
             DatasetError: the file names no list for this split, or the list cannot be used.
         """
         if split not in SPLITS:
-            raise DatasetError("", f"split {split!r} is unknown", f"use one of {', '.join(SPLITS)}")
+            raise DatasetError(self.path, f"unknown split {split!r}", f"use one of {', '.join(SPLITS)}")
         path: Path | None = getattr(self, split)
         if path is None:
-            raise DatasetError(self.path, f"no `{split}=` line", "add one that names an image list")
+            raise DatasetError(self.path, f"`{split}=` is missing", "add a line that names an image list")
         folders = _search_folders(self.path)
         if not is_there(path):
-            raise DatasetError(self.path, f"{split}={path} is not a file", f"{_searched(folders)}")
+            raise DatasetError(self.path, f"{split}={path} does not exist", _searched(folders))
         return read_image_list(path, search=folders)
 
 
@@ -62,7 +62,7 @@ class ImageList:
         path: the list file.
         images: paths of the images, in the list's order.
         lines: for each image, its line number in the list, from 1.
-        problems: one "file:line: fact" for each line that names no existing file; these are left out.
+        problems: one "file:line: fact" for each line that does not name an existing file; these are skipped.
     """
 
     path: Path
@@ -85,37 +85,36 @@ class ImageList:
 
 
 def read_data_file(path: Path) -> DataFile:
-    """Read a `.data` file and the `.names` file it points to.
+    """Read a `.data` file and its `.names` file.
 
     Raises:
-        DatasetError: a file is missing, an option is missing or malformed, or the number of names is not
-            the number of classes.
+        DatasetError: a file or option is missing, an option is malformed, or the number of names is not the
+            number of classes.
     """
     path = Path(path)
     options = _read_options(path)
     classes = _class_count(path, options)
     folders = _search_folders(path)
     if "names" not in options:
-        raise DatasetError(path, "no `names=` line", "add one that names the file with one class name a line")
+        raise DatasetError(path, "`names=` is missing", "add a line that names the file of class names")
     names_path = _find(options["names"], folders)
     if names_path is None:
-        raise DatasetError(path, f"names={options['names']} is not a file", f"{_searched(folders)}")
+        raise DatasetError(path, f"names={options['names']} does not exist", _searched(folders))
     names = read_names(names_path)
     if len(names) != classes:
-        raise DatasetError(
-            names_path, f"{len(names)} names for classes={classes} of {path}", "make them agree"
-        )
+        fact = f"has {len(names)} names, but {path} says classes={classes}"
+        raise DatasetError(names_path, fact, "make them equal")
     lists: dict[str, Path] = {}
     for split in SPLITS:
         if split in options:
-            # one that is missing is told when it is read: an evaluation needs no training list
+            # a missing one is reported when it is read: an evaluation needs no training list
             lists[split] = _find(options[split], folders) or Path(options[split])
     backup = Path(options["backup"]) if "backup" in options else None
     return DataFile(path, classes, names, backup=backup, **lists)
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Read a `.names` file: one class name a line; blank lines are passed over."""
+    """Read a `.names` file: one class name a line; blank lines are ignored."""
     return tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
 
 
@@ -124,10 +123,10 @@ def read_image_list(path: Path, search: Sequence[Path] = ()) -> ImageList:
 
     Args:
         path: the list file; paths in it may contain spaces.
-        search: more folders that relative paths may start from, tried after the list's own.
+        search: more folders for relative paths, tried after the list's own.
 
     Returns:
-        The images that exist. Lines that name no file are reported in `problems` and logged.
+        The images that exist. Other lines are in `problems` and logged.
 
     Raises:
         DatasetError: the list is missing, empty, or none of its images exists.
@@ -141,24 +140,21 @@ def read_image_list(path: Path, search: Sequence[Path] = ()) -> ImageList:
             continue
         found = _find(name, folders)
         if found is None:
-            problems.append(f"{path}:{number}: no image {name}")
+            problems.append(f"{path}:{number}: image {name} does not exist")
         else:
             images.append(found)
             lines.append(number)
     if not images:
-        fact = (
-            f"none of its {len(problems)} images exists; {_searched(folders)}"
-            if problems
-            else "lists no image"
-        )
-        raise DatasetError(path, fact)
+        if problems:
+            raise DatasetError(path, f"none of its {len(problems)} images exists", _searched(folders))
+        raise DatasetError(path, "is empty", "list one image path a line")
     for problem in problems:
         logger.warning("%s; skipped", problem)
     return ImageList(path, tuple(images), tuple(lines), tuple(problems))
 
 
 def read_text(path: Path) -> str:
-    """The text of a list, names or label file; a byte order mark is dropped, `\\r\\n` becomes `\\n`.
+    """Read a list, names or label file; a byte order mark is dropped, `\\r\\n` becomes `\\n`.
 
     Raises:
         DatasetError: the file is missing, a folder, unreadable or not UTF-8 text.
@@ -168,7 +164,7 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         raise DatasetError(path, "no such file", f"check the path, relative to {Path.cwd()}") from None
     except OSError as error:
-        raise DatasetError(path, f"cannot be read ({error.strerror})", "name a readable text file") from error
+        raise DatasetError(path, f"cannot be read ({error.strerror})", "give a readable text file") from error
     except UnicodeDecodeError as error:
         raise DatasetError(path, f"byte {error.start} is not UTF-8 text", "save the file as UTF-8") from error
 
@@ -181,9 +177,7 @@ def _read_options(path: Path) -> dict[str, str]:
             continue
         key, equals, value = (part.strip() for part in line.partition("="))
         if not equals or not value:
-            raise DatasetError(
-                f"{path}:{number}", f"{line!r} is not `key = value`", "see data/shapes.data for an example"
-            )
+            raise DatasetError(f"{path}:{number}", f"{line!r} is not `key = value`", "write key = value")
         # as in a cfg, the first of two equal keys counts (option_find)
         options.setdefault(key, value)
     return options
@@ -192,9 +186,9 @@ def _read_options(path: Path) -> dict[str, str]:
 def _class_count(path: Path, options: dict[str, str]) -> int:
     text = options.get("classes")
     if text is None:
-        raise DatasetError(path, "no `classes=` line", "add the number of classes")
+        raise DatasetError(path, "`classes=` is missing", "add the number of classes")
     if not text.isdecimal() or int(text) == 0:
-        raise DatasetError(path, f"classes={text} is not a positive whole number")
+        raise DatasetError(path, f"classes={text} is not a positive whole number", "use 1 or more")
     return int(text)
 
 
@@ -204,7 +198,7 @@ def _search_folders(data_file: Path) -> list[Path]:
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path | None:
-    """The existing file that `name` means, None where there is none."""
+    """The existing file that `name` means, or None."""
     spellings = [name] if "\\" not in name else [name, name.replace("\\", "/")]
     for spelling in spellings:
         for folder in folders:
@@ -215,7 +209,7 @@ def _find(name: str, folders: Sequence[Path]) -> Path | None:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file is there; also for names that no file system takes."""
+    """Whether a file exists; False for invalid names too."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # too long, or with a zero byte
@@ -224,4 +218,4 @@ def is_there(path: Path) -> bool:
 
 def _searched(folders: Sequence[Path]) -> str:
     places = dict.fromkeys(str(folder.absolute()) for folder in folders)
-    return f"relative paths were looked for in {', '.join(places)}"
+    return f"relative paths are resolved in {', '.join(places)}"

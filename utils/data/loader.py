@@ -1,7 +1,7 @@
-"""Batches of samples, read ahead by worker processes.
+"""Batches of samples, prefetched by worker processes.
 
-Invariant: the batches of an epoch depend on the dataset, the seed and the epoch alone: the same with any
-number of workers, after resuming, and whichever way processes are started.
+Invariant: the batches of an epoch depend on the dataset, the seed and the epoch alone: they are the same with
+any number of workers, after resuming, and for any start method of processes.
 """
 
 import itertools
@@ -23,14 +23,14 @@ from torch.utils.data import DataLoader
 from ..errors import DatasetError
 from .dataset import DetectionDataset, Sample
 from .images import Placement
-from .sampling import SEEDS, EpochBatches, EpochSampler, MultiScale, repeat_factors
+from .sampling import IN_ORDER, SEEDS, EpochBatches, EpochSampler, Sampling, repeat_factors
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some images of one size and their objects.
+    """Images of one size and their objects.
 
     Attributes:
         images: (B, 3, H, W) float32 in 0..1, RGB, in channels_last memory order.
@@ -39,7 +39,7 @@ class Batch:
         sizes: B heights and widths of the original images.
         placements: B placements of the originals in the input, to bring boxes back; meaningless if augmented.
         numbers: B numbers of the images in the dataset.
-        problems: one "file:line: fact" for each image that was left out.
+        problems: one "file:line: fact" for each image that was skipped.
     """
 
     images: Tensor
@@ -58,7 +58,7 @@ class Batch:
         return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())
 
     def split(self, parts: int) -> Iterator["Batch"]:
-        """Cut into at most `parts` batches of nearly equal length, in order; the problems are left out."""
+        """Split into at most `parts` batches of nearly equal length, in order; without the problems."""
         length = max(1, math.ceil(len(self) / parts))
         for start in range(0, len(self), length):
             rows = slice(start, start + length)
@@ -75,13 +75,15 @@ class Batch:
 
 
 class Loader:
-    """Iterate over the batches of a dataset, once for each epoch.
+    """Iterator over the batches of a dataset, one pass for each epoch.
 
     Attributes:
-        dataset: where the samples come from.
+        dataset: source of the samples.
+        batches: samples, or batches of them, behind worker processes.
+        sampler: of their keys.
         batch_size: most images in a batch.
-        position: batches of the present pass that were read so far, those without a usable image too: what to
-            skip to go on from here.
+        position: batches of the current pass that were read so far, including those without a usable image:
+            what to skip to continue from here.
         problems: "file:line: fact" of every image that could not be used so far, each once.
     """
 
@@ -93,22 +95,21 @@ class Loader:
         batch_size: int,
         in_step: bool = False,
     ) -> None:
-        """Put the parts together; `batches` yields single samples where the dataset has rectangles.
+        """Set up; `batches` yields single samples if the dataset has rectangles.
 
-        `in_step`: other processes wait for each batch of this one, so that none may be missing.
+        `in_step`: other processes wait for each batch of this one, so none may be skipped.
         """
-        self.dataset = dataset
-        self.batch_size = batch_size
+        self.dataset, self.batch_size = dataset, batch_size
         self.problems: dict[str, None] = {}
         self.position = 0
-        self._batches = batches
-        self._sampler = sampler
+        self.batches = batches
+        self.sampler = sampler
         self._skip = 0
         self._in_step = in_step
 
     def __len__(self) -> int:
-        """Number of batches in an epoch; with rectangles at most, since shapes are known when read."""
-        return len(self._batches)
+        """Number of batches in an epoch; with rectangles an upper bound, as shapes are not yet known."""
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self._collated():
@@ -117,24 +118,24 @@ class Loader:
             if len(batch):
                 yield batch
             elif self._in_step:
-                fact = "a batch without a usable image, and several processes must take equally many"
+                fact = "a batch has no usable image, and all processes must take the same number of batches"
                 raise DatasetError("training", fact, "correct the images named above")
 
     def _collated(self) -> Iterable[Batch]:
         if self.dataset.rectangles is None:
-            return self._batches
+            return self.batches
         skip, self._skip = self._skip, 0
-        return itertools.islice(by_shape(self._batches, self.batch_size), skip, None)
+        return itertools.islice(by_shape(self.batches, self.batch_size), skip, None)
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """Make the next pass the one of this epoch, without its first `skip` batches.
+        """Set the epoch of the next pass, without its first `skip` batches.
 
-        Without this call each pass is the next epoch. With rectangles the skipped images are read all the
-        same: only their shapes tell which batches they make.
+        Without this call each pass is the next epoch. With rectangles the skipped images are still read: only
+        their shapes show which batches they form.
         """
         whole = self.dataset.rectangles is not None
         self.position = skip
-        self._sampler.epoch, self._sampler.skip = epoch, 0 if whole else skip
+        self.sampler.epoch, self.sampler.skip = epoch, 0 if whole else skip
         self._skip = skip if whole else 0
 
     def _report(self, problems: Sequence[str]) -> None:
@@ -147,38 +148,29 @@ class Loader:
 def make_loader(
     dataset: DetectionDataset,
     batch_size: int,
+    sampling: Sampling = IN_ORDER,
     *,
-    shuffle: bool = False,
     workers: int = 0,
     seed: int = 0,
-    drop_last: bool = False,
     pin: bool = False,
     distributed: bool = False,
-    multi_scale: MultiScale | None = None,
-    aspects: int | None = None,
-    class_balanced: bool = False,
 ) -> Loader:
-    """Put a dataset behind worker processes.
+    """Make a loader with worker processes for a dataset.
 
     Args:
         dataset: what to load.
-        batch_size: images in a batch; fewer where images are unusable.
-        shuffle: a new order each epoch.
-        workers: processes that read ahead; 0 reads in this one.
-        seed: decides the order and the augmentation.
-        drop_last: leave out a last batch that is not full.
+        batch_size: images in a batch; fewer if images are unusable.
+        sampling: how images are drawn; by default each once, in order.
+        workers: processes that prefetch; 0 reads in this process.
+        seed: of the order and the augmentation.
         pin: page-locked memory, for copies to a GPU.
-        distributed: give this process of torch.distributed its share.
-        multi_scale: how the input size changes from batch to batch.
-        aspects: give each batch images of nearly one aspect, and an input of that aspect in multiples of so
-            many pixels.
-        class_balanced: draw images with rare classes more often, see `repeat_factors`.
+        distributed: load only this process's share of torch.distributed.
     """
     rank, world = 0, 1
     if distributed:
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    repeats = repeat_factors(dataset.index.labels, dataset.classes) if class_balanced else None
-    keys = EpochSampler(len(dataset), shuffle, seed, rank, world, repeats)
+    repeats = repeat_factors(dataset.index.labels, dataset.classes) if sampling.class_balanced else None
+    keys = EpochSampler(len(dataset), sampling.shuffle, seed, rank, world, repeats)
     sampler: EpochSampler | EpochBatches = keys
     options: dict[str, Any] = {"batch_size": None, "sampler": keys, "collate_fn": _as_it_is}
     if dataset.rectangles is None:
@@ -186,14 +178,14 @@ def make_loader(
             keys,
             batch_size,
             dataset.image_size,
-            drop_last=drop_last and len(keys) >= batch_size,
-            multi_scale=multi_scale,
-            aspects=dataset.aspects() if aspects else None,
-            step=aspects or 1,
+            drop_last=sampling.drop_last and len(keys) >= batch_size,
+            multi_scale=sampling.multi_scale,
+            aspects=dataset.aspects() if sampling.aspects else None,
+            step=sampling.aspects or 1,
         )
         options = {"batch_sampler": sampler, "collate_fn": collate}
     loaded = _behind_workers(dataset, workers, pin, seed, **options)
-    return Loader(dataset, loaded, sampler, batch_size, in_step=distributed and shuffle)
+    return Loader(dataset, loaded, sampler, batch_size, in_step=distributed and sampling.shuffle)
 
 
 def _behind_workers(
@@ -204,7 +196,7 @@ def _behind_workers(
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_start_worker,
-        # of its own, so that loading does not move torch's global random state
+        # a separate one, so that loading does not advance torch's global random state
         generator=torch.Generator().manual_seed(seed % SEEDS),
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
@@ -213,7 +205,7 @@ def _behind_workers(
 
 
 def by_shape(samples: Iterable[Sample | str], batch_size: int) -> Iterator[Batch]:
-    """Batches of one input shape each, full ones first come, first served, the others at the end."""
+    """Group samples into batches of one input shape: full ones as they fill, the rest at the end."""
     waiting: dict[tuple[int, ...], list[Sample | str]] = {}
     for sample in samples:
         shape = (0,) if isinstance(sample, str) else tuple(sample.image.shape)
@@ -228,7 +220,7 @@ def _as_it_is(sample: Sample | str) -> Sample | str:
 
 
 def collate(samples: Sequence[Sample | str]) -> Batch:
-    """Stack samples into a batch; the texts among them become its problems."""
+    """Stack samples into a batch; texts among them become its problems."""
     usable = [sample for sample in samples if isinstance(sample, Sample)]
     problems = tuple(sample for sample in samples if isinstance(sample, str))
     size = tuple(usable[0].image.shape[1:]) if usable else (0, 0)
@@ -256,10 +248,10 @@ def _start_worker(_: int) -> None:
     # one thread a worker: the workers are the parallelism, and OpenCV's pool does not survive a fork
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    # on Ctrl-C the main process ends its workers; they need not each print a traceback
+    # on Ctrl-C the main process ends its workers; none of them needs to print a traceback
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Whoever ends a job signals its whole group, but the step that runs needs its batches: SIGTERM counts
-    # only from the main process.
+    # A job is ended by a signal to its whole group, but the current step still needs its batches: SIGTERM
+    # counts only from the main process.
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_for_parent, daemon=True).start()

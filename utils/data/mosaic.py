@@ -1,6 +1,6 @@
-"""Training images put together from several: mosaics of four, mixtures of two.
+"""Training images composed of several: mosaics of four images, mixup of two.
 
-Invariant: an object's box lies where its picture's pixels lie; a picture without objects brings no box.
+Invariant: the box of an object encloses its pixels; a picture without objects adds no box.
 """
 
 from collections.abc import Callable
@@ -29,14 +29,14 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Composer:
-    """What a training image is made with.
+    """Composer of training images.
 
     Attributes:
-        augment: how pictures are changed, and how often they are put together.
+        augment: how pictures are changed, and how often they are composed.
         size: height and width of the result.
         letterbox: keep the aspect instead of stretching, before the random changes.
         rng: source of all chance.
-        draw: gives another picture at random, None if it cannot be read.
+        draw: returns another random picture, None if it cannot be read.
     """
 
     augment: Augment
@@ -46,7 +46,7 @@ class Composer:
     draw: Callable[[], Picture | None]
 
     def __call__(self, picture: Picture) -> Picture:
-        """A training image made of the picture whose turn it is, or of it and others."""
+        """A training image made of the given picture, or of it and others."""
         result = self._one(picture)
         if not self.augment.mixup or self.rng.random() >= self.augment.mixup:
             return result
@@ -64,7 +64,7 @@ class Composer:
         return Picture(*self.augment(picture.image, picture.labels, self.size, self.letterbox, self.rng))
 
     def _mosaic(self, picture: Picture) -> Picture:
-        """Four pictures round a random point; each tile shows a random part of a changed picture.
+        """A mosaic: four pictures around a random point; each tile shows a random part of a changed picture.
 
         A tile whose picture cannot be read stays grey.
         """
@@ -87,11 +87,11 @@ class Composer:
         return Picture(image, np.concatenate(labels).astype(np.float32))
 
     def _tile(self, picture: Picture, tile: tuple[int, int]) -> Picture:
-        """A window of `tile` (h, w) into what the picture would be; only the window is computed."""
+        """A window of `tile` (h, w) of the changed picture; only the window is computed."""
         original = picture.image.shape[0], picture.image.shape[1]
         matrix = self.augment.random_map(*original, self.size, self.letterbox, self.rng)
         matrix[0, 2] -= self.rng.uniform(0, self.size[1] - tile[1])
         matrix[1, 2] -= self.rng.uniform(0, self.size[0] - tile[0])
         labels = move_labels(picture.labels, matrix, original, tile)
-        # each picture in colours of its own, as in data.c
+        # each picture with its own colours, as in data.c
         return Picture(self.augment.recolour(warp(picture.image, matrix, tile), self.rng), labels.copy())

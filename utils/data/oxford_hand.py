@@ -1,7 +1,6 @@
 """The Oxford hand data set: MATLAB files with the four corners of each hand.
 
-A corner is (y, x) in pixels counted from 1; hands are turned, the label is the upright box around
-them.
+A corner is (y, x) in pixels counted from 1; hands are rotated, the label is the upright box around them.
 """
 
 from collections.abc import Callable
@@ -36,7 +35,7 @@ def read_hands(root: Path, split: str, progress: Callable[[], object] | None = N
     folder = root / FOLDERS[split]
     files = sorted((folder / "annotations").glob("*.mat"))
     if not files:
-        raise DatasetError(folder, "holds no annotations/*.mat", "give the unpacked hand_dataset folder")
+        raise DatasetError(folder, "has no annotations/*.mat", "give the unpacked hand_dataset folder")
     result = Annotations(("hand",), [])
     for path in files:
         image = folder / "images" / f"{path.stem}.jpg"
@@ -60,12 +59,11 @@ def _hands(path: Path) -> list[Any]:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise DatasetError(
-            "MATLAB files need scipy", "not installed", "python -m pip install scipy"
-        ) from error
+        raise DatasetError(path, "needs scipy, which is missing", "python -m pip install scipy") from error
     try:
         cells = np.asarray(loadmat(path, simplify_cells=True, variable_names=["boxes"])["boxes"]).ravel()
         hands = [np.array([cell[key] for key in "abcd"], float).reshape(4, 2) for cell in cells]
     except Exception as error:  # noqa: BLE001 - scipy raises whatever it meets in a damaged file
-        raise DatasetError(path, f"holds no boxes as the hand data set has them ({error})") from None
+        fact = f"has no boxes in the format of the hand data set ({error})"
+        raise DatasetError(path, fact, "unpack the archive again") from None
     return [hand for hand in hands if np.isfinite(hand).all()]

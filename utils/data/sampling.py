@@ -1,7 +1,7 @@
-"""In which order, in which company and at which size images are trained on.
+"""Sampling order, batch composition and multi-scale sizes.
 
-Invariant: the batches of an epoch depend on the seed and the epoch alone, so every process draws the same and
-takes its own part, and a resumed epoch goes on with the batches that would have followed.
+Invariant: the batches of an epoch depend on the seed and the epoch alone, so every process draws the same
+ones and takes its share, and a resumed epoch continues with the batches that would have followed.
 """
 
 import math
@@ -23,7 +23,7 @@ COMMON = 0.1
 
 @dataclass(frozen=True)
 class MultiScale:
-    """Another input size every few batches (random=1, dynamic resizing in detector.c).
+    """Multi-scale training: a new input size every few batches (random=1, dynamic resizing in detector.c).
 
     Attributes:
         step: sizes are multiples of it, pixels.
@@ -43,11 +43,34 @@ class MultiScale:
         return height, width
 
 
-class EpochSampler(Sampler[SampleKey]):
-    """The keys of one epoch, shuffled by (seed, epoch) and shared out among processes.
+@dataclass(frozen=True)
+class Sampling:
+    """How the images of an epoch are drawn and batched.
 
-    Each pass counts the epoch up by one; `epoch` says which one is next. The first `skip` keys of the
-    next pass are left out, of that one alone.
+    Attributes:
+        shuffle: a new order each epoch.
+        drop_last: leave out a last batch that is not full.
+        multi_scale: how the input size changes from batch to batch.
+        aspects: put images of similar aspect into one batch, whose input has that aspect, in multiples of
+            this number of pixels.
+        class_balanced: draw images with rare classes more often, see `repeat_factors`.
+    """
+
+    shuffle: bool = False
+    drop_last: bool = False
+    multi_scale: MultiScale | None = None
+    aspects: int | None = None
+    class_balanced: bool = False
+
+
+IN_ORDER = Sampling()
+
+
+class EpochSampler(Sampler[SampleKey]):
+    """The keys of one epoch, shuffled by (seed, epoch) and divided among processes.
+
+    Each pass increments `epoch`, the number of the next one. The first `skip` keys are left out of the next
+    pass only.
     """
 
     def __init__(
@@ -59,7 +82,7 @@ class EpochSampler(Sampler[SampleKey]):
         world: int = 1,
         repeats: NDArray[np.float64] | None = None,
     ) -> None:
-        """Set up; `repeats` says how often each image is drawn on average, see `repeat_factors`."""
+        """Set up; `repeats` is how often each image is drawn on average, see `repeat_factors`."""
         self.length, self.shuffle, self.seed = length, shuffle, seed
         self.rank, self.world, self.repeats = rank, world, repeats
         self.epoch = self.skip = 0
@@ -74,7 +97,7 @@ class EpochSampler(Sampler[SampleKey]):
         return (SampleKey(number, epoch, self.seed) for number in own[skip:])
 
     def order(self, epoch: int) -> list[int]:
-        """The images of an epoch for all processes; some come twice so that all get equally many."""
+        """The images of an epoch for all processes; some are repeated so that all get the same number."""
         order = list(range(self.length))
         if self.repeats is not None:
             rng = np.random.default_rng([self.seed, epoch])
@@ -104,7 +127,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
         aspects: NDArray[np.float64] | None = None,
         step: int = 32,
     ) -> None:
-        """Put batches together.
+        """Set up.
 
         Args:
             keys: all keys of an epoch.
@@ -112,8 +135,8 @@ class EpochBatches(Sampler[list[SampleKey]]):
             image_size: height and width of the network.
             drop_last: leave out a batch that is not full.
             multi_scale: how the size changes from batch to batch.
-            aspects: height over width of each image: those alike come into one batch, whose input has their
-                aspect, inside `image_size`, in multiples of `step`.
+            aspects: height over width of each image: similar ones form a batch, whose input has their aspect,
+                inside `image_size`, in multiples of `step`.
             step: see `aspects`.
         """
         self.keys, self.batch_size, self.image_size = keys, batch_size, image_size
@@ -148,14 +171,14 @@ class EpochBatches(Sampler[list[SampleKey]]):
             keys = []
             for image in batch:
                 keys.append(SampleKey(image, epoch, self.keys.seed, size, shaped, drawn[image]))
-                drawn[image] += 1  # all processes count all images, also those of batches that are left out
+                drawn[image] += 1  # all processes count all images, including those of skipped batches
             if number >= skip:
                 yield keys[rank::world]
 
     def _alike(self, order: Sequence[int], whole: int, epoch: int) -> list[list[int]]:
-        """Batches of images of nearly one aspect, in random order."""
+        """Batches of images of similar aspect, in random order."""
         assert self.aspects is not None
-        # what does not fill a batch goes before the ranking: after it, it would always be the tallest images
+        # the rest that does not fill a batch is cut before ranking, else it would always be the tallest
         order = order[: len(self) * whole]
         ranked = sorted(order, key=lambda image: round(math.log2(self.aspects[image]) * 4))  # type: ignore[index]
         batches = [ranked[start : start + whole] for start in range(0, len(ranked), whole)]
@@ -176,7 +199,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
 
 
 def repeat_factors(labels: Sequence[NDArray[np.float32]], classes: int) -> NDArray[np.float64]:
-    """How often each image is to be drawn: more often if it holds a rare class.
+    """Weights for drawing images: larger for images with a rare class.
 
     The repeat factor of LVIS (arXiv 1908.03195, appendix B): sqrt(COMMON / share of the images with the
     class), at least 1, the largest over an image's classes.

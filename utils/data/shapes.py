@@ -1,8 +1,8 @@
-"""The embedded data set: coloured shapes on textured ground, made from a seed.
+"""The built-in data set: coloured shapes on textured backgrounds, generated from a seed.
 
-Four classes, rotated, shaded and partly hidden by one another and by bars that have no label; some images
-are empty. Most objects have their class's colour, as fruit has, the others any. Small enough to make in
-seconds and to learn in minutes, hard enough that pruning can be seen.
+Four classes, rotated, shaded and partly hidden by one another and by bars without a label; some images are
+empty. Most objects have the colour of their class, the others any colour. Small enough to generate in seconds
+and to learn in minutes, hard enough that the effect of pruning is visible.
 
 Invariant: the files depend on the seed alone, byte for byte (with one version of numpy and OpenCV).
 """
@@ -32,7 +32,7 @@ _SHARES = (0.15, 0.45)  # an object's extent, as a share of the image's shorter 
 _EXTENTS = (12, 100)  # ... and in pixels
 _MOST_OBJECTS = 6
 _EMPTY = 0.06  # share of images without any object
-_HUES = (0.0, 0.6, 0.35, 0.14)  # of each class, in turns: red, blue, green, yellow
+_HUES = (0.0, 0.6, 0.35, 0.14)  # of each class, 0..1: red, blue, green, yellow
 _ANY_COLOUR = 0.15  # share of objects that have any colour
 _LEAST_VISIBLE = 0.5  # an object hidden further than this is not placed
 _TRIES = 12
@@ -71,9 +71,9 @@ class _Scene:
 
 
 def ensure_shapes(folder: Path = Path("data")) -> Path:
-    """The path of `shapes.data` in `folder`; the data set is made there if it is not.
+    """Path of `shapes.data` in `folder`; the data set is generated if missing.
 
-    Other processes may do the same at the same time: whoever is first makes it appear, whole.
+    Other processes may do the same at the same time: the first one moves a complete data set into place.
     """
     data_file = folder / "shapes.data"
     if not data_file.is_file() or not (folder / "shapes").is_dir():
@@ -82,11 +82,11 @@ def ensure_shapes(folder: Path = Path("data")) -> Path:
 
 
 def make_shapes(folder: Path, seed: int = SEED, sizes: dict[str, int] | None = None) -> Path:
-    """Make the data set: `shapes/` with images, labels and lists, `shapes.names` and `shapes.data`.
+    """Generate the data set: `shapes/` with images, labels and lists, `shapes.names` and `shapes.data`.
 
     Args:
-        folder: where to put them; a `shapes` folder that is already there is kept as it is.
-        seed: decides every byte.
+        folder: where to put them; an existing `shapes` folder is kept.
+        seed: determines every byte.
         sizes: images of each split; SPLIT_SIZES by default.
 
     Returns:
@@ -99,7 +99,7 @@ def make_shapes(folder: Path, seed: int = SEED, sizes: dict[str, int] | None = N
     partial = folder / f".shapes.{os.getpid()}.part"
     try:
         if not target.is_dir():
-            logger.info("making the embedded data set in %s", target)
+            logger.info("generating the built-in data set in %s", target)
             (partial / "images").mkdir(parents=True)
             (partial / "labels").mkdir()
             for number, (split, count) in enumerate((sizes or SPLIT_SIZES).items()):
@@ -110,7 +110,8 @@ def make_shapes(folder: Path, seed: int = SEED, sizes: dict[str, int] | None = N
         text = f"classes = {len(NAMES)}\n{lists}names = shapes.names\nbackup = weights\n"
         write_text(folder / "shapes.data", text)
     except OSError as error:
-        raise DatasetError(target, f"cannot be made ({error.strerror})", f"make {folder} writable") from error
+        fact = f"cannot be written ({error.strerror})"
+        raise DatasetError(target, fact, f"make {folder} writable") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder / "shapes.data"
@@ -155,7 +156,7 @@ def _move_into_place(partial: Path, target: Path) -> None:
 
 
 def _add_object(scene: _Scene, rng: np.random.Generator) -> None:
-    """Draw one more object at a place where it leaves enough of the others to see; none after some tries."""
+    """Draw one more object where it leaves enough of the others visible; none after some tries."""
     height, width = scene.owners.shape
     for _ in range(_TRIES):
         share = np.exp(rng.uniform(*np.log(_SHARES)))
@@ -171,7 +172,7 @@ def _add_object(scene: _Scene, rng: np.random.Generator) -> None:
 
 
 def _add_bars(scene: _Scene, rng: np.random.Generator) -> None:
-    """Lay a few thin bars over the image, which hide parts of objects and are none themselves."""
+    """Draw a few thin bars over the image, which hide parts of objects and have no label."""
     height, width = scene.owners.shape
     for _ in range(int(rng.integers(0, 4))):
         middle = rng.uniform(0, [width, height])
@@ -190,7 +191,7 @@ def _draw(
     rng: np.random.Generator,
     hue: float | None = None,
 ) -> bool:
-    """Paint a polygon unless it, or an object under it, would be hidden too far; whether it was painted."""
+    """Paint a polygon unless it, or an object under it, would be hidden too much; whether it was painted."""
     height, width = scene.owners.shape
     left, top = np.clip(np.floor(outline.min(0)).astype(int) - 1, 0, [width - 1, height - 1])
     right, bottom = np.clip(np.ceil(outline.max(0)).astype(int) + 2, 1, [width, height])
@@ -205,7 +206,7 @@ def _draw(
 
 
 def _outline(kind: int, extent: float, rng: np.random.Generator) -> Points:
-    """Corners (k, 2) of a shape about the origin, turned at random, its box `extent` long."""
+    """Corners (k, 2) of a shape at the origin, rotated at random, its box `extent` long."""
     corners = (64, 4, 3, 10)[kind]
     angles = rng.uniform(0, 2 * np.pi) + np.arange(corners) * 2 * np.pi / corners
     radii = np.ones(corners)
@@ -226,7 +227,7 @@ def _mask(outline: Points, height: int, width: int) -> NDArray[np.uint8]:
 
 
 def _polygon_area(outline: Points) -> float:
-    """Square pixels of a polygon, also of its parts outside the image."""
+    """Area of a polygon in pixels, including parts outside the image."""
     return float(cv2.contourArea(outline.astype(np.float32)))
 
 
@@ -238,7 +239,7 @@ def _hides(scene: _Scene, covered: NDArray[np.uint8]) -> bool:
 
 
 def _paint(image: Image, mask: NDArray[np.uint8], rng: np.random.Generator, hue: float | None) -> None:
-    """Lay a shaded surface of a colour that differs from what is under it through the mask."""
+    """Paint a shaded surface through the mask, in a colour that differs from the image under it."""
     colour = _random_colour(rng, away_from=image.mean((0, 1)), hue=hue)
     surface = _shaded(mask.shape[0], mask.shape[1], colour, rng)
     alpha = mask[..., None] / 255
@@ -246,7 +247,7 @@ def _paint(image: Image, mask: NDArray[np.uint8], rng: np.random.Generator, hue:
 
 
 def _labels(placed: list[_Placed], height: int, width: int) -> NDArray[np.float32]:
-    """Boxes round the whole outlines, clipped to the image: (n, 5) class and xywh as fractions."""
+    """Boxes around the outlines, clipped to the image: (n, 5) class and xywh as fractions."""
     size = np.array([width, height])
     rows = []
     for item in placed:
@@ -259,7 +260,7 @@ def _labels(placed: list[_Placed], height: int, width: int) -> NDArray[np.float3
 def _random_colour(
     rng: np.random.Generator, away_from: NDArray[np.float64] | None = None, hue: float | None = None
 ) -> NDArray[np.float64]:
-    """A BGR colour (3,) in 0..255, well apart from `away_from` and near `hue` (in turns), where given."""
+    """A BGR colour (3,) in 0..255, different from `away_from` and near `hue` (0..1) if given."""
     while True:
         colour = rng.uniform(10, 245, 3) if hue is None else _strong_colour(hue, rng)
         if away_from is None or np.linalg.norm(colour - away_from) >= _LEAST_CONTRAST:
@@ -273,7 +274,7 @@ def _strong_colour(hue: float, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _background(height: int, width: int, rng: np.random.Generator) -> Image:
-    """A ground (h, w, 3): two muted colours mixed by a gradient and a random texture."""
+    """A background (h, w, 3): two muted colours mixed by a gradient and a random texture."""
     first = _muted(_random_colour(rng)).astype(np.float32)
     change = rng.uniform(-70, 70, 3).astype(np.float32)
     texture = _TEXTURES[int(rng.integers(len(_TEXTURES)))](height, width, rng)
@@ -284,7 +285,7 @@ def _background(height: int, width: int, rng: np.random.Generator) -> Image:
 
 
 def _shaded(height: int, width: int, colour: NDArray[np.float64], rng: np.random.Generator) -> Plane:
-    """A surface (h, w, 3) in 0..255: one colour, lighter and darker by a gradient, at times striped."""
+    """A surface (h, w, 3) in 0..255: one colour, lighter and darker by a gradient, sometimes striped."""
     light = 1 + np.float32(rng.uniform(0, 0.35)) * (_gradient(height, width, rng) - 0.5)
     if rng.random() < 0.3:
         light = light + np.float32(rng.uniform(0.1, 0.25)) * (_stripes(height, width, rng) - 0.5)

@@ -1,7 +1,7 @@
-"""What a detector can look at: an image, a folder, a pattern, a list, a video or a camera.
+"""Sources for detection: an image, a folder, a pattern, a list, a video or a camera.
 
-Invariant: an image source names at least one existing file, in a stable order and each once; a video source
-yields frames until it ends, and gives its device or file back when it is left.
+Invariant: an image source gives at least one existing file, in a stable order and each once; a video source
+yields frames until it ends, and releases its device or file on exit.
 """
 
 import glob
@@ -20,33 +20,32 @@ Image = NDArray[np.uint8]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
-# what a camera or file that does not know its rate is taken for
+# for a camera or file that does not report its rate
 DEFAULT_RATE = 25.0
 
 
 def is_video(source: str) -> bool:
-    """Whether a source means moving pictures: a camera's number, or a video file by its suffix."""
+    """Whether a source is a video: the number of a camera, or a video file by its suffix."""
     return source.isdecimal() or source.lower().endswith(VIDEO_SUFFIXES)
 
 
 def find_images(source: str) -> tuple[Path, ...]:
-    """The image files that a source means.
+    """Find the image files of a source.
 
     Args:
         source: an image, a folder of images, a pattern such as `"shots/*.jpg"` (`**` for folders below), or
             a `.txt` list as in a .data file.
 
     Raises:
-        DatasetError: there is no such file, or no image in it.
+        DatasetError: the file does not exist, or the folder has no image.
     """
     path = Path(source)
     if path.is_dir():
         found = [entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES]
-        kinds = ", ".join(IMAGE_SUFFIXES)
-        return _some(
-            sorted(found),
-            DatasetError(f"--source {source}", "no image in this folder", f"it may hold {kinds}"),
-        )
+        if not found:
+            remedy = f"supported suffixes are {', '.join(IMAGE_SUFFIXES)}"
+            raise DatasetError(f"--source {source}", "no image in this folder", remedy)
+        return tuple(sorted(found))
     if path.suffix.lower() == ".txt" and path.is_file():
         return tuple(dict.fromkeys(read_image_list(path).images))
     if path.is_file():
@@ -54,17 +53,11 @@ def find_images(source: str) -> tuple[Path, ...]:
     if any(letter in source for letter in "*?["):
         matches = (Path(match) for match in glob.glob(source, recursive=True))  # noqa: PTH207
         files = sorted(match for match in matches if match.suffix.lower() in IMAGE_SUFFIXES)
-        return _some(
-            files, DatasetError(f"--source {source}", "no image matches", "check the pattern and quote it")
-        )
+        if not files:
+            raise DatasetError(f"--source {source}", "no image matches", "check the pattern and quote it")
+        return tuple(files)
     remedy = "give an image, a folder, a pattern in quotes, a list, a video or the number of a camera"
     raise DatasetError(f"--source {source}", "no such file or folder", remedy)
-
-
-def _some(files: list[Path], error: DatasetError) -> tuple[Path, ...]:
-    if not files:
-        raise error
-    return tuple(files)
 
 
 class Video:
@@ -72,7 +65,7 @@ class Video:
 
     Attributes:
         rate: frames a second.
-        length: number of frames as far as the file knows it, 0 for a camera.
+        length: number of frames if the file reports it, else 0.
     """
 
     def __init__(self, capture: cv2.VideoCapture) -> None:
@@ -95,16 +88,17 @@ def open_video(source: str) -> Iterator[Video]:
     """Open a video file, or a camera by its number.
 
     Raises:
-        DatasetError: it is missing, or no such camera answers.
+        DatasetError: the file is missing or unreadable, or the camera does not respond.
     """
     if not source.isdecimal() and not Path(source).is_file():
         raise DatasetError(f"--source {source}", "no such file", f"check the path, relative to {Path.cwd()}")
     capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
     try:
         if not capture.isOpened():
-            camera = "no camera answers to this number; try another, or give a file"
-            fact = camera if source.isdecimal() else "OpenCV cannot read this video; convert it to mp4"
-            raise DatasetError(f"--source {source}", fact)
+            fact, remedy = "OpenCV cannot read this video", "convert it to mp4"
+            if source.isdecimal():
+                fact, remedy = "this camera does not respond", "try another number, or give a file"
+            raise DatasetError(f"--source {source}", fact, remedy)
         yield Video(capture)
     finally:
         capture.release()
@@ -112,7 +106,7 @@ def open_video(source: str) -> Iterator[Video]:
 
 @contextmanager
 def write_video(path: Path, size: tuple[int, int], rate: float) -> Iterator[cv2.VideoWriter]:
-    """Open a video file for frames BGR of `size` (h, w); it is closed, and so playable, however it is left.
+    """Open a video file for BGR frames of `size` (h, w); it is always closed, and so playable.
 
     Raises:
         DatasetError: OpenCV cannot write such a file.

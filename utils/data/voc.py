@@ -1,4 +1,4 @@
-"""Pascal VOC: Annotations/*.xml, JPEGImages/*.jpg, and ImageSets/Main/<set>.txt that say what goes together.
+"""Pascal VOC: Annotations/*.xml, JPEGImages/*.jpg, and the image sets in ImageSets/Main/<set>.txt.
 
 Boxes are pixels counted from 1, both ends included (VOC development kit, section 4): left and top become one
 less.
@@ -18,7 +18,7 @@ VOC_CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
     "tvmonitor",
 )
-# an annotation takes a few kilobytes; anything near this is none
+# an annotation takes a few kilobytes; anything near this size is not one
 MOST_CHARACTERS = 1_000_000
 
 
@@ -33,15 +33,15 @@ def read_voc(
     """Read one image set of a VOC folder.
 
     Args:
-        root: holds Annotations and JPEGImages, such as VOCdevkit/VOC2007.
-        image_set: such as "trainval"; without a folder ImageSets every annotation counts.
-        classes: names to keep, in the order wanted; None for VOC's twenty if nothing else occurs, else those
+        root: folder with Annotations and JPEGImages, such as VOCdevkit/VOC2007.
+        image_set: such as "trainval"; without a folder ImageSets all annotations are used.
+        classes: names to keep, in the order wanted; None for VOC's twenty if no other name occurs, else those
             that occur, sorted.
         difficult: keep objects marked as difficult.
         progress: called after each image.
 
     Raises:
-        DatasetError: a file is missing or malformed, with its place.
+        DatasetError: a file is missing or malformed.
     """
     result = Annotations((), [])
     objects: list[tuple[Annotated, str, tuple[float, float, float, float], tuple[float, float]]] = []
@@ -83,22 +83,22 @@ def _image_names(root: Path, image_set: str) -> list[str]:
     else:
         names = sorted(path.stem for path in (root / "Annotations").glob("*.xml"))
     if not names:
-        remedy = "give the folder that holds Annotations and JPEGImages as --root"
+        remedy = "give the folder with Annotations and JPEGImages as --root"
         raise DatasetError(root, "no annotation found", remedy)
     if any(Path(name).name != name for name in names):
-        raise DatasetError(f"{sets / image_set}.txt", "names lead out of the folder", "correct them")
+        raise DatasetError(f"{sets / image_set}.txt", "some names are outside the folder", "correct them")
     return names
 
 
 def _parse(path: Path) -> ElementTree.Element:
     text = read_text(path)
-    # An annotation declares nothing; entities are how XML is made to explode.
+    # An annotation needs no declarations; entities can make XML explode.
     if len(text) > MOST_CHARACTERS or "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise DatasetError(path, "is no plain annotation", "give Pascal VOC's xml files")
+        raise DatasetError(path, "is not a plain annotation", "give Pascal VOC's xml files")
     try:
         return ElementTree.fromstring(text.encode())
     except (ElementTree.ParseError, ValueError) as error:
-        raise DatasetError(path, f"is no XML ({error})", "correct the file") from None
+        raise DatasetError(path, f"is not valid XML ({error})", "correct the file") from None
 
 
 def _image_of(tree: ElementTree.Element, root: Path, name: str) -> Path | None:
@@ -109,7 +109,7 @@ def _image_of(tree: ElementTree.Element, root: Path, name: str) -> Path | None:
 
 
 def _size(tree: ElementTree.Element, image: Path) -> tuple[float, float]:
-    """(width, height) as written, or the image's own where nothing usable is."""
+    """(width, height) as written, or that of the image if the written one is unusable."""
     try:
         width, height = (float(tree.findtext(f"size/{key}") or 0) for key in ("width", "height"))
     except ValueError:

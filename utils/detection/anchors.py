@@ -1,10 +1,10 @@
-"""How well anchors fit the objects of a data set, and better ones by k-means.
+"""Fit of anchors to the objects of a data set, and better anchors by k-means.
 
-Idea: what counts is the overlap of an object with its best anchor, both centred on one point (Redmon and
-Farhadi 2016, section 2), so 1 - IoU is the distance of the k-means and its mean over the objects the score.
+Idea: the fit is the IoU of an object with its best anchor, both centred on one point (Redmon and Farhadi
+2016, section 2), so 1 - IoU is the distance of the k-means and its mean over the objects the score.
 
-Invariant: a suggestion never fits the objects that it was made from worse than the anchors it started from,
-neither in mean IoU nor in recall.
+Invariant: suggested anchors fit the objects they were computed from at least as well as the anchors before,
+in mean IoU and in recall.
 """
 
 from collections.abc import Iterator
@@ -18,23 +18,23 @@ from ..errors import Finding
 Sizes = NDArray[np.float64]  # (n, 2): width, height in pixels of the network input
 
 RECALL_AT = (0.25, 0.5)
-# More objects than this move the centres by less than the rounding of the anchors.
+# More objects than this change the centres by less than the rounding of the anchors.
 CLUSTERED = 5_000
 _ROUNDS = 100
 _REWEIGHTINGS = 8
-# Less than this in recall or mean IoU is not worth leaving anchors that pre-trained heads know.
+# A smaller gain in recall or mean IoU is not worth changing the anchors of pretrained heads.
 WORTHWHILE = 0.05
 
 
 @dataclass(frozen=True)
 class AnchorFit:
-    """How well anchors fit objects.
+    """Fit of anchors to objects.
 
     Attributes:
         mean_iou: of each object with its best anchor, 0..1.
-        recall: for each threshold of `RECALL_AT` the share of objects whose best anchor overlaps them by at
-            least as much; no detector with these anchors finds the others without stretching one far.
-        objects: for each anchor, how many objects it fits best.
+        recall: for each threshold of `RECALL_AT`, the share of objects whose best anchor has at least that
+            IoU; a detector finds the others only if it changes the size of an anchor much.
+        objects: for each anchor, the number of objects that it fits best.
     """
 
     mean_iou: float
@@ -48,7 +48,7 @@ def size_iou(sizes: Sizes, anchors: Sizes) -> NDArray[np.float64]:
     >>> size_iou(np.array([[10.0, 20.0]]), np.array([[10.0, 20.0], [20.0, 10.0]])).round(3).tolist()
     [[1.0, 0.333]]
     """
-    # One matrix a side: three (n, k) arrays, never an (n, k, 2) one.
+    # One matrix for each side: three (n, k) arrays, no (n, k, 2) one.
     shared = np.minimum(sizes[:, None, 0], anchors[None, :, 0])
     shared *= np.minimum(sizes[:, None, 1], anchors[None, :, 1])
     union = sizes.prod(1)[:, None] + anchors.prod(1)[None] - shared
@@ -56,7 +56,7 @@ def size_iou(sizes: Sizes, anchors: Sizes) -> NDArray[np.float64]:
 
 
 def anchor_fit(sizes: Sizes, anchors: Sizes) -> AnchorFit:
-    """How well `anchors` fit `sizes`; both (n, 2) and positive, at least one of each."""
+    """Compute the fit of `anchors` to `sizes`; both (n, 2) and positive, at least one of each."""
     overlap = size_iou(sizes, anchors)
     best = overlap.max(1)
     recall = tuple(float((best >= threshold).mean()) for threshold in RECALL_AT)
@@ -65,16 +65,16 @@ def anchor_fit(sizes: Sizes, anchors: Sizes) -> AnchorFit:
 
 
 def suggest_anchors(sizes: Sizes, current: Sizes, *, seed: int = 0, restarts: int = 10) -> Sizes:
-    """As many anchors that fit `sizes` at least as well as `current`, by area, rounded to a tenth of a pixel.
+    """Compute anchors that fit `sizes` at least as well as `current`, by area, rounded to a tenth of a pixel.
 
     Args:
         sizes: (n, 2) of all objects, positive.
-        current: (k, 2) where one of the starts is.
-        seed: of the others.
-        restarts: how many others.
+        current: (k, 2), one of the starting points.
+        seed: of the other starting points.
+        restarts: number of other starting points.
 
     Returns:
-        (k, 2); `current` itself where nothing better is found, or where there are fewer objects than anchors.
+        (k, 2); `current` itself if nothing better is found, or if there are fewer objects than anchors.
     """
     generator = np.random.default_rng(seed)
     sample = sizes if len(sizes) <= CLUSTERED else generator.choice(sizes, CLUSTERED, replace=False)
@@ -94,7 +94,7 @@ def _is_no_loss(fit: AnchorFit, needed: AnchorFit) -> bool:
 
 
 def _candidates(sizes: Sizes, start: Sizes) -> Iterator[Sizes]:
-    """Centres of the objects; then with more and more weight on those that no centre fits well."""
+    """Centres of the objects; then with increasing weight on those that no centre fits well."""
     weights = np.ones(len(sizes))
     for _ in range(_REWEIGHTINGS):
         anchors = _cluster(sizes, start, weights).round(1).clip(0.1)
@@ -105,21 +105,21 @@ def _candidates(sizes: Sizes, start: Sizes) -> Iterator[Sizes]:
 
 
 def _spread(sizes: Sizes, count: int, generator: np.random.Generator) -> Sizes:
-    """Objects as first centres, each drawn by its distance from those before (k-means++)."""
+    """Initial centres: objects, each drawn by its distance from those before (k-means++)."""
     centres = sizes[generator.integers(len(sizes))][None]
     while len(centres) < count:
         distance = 1 - size_iou(sizes, centres).max(1)
         total = distance.sum()
-        # Where every object is a centre already, any will do.
+        # If every object is a centre already, any will do.
         weights = distance / total if total > 0 else None
         centres = np.vstack((centres, sizes[generator.choice(len(sizes), p=weights)]))
     return centres
 
 
 def _cluster(sizes: Sizes, centres: Sizes, weights: NDArray[np.float64]) -> Sizes:
-    """Move each centre to the weighted mean of the objects that it fits best, until nothing changes.
+    """Move each centre to the weighted mean of its objects until nothing changes.
 
-    The geometric mean: overlaps count by ratios, and the plain mean leaves small objects to large ones.
+    The geometric mean: IoU depends on ratios, and the arithmetic mean favours large objects.
     """
     logs, centres, owners = np.log(sizes), centres.copy(), np.full(len(sizes), -1)
     for _ in range(_ROUNDS):
@@ -135,7 +135,7 @@ def _cluster(sizes: Sizes, centres: Sizes, weights: NDArray[np.float64]) -> Size
 
 
 def judge_anchors(current: AnchorFit, suggested: AnchorFit, place: str) -> tuple[Finding, ...]:
-    """What is to be said about anchors, next to the best that k-means finds.
+    """Findings about anchors, compared with the best that k-means finds.
 
     Args:
         current: fit of the anchors as they are.
@@ -145,12 +145,12 @@ def judge_anchors(current: AnchorFit, suggested: AnchorFit, place: str) -> tuple
     findings = []
     pairs = [(current.mean_iou, suggested.mean_iou), *zip(current.recall, suggested.recall, strict=True)]
     if max(better - now for now, better in pairs) > WORTHWHILE:
-        fact = f"the anchors have {_figures(current)}; possible is {_figures(suggested)}"
-        remedy = "paste the suggestion, unless trained heads are to be kept"
+        fact = f"the anchors have {_figures(current)}; better anchors have {_figures(suggested)}"
+        remedy = "use the suggested anchors, unless trained heads are kept"
         findings.append(Finding("warning", place, fact, remedy))
     idle = [number for number, count in enumerate(current.objects) if count == 0]
     if idle:
-        fact = f"{len(idle)} of {len(current.objects)} anchors are the best one of no object"
+        fact = f"{len(idle)} of {len(current.objects)} anchors fit no object best"
         findings.append(Finding("note", place, fact))
     return tuple(findings)
 

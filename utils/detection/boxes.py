@@ -1,7 +1,7 @@
 """Box layouts and overlaps.
 
-Layouts: `xywh` is centre and size, `xyxy` is the top left and bottom right corner; any unit, used alike.
-Invariant: an overlap never divides by zero; a box without area overlaps nothing, and gradients stay finite.
+Layouts: `xywh` is centre and size, `xyxy` is the top left and bottom right corner; any unit, but one.
+Invariant: an overlap never divides by zero; a box without area has overlap 0, and gradients are finite.
 """
 
 import math
@@ -23,7 +23,7 @@ def xywh_to_xyxy(boxes: Tensor) -> Tensor:
 
 
 def xyxy_to_xywh(boxes: Tensor) -> Tensor:
-    """Corners (..., 4) -> centre and size (..., 4); inverse of `xywh_to_xyxy` up to rounding.
+    """Corners (..., 4) -> centre and size (..., 4); the inverse of `xywh_to_xyxy` up to rounding.
 
     >>> xyxy_to_xywh(torch.tensor([3.0, 4.0, 7.0, 6.0])).tolist()
     [5.0, 5.0, 4.0, 2.0]
@@ -33,13 +33,13 @@ def xyxy_to_xywh(boxes: Tensor) -> Tensor:
 
 
 def box_area(boxes: Tensor) -> Tensor:
-    """Area of xyxy boxes (..., 4) -> (...); an inverted box has none."""
+    """Area of xyxy boxes (..., 4) -> (...); 0 for an inverted box."""
     sides = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
     return sides[..., 0] * sides[..., 1]
 
 
 def elementwise_iou(first: Tensor, second: Tensor) -> Tensor:
-    """IoU of xyxy boxes (..., 4), broadcast against one another -> (...) in 0..1."""
+    """IoU of xyxy boxes (..., 4), broadcast -> (...) in 0..1."""
     low = torch.maximum(first[..., :2], second[..., :2])
     high = torch.minimum(first[..., 2:], second[..., 2:])
     sides = (high - low).clamp(min=0)
@@ -56,17 +56,17 @@ def pairwise_iou(first: Tensor, second: Tensor) -> Tensor:
         second: (M, 4).
 
     Returns:
-        (N, M): entry [i, j] is the IoU of first[i] and second[j], 0 where neither has an area.
+        (N, M): entry [i, j] is the IoU of first[i] and second[j], 0 if neither has an area.
     """
     return elementwise_iou(first[:, None], second[None])
 
 
 def box_overlap(predicted: Tensor, target: Tensor, kind: str = "iou") -> Tensor:
-    """IoU of box pairs, or one of its descendants that also see distance and shape; differentiable.
+    """IoU, GIoU, DIoU or CIoU of box pairs; differentiable.
 
     "giou" subtracts the empty share of the enclosing box (arXiv 1902.09630), "diou" the squared distance of
     the centres over the squared diagonal of the enclosing box, "ciou" adds a penalty on the aspect ratio
-    (both arXiv 1911.08287; the trade-off alpha counts as constant, as there).
+    (both arXiv 1911.08287; the trade-off alpha is a constant, as there).
 
     Args:
         predicted: xyxy (..., 4).
@@ -77,10 +77,10 @@ def box_overlap(predicted: Tensor, target: Tensor, kind: str = "iou") -> Tensor:
         (...): 1 for equal boxes; "iou" is in 0..1, the others go down to -1 or a little below.
 
     Raises:
-        ValueError: `kind` is none of OVERLAP_KINDS.
+        ValueError: `kind` is not one of OVERLAP_KINDS.
     """
     if kind not in OVERLAP_KINDS:
-        raise ValueError(f"overlap {kind!r}: use one of {', '.join(OVERLAP_KINDS)}")
+        raise ValueError(f"unknown overlap {kind!r}; use one of {', '.join(OVERLAP_KINDS)}")
     iou = elementwise_iou(predicted, target)
     if kind == "iou":
         return iou
@@ -121,5 +121,5 @@ def _aspect_penalty(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def _least_area(areas: Tensor) -> float:
-    """Areas below this count as none: small enough for any box, large enough that 1 / area stays finite."""
+    """Areas below this count as 0: small enough for any box, large enough that 1 / area is finite."""
     return torch.finfo(areas.dtype).eps ** 2

@@ -1,7 +1,7 @@
-"""COCO's average precision, computed by faster-coco-eval.
+"""Average precision under the COCO convention, computed by faster-coco-eval.
 
-Invariant: the figures are those of the COCO evaluation (101 recall points, at most 100 detections an image,
-objects by area); a class or size without a truth is left out of every mean.
+Invariant: the results are those of the COCO evaluation (101 recall points, at most 100 detections an image,
+objects by area); a class or size without ground truth is excluded from every mean.
 """
 
 import logging
@@ -18,12 +18,12 @@ SIZES = ("small", "medium", "large")
 
 
 class CocoFigures(NamedTuple):
-    """Figures 0..1 of a data set.
+    """Results of a data set, all in 0..1.
 
     Attributes:
-        ap50: (classes,) AP at IoU 0.5 of each class, NaN for a class without truths.
+        ap50: (classes,) AP at IoU 0.5 of each class, NaN for a class without ground truth.
         map50_95: mean AP over IoU 0.5 .. 0.95 and classes.
-        by_size: the same of small, medium and large objects; None where there are none.
+        by_size: the same for small, medium and large objects; None if there are none.
     """
 
     ap50: Floats
@@ -49,8 +49,8 @@ def coco_figures(
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as error:
         remedy = "pip install faster-coco-eval"
-        raise ToolkitError("COCO style needs faster-coco-eval", "not installed", remedy) from error
-    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it tells of every step
+        raise ToolkitError("--style coco", "needs faster-coco-eval, which is missing", remedy) from error
+    logging.getLogger("faster_coco_eval").setLevel(logging.WARNING)  # it logs every step
     truth = COCO(_truth_set(truths, sizes, classes))
     found = truth.loadRes(_detection_rows(detections))
     evaluator = COCOeval_faster(truth, found, iouType="bbox")

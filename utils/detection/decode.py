@@ -1,6 +1,6 @@
-"""From raw head maps to boxes: the one place that knows what a head's numbers mean.
+"""Decode raw head maps to boxes: the only place that knows the meaning of a head's values.
 
-Invariant: a head with all-zero box logits decodes to its anchors, centred in their cells.
+Invariant: a head with all-zero box logits decodes to its anchors, centred in the cells.
 The formulas are Darknet's `get_yolo_box` (yolo_layer.c), `get_region_box` (region_layer.c) and
 `get_gaussian_yolo_box` (gaussian_yolo_layer.c).
 """
@@ -17,21 +17,21 @@ HeadKind = Literal["yolo", "region", "gaussian_yolo"]
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """What one detection head's numbers stand for.
+    """Specification of one detection head, all that decoding needs.
 
     Attributes:
         anchors: (width, height) of this head's anchors in pixels of the network input, in channel order.
         classes: number of classes.
         stride: pixels of the network input per cell, rounded.
-        cell: (width, height) of a cell in pixels where that is not `stride` both ways: the network's own
-            size is no multiple of the stride, or its strides differ.
+        cell: (width, height) of a cell in pixels if that is not `stride` both ways: the network's own size is
+            not a multiple of the stride, or its strides differ.
         kind: "yolo": a sigmoid for each class; "region": one softmax over the classes; "gaussian_yolo": as
-            "yolo", with the uncertainty of each of x, y, w, h behind it.
+            "yolo", with an uncertainty after each of x, y, w, h.
         scale_x_y: how far the centre may leave its cell; 1 keeps it inside.
-        new_coords: the map already holds probabilities, and sizes are squared instead of exponentiated.
+        new_coords: the map already has probabilities, and sizes are squared instead of exponentiated.
         nms_kind: "default", "greedynms" or "diounms", see `nms.suppress`.
         beta_nms: exponent of the distance term for "diounms".
-        ignore_thresh: IoU with a truth above which a prediction is not punished as background in training.
+        ignore_thresh: IoU with a ground truth above which a prediction is not trained as background.
     """
 
     anchors: tuple[tuple[float, float], ...]
@@ -47,7 +47,7 @@ class HeadSpec:
 
     @property
     def box_values(self) -> int:
-        """Numbers for each anchor before its objectness: x, y, w, h, with an uncertainty each or without."""
+        """Values for each anchor before its objectness: x, y, w, h, with or without uncertainties."""
         return 8 if self.kind == "gaussian_yolo" else 4
 
     @property
@@ -57,15 +57,15 @@ class HeadSpec:
 
     @property
     def width(self) -> int:
-        """Numbers for each anchor: those of the box, objectness and one per class."""
+        """Values for each anchor: box, objectness and one per class."""
         return self.box_values + 1 + self.classes
 
 
 def decode_heads(heads: Sequence[Tensor], specs: Sequence[HeadSpec]) -> Tensor:
     """Decode all heads into one list of candidate boxes.
 
-    The dtype is kept, so half precision maps should be made float32 first: bfloat16 cannot hold a pixel
-    position above 256.
+    The dtype is kept, so convert half precision maps to float32 first: bfloat16 has no pixel positions above
+    256.
 
     Args:
         heads: raw maps (B, A, h, w, width), before any sigmoid.
@@ -83,7 +83,7 @@ def decode_heads(heads: Sequence[Tensor], specs: Sequence[HeadSpec]) -> Tensor:
 def decode_head(head: Tensor, spec: HeadSpec) -> Tensor:
     """Decode one raw map (B, A, h, w, width) to (B, A, h, w, 5 + classes): box, objectness, classes.
 
-    The classes of "gaussian_yolo" are weighed by how certain the box is, 1 - mean uncertainty.
+    The classes of "gaussian_yolo" are weighted by the certainty of the box, 1 - mean uncertainty.
     """
     logits = head[..., spec.box_values :]
     if spec.new_coords:
@@ -99,7 +99,7 @@ def decode_head(head: Tensor, spec: HeadSpec) -> Tensor:
 
 
 def decode_boxes(head: Tensor, spec: HeadSpec) -> Tensor:
-    """The boxes alone of a raw map (B, A, h, w, width): xywh (B, A, h, w, 4) in pixels of the input."""
+    """Decode only the boxes of a raw map (B, A, h, w, width): xywh (B, A, h, w, 4) in pixels of the input."""
     logits = head[..., : spec.box_values : spec.box_values // 4]
     anchors = head.new_tensor(spec.anchors).view(1, -1, 1, 1, 2)
     scale = spec.scale_x_y
@@ -107,7 +107,7 @@ def decode_boxes(head: Tensor, spec: HeadSpec) -> Tensor:
         centre, size = logits[..., :2], (2 * logits[..., 2:]) ** 2
     else:
         centre, size = logits[..., :2].sigmoid(), logits[..., 2:].exp()
-    # Darknet divides by the grid and multiplies by the input size, which is this also where they do not fit.
+    # Darknet divides by the grid and multiplies by the input size; this is the same for any grid.
     pixels = head.new_tensor(spec.cell) if spec.cell else spec.stride
     centre = (centre * scale - (scale - 1) / 2 + _cell_grid(head)) * pixels
     return torch.cat((centre, size * anchors), dim=-1)

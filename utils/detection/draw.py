@@ -1,6 +1,6 @@
-"""Pictures of detections.
+"""Draw detections on images.
 
-Invariant: a class has the same colour in every picture, and its label stays inside the picture.
+Invariant: a class has the same colour in every picture, and labels stay inside the picture.
 """
 
 import colorsys
@@ -16,14 +16,14 @@ Colour = tuple[int, int, int]
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-# neighbours on the colour circle get far apart when each class is this share of a turn further
+# with this step on the hue circle, successive classes get very different colours
 _GOLDEN_TURN = 0.618034
 _PAPER = (248, 248, 248)
 _INK = (40, 40, 40)
 
 
 def class_colour(number: int) -> Colour:
-    """The colour (R, G, B) of a class, in 0..255; strong, and light enough to be seen on dark ground."""
+    """The colour (R, G, B) of a class, in 0..255: strong, and light enough for dark backgrounds."""
     turns = 0.58 + number * _GOLDEN_TURN
     # after each full turn of the circle the tone changes a little
     value = (0.95, 0.8, 0.88)[int(turns) % 3]
@@ -37,7 +37,7 @@ def draw_detections(
     """Draw boxes with their class and score.
 
     Args:
-        image: RGB (h, w, 3); stays as it is. For a BGR array the colours of the classes are others.
+        image: RGB (h, w, 3), not changed. With a BGR array red and blue are swapped.
         detections: (M, 6) xyxy in pixels of the image, score 0..1, class; drawn worst first.
         names: class names; letters that OpenCV's font lacks (all beyond ASCII) show as `?`.
         enlarge: whole factor on the picture's size, so that labels on small images can be read.
@@ -58,17 +58,17 @@ def draw_detections(
         text = f"{names[int(kind)]} {score:.2f}"
         taken = [label.plate for label in labels]
         labels.append(_laid_out(text, box, class_colour(int(kind)), picture.shape[:2], line, taken))
-    # after all boxes, so that none strikes a label out, and the best on top
+    # after all boxes, so that none covers a label, and the best on top
     for label in reversed(labels):
         _paint(picture, label)
     return picture
 
 
 def contact_sheet(rows: Sequence[Sequence[Image]], titles: Sequence[str], cell: int = 360) -> Image:
-    """Put pictures into a grid with a title above each column, such as "before" and "after".
+    """Arrange pictures in a grid with a title above each column, such as "before" and "after".
 
     Args:
-        rows: RGB pictures of any size; every row has as many as there are titles.
+        rows: RGB pictures of any size; every row has one for each title.
         titles: one for each column.
         cell: side in pixels of the square that each picture is fitted into.
 
@@ -99,7 +99,7 @@ def _fit(picture: Image, side: int) -> Image:
 
 @dataclass(frozen=True)
 class _Label:
-    """A text on a plate: where, and how large."""
+    """A text on a plate: position and size."""
 
     text: str
     plate: Box
@@ -113,7 +113,7 @@ class _Label:
 def _laid_out(
     text: str, box: Sequence[int], colour: Colour, size: tuple[int, int], line: int, taken: Sequence[Box]
 ) -> _Label:
-    """A label at a box of a picture of `size` (h, w), that covers none of `taken` if it can."""
+    """Place a label at a box in a picture of `size` (h, w), avoiding the `taken` areas if possible."""
     height, width = size
     scale = float(np.clip(min(height, width) / 1000, 0.38, 2.0))
     stroke = max(1, round(scale * 1.6))
@@ -140,7 +140,7 @@ def _paint(picture: Image, label: _Label) -> None:
 
 
 def _places(box: Sequence[int], width: int, height: int, line: int) -> list[tuple[int, int]]:
-    """Left upper corners for a plate at a box: above it, inside at its top, below, then at its right side."""
+    """Candidate positions (left, top) of a plate at a box: above, inside at the top, below, then right."""
     left, top, right, bottom = box
     start = left - line // 2
     rows = (top - height, top, bottom)

@@ -1,10 +1,10 @@
-"""How good a detector is on a data set, in three customs.
+"""Evaluation under the Darknet, VOC and COCO conventions.
 
-"darknet": the C program's `detector map`, to which classes without a truth contribute 0. "voc": the same
+"darknet": the C program's `detector map`, where classes without ground truth contribute 0. "voc": the same
 matching and area, averaged over the classes that occur. "coco": COCO's evaluation, by faster-coco-eval.
 
-Invariant: the network is only a callable from images to decoded boxes, so anything that detects can be
-evaluated; boxes are compared as fractions of the original image, as in the C program.
+Invariant: the network is a callable from images to decoded boxes, so any detector can be evaluated; boxes are
+compared as fractions of the original image, as in the C program.
 """
 
 import logging
@@ -30,9 +30,9 @@ from .nms import Suppression, suppress
 logger = logging.getLogger(__name__)
 
 STYLES = ("darknet", "voc", "coco")
-# COCO's evaluation is usually done down to lower scores than the C program's
+# COCO's evaluation usually includes lower scores than the C program's
 CONFIDENCES = {"darknet": 0.005, "voc": 0.005, "coco": 0.001}
-# the score from which on `detector map` counts precision and recall
+# lowest score that counts for precision and recall in `detector map`
 _SHOWN = 0.25
 
 Predict = Callable[[Tensor], Tensor]
@@ -41,17 +41,17 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of `evaluate`; every figure is a fraction 0..1 unless said otherwise.
+    """Result of `evaluate`; every value is a fraction 0..1 unless noted.
 
     Attributes:
         style: "darknet", "voc" or "coco".
         map50: mean AP at IoU 0.5.
         map50_95: mean AP over IoU 0.5, 0.55, .. 0.95.
-        per_class: AP at IoU 0.5 of each class; a class without a truth has 0.
+        per_class: AP at IoU 0.5 of each class; 0 for a class without ground truth.
         truths: number of objects of each class.
         by_size: "coco" only: AP over IoU 0.5 .. 0.95 of objects below 32^2 pixels, up to 96^2, and larger;
-            None where there is no object of that size.
-        precision: share of the detections with score > 0.25 that are right at IoU 0.5, over all classes.
+            None if there is no object of that size.
+        precision: share of the detections with score > 0.25 that are correct at IoU 0.5, over all classes.
         recall: share of the objects that these find.
         images: number of images evaluated.
         skipped: number of images that could not be read.
@@ -73,12 +73,12 @@ class Evaluation:
     images_per_second: float
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as a dict of plain values, for a JSON file."""
+        """Convert to a dict of plain values, for a JSON file."""
         return asdict(self)
 
 
 class ImageResult(NamedTuple):
-    """Detections and truths of one image, boxes xyxy as fractions of the original image.
+    """Detections and ground truth of one image, boxes xyxy as fractions of the original image.
 
     Attributes:
         detections: (M, 6) xyxy, score, class.
@@ -91,15 +91,45 @@ class ImageResult(NamedTuple):
     size: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """The convention of an evaluation, and how boxes become detections.
+
+    Attributes:
+        style: one of STYLES.
+        specs: the heads, or a network; as in the C program, the last one sets the suppression, plain IoU
+            without any.
+        confidence: lowest score; None for the default of the style, see CONFIDENCES.
+        overlap: see `suppress`.
+
+    Raises:
+        ToolkitError: the style is unknown.
+    """
+
+    style: str = "darknet"
+    specs: Sequence[Suppression] = ()
+    confidence: float | None = None
+    overlap: float = 0.45
+
+    def __post_init__(self) -> None:
+        if self.style not in STYLES:
+            raise ToolkitError(f"--style {self.style}", "unknown style", f"use one of {', '.join(STYLES)}")
+
+    @property
+    def least_score(self) -> float:
+        """`confidence`, or the default of the style."""
+        return CONFIDENCES[self.style] if self.confidence is None else self.confidence
+
+
+DARKNET = Scoring()
+
+
 def evaluate(
     predict: Predict,
     loader: Loader,
     names: Sequence[str],
+    scoring: Scoring = DARKNET,
     *,
-    style: str = "darknet",
-    specs: Sequence[Suppression] = (),
-    confidence: float | None = None,
-    overlap: float = 0.45,
     progress: Callable[[int], object] | None = None,
     parts: int = 1,
     merge: Callable[[dict[int, "ImageResult"]], dict[int, "ImageResult"]] = dict,
@@ -110,23 +140,16 @@ def evaluate(
         predict: images (B, 3, H, W) in 0..1 -> decoded boxes (B, N, 5 + classes), see `decode_heads`.
         loader: the data set, not augmented.
         names: class names.
-        style: one of STYLES.
-        specs: the heads, or a network; as in the C program, the last one says how to suppress, plain IoU
-            without any.
-        confidence: least score; None for the style's own, CONFIDENCES.
-        overlap: see `suppress`.
+        scoring: convention and suppression; by default Darknet's, with plain IoU.
         progress: called after each batch, or part of one, with its number of images.
-        parts: how many parts of a batch are computed at once, by a thread each; `predict` must stand that.
-        merge: from the results of this process to those of all, by the images' numbers.
+        parts: number of parts of a batch that are computed at once, one thread each; `predict` must allow it.
+        merge: from the results of this process to those of all, by image number.
 
     Raises:
         DatasetError: no image could be read.
-        ToolkitError: the style is unknown, or faster-coco-eval is missing.
+        ToolkitError: faster-coco-eval is missing.
     """
-    if style not in STYLES:
-        raise ToolkitError("", f"style {style!r} is unknown", f"use one of {', '.join(STYLES)}")
-    least = CONFIDENCES[style] if confidence is None else confidence
-    detect = _detection(predict, specs, least, overlap)
+    detect = _detection(predict, scoring)
     start = time.perf_counter()
     results: dict[int, ImageResult] = {}
     for part in _at_once(detect, loader, parts):
@@ -136,16 +159,17 @@ def evaluate(
     results = merge(results)
     seconds = time.perf_counter() - start
     if not results:
-        raise DatasetError("", "no image of the data set could be read", "see the warnings above")
+        raise DatasetError("evaluation", "no image of the data set could be read", "see the warnings above")
     ordered = [results[number] for number in sorted(results)]
-    return summarize(ordered, names, style, skipped=len(loader.problems), rate=len(ordered) / seconds)
+    skipped, rate = len(loader.problems), len(ordered) / seconds
+    return summarize(ordered, names, scoring.style, skipped=skipped, rate=rate)
 
 
-def _detection(
-    predict: Predict, specs: Sequence[Suppression], confidence: float, overlap: float
-) -> Callable[[Batch], dict[int, ImageResult]]:
-    """From a batch to the results of its images, by their numbers in the dataset."""
-    kind, beta = (specs[-1].nms_kind, specs[-1].beta_nms) if specs else ("default", 0.6)
+def _detection(predict: Predict, scoring: Scoring) -> Callable[[Batch], dict[int, ImageResult]]:
+    """A function from a batch to the results of its images, by number in the dataset."""
+    head = scoring.specs[-1] if scoring.specs else None
+    kind, beta = (head.nms_kind, head.beta_nms) if head is not None else ("default", 0.6)
+    confidence, overlap = scoring.least_score, scoring.overlap
 
     def detect(batch: Batch) -> dict[int, ImageResult]:
         with torch.inference_mode():
@@ -158,10 +182,10 @@ def _detection(
 
 
 def _at_once(work: Callable[[Batch], Result], batches: Iterable[Batch], parts: int) -> Iterator[Result]:
-    """What `work` makes of the parts of all batches, in order.
+    """Apply `work` to the parts of all batches; results in order.
 
-    Threads, as torch computes without the interpreter's lock: unlike the threads of one operator they never
-    wait for one another, and the next batch is read meanwhile.
+    With threads, as torch computes without the interpreter lock: unlike the threads of one operator they do
+    not wait for each other, and the next batch is read meanwhile.
     """
     waiting: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(parts)
@@ -179,7 +203,7 @@ def _at_once(work: Callable[[Batch], Result], batches: Iterable[Batch], parts: i
 def summarize(
     results: Sequence[ImageResult], names: Sequence[str], style: str, skipped: int = 0, rate: float = 0.0
 ) -> Evaluation:
-    """The figures of all images' results; arguments as in `evaluate`, `rate` in images per second."""
+    """Summarize the results of all images; arguments as in `evaluate`, `rate` in images per second."""
     matches = merge([_match(result) for result in results], len(names))
     shown = matches.counts(_SHOWN)
     by_size = None
@@ -206,7 +230,7 @@ def summarize(
 
 
 def as_fractions(boxes: Tensor, placement: Placement, size: tuple[int, int]) -> Tensor:
-    """Boxes xywh (..., 4) in pixels of the network input -> xywh in fractions of the original (h, w)."""
+    """Convert boxes xywh (..., 4) from pixels of the network input to fractions of the original (h, w)."""
     scale = boxes.new_tensor([placement.scale_x * size[1], placement.scale_y * size[0]])
     offset = boxes.new_tensor([placement.offset_x, placement.offset_y])
     return torch.cat(((boxes[..., :2] - offset) / scale, boxes[..., 2:4] / scale), dim=-1)
@@ -215,7 +239,7 @@ def as_fractions(boxes: Tensor, placement: Placement, size: tuple[int, int]) -> 
 def _result(
     prediction: Tensor, batch: Batch, number: int, confidence: float, overlap: float, kind: str, beta: float
 ) -> ImageResult:
-    """Suppress one image's predictions and bring both them and its truths to fractions of the original."""
+    """Suppress the predictions of one image; detections and ground truth as fractions of the original."""
     placement, size = batch.placements[number], batch.sizes[number]
     boxes = as_fractions(prediction[:, :4], placement, size)
     detections = suppress(torch.cat((boxes, prediction[:, 4:]), dim=1), confidence, overlap, kind, beta)
@@ -233,7 +257,7 @@ def _match(result: ImageResult) -> ImageMatches:
 
 
 def _coco_figures(results: Sequence[ImageResult], classes: int) -> CocoFigures:
-    """COCO's figures, boxes made pixels; classes without a truth get an AP of 0."""
+    """Results under the COCO convention, boxes in pixels; classes without ground truth get an AP of 0."""
     detections, truths = [], []
     for result in results:
         height, width = result.size

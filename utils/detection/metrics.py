@@ -1,7 +1,7 @@
-"""Average precision as the C program's `detector map` computes it.
+"""Average precision as in the C program's `detector map`.
 
-Invariant: figures depend only on scores, matches and the number of truths; two detections never claim the
-same truth, and the better score claims first.
+Invariant: results depend only on scores, matches and the number of ground truths; a ground truth is matched
+by at most one detection, that with the highest score.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ COCO_THRESHOLDS = tuple(np.linspace(0.5, 0.95, 10).tolist())
 
 @dataclass(frozen=True)
 class ImageMatches:
-    """The detections of one image and the truth each would claim.
+    """The detections of one image, and the ground truth that each would match.
 
     Attributes:
         scores: (D,).
         classes: (D,) class numbers.
-        overlaps: (D,) largest IoU with a truth of the same class in the image, 0 where there is none.
-        claims: (D,) number of that truth in the image, meaningless where `overlaps` is 0.
-        truth_classes: (T,) class of each truth.
+        overlaps: (D,) largest IoU with a ground truth of the same class in the image, 0 without one.
+        claims: (D,) number of that ground truth in the image, meaningless where `overlaps` is 0.
+        truth_classes: (T,) class of each ground truth.
     """
 
     scores: Floats
@@ -36,7 +36,7 @@ class ImageMatches:
 
 @dataclass(frozen=True)
 class Counts:
-    """Detections above one score at one IoU threshold, right and wrong, over all classes."""
+    """Correct and wrong detections above a score at an IoU threshold, over all classes."""
 
     true_positives: int
     false_positives: int
@@ -44,25 +44,25 @@ class Counts:
 
     @property
     def precision(self) -> float:
-        """Share of the detections that are right, 0 without any."""
+        """Share of the detections that are correct, 0 without any."""
         return self.true_positives / max(1, self.true_positives + self.false_positives)
 
     @property
     def recall(self) -> float:
-        """Share of the truths that are found, 0 without any."""
+        """Share of the ground truths that are found, 0 without any."""
         return self.true_positives / max(1, self.true_positives + self.false_negatives)
 
 
 @dataclass(frozen=True)
 class Matches:
-    """The detections of a whole data set, best score first.
+    """The detections of a data set, best score first.
 
     Attributes:
         scores: (D,).
         classes: (D,).
         overlaps: (D,) as in ImageMatches.
-        claims: (D,) number of the claimed truth over all images.
-        truths: (classes,) number of truths of each class.
+        claims: (D,) number of the matched ground truth over all images.
+        truths: (classes,) number of ground truths of each class.
     """
 
     scores: Floats
@@ -72,7 +72,7 @@ class Matches:
     truths: NDArray[np.int64]
 
     def true_positives(self, threshold: float) -> NDArray[np.bool_]:
-        """(D,): which detections are the first to claim a truth with IoU > threshold."""
+        """Which detections (D,) are the first to match a ground truth with IoU > threshold."""
         right = np.zeros(len(self.scores), bool)
         claimers = np.flatnonzero(self.overlaps > threshold)
         first = np.unique(self.claims[claimers], return_index=True)[1]
@@ -80,13 +80,13 @@ class Matches:
         return right
 
     def counts(self, score: float, threshold: float = 0.5) -> Counts:
-        """Right and wrong detections with a score above `score`."""
+        """Count correct and wrong detections with a score above `score`."""
         right = self.true_positives(threshold)[self.scores > score]
         found = int(right.sum())
         return Counts(found, len(right) - found, int(self.truths.sum()) - found)
 
     def average_precisions(self, threshold: float = 0.5, points: int = 0) -> Floats:
-        """(classes,): AP of each class, 0 for a class without truths; `points` as in `average_precision`."""
+        """AP of each class (classes,), 0 without ground truth; `points` as in `average_precision`."""
         right = self.true_positives(threshold)
         order = self.classes.argsort(kind="stable")
         bounds = np.searchsorted(self.classes[order], np.arange(len(self.truths) + 1))
@@ -105,7 +105,7 @@ def match_image(
     truths: Floats,
     truth_classes: NDArray[np.int64],
 ) -> ImageMatches:
-    """Find for each detection the truth of its class that it overlaps most, no matter who else does.
+    """Find for each detection the ground truth of its class with the largest IoU, matched by others or not.
 
     Args:
         boxes: (D, 4) xyxy.
@@ -123,7 +123,7 @@ def match_image(
 
 
 def merge(images: Sequence[ImageMatches], classes: int) -> Matches:
-    """Put the matches of all images together, best score first; equal scores stay in the order of images."""
+    """Merge the matches of all images, best score first; equal scores stay in the order of images."""
     offsets = np.cumsum([0, *(len(image.truth_classes) for image in images)])
     scores = _joined([image.scores for image in images], np.float64)
     order = np.argsort(-scores, kind="stable")
@@ -145,7 +145,7 @@ def average_precision(right: NDArray[np.bool_], truths: int, points: int = 0) ->
 
     Args:
         right: (D,) whether each detection is a true positive, best score first.
-        truths: number of truths; 0 gives an AP of 0.
+        truths: number of ground truths; 0 gives an AP of 0.
         points: 0 for the area under the monotone envelope of precision over recall (PASCAL VOC 2010); N for
             the mean over recall k / (N - 1) of the best precision at that recall or more (11: VOC 2007).
 
@@ -160,7 +160,7 @@ def average_precision(right: NDArray[np.bool_], truths: int, points: int = 0) ->
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     if points == 0:
         return float((np.diff(recall, prepend=0.0) * envelope).sum())
-    # a recall that is met exactly counts, whatever the rounding of k / (N - 1)
+    # a recall that is met exactly counts, despite the rounding of k / (N - 1)
     at = np.searchsorted(recall, np.linspace(0, 1, points) - 1e-12)
     return float(np.append(envelope, 0.0)[at].mean())
 

@@ -1,7 +1,7 @@
-"""Non-maximum suppression, as the C program does it, on whole blocks of boxes at once.
+"""Non-maximum suppression as in the C program, on blocks of boxes at once.
 
-Invariant: `suppress` keeps exactly what the plain loop keeps: going down the scores of one class, a box
-stays unless a box that stayed before overlaps it too far.
+Invariant: `suppress` keeps exactly what the plain loop keeps: in descending order of the scores of one class,
+a box is kept unless a box kept before overlaps it too much.
 """
 
 from typing import Protocol
@@ -13,7 +13,7 @@ from .boxes import center_distance, elementwise_iou, xywh_to_xyxy
 
 
 class Suppression(Protocol):
-    """What says how boxes are suppressed, such as a head, see `suppress`."""
+    """Settings of the suppression, such as a head, see `suppress`."""
 
     @property
     def nms_kind(self) -> str:
@@ -27,11 +27,11 @@ class Suppression(Protocol):
 NMS_KINDS = ("default", "greedynms", "diounms")
 # exponent of the distance term of greedynms, fixed in box_diou (box.c)
 _GREEDY_BETA = 0.6
-# (box, class) pairs of one image; a trained detector stays far below, an untrained one would take minutes
+# (box, class) pairs of one image; a trained detector has far fewer, an untrained one would take minutes
 MOST_CANDIDATES = 30_000
 # overlaps computed at once, which bounds the memory
-_MOST_PAIRS = 1 << 22
-_BLOCK = 256
+MOST_PAIRS = 1 << 22
+BLOCK = 256
 
 
 def suppress(
@@ -50,28 +50,28 @@ def suppress(
     Args:
         predictions: (N, 5 + classes): xywh, objectness, class probabilities. The two distance kinds depend on
             the unit of the boxes; the C program has fractions of the original image.
-        confidence: least score.
-        overlap: a box goes when its overlap with a better one is larger.
+        confidence: lowest score.
+        overlap: a box is removed if its overlap with a better one is larger.
         kind: "default": the overlap is the IoU; "greedynms": IoU - (d^2 / c^2)^0.6, d being the distance of
             the centres, c the diagonal of the enclosing box; "diounms": the same with exponent `beta`.
         beta: see `kind`.
 
     Returns:
         (M, 6) xyxy in the unit of `predictions`, score and class, best score first. At most the
-        MOST_CANDIDATES best pairs of box and class take part.
+        MOST_CANDIDATES best pairs of box and class are used.
 
     Raises:
-        ValueError: `kind` is none of NMS_KINDS.
+        ValueError: `kind` is not one of NMS_KINDS.
     """
     if kind not in NMS_KINDS:
-        raise ValueError(f"nms_kind {kind!r}: use one of {', '.join(NMS_KINDS)}")
+        raise ValueError(f"unknown nms_kind {kind!r}; use one of {', '.join(NMS_KINDS)}")
     candidates = _candidates(predictions, confidence)
     exponent = {"default": None, "greedynms": _GREEDY_BETA, "diounms": beta}[kind]
     return candidates[survivors(candidates[:, :4], candidates[:, 5], overlap, exponent)]
 
 
 def survivors(boxes: Tensor, classes: Tensor, overlap: float, exponent: float | None = None) -> Tensor:
-    """Which boxes survive suppression among their class.
+    """Which boxes survive suppression within their class.
 
     Args:
         boxes: (N, 4) xyxy, best first.
@@ -114,10 +114,10 @@ def _candidates(predictions: Tensor, confidence: float) -> Tensor:
 
 
 def _similar(counts: list[int]) -> list[slice]:
-    """Cut descending counts into runs that are padded to their first: a row is at least half full."""
+    """Cut descending counts into runs, padded to their first: every row is at least half full."""
     runs, start = [], 0
     for end in range(1, len(counts) + 1):
-        full = (end - start + 1) * counts[start] * min(counts[start], _BLOCK) > _MOST_PAIRS
+        full = (end - start + 1) * counts[start] * min(counts[start], BLOCK) > MOST_PAIRS
         if end == len(counts) or full or 2 * counts[end] < counts[start]:
             runs.append(slice(start, end))
             start = end
@@ -125,13 +125,13 @@ def _similar(counts: list[int]) -> list[slice]:
 
 
 def _suppress_rows(boxes: Tensor, real: Tensor, overlap: float, exponent: float | None) -> Tensor:
-    """Suppress each row of (R, K, 4) boxes, best first, by itself; `real` (R, K) says which are no padding.
+    """Suppress each row of (R, K, 4) boxes, best first, by itself; `real` (R, K) is False for padding.
 
-    Block after block: a block is settled inside itself, then removes what it overlaps in the rest.
+    Block by block: a block is settled inside, then removes the boxes of the rest that it overlaps.
     """
     keep = real.clone()
-    for start in range(0, boxes.shape[1], _BLOCK):
-        end = start + _BLOCK
+    for start in range(0, boxes.shape[1], BLOCK):
+        end = start + BLOCK
         block = boxes[:, start:end]
         inside = _overlapping(block, block, overlap, exponent)
         settled = _settle(keep[:, start:end], inside.triu(1))

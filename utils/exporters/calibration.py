@@ -1,9 +1,8 @@
-"""Ranges for int8: how large the values of each tensor are on real images.
+"""Calibration for int8: the range of each tensor on real images, by minimum mean squared error.
 
-Invariant: memory holds one image's tensors and a histogram of each, whatever the number of images.
+Invariant: memory holds the tensors of one image and a histogram of each, whatever the number of images.
 
-The largest value is not the best limit: one outlier would leave the rest few of the 127 levels. The limit
-with the smallest mean squared error is taken.
+The largest value is not the best limit: with one outlier, few of the 127 levels would be left for the rest.
 """
 
 import math
@@ -21,7 +20,7 @@ _CANDIDATES = 64
 
 
 class Histogram:
-    """Absolute values of a tensor; its range doubles when a larger one comes, so one pass is enough."""
+    """Histogram of the absolute values of a tensor; its range doubles when needed, so one pass is enough."""
 
     def __init__(self) -> None:
         self.limit = 0.0
@@ -31,14 +30,12 @@ class Histogram:
         """Count values of any shape.
 
         Raises:
-            ExportError: some are not finite.
+            ExportError: they contain NaN or inf.
         """
         sizes = torch.from_numpy(values).abs().ravel()
         largest = float(sizes.max())
         if not math.isfinite(largest):
-            raise ExportError(
-                "int8", "the network's values on the training images are not finite", "export fp32"
-            )
+            raise ExportError("int8", "activations on the training images contain NaN or inf", "export fp32")
         if self.limit == 0:
             self.limit = largest
         while self.limit < largest:
@@ -48,7 +45,7 @@ class Histogram:
             self.counts += torch.histc(sizes, BINS, 0, self.limit).numpy()
 
     def best_limit(self) -> float:
-        """The limit at which rounding to 127 levels and cutting off cost least, in mean square."""
+        """The limit with the smallest mean squared error of rounding to 127 levels and clipping."""
         values = (np.arange(BINS) + 0.5) * self.limit / BINS
         used = int(np.flatnonzero(self.counts).max(initial=0)) + 1
         limits = self.limit * used / BINS * np.linspace(1 / _CANDIDATES, 1, _CANDIDATES)

@@ -1,4 +1,4 @@
-"""What is exported, and what came of it: the same for every format."""
+"""Export jobs and their results, the same for every format."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,16 +12,16 @@ from ..errors import ExportError
 from ..pruning.narrow import shared_copy
 from ..runtimes.runtime import Images
 from .parity import Infer, Parity, Shape
-from .wrappers import BoxesAndScores, Ending, RawHeads
+from .wrappers import BoxesAndScores, RawHeads, Wrapper
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-# how much mAP@0.5 a file may lose before something is done or said, as a fraction
+# loss of mAP@0.5, as a fraction, above which a warning is given and --int8-skip auto continues
 ALLOWED_LOSS = 0.01
 
 
 def _no_onnx(precision: Precision) -> Path:
-    raise ExportError(f"ONNX {precision}", "no file was made for this export", "set Exporting.onnx")
+    raise ExportError(f"ONNX {precision}", "no ONNX file available for this export", "set Exporting.onnx")
 
 
 def _silent(items: Sequence[int], label: str) -> Iterable[int]:  # noqa: ARG001 - a bar shows it
@@ -63,11 +63,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How good a network is on a data set.
+    """Accuracy of a network on a data set.
 
     Attributes:
         before: mAP@0.5 of the network itself, in float32, 0..1.
-        measure: mAP@0.5 of what gives boxes and scores, 0..1.
+        measure: from a callable that returns boxes and scores to its mAP@0.5, 0..1.
     """
 
     before: float
@@ -83,24 +83,24 @@ class Exporting:
         specs: one for each head.
         image_size: (height, width) of the input in pixels.
         channels: of the input.
-        dynamic_batch: leave the batch open; otherwise it is 1.
-        dynamic_size: leave height and width open; otherwise they are `image_size`.
-        size_step: pixels by which sizes may differ.
+        dynamic_batch: make the batch dynamic; otherwise it is 1.
+        dynamic_size: make height and width dynamic; otherwise they are `image_size`.
+        size_step: image sizes are multiples of this many pixels.
         opset: of the ONNX operators.
         precision: of the file; inputs and outputs are float32 in any.
         metadata: texts to store in the file or beside it.
         onnx: a verified ONNX file of this network in a precision, for formats that are made from one.
-        calibration: batches of images (B, C, H, W) to find int8 ranges on; None where no data set was given.
+        calibration: batches of images (B, C, H, W) to find int8 ranges on; None without a data set.
         accuracy: mAP before, and how to measure it after; None where nothing is measured.
         int8_skip: numbers of the sections that stay in float in int8, or "auto".
-        suppress: whether an ONNX file suppresses overlapping boxes itself.
-        confidence: least score, and
-        overlap: largest overlap of two boxes of a class, with `suppress`.
-        progress: wraps what takes long, under a label, to show how far it is.
-        targets: GPUs, such as "SM86", to build for; empty for the format's own choice.
+        suppress: whether an ONNX file includes the NMS.
+        confidence: minimum score, and
+        overlap: maximum overlap (IoU) of two boxes of a class, with `suppress`.
+        targets: GPUs to build for, such as "SM86"; empty for the format's own choice.
+        progress: wraps an iterable, under a label, to show the progress.
     """
 
-    module: Ending
+    module: Wrapper
     specs: tuple[HeadSpec, ...]
     image_size: tuple[int, int]
     channels: int = 3
@@ -122,7 +122,7 @@ class Exporting:
 
     @property
     def shapes(self) -> tuple[Shape, ...]:
-        """Of images to compare an exported file on: two that differ in whatever is dynamic, else one."""
+        """Shapes at which a file is compared: two that differ in the dynamic dimensions, otherwise one."""
         first = (1, self.channels, *self.image_size)
         batch = 3 if self.dynamic_batch else 1
         size = other_size(self.image_size, self.size_step) if self.dynamic_size else self.image_size
@@ -135,13 +135,13 @@ class Exported:
     """A file that was written and verified.
 
     Attributes:
-        paths: the file that one names to load it, then those that belong to it.
+        paths: the file to load, then those that belong to it.
         format: as on the command line.
         precision: of its weights and arithmetic.
-        parities: how far it is from torch, at each of the job's shapes; empty where it cannot run here.
-        infer: runs it, to measure it; None where it cannot run here.
-        accuracy: mAP@0.5 of the file, 0..1, where its export measured it already.
-        note: what its user should know, in a sentence; empty for nothing.
+        parities: differences from torch at each of the job's shapes; empty where it cannot run here.
+        infer: runs it; None where it cannot run here.
+        accuracy: mAP@0.5 of the file, 0..1, where it was measured.
+        note: a remark for the user; may be empty.
     """
 
     paths: tuple[Path, ...]
@@ -165,24 +165,22 @@ def exporting(
     """Get a detector ready to be exported.
 
     Args:
-        model: images (B, C, H, W) in 0..1 -> raw heads; is left as it is.
+        model: images (B, C, H, W) in 0..1 -> raw heads; not changed.
         specs: one for each of its heads.
         image_size: (height, width) of the input in pixels.
-        raw_heads: end in the raw heads instead of boxes and scores.
-        size_step: pixels by which sizes may differ; 0 for the largest stride of a head.
+        raw_heads: the outputs are the raw heads instead of boxes and scores.
+        size_step: image sizes are multiples of this many pixels; 0 for the largest stride of a head.
         options: other attributes of `Exporting`.
 
     Raises:
         ExportError: the network has no head.
     """
     if not specs:
-        raise ExportError(
-            "export", "the network has no detection head, so there are no boxes", "give a detector"
-        )
+        raise ExportError("export", "the network has no detection head", "give a detector")
     copy = shared_copy(model).cpu().float()
-    ending: Ending = RawHeads(copy, len(specs)) if raw_heads else BoxesAndScores(copy, specs)
+    wrapper: Wrapper = RawHeads(copy, len(specs)) if raw_heads else BoxesAndScores(copy, specs)
     step = size_step or max(spec.stride for spec in specs)
-    return Exporting(ending.eval(), tuple(specs), image_size, size_step=step, **options)
+    return Exporting(wrapper.eval(), tuple(specs), image_size, size_step=step, **options)
 
 
 def other_size(image_size: tuple[int, int], step: int) -> tuple[int, int]:

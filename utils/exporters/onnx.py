@@ -1,7 +1,7 @@
-"""A network as an ONNX file: images in, boxes and scores out, and proof that it computes the same.
+"""Export to ONNX: images in, boxes and scores out; the file is compared with torch.
 
-Invariant: a file exists under the given name only if onnx.checker accepts it and onnxruntime's outputs stay
-within the tolerance of its precision of torch's.
+Invariant: a file exists under the given name only if onnx.checker accepts it and onnxruntime's outputs agree
+with torch's within the tolerance of the precision.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from .verification import BOUNDS, verify
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from .onnx_sections import Quantised
+    from .onnx_int8_sections import Quantised
 
 TOLERANCE = BOUNDS["fp32"].tolerance
 _LEAST_OPSET = 11  # the first with torch's Resize
@@ -35,10 +35,11 @@ _PLACE = "ONNX export"
 
 
 def export_onnx(job: Exporting, path: Path) -> Exported:
-    """Write a network to an ONNX file; batch norms are folded into their convolutions on the way.
+    """Write a network to an ONNX file, with batch norms folded into their convolutions.
 
     Raises:
-        ExportError: a package is missing, or the file would not compute what the network does.
+        ExportError: the options contradict each other, or the outputs differ from torch's.
+        MissingPackageError: onnx, onnxslim or onnxruntime is missing.
     """
     onnx = package(_PLACE, "onnx")
     _require_possible(job)
@@ -54,35 +55,35 @@ def export_onnx(job: Exporting, path: Path) -> Exported:
 
 def _require_possible(job: Exporting) -> None:
     if job.suppress and tuple(job.module.outputs) != ("boxes", "scores"):
-        raise ExportError("--nms", "raw heads hold no boxes to suppress", "leave --raw-heads out")
+        raise ExportError("--nms", "raw heads contain no boxes to suppress", "leave --raw-heads out")
     require_opset(job.opset, job.precision, job.suppress)
 
 
 def require_opset(opset: int, precision: Precision, suppress: bool) -> None:
-    """Refuse an opset that a file cannot be written in.
+    """Refuse an unsupported opset.
 
     Args:
         opset: of the ONNX operators.
         precision: of the ONNX file.
-        suppress: whether it suppresses overlapping boxes itself.
+        suppress: whether it includes the NMS.
 
     Raises:
-        ExportError: with those that it can.
+        ExportError: names the supported ones.
     """
     if suppress and opset < _NMS_OPSET:
         fact = f"--nms needs operators of opset {_NMS_OPSET}"
         raise ExportError(f"--opset {opset}", fact, f"use {Exporting.opset}, or leave --nms out")
     least, most = (_INT8_OPSET if precision == "int8" else _LEAST_OPSET), _MOST_OPSET
     if not least <= opset <= most:
-        fact = f"{precision} can be written in opset {least} to {most}"
+        fact = f"unsupported for {precision}, which needs opset {least} to {most}"
         raise ExportError(f"--opset {opset}", fact, f"use {Exporting.opset}")
 
 
 def _graph(onnx: ModuleType, job: Exporting, scratch: Path) -> "Quantised":
-    """The graph in the job's precision; `scratch` is a file to write to on the way."""
+    """The graph in the job's precision; `scratch` is a temporary file."""
     # imported here, since they import onnx, which may be missing
     from .onnx_half import to_half
-    from .onnx_sections import Quantised, quantise
+    from .onnx_int8_sections import Quantised, quantise
 
     trace(job, scratch)
     proto = onnx.load(scratch)
@@ -93,13 +94,13 @@ def _graph(onnx: ModuleType, job: Exporting, scratch: Path) -> "Quantised":
 
 
 def _slim(proto: "ModelProto") -> "ModelProto":
-    """Simplify a graph: fold constants, remove what does nothing."""
+    """Simplify a graph: fold constants, remove operators without effect."""
     onnxslim = package(_PLACE, "onnxslim")
     try:
         return onnxslim.slim(proto)
-    except Exception as error:  # whatever a rewriting rule of it meets
+    except Exception as error:  # its rewriting rules raise anything
         raise ExportError(
-            "", "onnxslim cannot simplify the graph", f"nothing was written: {error}"
+            _PLACE, f"onnxslim cannot simplify the graph ({error})", "nothing was written"
         ) from error
 
 
@@ -111,7 +112,7 @@ def _with_suppression(
     path: Path,
     parities: tuple[Parity, ...],
 ) -> Exported:
-    """Give the verified graph in `temporary` its suppression."""
+    """Add the NMS to the verified graph in `temporary`."""
     from .onnx_suppression import suppressed, verify_suppression
 
     accuracy = graph.accuracy
@@ -122,7 +123,7 @@ def _with_suppression(
     _save(onnx, suppressed(proto, job.confidence, job.overlap), job.metadata, temporary)
     _check(onnx, temporary, path)
     kind = job.specs[-1].nms_kind
-    other = "" if kind == "default" else f"suppresses by plain IoU, not by the cfg's nms_kind={kind}"
+    other = "" if kind == "default" else f"NMS by plain IoU, not the cfg's nms_kind={kind}"
     return Exported(
         (path,), "onnx", job.precision, parities, None, accuracy, "; ".join(filter(None, (graph.note, other)))
     )
@@ -133,7 +134,7 @@ class OnnxFiles:
 
     Args:
         job: what to export; its precision does not matter.
-        folder: where files go that nobody asked to keep.
+        folder: for files that are not kept.
     """
 
     def __init__(self, job: Exporting, folder: Path) -> None:
@@ -150,7 +151,7 @@ class OnnxFiles:
         return self.export(precision, self._folder / f"{precision}.onnx").paths[0]
 
     def export(self, precision: Precision, path: Path) -> Exported:
-        """The file in that precision, at `path` if there is none yet."""
+        """The file in that precision, written to `path` unless it was made before."""
         if precision not in self._made:
             self._made[precision] = export_onnx(replace(self._job, precision=precision), path)
         return self._made[precision]
@@ -164,8 +165,8 @@ def trace(job: Exporting, file: Path) -> None:
     """
     example = torch.zeros(job.shapes[0])
     with torch.no_grad():
-        job.module(example)  # a size that does not fit is the model's own error; traced, models do not check
-    # Whether a size became a constant, comparing on a second size finds.
+        job.module(example)  # an invalid size raises the model's own error; traced, models do not check
+    # A size that became a constant is found by the comparison at a second size.
     axes = _dynamic_axes(job) or None
     trace_onnx(job.module, example, file, job.opset, output_names=list(job.module.outputs), dynamic_axes=axes)
 
@@ -191,4 +192,4 @@ def _check(onnx: ModuleType, file: Path, path: Path) -> None:
     try:
         onnx.checker.check_model(str(file), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ExportError(path, "onnx.checker refuses the graph", f"nothing was written: {error}") from error
+        raise ExportError(path, f"onnx.checker refuses the graph ({error})", "nothing was written") from error

@@ -1,7 +1,7 @@
-"""fp16: an ONNX graph whose network is in half precision, from the images to the raw heads.
+"""fp16 for ONNX: the network is in half precision, from the images to the raw heads.
 
-Invariant: images and outputs stay float32, and so does everything behind the raw heads: float16 counts pixels
-in steps of 1 from 1024 on, half a pixel below.
+Invariant: images, outputs and everything after the raw heads stay float32: float16 has a resolution of only
+1 pixel from 1024 on, and half a pixel from 512 on.
 """
 
 from collections.abc import Iterable
@@ -11,15 +11,15 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from ..errors import ExportError
 
-# where torch's exporter says that a node comes from: the attribute `model` of the endings
+# prefix of nodes that come from the attribute `model` of a wrapper, as named by torch's exporter
 NETWORK = "/model/"
-# inputs that ONNX wants in float32 whatever the data's type
+# inputs that ONNX requires in float32 whatever the type of the data
 _FLOAT_INPUTS = {"Resize": (1, 2)}
 _LARGEST = float(np.finfo(np.float16).max)
 
 
 def to_half(proto: ModelProto) -> None:
-    """Turn the network of a traced float32 graph, not simplified yet, to float16, in place.
+    """Convert the network of a traced float32 graph, not simplified yet, to float16, in place.
 
     Raises:
         ExportError: a weight is too large for float16.
@@ -39,7 +39,7 @@ def to_half(proto: ModelProto) -> None:
             _halve_attributes(node)
     _cast_between(graph, floats - made, floats & made)
     _cast_outputs(graph, floats & made)
-    del graph.value_info[:]  # its types are no longer true
+    del graph.value_info[:]  # its types are out of date
 
 
 def _float_inputs(nodes: Iterable[NodeProto]) -> set[str]:
@@ -57,13 +57,13 @@ def _half(tensor: TensorProto) -> TensorProto:
     values = numpy_helper.to_array(tensor)
     largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))  # float16 has infinity too
     if largest > _LARGEST:
-        fact = f"holds {largest:.3g}, float16 ends at {_LARGEST:.0f}"
-        raise ExportError("ONNX fp16", f"{tensor.name} {fact}", "export fp32")
+        fact = f"{tensor.name}: {largest:.3g} is out of range, the maximum of float16 is {_LARGEST:.0f}"
+        raise ExportError("ONNX fp16", fact, "export fp32")
     return numpy_helper.from_array(values.astype(np.float16), tensor.name)
 
 
 def _halve_attributes(node: NodeProto) -> None:
-    """What makes floats out of nothing: constants, constant fillings and casts."""
+    """Convert attributes that produce floats: of constants, constant fillings and casts."""
     for attribute in node.attribute:
         if attribute.type == attribute.TENSOR and attribute.t.data_type == TensorProto.FLOAT:
             attribute.t.CopyFrom(_half(attribute.t))
@@ -90,7 +90,7 @@ def _cast_between(graph: GraphProto, singles: set[str], halves: set[str]) -> Non
 
 
 def _cast_outputs(graph: GraphProto, halves: set[str]) -> None:
-    """Give outputs that the network makes itself in float32 under their names."""
+    """Cast outputs of the network itself back to float32, under their names."""
     for name in [output.name for output in graph.output if output.name in halves]:
         renamed = f"{name}_half"
         for node in graph.node:

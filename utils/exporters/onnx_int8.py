@@ -1,12 +1,12 @@
-"""int8: an ONNX graph with QuantizeLinear and DequantizeLinear around its convolutions.
+"""int8 for ONNX: QuantizeLinear and DequantizeLinear around the convolutions.
 
-Invariant: scales alone, no zero points: everything is symmetric, weights by output channel, activations by
-tensor; biases, and all but convolutions, the activation and the pooling behind them, stay in float32. This is
-what both onnxruntime and TensorRT fuse to integer kernels.
+Invariant: quantization is symmetric, without zero points: weights per output channel, activations per tensor.
+Biases and all operators except convolutions, their activations and the pooling after them stay in float32.
+This is what both onnxruntime and TensorRT fuse to integer kernels.
 
-A leaky or plain ReLU halves what its convolution puts out below 0, or more, so a convolution takes the range
-behind its activation: what is cut off below is small afterwards. The raw heads' convolutions put out float:
-a head's numbers go through an exponential.
+A leaky or plain ReLU shrinks negative values, so the output of a convolution is given the range measured
+after its activation: what is clipped is small afterwards. The convolutions of the raw heads have float
+outputs, since a head applies an exponential to them.
 """
 
 import re
@@ -21,15 +21,12 @@ from .onnx_half import NETWORK
 
 LEVELS = 127
 _ACTIVATIONS = ("LeakyRelu", "Relu", "Clip")
-# what puts out nothing but some of its input's values, so that its grid fits
+# outputs are a selection of the inputs, so the same scale applies
 _SAME_VALUES = ("MaxPool", "Resize", "Slice")
 
 
 def convolutions(graph: GraphProto) -> dict[int, NodeProto]:
-    """The convolutions that can be quantised, by the number of their section.
-
-    In a network that is no Darknet's: by their position.
-    """
+    """The convolutions that can be quantized, by section number; in other networks by position."""
     weights = {tensor.name for tensor in graph.initializer}
     found = [
         node
@@ -42,10 +39,10 @@ def convolutions(graph: GraphProto) -> dict[int, NodeProto]:
 
 
 def measured_tensors(graph: GraphProto) -> dict[str, str]:
-    """For each tensor that may be quantised, the one that its range is taken of.
+    """For each tensor that may be quantized, the tensor whose range it gets.
 
-    Both sides of a pooling have one range, so that quantising behind it again changes nothing: that of what
-    is pooled, which a convolution reads.
+    The input and the output of a pooling share one range, that of the output, which a convolution reads, so
+    that quantizing again after the pooling has no effect.
     """
     links = _Links(graph)
     found = convolutions(graph).values()
@@ -63,7 +60,7 @@ def measured_tensors(graph: GraphProto) -> dict[str, str]:
 
 
 class _Links:
-    """Who makes and who reads each tensor."""
+    """Producer and consumers of each tensor."""
 
     def __init__(self, graph: GraphProto) -> None:
         self.makers = {name: node for node in graph.node for name in node.output}
@@ -73,7 +70,7 @@ class _Links:
                 self.readers.setdefault(name, []).append(node)
 
     def origin(self, tensor: str) -> str:
-        """The tensor that holds all values of `tensor`."""
+        """The tensor that contains all values of `tensor`."""
         maker = self.makers.get(tensor)
         while maker is not None and maker.op_type in _SAME_VALUES:
             tensor = maker.input[0]
@@ -81,12 +78,12 @@ class _Links:
         return tensor
 
     def activation(self, node: NodeProto) -> NodeProto | None:
-        """The only reader of a convolution, where that is an activation of those known."""
+        """The only consumer of a convolution, where that is a supported activation."""
         readers = self.readers.get(node.output[0], [])
         return readers[0] if len(readers) == 1 and readers[0].op_type in _ACTIVATIONS else None
 
     def leads_to_convolution(self, node: NodeProto) -> bool:
-        """Whether any convolution lies behind a node, which is so for all but those of the raw heads."""
+        """Whether any convolution follows a node: true for all but those of the raw heads."""
         seen: set[str] = set()
         waiting = list(node.output)
         while waiting:
@@ -130,7 +127,7 @@ def quantised(proto: ModelProto, limits: Mapping[str, float], skip: Collection[i
 
 
 def _shared(graph: GraphProto, chosen: Collection[str], sources: Mapping[str, str]) -> set[str]:
-    """Tensors that are read quantised by all: runtimes fuse no node of which somebody reads the floats."""
+    """Tensors that all consumers read quantized: runtimes do not fuse a node whose floats are read."""
     links = _Links(graph)
     shared = set()
     for node in graph.node:
@@ -144,7 +141,7 @@ def _shared(graph: GraphProto, chosen: Collection[str], sources: Mapping[str, st
 
 
 class _Writer:
-    """Adds the nodes that quantise, each once, where the graph has come to."""
+    """Adds the quantization nodes, each once, at the current end of the graph."""
 
     def __init__(self, graph: GraphProto, limits: Mapping[str, float]) -> None:
         self._graph = graph
@@ -153,7 +150,7 @@ class _Writer:
         self._quantised: set[str] = set()
 
     def activation(self, name: str) -> str:
-        """Name of an activation behind its quantisation."""
+        """Name of an activation after quantization."""
         output = f"{name}_dequantised"
         if name not in self._quantised:
             self._quantised.add(name)
@@ -164,7 +161,7 @@ class _Writer:
         return output
 
     def weight(self, name: str) -> str:
-        """Name of a convolution's weight (O, I, h, w) behind its quantisation, by output channel."""
+        """Name of a convolution's weight (O, I, h, w) after quantization, per output channel."""
         output = f"{name}_dequantised"
         if name in self._weights:
             values = numpy_helper.to_array(self._weights.pop(name))
@@ -177,7 +174,7 @@ class _Writer:
         return output
 
     def drop_unread_weights(self) -> None:
-        """Remove the float weights that nothing reads any more."""
+        """Remove the float weights that are no longer read."""
         read = {name for node in self._graph.node for name in node.input}
         kept = [tensor for tensor in self._graph.initializer if tensor.name in read]
         del self._graph.initializer[:]
@@ -192,5 +189,5 @@ class _Writer:
 
 
 def _scales(limits: NDArray[Any]) -> NDArray[np.float32]:
-    """Value of one level; 1 where there is nothing but zeros."""
+    """Value of one level; 1 for all-zero tensors."""
     return np.where(limits > 0, limits / LEVELS, 1.0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""ONNX files run by onnxruntime, to verify and to measure them."""
+"""Run ONNX files with onnxruntime, to verify and to measure them."""
 
 import tempfile
 from collections.abc import Sequence
@@ -19,17 +19,19 @@ def onnx_infer(file: Path, outputs: Sequence[str] | None = None) -> Infer:
     """A callable that runs an ONNX file under onnxruntime.
 
     Args:
-        file: is read now and not needed any more afterwards.
-        outputs: which ones, in this order; None for all.
+        file: is read now and not needed afterwards.
+        outputs: names of the outputs, in this order; None for all.
 
     Raises:
-        ExportError: the package is missing, or it cannot load the file.
+        ExportError: onnxruntime cannot load the file.
+        MissingPackageError: onnxruntime is missing.
     """
     onnxruntime = package("ONNX export", "onnxruntime")
     try:
         session = inference_session(onnxruntime, file)
     except Exception as error:  # its own types have no other public base
-        raise ExportError("", "onnxruntime cannot load the graph", f"nothing was written: {error}") from error
+        fact = f"onnxruntime cannot load the graph ({error})"
+        raise ExportError("ONNX export", fact, "nothing was written") from error
 
     def infer(images: Images) -> Outputs:
         return list(session.run(outputs, {"images": images}))
@@ -38,7 +40,7 @@ def onnx_infer(file: Path, outputs: Sequence[str] | None = None) -> Infer:
 
 
 def proto_infer(proto: "ModelProto", outputs: Sequence[str] | None = None) -> Infer:
-    """A callable that runs a graph that is in no file; arguments and errors as for `onnx_infer`."""
+    """A callable that runs a graph in memory; arguments and errors as for `onnx_infer`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "graph.onnx"
         path.write_bytes(proto.SerializeToString())

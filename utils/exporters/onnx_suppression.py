@@ -1,8 +1,8 @@
-"""Suppression of overlapping boxes as the last node of an ONNX graph.
+"""NMS inside an ONNX graph.
 
-Invariant: the graph's only output is `detections` (M, 7): number of the image in the batch, left, top, right,
-bottom in pixels of the input, score, class; all float32, by image, then class, best score first. It is what
-`nms.suppress` of kind "default" keeps of the boxes and scores that the graph had before.
+Invariant: the only output of the graph is `detections` (M, 7): number of the image in the batch, left, top,
+right, bottom in pixels of the input, score, class; all float32, sorted by image, class and falling score.
+These are the boxes that `nms.suppress` of kind "default" keeps.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ from .parity import difference
 
 OUTPUT = "detections"
 _TOLERANCE = 1e-5
-# candidates of an image that a comparison has at least, whatever the threshold that users get
+# minimum number of candidates per image in the comparison, whatever the threshold
 _COMPARED = 200
 
 
@@ -31,7 +31,7 @@ def suppressed(proto: ModelProto, confidence: float, overlap: float) -> ModelPro
     Args:
         proto: the graph.
         confidence: a box counts for a class with a larger score.
-        overlap: a box goes when its IoU with a better one of its class is larger.
+        overlap: a box is removed when its IoU with a better one of its class is larger.
     """
     result = ModelProto()
     result.CopyFrom(proto)
@@ -71,12 +71,12 @@ def _node(graph: GraphProto, kind: str, inputs: list[str], output: str, **attrib
 
 
 def verify_suppression(proto: ModelProto, job: Exporting) -> None:
-    """Compare what the suppressing graph of `proto` keeps with what `nms.suppress` keeps, on noise.
+    """Compare the NMS graph of `proto` with `nms.suppress`, on noise.
 
-    The score from which boxes count is the one that lets 200 of an image's pass, as noise may hold no object.
+    The score threshold is chosen so that 200 boxes of an image pass, since noise may contain no object.
 
     Raises:
-        ExportError: they differ.
+        ExportError: the results differ.
     """
     plain = proto_infer(proto)
     for shape in job.shapes:
@@ -86,7 +86,7 @@ def verify_suppression(proto: ModelProto, job: Exporting) -> None:
         found = proto_infer(suppressed(proto, confidence, job.overlap))(images)[0]
         wanted = expected_detections(boxes, scores, confidence, job.overlap)
         if not difference(found, wanted) <= _TOLERANCE:
-            fact = f"keeps {len(found)} boxes, the suppression of this project {len(wanted)}, or others"
+            fact = f"keeps {len(found)} boxes, this project's NMS {len(wanted)}, or they differ"
             raise ExportError("onnxruntime's NonMaxSuppression", fact, "leave --nms out")
 
 

@@ -1,10 +1,10 @@
-"""A network as an OpenVINO IR, made from its float32 ONNX file, and proof that OpenVINO computes the same.
+"""Export to OpenVINO IR, from the float32 ONNX file; the file is compared with torch.
 
-What the precisions mean: fp32 and fp16 are the same graph in float32, and in fp16 its weights are stored in
-half precision, which halves the file; in what either is computed is for the program that loads it to say
-(INFERENCE_PRECISION_HINT; OpenVINO's own choice on recent processors is bf16). In int8, NNCF puts quantisers
-in front of the convolutions by ranges found on the job's images; all else stays in float, the decoding too: a
-pixel position has no room in 8 bits.
+Precisions: fp32 and fp16 are the same graph in float32; fp16 stores the weights in half precision, which
+halves the file. The program that loads it decides the precision of the arithmetic (INFERENCE_PRECISION_HINT;
+OpenVINO's default on recent CPUs is bf16). For int8, NNCF inserts quantizers before the convolutions, with
+ranges found on the job's images; everything else stays in float, including the decoding: 8 bits are too few
+for pixel positions.
 """
 
 import logging
@@ -23,7 +23,7 @@ from .verification import verify
 
 PLACE = "OpenVINO export"
 NOTES: Mapping[Precision, str] = {
-    "fp16": "its weights are stored in half precision; in what is computed, who loads it says",
+    "fp16": "weights in half precision; the program that loads it decides the precision of the arithmetic",
     "int8": "compared on images of the training list",
 }
 
@@ -31,15 +31,16 @@ Sections = tuple[int, ...] | Literal["auto"]
 
 
 def export_openvino(job: Exporting, path: Path) -> Exported:
-    """Write a `.xml` and its `.bin`; the texts are its rt_info, under their names.
+    """Write a `.xml` and its `.bin`; the metadata are its rt_info, under their names.
 
     Args:
         job: int8 needs its `calibration`.
         path: of the `.xml` file.
 
     Raises:
-        ExportError: a package is missing, int8 is asked for without images or with sections to find
-            automatically, or the file would compute something else.
+        ExportError: int8 is requested without images or with automatic sections, or the outputs differ from
+            torch's.
+        MissingPackageError: openvino, nncf or a package of the ONNX export is missing.
     """
     openvino = package(PLACE, "openvino")
     model = openvino.Core().read_model(job.onnx("fp32"))
@@ -57,7 +58,7 @@ def export_openvino(job: Exporting, path: Path) -> Exported:
 
 
 def _samples(job: Exporting) -> list[Images]:
-    """The job's images one by one, since a file that is not dynamic takes no batch."""
+    """The job's images one by one, since a file that is not dynamic takes a batch of 1."""
     batches = job.calibration() if job.calibration else ()
     samples = [image[None] for batch in batches for image in batch]
     if not samples:
@@ -68,12 +69,12 @@ def _samples(job: Exporting) -> list[Images]:
 
 def _quantised(model: Any, samples: list[Images], skip: Sections) -> Any:
     if skip == "auto":
-        fact = "sections to leave in float are found for ONNX alone"
-        raise ExportError(PLACE, fact, "name them, such as those that the export to ONNX found")
+        fact = "--int8-skip auto supports ONNX only"
+        raise ExportError(PLACE, fact, "name sections, such as those that the export to ONNX found")
     nncf = package(PLACE, "nncf")
     operators = model.get_ordered_ops()
     convolutions = [op.get_friendly_name() for op in operators if _is_convolution(op)]
-    # Quantising additions and activations too made yolov4 slower and no better.
+    # Quantizing additions and activations too made yolov4 slower and not more accurate.
     kinds = ("Constant", "Parameter", "Result")
     others = [
         op.get_friendly_name()
@@ -90,7 +91,7 @@ def _is_convolution(operator: Any) -> bool:
 
 
 def _of_sections(convolutions: Sequence[str], sections: Iterable[int]) -> list[str]:
-    """Names of the convolutions of sections of the cfg, whose numbers tracing has put into the names."""
+    """Names of the convolutions of cfg sections; tracing has put the section numbers into the names."""
     found = {
         section: [name for name in convolutions if f"/layers.{section}/" in name] for section in sections
     }
@@ -103,7 +104,7 @@ def _of_sections(convolutions: Sequence[str], sections: Iterable[int]) -> list[s
 
 @contextmanager
 def _quiet(logger: str) -> Iterator[None]:
-    """Without its lines on every single operator."""
+    """Silence its lines about every single operator."""
     level = logging.getLogger(logger).level
     logging.getLogger(logger).setLevel(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""How far an exported file is from the network it came from, on images of several shapes."""
+"""Comparison of an exported file with the network it came from, on images of several shapes."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from ..errors import ExportError
 from ..runtimes.runtime import Images, Outputs, random_images
-from .wrappers import Ending
+from .wrappers import Wrapper
 
 Infer = Callable[[Images], Outputs]
 Shape = tuple[int, int, int, int]  # batch, channels, height, width
 
-# Scores of random images may all be next to 0, where onnxruntime's sigmoid is good to 1e-7, absolute.
+# Scores of random images may all be near 0, where onnxruntime's sigmoid is accurate to 1e-7, absolute.
 SMALLEST_SCALE = 1e-2
 
 
@@ -36,18 +36,18 @@ class Parity:
         return max(self.differences.values())
 
 
-def module_infer(ending: Ending) -> Infer:
+def module_infer(wrapper: Wrapper) -> Infer:
     """A callable that runs the module itself."""
 
     def infer(images: Images) -> Outputs:
         with torch.no_grad():
-            return [output.numpy() for output in ending(torch.from_numpy(images))]
+            return [output.numpy() for output in wrapper(torch.from_numpy(images))]
 
     return infer
 
 
 def compare(
-    ending: Ending,
+    wrapper: Wrapper,
     infer: Infer,
     shapes: Sequence[Shape],
     place: str,
@@ -58,47 +58,48 @@ def compare(
     """Compare an exported file with the module it came from.
 
     Args:
-        ending: the module, in evaluation mode, on the CPU, in float32.
-        infer: runs the file; gives the outputs of `ending`, in their order.
+        wrapper: the module, in evaluation mode, on the CPU, in float32.
+        infer: runs the file; returns the outputs of the module, in their order.
         shapes: of the images of each comparison.
-        place: what runs the file, for messages.
-        tolerance: largest difference / largest value that passes.
-        smallest: what counts as the largest value where all are smaller.
-        images: those of a shape.
+        place: name of what runs the file, for messages.
+        tolerance: maximum of largest difference / largest value.
+        smallest: lower bound of the largest value.
+        images: makes images of a shape.
 
     Returns:
         A Parity for each shape.
 
     Raises:
-        ExportError: `infer` fails, the module's own outputs are not finite, or a difference is above
+        ExportError: `infer` fails, the module's own outputs contain NaN or inf, or a difference is above
             `tolerance`.
     """
     found = []
     for shape in shapes:
         where = f"{place} at batch {shape[0]}, {shape[2]}x{shape[3]}"
-        found.append(Parity(shape, _differences(ending, infer, images(shape), where, smallest)))
+        found.append(Parity(shape, _differences(wrapper, infer, images(shape), where, smallest)))
         for name, value in found[-1].differences.items():
             if not value <= tolerance:
                 fact = (
                     f"{name} differ from torch by {value:.1e} of the largest value, more than {tolerance:.0e}"
                 )
                 if value == float("inf"):
-                    fact = f"{name} have another shape than torch's, or are not finite"
+                    fact = f"{name} have another shape than torch's, or contain NaN or inf"
                 raise ExportError(where, fact, "nothing was written")
     return tuple(found)
 
 
 def _differences(
-    ending: Ending, infer: Infer, images: Images, place: str, smallest: float
+    wrapper: Wrapper, infer: Infer, images: Images, place: str, smallest: float
 ) -> dict[str, float]:
-    expected = module_infer(ending)(images)
+    expected = module_infer(wrapper)(images)
     if not all(np.isfinite(output).all() for output in expected):
-        raise ExportError(place, "torch's own outputs are not finite", "the weights are broken or foreign")
+        fact = "torch's own outputs contain NaN or inf"
+        raise ExportError(place, fact, "check that the weights belong to this cfg and are not damaged")
     try:
         actual = infer(images)
-    except Exception as error:  # each runtime has types of its own, without another public base
-        raise ExportError("", f"{place} cannot run the graph", f"nothing was written: {error}") from error
-    pairs = zip(ending.outputs, actual, expected, strict=True)
+    except Exception as error:  # each runtime has exception types of its own, without a public base
+        raise ExportError(place, f"cannot run the graph ({error})", "nothing was written") from error
+    pairs = zip(wrapper.outputs, actual, expected, strict=True)
     return {name: difference(found, wanted, smallest) for name, found, wanted in pairs}
 
 

@@ -1,10 +1,10 @@
-"""A network as a TensorRT engine, built from its ONNX file.
+"""Export to a TensorRT engine, built from the ONNX file.
 
 The network is strongly typed: the ONNX file of the precision decides what is computed in float32, float16 or
-int8, so there are no flags for that. TensorRT-RTX builds without a GPU, for those that are named or for all
-of compute capability 8.0 and newer (Turing, SM75, has to be named). Classic TensorRT builds for the GPU of
-this machine, and is taken where it is installed and no GPU is named. Either reads only engines of its own;
-the JSON beside an engine says whose it is.
+int8, so there are no flags for that. TensorRT-RTX builds without a GPU, for the given GPUs or for all of
+compute capability 8.0 and newer (Turing, SM75, has to be named). Classic TensorRT builds for the GPU of this
+machine, and is used where it is installed and no GPU is named. Each reads only its own engines; the JSON
+beside an engine names the package.
 """
 
 import dataclasses
@@ -23,21 +23,21 @@ import torch
 from ..errors import ExportError, MissingPackageError
 from ..extras import package
 from ..files import atomic_paths
-from ..runtimes.runtime import texts_path
+from ..runtimes.metadata import metadata_path
 from ..runtimes.tensorrt import TensorRt
 from .job import Exported, Exporting
 from .parity import Shape
 from .verification import verify
-from .wrappers import Ending
+from .wrappers import Wrapper
 
 PLACE = "TensorRT export"
 LARGEST_BATCH = 8
-NOT_RUN = "built and not run: that needs an NVIDIA GPU with its driver, and torch with CUDA"
+NOT_RUN = "built, but not run: that needs an NVIDIA GPU with a driver, and torch with CUDA"
 
 
 @dataclass(frozen=True)
 class Profile:
-    """Shapes (B, C, H, W) that an engine takes: from `least` to `most`; it is tuned for `best`."""
+    """Shapes (B, C, H, W) that an engine accepts: `least` to `most`; it is tuned for `best`."""
 
     least: Shape
     best: Shape
@@ -45,11 +45,11 @@ class Profile:
 
 
 def profile(job: Exporting) -> Profile:
-    """The shapes of a job: where open, batch 1 .. 8 and sizes of half to one and a half of the job's.
+    """The shapes of a job: where dynamic, batch 1 .. 8 and sizes of half to one and a half of the job's.
 
     >>> from utils.exporters.wrappers import RawHeads
-    >>> ending = RawHeads(torch.nn.Identity(), 1)
-    >>> shapes = profile(Exporting(ending, (), (416, 320), dynamic_batch=True, dynamic_size=True))
+    >>> wrapper = RawHeads(torch.nn.Identity(), 1)
+    >>> shapes = profile(Exporting(wrapper, (), (416, 320), dynamic_batch=True, dynamic_size=True))
     >>> shapes.least, shapes.most
     ((1, 3, 192, 160), (8, 3, 640, 480))
     """
@@ -66,22 +66,23 @@ def profile(job: Exporting) -> Profile:
 
 
 def export_tensorrt(job: Exporting, path: Path) -> Exported:
-    """Build an engine, and write the texts with what it was built for as JSON beside it.
+    """Build an engine, and write the metadata and what it was built for as JSON beside it.
 
-    The ONNX file was compared with torch; the engine is loaded only where there is a driver.
+    The ONNX file is compared with torch; the engine only where there is a driver.
 
     Args:
         job: its `targets` are compute capabilities of TensorRT-RTX, such as SM86.
         path: of the engine.
 
     Raises:
-        ExportError: no TensorRT is installed, a target is not known, or TensorRT cannot build the network.
+        ExportError: a target is unknown, or TensorRT cannot build the network.
+        MissingPackageError: TensorRT or a package of the ONNX export is missing.
     """
     trt = library(job.targets)
     log = _log(trt)
     shapes = profile(job)
-    paths = (path, texts_path(path))
-    with atomic_paths(*paths) as (engine, texts):
+    paths = (path, metadata_path(path))
+    with atomic_paths(*paths) as (engine, metadata):
         engine.write_bytes(_built(trt, log, job, shapes))
         facts = {
             "package": trt.__name__,
@@ -90,17 +91,17 @@ def export_tensorrt(job: Exporting, path: Path) -> Exported:
             "targets": job.targets,
             "shapes": dataclasses.asdict(shapes),
         }
-        texts.write_text(json.dumps({**job.metadata, "tensorrt": facts}, indent=1), encoding="utf-8")
+        metadata.write_text(json.dumps({**job.metadata, "tensorrt": facts}, indent=1), encoding="utf-8")
         infer = TensorRt().load(engine).infer if torch.cuda.is_available() and not job.targets else None
         parities = verify(job, infer, "TensorRT") if infer else ()
     return Exported(paths, "tensorrt", job.precision, parities, infer, note="" if infer else NOT_RUN)
 
 
 def library(targets: Collection[str] = ()) -> ModuleType:
-    """TensorRT or TensorRT-RTX, whose interface is the same.
+    """TensorRT or TensorRT-RTX, which have the same interface.
 
     Raises:
-        ExportError: neither is installed.
+        MissingPackageError: neither is installed.
     """
     if torch.cuda.is_available() and not targets:
         with suppress(MissingPackageError):
@@ -118,32 +119,33 @@ def _built(trt: Any, log: Any, job: Exporting, shapes: Profile) -> bytes:
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(job.onnx(job.precision))):
         faults = [parser.get_error(number).desc() for number in range(parser.num_errors)]
-        raise ExportError(PLACE, f"cannot read the ONNX file: {_told(faults or log.lines)}")
-    _require_contract(trt, network, job.module)
+        fact = f"cannot read the ONNX file ({_log_text(faults or log.lines)})"
+        raise ExportError(PLACE, fact, "nothing was written; try another --opset or format")
+    require_contract(trt, network, job.module)
     if job.dynamic_batch or job.dynamic_size:
         ranges = builder.create_optimization_profile()
         ranges.set_shape("images", shapes.least, shapes.best, shapes.most)
         config.add_optimization_profile(ranges)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise ExportError(PLACE, f"cannot build the network: {_told(log.lines)}", "nothing was written")
+        raise ExportError(PLACE, f"cannot build the network: {_log_text(log.lines)}", "nothing was written")
     return bytes(plan)
 
 
-def _require_contract(trt: Any, network: Any, ending: Ending) -> None:
-    """float32 images in, and the float32 outputs of `ending`: the file's precision is inside alone."""
+def require_contract(trt: Any, network: Any, wrapper: Wrapper) -> None:
+    """float32 images in, float32 outputs out: only the inside has the precision of the file."""
     tensors = [
         *(network.get_input(number) for number in range(network.num_inputs)),
         *(network.get_output(number) for number in range(network.num_outputs)),
     ]
     found = [(tensor.name, tensor.dtype) for tensor in tensors]
-    wanted = [(name, trt.float32) for name in ("images", *ending.outputs)]
+    wanted = [(name, trt.float32) for name in ("images", *wrapper.outputs)]
     if found != wanted:
         raise ExportError(PLACE, f"the ONNX file has {found}, not {wanted}", "nothing was written")
 
 
 def _set_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:
-    """Compute capabilities of the GPUs to build for; without, the engine is portable."""
+    """Compute capabilities of the GPUs to build for; without them, the engine is portable."""
     if not targets:
         return
     require_targets(trt, targets)
@@ -153,26 +155,26 @@ def _set_targets(trt: Any, config: Any, targets: Sequence[str]) -> None:
 
 
 def require_targets(trt: Any, targets: Sequence[str]) -> None:
-    """Refuse GPUs that TensorRT-RTX does not know.
+    """Refuse GPUs that TensorRT-RTX does not support.
 
     Args:
-        trt: what `library` gives for these targets.
+        trt: the package from `library`.
         targets: compute capabilities, such as SM86.
 
     Raises:
-        ExportError: with those that are known.
+        ExportError: names the supported ones.
     """
     if not targets:
         return
     known = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
     unknown = [target for target in targets if target not in known]
     if unknown:
-        raise ExportError(f"--target {','.join(unknown)}", "is not known", f"use some of {','.join(known)}")
+        raise ExportError(f"--target {','.join(unknown)}", "unsupported", f"use some of {','.join(known)}")
 
 
 @cache
 def _log(trt: Any) -> Any:
-    """Keeps errors; one for the process, since TensorRT stays with the first that it is given."""
+    """Keeps errors; one for the process, since TensorRT keeps the first logger that it is given."""
 
     class Log(trt.ILogger):
         def __init__(self) -> None:
@@ -186,7 +188,7 @@ def _log(trt: Any) -> Any:
     return Log()
 
 
-def _told(lines: Sequence[str]) -> str:
-    """What its log says, without places in its sources."""
+def _log_text(lines: Sequence[str]) -> str:
+    """The log in one line, without places in TensorRT's sources."""
     texts = [" ".join(re.sub(r" In \w+ at /_src\S+", "", line).split()) for line in lines]
-    return " | ".join(dict.fromkeys(texts)) or "its log says nothing"
+    return " | ".join(dict.fromkeys(texts)) or "its log is empty"

@@ -1,6 +1,6 @@
-"""A network as a TorchScript file: traced, frozen, and compared with the network that it came from.
+"""Export to TorchScript: traced, frozen, and compared with torch.
 
-Freezing folds the batch norms and makes constants of all parameters, so the file can be run but not trained.
+Freezing folds the batch norms and turns all parameters into constants, so the file can be run, not trained.
 """
 
 import warnings
@@ -16,7 +16,7 @@ from ..pruning.narrow import shared_copy
 from ..runtimes.torch import Torch
 from .job import Exported, Exporting, Limits
 from .verification import verify
-from .wrappers import Ending
+from .wrappers import Wrapper
 
 LIMITS = Limits(
     "TorchScript",
@@ -30,7 +30,7 @@ class HalfInside(nn.Module):
     """A detector that computes in float16; its images and raw heads are float32.
 
     Args:
-        model: images (B, C, H, W) -> raw heads; is made half precision.
+        model: images (B, C, H, W) -> raw heads; converted to half precision.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -42,23 +42,23 @@ class HalfInside(nn.Module):
         return [head.float() for head in self.model(images.half())]
 
 
-def half_inside(ending: Ending) -> nn.Module:
-    """A copy of `ending` that computes in float16 up to the heads."""
-    copy = shared_copy(ending)
-    copy.model = HalfInside(shared_copy(ending.model))
+def half_inside(wrapper: Wrapper) -> nn.Module:
+    """A copy of `wrapper` that computes in float16 up to the heads."""
+    copy = shared_copy(wrapper)
+    copy.model = HalfInside(shared_copy(wrapper.model))
     return copy.eval()
 
 
 def export_torchscript(job: Exporting, path: Path) -> Exported:
-    """Write a `.torchscript` file; its texts are torch.jit's `_extra_files`.
+    """Write a `.torchscript` file; its metadata are torch.jit's `_extra_files`.
 
     Args:
-        job: fp32 or fp16. Where batch and size are not left open, the file may take others all the same:
+        job: fp32 or fp16. Where batch and size are not dynamic, the file may accept others nevertheless;
             they are not compared.
         path: of the file.
 
     Raises:
-        ExportError: int8 is asked for, the network cannot be traced, or the file computes something else.
+        ExportError: int8 is requested, the network cannot be traced, or the outputs differ from torch's.
     """
     LIMITS.check(job.precision, job.dynamic_batch or job.dynamic_size)
     module = job.module if job.precision == "fp32" else half_inside(job.module)
@@ -74,7 +74,7 @@ def traced(module: nn.Module, example: Tensor) -> Any:
 
     Args:
         module: in evaluation mode; (B, C, H, W) -> a tensor or several.
-        example: images to run it on; what depends on their values or sizes becomes a constant.
+        example: images to run it on; values that depend on them or on their size become constants.
 
     Raises:
         ExportError: the module cannot be traced.
@@ -82,7 +82,7 @@ def traced(module: nn.Module, example: Tensor) -> Any:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of sizes that may become constants
         warnings.simplefilter("ignore", DeprecationWarning)
-        module(example)  # a size that does not fit is the model's own error; traced, models do not check
+        module(example)  # an invalid size raises the model's own error; traced, models do not check
         try:
             return torch.jit.freeze(torch.jit.trace(module, example, check_trace=False))
         except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Trace modules to ONNX files, and run them on any runtime by way of one.
+"""Trace modules to ONNX files, and run modules on any runtime via such a file.
 
 torch's older exporter is used: it takes fractions of a second where the newer one takes seconds.
 """
@@ -28,7 +28,8 @@ def trace_onnx(module: nn.Module, example: Tensor, file: Path, opset: int, **nam
         names: `output_names` and `dynamic_axes` of torch.onnx.export.
 
     Raises:
-        ExportError: an operator has no ONNX form, or the package onnx is missing.
+        ExportError: an operator has no ONNX form.
+        MissingPackageError: onnx is missing.
     """
     package("ONNX export", "onnx")
     with warnings.catch_warnings(), torch.no_grad():
@@ -36,7 +37,7 @@ def trace_onnx(module: nn.Module, example: Tensor, file: Path, opset: int, **nam
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.filterwarnings("ignore", "Constant folding", UserWarning)  # is left to the runtime then
-        # an instance norm without statistics of its own takes those of the image at any time
+        # an instance norm without running statistics always uses those of the image
         warnings.filterwarnings("ignore", ".*operator 'instance_norm' is set to train", UserWarning)
         try:
             torch.onnx.export(
@@ -53,7 +54,7 @@ def trace_onnx(module: nn.Module, example: Tensor, file: Path, opset: int, **nam
 
 
 def module_session(module: nn.Module, example: Tensor, runtime: Runtime, opset: int = 17) -> Session:
-    """Get a module ready to run on a runtime, by way of an ONNX file that is not kept.
+    """Get a module ready to run on a runtime, via a temporary ONNX file.
 
     Args:
         module: in evaluation mode, on the CPU, batch norms folded; (B, C, H, W) -> a tensor or several.

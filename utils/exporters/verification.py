@@ -1,4 +1,4 @@
-"""What passes as the same: the comparison that every exported file has to stand, by its precision."""
+"""Verification of every exported file: the tolerance of each precision."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from .parity import SMALLEST_SCALE, Infer, Parity, Shape, compare, module_infer
 
 @dataclass(frozen=True)
 class Bound:
-    """Largest difference / largest value that passes, and the least that counts as the largest value."""
+    """Maximum of largest difference / largest value, and a lower bound of the largest value."""
 
     tolerance: float
     smallest: float
@@ -23,27 +23,27 @@ class Bound:
 
 BOUNDS: Mapping[Precision, Bound] = {
     "fp32": Bound(1e-4, SMALLEST_SCALE),  # float32 rounding stays near 1e-6
-    # float16 has 11 bits; seen were 2e-3 for boxes, and scores 4e-4 off whatever their size
+    # float16 has 11 bits; measured: 2e-3 for boxes, and 4e-4 for scores of any size
     "fp16": Bound(2e-2, 0.1),
-    "int8": Bound(float(np.finfo("f4").max), 0.1),  # what 8 bits do to a single box says little
+    "int8": Bound(float(np.finfo("f4").max), 0.1),  # with 8 bits a single box is not meaningful
 }
-# Root mean square of int8's differences / of the values: zeros would be 1 away. It only finds a graph that is
-# wrong: how good an int8 file is, mAP says.
+# Root mean square of int8's differences / of the values: an output of zeros would have 1. It only detects a
+# wrong graph: the quality of an int8 file is measured by mAP.
 FARTHEST = 1.5
 
 
 def verify(job: Exporting, infer: Infer, place: str) -> tuple[Parity, ...]:
     """Compare a file with the network of its job, at each of the job's shapes.
 
-    Noise is nothing that the ranges of int8 are made for: int8 is compared on images of its calibration.
+    int8 is compared on calibration images, since its ranges are not made for noise.
 
     Args:
-        job: whose precision is that of the file.
+        job: of the file, with its precision.
         infer: runs the file.
-        place: what runs it, for messages.
+        place: name of what runs it, for messages.
 
     Raises:
-        ExportError: the file computes something else, or cannot run.
+        ExportError: the outputs differ, or the file cannot run.
     """
     bound, place = BOUNDS[job.precision], f"{place} {job.precision}"
     if job.precision != "int8":
@@ -62,8 +62,8 @@ def _require_near(job: Exporting, infer: Infer, images: Images, place: str) -> N
     for name, actual, expected in outputs:
         away = _root_mean_square(actual - expected) / max(_root_mean_square(expected), SMALLEST_SCALE)
         if not away <= FARTHEST:
-            fact = f"{name} are {away:.0%} away from torch's in the mean, more than {FARTHEST:.0%}"
-            raise ExportError(place, fact, "leave sections in float, nothing was written")
+            fact = f"{name} differ from torch's by {away:.0%} (root mean square), more than {FARTHEST:.0%}"
+            raise ExportError(place, fact, "nothing was written; leave sections in float")
 
 
 def _root_mean_square(values: NDArray[np.float32]) -> float:
@@ -71,7 +71,7 @@ def _root_mean_square(values: NDArray[np.float32]) -> float:
 
 
 def _real_images(job: Exporting, shape: Shape) -> Images:
-    """The first images to calibrate on, brought to a shape."""
+    """The first calibration images, resized to a shape."""
     batch = next(iter(job.calibration() if job.calibration else ()))
     chosen = torch.from_numpy(batch[np.arange(shape[0]) % len(batch)])
     return torch.nn.functional.interpolate(chosen, size=shape[2:], mode="bilinear").numpy()

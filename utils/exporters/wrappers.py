@@ -1,7 +1,7 @@
-"""What an exported network ends in: boxes and scores, or its raw heads.
+"""Wrappers that give a network its exported outputs: boxes and scores, or the raw heads.
 
-Boxes and scores are two outputs: in one tensor, the boxes' pixels would set the range of an int8 quantisation
-and leave nothing of the scores.
+Boxes and scores are two outputs: in one tensor, the boxes' pixels would decide the int8 range, with no levels
+left for the scores.
 """
 
 from collections.abc import Sequence
@@ -34,12 +34,12 @@ class BoxesAndScores(nn.Module):
 
     @property
     def outputs(self) -> dict[str, Axes]:
-        """Names of the outputs, in order, and which of their axes depend on batch and size."""
+        """Names of the outputs, in order, and those of their axes that depend on batch and size."""
         return {name: {0: "batch", 1: "count"} for name in ("boxes", "scores")}
 
 
 class RawHeads(nn.Module):
-    """A detector without decoding: what its heads hold before any sigmoid.
+    """A detector without decoding: the values of its heads before any sigmoid.
 
     Args:
         model: as for `BoxesAndScores`.
@@ -57,7 +57,7 @@ class RawHeads(nn.Module):
 
     @property
     def outputs(self) -> dict[str, Axes]:
-        """Names of the outputs, in order, and which of their axes depend on batch and size."""
+        """Names of the outputs, in order, and those of their axes that depend on batch and size."""
         return {f"head_{index}": _head_axes(index) for index in range(self.heads)}
 
 
@@ -65,4 +65,4 @@ def _head_axes(index: int) -> Axes:
     return {0: "batch", 2: f"rows_{index}", 3: f"columns_{index}"}
 
 
-Ending = BoxesAndScores | RawHeads
+Wrapper = BoxesAndScores | RawHeads

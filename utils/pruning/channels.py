@@ -60,7 +60,7 @@ class Layer:
         chains: for each output channel the number of its serial chain (see `ChannelGraph.chain_units`).
         groups: groups of the convolution; 1 for an ordinary one.
         depthwise: every output channel reads exactly one input channel.
-        norm: name of the batch norm right behind the layer, if there is one.
+        norm: name of the batch norm directly after the layer, if there is one.
     """
 
     inputs: ChannelIds

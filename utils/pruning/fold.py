@@ -23,8 +23,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..profiling import TRANSPOSED
 from .channels import ChannelGraph, Layer, UnitMask
-from .layers import BATCH_NORMS, TRANSPOSED, answering, bias_alone, channel_axis, filters
+from .layers import BATCH_NORMS, answering, bias_alone, channel_axis, filters
 from .subject import Block
 
 # A carrier's kernel is divided by its constant, and float32 has to hold the quotient.

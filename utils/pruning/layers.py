@@ -15,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Size, Tensor, nn
 
-from ..profiling import evaluating
+from ..profiling import PLAIN_CONVOLUTIONS, TRANSPOSED, evaluating
 from .channels import ChannelGraph
 
 Answer = Callable[[str, nn.Module, Tensor], Tensor]  # layer name, the layer, its input -> its output
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+CONVOLUTIONS = (*PLAIN_CONVOLUTIONS, *TRANSPOSED)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _DIMENSIONS = (F.conv1d, F.conv2d, F.conv3d)
@@ -31,7 +30,7 @@ class ChannelSelection(nn.Module):
 
     Pre-activation networks are pruned with it in Network Slimming (Liu et al., ICCV 2017): the norm that
     opens a block is scored by what the block reads, and the residual sum stays whole. The authors select
-    behind that norm; a norm works channel by channel, so selecting before it computes the same and lets the
+    after that norm; a norm works channel by channel, so selecting before it computes the same and lets the
     norm become narrow too.
 
     To the engine it is a layer without weights: its output channels are its own, and the tensor that it

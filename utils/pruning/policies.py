@@ -61,7 +61,7 @@ class GlobalThreshold:
         votes = np.where(judged, passes, ~silent & (self.merge != "leader"))
         keep = np.zeros(graph.unit_count, dtype=np.bool_)
         keep[graph.chain_units[votes]] = True
-        if self.merge == "leader":  # other writers have no vote; a unit whose leader is no candidate is kept
+        if self.merge == "leader":  # other writers have no vote; a unit whose leader is not judged is kept
             keep |= ~_marked(graph, judged)
         keep |= graph.pinned | ~_marked(graph, ~silent)
         return ChannelPlan(keep, float(threshold), emptied, by_score, self.candidates, self.merge)

@@ -18,15 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from ..profiling import evaluating
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+from .layers import BATCH_NORMS
 
 
 @contextmanager
 def recalibrating(model: nn.Module) -> Iterator[nn.Module]:
     """Re-estimate statistics from the batches that run inside; only batch norms are in training mode."""
     norms = [
-        module for module in model.modules() if isinstance(module, _NORMS) and module.track_running_stats
+        module for module in model.modules() if isinstance(module, BATCH_NORMS) and module.track_running_stats
     ]
     before = [
         (norm, norm.momentum, (norm.running_mean, norm.running_var, norm.num_batches_tracked))

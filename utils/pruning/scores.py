@@ -1,7 +1,7 @@
 """Scores: the importance of each output channel of each layer.
 
 A scorer is a callable from a subject to `LayerScores`: one score per output channel of each layer that it can
-score. A layer without a score is no candidate, and its vote is always to keep. A gate without a score, such
+score. A layer without a score has no candidates and always votes to keep. A gate without a score, such
 as that of squeeze-and-excitation, has no vote: the layer that it scales decides alone.
 
 Gammas and Taylor terms are comparable across layers. Norms and distances of filters depend on the size of a

@@ -1,6 +1,6 @@
-"""The geometry of the page's charts, in fractions of their width and height; the template draws them.
+"""Geometry of the charts of a report, in fractions of their width and height; the template draws them.
 
-Widths are fractions so that the same chart fits a screen and a telephone while its letters keep their size.
+Widths are fractions, so that a chart fits large and small screens with text of the same size.
 """
 
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BINS = 56
-# Where the largest score is beyond so many times the 99th percentile, a few outliers would squeeze the rest.
+# Scores above this multiple of the 99th percentile are outliers, which would squeeze the rest.
 _OUTLIERS = 1.6
-# Side of a badge with some air, as a fraction of the narrowest picture a page shows.
+# Side of a badge with its margin, as a fraction of the narrowest picture of a page.
 _BADGE = 0.075
 
 
 @dataclass(frozen=True)
 class Strand:
-    """What one group draws in one row: a vertical line, and a dot where the row is a member.
+    """The mark of a group in one row: a vertical line, and a dot where the row is a member.
 
     Attributes:
         lane: the column, 0 is the leftmost.
-        above, below: whether the line runs up to the row before, down to the row behind.
+        above, below: whether the line continues to the row above, to the row below.
         member: whether the row belongs to the group.
         group: the group's number.
     """
@@ -41,7 +41,7 @@ def strands(groups: Sequence[int | None]) -> tuple[tuple[Strand, ...], ...]:
         groups: for each row the number of its group, None where it has none.
 
     Returns:
-        For each row what passes it, from the left; groups of one row draw nothing.
+        For each row its marks, from the left; groups of a single row have none.
 
     >>> [len(row) for row in strands([1, None, 1, 2])]
     [1, 1, 1, 0]
@@ -65,7 +65,7 @@ def strands(groups: Sequence[int | None]) -> tuple[tuple[Strand, ...], ...]:
 
 @dataclass(frozen=True)
 class Bin:
-    """A bar of the histogram: `count` channels with scores from `low` to `high`, of which `kept` stay."""
+    """A bar of the histogram: `count` channels with scores from `low` to `high`, of which `kept` are kept."""
 
     low: float
     high: float
@@ -84,7 +84,7 @@ class Histogram:
         ticks: scores to mark: position from the left, text.
         levels: counts to mark: height, text.
         threshold: its position from the left; None without one.
-        beyond: how many scores lie above the last bin's `high`; it counts them too.
+        beyond: number of scores above the last bin's `high`; it counts them too.
     """
 
     bins: tuple[Bin, ...]
@@ -101,8 +101,8 @@ def histogram(
 
     Args:
         scores: (channels,) at least 0; values that are not finite are left out.
-        kept: (channels,) which of them stay; None: all.
-        threshold: the score below which channels go.
+        kept: (channels,) which of them are kept; None: all.
+        threshold: channels with a lower score are removed.
 
     Returns:
         None where there is no finite score.
@@ -145,7 +145,7 @@ def _edges(scores: NDArray[np.floating], threshold: float | None) -> NDArray[np.
 
 
 def _log(count: float) -> float:
-    """0 for 0, and a single channel can still be seen."""
+    """Logarithm for bar heights: 0 for 0, and 1 is visible."""
     return float(np.log10(1 + count))
 
 
@@ -161,10 +161,10 @@ def _round_values(end: float) -> tuple[float, ...]:
 
 
 def badge_centers(points: Sequence[tuple[float, float]], aspect: float) -> tuple[tuple[float, float], ...]:
-    """Move the number badges of boxes apart, so that each can be read.
+    """Move the number badges of boxes apart, so that each is readable.
 
     Args:
-        points: wished centre (x, y) of each badge, fractions of the picture.
+        points: preferred centre (x, y) of each badge, fractions of the picture.
         aspect: width of the picture over its height.
 
     Returns:

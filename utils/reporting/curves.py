@@ -1,6 +1,6 @@
-"""Pictures of what pruning costs: mAP over size for each score, and a heat map of groups by ratio.
+"""Plots of ladder.py and sensitivity.py: mAP over size for each score; a heat map of groups by ratio.
 
-Invariant: a picture is drawn from figures alone, so it can be drawn again at any time.
+Invariant: a plot is drawn from figures alone, so it can be redrawn at any time.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which can be told apart with any kind of sight
+# The colours of Okabe and Ito, distinguishable with any colour vision
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _INK, _FAINT = "#333333", "#8a8a8a"
 # white letters have more contrast than _INK on colours of less luminance than this
@@ -69,7 +69,7 @@ def plot_ladders(
     """Draw mAP over share, parameters, multiply-adds and latency into a PNG file.
 
     Args:
-        unpruned: where all curves begin.
+        unpruned: the start of all curves.
         curves: points by share, for each score.
         knees: share of the knee for each score; 0 for none.
         tolerance: mAP that may be lost, drawn as a band.
@@ -77,7 +77,7 @@ def plot_ladders(
         title: above all panels.
         runtime: that latency was measured on.
     """
-    # Where the knees are far from the unpruned network, half of what matters would lie on the axis.
+    # With knees far below the unpruned network, a linear axis would squeeze what matters.
     kept = [
         point.parameters
         for score, points in curves.items()
@@ -87,7 +87,7 @@ def plot_ladders(
     far = min(kept, default=unpruned.parameters) < unpruned.parameters / 4
     (size, many), (unit, most) = _unit(unpruned.parameters), _unit(unpruned.macs)
     panels = [
-        _Panel("share of the channels to remove", lambda point: point.share),
+        _Panel("share of the channels removed", lambda point: point.share),
         _Panel(f"parameters, {many}", lambda point: point.parameters / size, logarithmic=far),
         _Panel(f"multiply-adds, {most}", lambda point: point.macs / unit),
     ]
@@ -105,7 +105,7 @@ def plot_ladders(
 
 
 def _unit(count: int) -> tuple[float, str]:
-    """What to count in, so that numbers up to `count` are short.
+    """The unit that keeps numbers up to `count` short.
 
     >>> _unit(8_674_496)
     (1000000.0, 'millions')
@@ -129,7 +129,7 @@ def _draw_panel(
         x = [panel.value(point) for point in whole]
         measured = any(point.recalibrated is not None for point in whole)
         if measured:
-            # the curve is what one gets; what one would get otherwise goes behind it
+            # the dotted line is behind the curve of the better figure
             axis.plot(x, [100 * point.as_cut for point in whole], ":", color=colour, linewidth=1.3, alpha=0.8)
         best = [100 * unpruned.as_cut, *(100 * point.best for point in points)]
         axis.plot(x, best, "-o", color=colour, linewidth=2, markersize=3.5, label=score)
@@ -165,7 +165,7 @@ def plot_sensitivity(
     """Draw a heat map of the mAP that cutting one group alone costs into a PNG file.
 
     Args:
-        drops: (groups, ratios) mAP lost, fractions; negative where it grew, nan where there is no figure.
+        drops: (groups, ratios) mAP lost, fractions; negative for a gain, NaN where not measured.
         labels: of the groups, from the top.
         ratios: shares of a group that were removed.
         path: of the file.

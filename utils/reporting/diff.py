@@ -1,7 +1,7 @@
 """Two cfg texts side by side, section by section.
 
-Sections are paired by number, not by looking alike: a cfg has dozens of sections that differ in one number,
-among which a diff of the whole text would pair the wrong ones.
+Sections are paired by number, not by similarity: a cfg has dozens of sections that differ in one number,
+and a diff of the whole text would pair the wrong ones.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from itertools import groupby, zip_longest
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the two columns; None where a text has nothing there."""
+    """A row of the two columns; None where a column is empty."""
 
     before: str | None
     after: str | None
@@ -25,11 +25,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Part:
-    """Neighbouring sections that fared alike.
+    """Neighbouring sections of one kind of change.
 
     Attributes:
         kind: "same", "changed" (always one section) or "removed".
-        before, after: what they are called in each text; `after` is empty for removed ones.
+        before, after: their names in each text; `after` is empty for removed ones.
         sections: how many they are.
         lines: all lines, none for "same".
     """
@@ -52,7 +52,7 @@ def cfg_parts(before: str, after: str, moved: Mapping[int, int]) -> tuple[Part, 
     Args:
         before: the cfg of the network as it was.
         after: of the network as it is.
-        moved: old -> new number of every section that stays; [net] has none and always stays.
+        moved: old -> new number of every kept section; [net] has no number and is always kept.
 
     Raises:
         ValueError: `moved` names a section that a text does not have.
@@ -66,9 +66,9 @@ def cfg_parts(before: str, after: str, moved: Mapping[int, int]) -> tuple[Part, 
     pairs = {-1: -1, **moved}
     if not set(pairs) <= set(old) or not set(pairs.values()) <= set(new):
         raise ValueError("moved: names sections that the cfgs do not have")
-    fates = [_fate(old, new, pairs, number) for number in old]
+    kinds = [_kind(old, new, pairs, number) for number in old]
     return tuple(
-        part for kind, run in groupby(zip(fates, old, strict=True), lambda item: item[0])
+        part for kind, run in groupby(zip(kinds, old, strict=True), lambda item: item[0])
         for part in _parts(kind, [number for _, number in run], old, new, pairs)
     )  # fmt: skip
 
@@ -77,7 +77,7 @@ Sections = Mapping[int, tuple[str, ...]]  # number -> its lines, the header firs
 
 
 def _sections(text: str) -> Sections:
-    """[net] is -1, as Darknet numbers the sections behind it."""
+    """Number -> lines; [net] is -1, so that the others are numbered as in Darknet."""
     sections: dict[int, list[str]] = {}
     for line in (line.strip() for line in text.splitlines()):
         if line.startswith("["):
@@ -87,7 +87,7 @@ def _sections(text: str) -> Sections:
     return {number: tuple(lines) for number, lines in sections.items()}
 
 
-def _fate(old: Sections, new: Sections, moved: Mapping[int, int], number: int) -> str:
+def _kind(old: Sections, new: Sections, moved: Mapping[int, int], number: int) -> str:
     if number not in moved:
         return "removed"
     return "same" if old[number] == new[moved[number]] else "changed"

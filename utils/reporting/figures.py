@@ -44,7 +44,7 @@ def points(change: float) -> str:
 
 
 def small(value: float) -> str:
-    """A difference or threshold, with as many digits as say something.
+    """A difference or threshold, with its significant digits.
 
     >>> small(3.2e-15), small(0.0134), small(0.0)
     ('3.2e-15', '0.0134', '0')

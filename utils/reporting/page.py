@@ -1,7 +1,7 @@
-"""The report of a pruning run as one HTML file that needs nothing else: no script, no network.
+"""The report of a pruning run as one self-contained HTML file: no scripts, nothing to download.
 
-Invariant: every text is escaped (names of classes and files, cfgs), and the page's own policy forbids a
-browser to load anything from anywhere.
+Invariant: every text is escaped (names of classes and files, cfgs), and the content security policy of the
+page forbids loading anything.
 """
 
 import base64
@@ -17,23 +17,23 @@ from ..files import write_text
 from . import charts, figures
 from .diff import cfg_parts
 
-# What the networks of a run are, for readers who see their names for the first time.
+# Explanations of the stages, for readers who see their names for the first time.
 STAGES: Mapping[str, str] = {
-    "before": "the network as it was given",
+    "before": "the unpruned network",
     "gamma_masked": "same size, the batch-norm scales of removed channels set to 0: "
-    "they still put out a constant",
-    "folded": "removed channels held at 0, those constants moved into the layers behind (unless --fold off)",
+    "they still output a constant",
+    "folded": "removed channels set to 0, their constants folded into the next layers (unless --fold off)",
     "compact": "removed channels cut out, written to disk and read back",
-    "recalibrated": "the compact network with its batch-norm statistics measured anew",
-    "last_pruned": "what the last round of pruning left of the networks fine-tuned before it",
-    "fine_tuned": "the same after its own fine-tuning, written to disk and read back",
+    "recalibrated": "the compact network with re-estimated batch-norm statistics",
+    "last_pruned": "the network after the last round of pruning, before its fine-tuning",
+    "fine_tuned": "the same network after fine-tuning, written to disk and read back",
 }
 MOST_NUMBERED = 10  # boxes of a sample with a number and a line of their own
 
 
 @dataclass(frozen=True)
 class Card:
-    """A figure of the summary, as texts; `share` is what is left of it (0..1 or more), drawn as a bar."""
+    """A figure of the summary, as texts; `share` of it is left (0..1 or more), drawn as a bar."""
 
     label: str
     before: str
@@ -51,8 +51,8 @@ class SectionRow:
         label: what it is, such as "3×3 / 2".
         filters_before: how many it had.
         filters_after: how many it has; 0 if it was removed.
-        removed: whether the whole section is gone.
-        group: number of the set of sections whose channels shortcuts tie; None if it is alone.
+        removed: whether the whole section is removed.
+        group: number of the group of sections whose outputs shortcuts add; None without one.
         parameters: learnable values before and after.
         macs: multiply-adds on one image before and after.
         milliseconds: for one image before and after; None where it was not measured.
@@ -93,7 +93,7 @@ class Box:
         label: its class.
         score: 0..1.
         kind: "kept" (both networks have it), "lost" (only the one before) or "gained" (only the one after).
-        right: whether it meets a labelled object; None if that is unknown.
+        right: whether it matches a labelled object; None if unknown.
     """
 
     xyxy: tuple[float, float, float, float]
@@ -114,7 +114,7 @@ class Sample:
 
     @property
     def data_uri(self) -> str:
-        """The image as an address that holds it."""
+        """The image as a data URI."""
         return "data:image/jpeg;base64," + base64.b64encode(self.image).decode("ascii")
 
     @property
@@ -126,7 +126,7 @@ class Sample:
 
     @property
     def numbered(self) -> tuple[Box, ...]:
-        """Of `changes` those with the best scores, as many as a reader can tell apart."""
+        """Those of `changes` with the best scores, as many as remain readable."""
         best = sorted(self.changes, key=lambda box: -box.score)[:MOST_NUMBERED]
         return tuple(box for box in self.changes if box in best)
 
@@ -137,19 +137,19 @@ class Sample:
 
     @property
     def badges(self) -> tuple[tuple[float, float], ...]:
-        """Where the number of each of `numbered` goes: lost at the upper left, gained at the lower right."""
+        """Position of each number of `numbered`: lost at the upper left, gained at the lower right."""
         corners = [box.xyxy[:2] if box.kind == "lost" else box.xyxy[2:] for box in self.numbered]
         return charts.badge_centers(corners, self.size[1] / self.size[0])
 
 
 @dataclass(frozen=True)
 class CheckRow:
-    """A comparison that a run made of itself.
+    """A check of a run.
 
     Attributes:
         name: what was compared.
         difference: largest one found; None if it was not measured, `note` says why.
-        tolerance: largest one allowed; None where the difference is only told.
+        tolerance: largest one allowed; None where the difference is for information only.
         note: how it was measured.
     """
 
@@ -160,36 +160,36 @@ class CheckRow:
 
     @property
     def verdict(self) -> str:
-        """What the row says: "passed", "failed", "told" or "not measured"."""
+        """The result: "passed", "failed", "information" or "not measured"."""
         if self.difference is None:
             return "not measured"
         if self.tolerance is None:
-            return "told"
+            return "information"
         return "passed" if self.difference <= self.tolerance else "failed"
 
 
 @dataclass(frozen=True)
 class Page:
-    """All that a report shows; parts that are empty are left out.
+    """Content of a report; empty parts are left out.
 
     Attributes:
         title: the heading.
         subtitle: a sentence below it.
-        facts: small print, (what, value): the command, files, image size.
+        facts: (name, value) of the command, files, image size.
         cards: the summary.
         stages: mAP@0.5 (0..1) of each network of the run, by the names of STAGES; None: not measured.
         sections: those with filters, in order.
         other_milliseconds: of all other sections together, before and after.
-        scores: (channels,) of all that could be removed; `kept` says which stay, None: not known.
-        threshold: the score below which channels go.
+        scores: (channels,) of all that could be removed; `kept` says which are kept, None: unknown.
+        threshold: channels with a lower score are removed.
         classes: accuracy by class; those without objects left out.
         samples: images with boxes; `samples_note` says how they were chosen.
-        checks: the run's comparisons with itself.
-        score: name of what `scores` are.
-        merge: how sections whose channels shortcuts tie decide together, as --merge names it.
+        checks: the comparisons of networks.
+        score: name of the score.
+        merge: how sections whose outputs shortcuts add decide together, as --merge.
         notes: what the user should know, one sentence each.
         cfg_before, cfg_after: texts of the cfgs.
-        moved: old -> new number of every section that stays.
+        moved: old -> new number of every kept section.
     """
 
     title: str

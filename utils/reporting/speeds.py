@@ -1,6 +1,6 @@
-"""A picture of what networks take: for each runtime, milliseconds an image over the inputs.
+"""Plot of latencies: for each runtime, milliseconds per image over the inputs.
 
-Invariant: a picture is drawn from figures alone, so it can be drawn again at any time.
+Invariant: a plot is drawn from figures alone, so it can be redrawn at any time.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ class Bar:
 
     Attributes:
         model: its name.
-        place: the input, named so that no two inputs of a panel share a name.
-        milliseconds: an image.
+        place: the input; names are unique within a panel.
+        milliseconds: per image.
     """
 
     model: str
@@ -64,7 +64,7 @@ def plot_speeds(panels: Sequence[Panel], models: Sequence[str], path: Path) -> N
         axis.set_ylim(0, 1.3 * max(bar.milliseconds for bar in panel.bars))  # room for the legend
         axis.set_xticks(range(len(places)), places, fontsize=7)
         axis.set_title(panel.title, fontsize=9)
-        axis.set_ylabel("ms an image")
+        axis.set_ylabel("ms per image")
         axis.grid(axis="y", alpha=0.3)
         axis.legend(fontsize=8)
     with atomic_path(path) as temporary:

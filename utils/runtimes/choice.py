@@ -1,4 +1,4 @@
-"""Which runtimes there are, and which of them reads a file."""
+"""Available runtimes, and the one that reads a file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +12,10 @@ from .runtime import Runtime
 from .tensorrt import TensorRt
 from .torch import Torch
 
-NAMES = ("torch", "onnxruntime", "openvino", "tensorrt")  # run any module, by way of ONNX where need be
+NAMES = ("torch", "onnxruntime", "openvino", "tensorrt")  # run any module, via ONNX where needed
 ALL_NAMES = (*NAMES, "opencv", "ncnn")
 
-# Who reads files of a suffix; the first unless another is asked for.
+# Runtimes that read files of a suffix; the first is the default.
 READERS: Mapping[str, tuple[str, ...]] = {
     ".onnx": ("onnxruntime", "openvino", "tensorrt"),
     ".xml": ("openvino",),
@@ -33,7 +33,7 @@ def find_runtime(name: str, precision: str = "f32") -> Runtime:
         precision: f32; OpenVINO also takes bf16, f16 and dynamic, TensorRT f16.
 
     Raises:
-        ToolkitError: there is no such runtime or precision here.
+        ToolkitError: unknown runtime or unsupported precision.
     """
     match name:
         case "openvino":
@@ -47,9 +47,11 @@ def find_runtime(name: str, precision: str = "f32") -> Runtime:
         "ncnn": Ncnn,
     }
     if name not in plain:
-        raise ToolkitError(f"runtime {name!r}", "is not known", f"use one of {', '.join(ALL_NAMES)}")
+        raise ToolkitError(f"runtime {name!r}", "unknown", f"use one of {', '.join(ALL_NAMES)}")
     if precision != "f32":
-        raise ToolkitError(name, f"computes in f32 here, not in {precision}", "leave the precision out")
+        raise ToolkitError(
+            f"runtime {name}", f"supports f32 only, not {precision}", "leave the precision out"
+        )
     return plain[name]()
 
 
@@ -63,7 +65,7 @@ def is_exported(path: Path) -> bool:
 
 
 def readers(path: Path) -> tuple[str, ...]:
-    """Names of the runtimes that read an exported file, the usual one first; none for another file."""
+    """Names of the runtimes that read an exported file, the default first; empty for other files."""
     return next((names for suffix, names in READERS.items() if path.name.lower().endswith(suffix)), ())
 
 
@@ -72,15 +74,15 @@ def runtime_of(path: Path, name: str | None = None) -> Runtime:
 
     Args:
         path: of the file; its suffix decides.
-        name: another one than the usual.
+        name: of the runtime; None for the default.
 
     Raises:
-        ToolkitError: none reads it, or not that one.
+        ToolkitError: no runtime reads it, or this one does not.
     """
     names = readers(path)
     if not names:
-        fact = "no runtime reads files of this kind"
+        fact = "unsupported kind of file"
         raise ToolkitError(path, fact, f"give one of {', '.join(READERS)}")
     if name is not None and name not in names:
-        raise ToolkitError(path, f"{name} does not read this", f"use {' or '.join(names)}")
+        raise ToolkitError(path, f"{name} does not read this file", f"use {' or '.join(names)}")
     return find_runtime(name or names[0])

@@ -1,4 +1,4 @@
-"""ncnn on the processor."""
+"""ncnn on the CPU."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ import torch
 
 from ..errors import ToolkitError
 from ..extras import package
-from .runtime import Images, Outputs, Session, Sizes, read_texts, texts_path
-from .texts import darknet_of
+from .metadata import darknet_of, metadata_path, read_metadata
+from .runtime import Images, Outputs, Session, Sizes
 
 
 @dataclass(frozen=True)
 class Ncnn:
-    """With as many threads as torch has, one image at a time; computes in f32."""
+    """With as many threads as torch, one image at a time, in f32."""
 
     name: str = "ncnn"
     precision: str = "f32"
@@ -39,14 +39,14 @@ class Ncnn:
         net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
         net.opt.use_bf16_storage = False
         if net.load_param(str(path)) or net.load_model(str(binary)):
-            raise ToolkitError(path, "ncnn cannot load it", "export the network anew")
-        texts = read_texts(path)
-        return _Session(ncnn, net, _sizes(texts, str(texts_path(path))), texts)
+            raise ToolkitError(path, "ncnn cannot load it", "export the network again")
+        metadata = read_metadata(path)
+        return _Session(ncnn, net, _sizes(metadata, str(metadata_path(path))), metadata)
 
 
-def _sizes(texts: Mapping[str, str], source: str) -> Sizes:
-    """Of one image; the file itself does not say of which size."""
-    facts = darknet_of(texts, source)
+def _sizes(metadata: Mapping[str, str], source: str) -> Sizes:
+    """Of one image; only the metadata state the size."""
+    facts = darknet_of(metadata, source)
     height, width = facts.get("image_size", (None, None))
     return 1, facts.get("channels"), height, width
 
@@ -56,10 +56,12 @@ class _Session:
     ncnn: Any
     net: Any
     sizes: Sizes
-    texts: Mapping[str, str]
+    metadata: Mapping[str, str]
 
     def infer(self, images: Images) -> Outputs:
-        return [np.array(output)[None] for output in self._run(self._given(images))]  # ncnn knows no batch
+        return [
+            np.array(output)[None] for output in self._run(self._given(images))
+        ]  # ncnn has no batch dimension
 
     def bound(self, images: Images) -> Callable[[], object]:
         given = self._given(images)
@@ -68,7 +70,7 @@ class _Session:
     def _given(self, images: Images) -> Any:
         if len(images) != 1:
             raise ToolkitError(
-                "ncnn", f"takes one image at a time, not {len(images)}", "give them one by one"
+                "ncnn", f"accepts one image at a time, not {len(images)}", "give them one by one"
             )
         return self.ncnn.Mat(np.ascontiguousarray(images[0])).clone()
 
@@ -81,6 +83,6 @@ class _Session:
         status, output = extractor.extract(name)
         if status:
             raise ToolkitError(
-                "ncnn", f"cannot compute {name} (status {status})", "is the image of the file's size?"
+                "ncnn", f"cannot compute {name} (status {status})", "give an image of the file's size"
             )
         return output

@@ -1,4 +1,4 @@
-"""onnxruntime on the processor."""
+"""onnxruntime on the CPU."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from ..extras import package
-from .runtime import Images, Outputs, Session, Sizes, known_texts, unloadable, unusable
+from .metadata import known_metadata
+from .runtime import Images, Outputs, Session, Sizes, unloadable, unusable
 
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """With as many threads as torch has, which sleep while they wait."""
+    """With as many threads as torch; idle threads sleep instead of spinning."""
 
     name: str = "onnxruntime"
     precision: str = "f32"
@@ -34,12 +35,12 @@ class OnnxRuntime:
             raise unloadable(path, "onnxruntime", error) from error
         given = session.get_inputs()[0]
         sizes = tuple(size if isinstance(size, int) else None for size in given.shape)
-        texts = known_texts(session.get_modelmeta().custom_metadata_map)
-        return _Session(path, session, given.name, sizes, texts)
+        metadata = known_metadata(session.get_modelmeta().custom_metadata_map)
+        return _Session(path, session, given.name, sizes, metadata)
 
 
 def inference_session(onnxruntime: ModuleType, path: Path) -> Any:
-    """A session of the package on the processor, with torch's number of threads; raises what it raises."""
+    """A session on the CPU with torch's number of threads; raises onnxruntime's own errors."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the cores to others
@@ -53,7 +54,7 @@ class _Session:
     session: Any
     input: str
     sizes: Sizes
-    texts: Mapping[str, str]
+    metadata: Mapping[str, str]
 
     def infer(self, images: Images) -> Outputs:
         try:

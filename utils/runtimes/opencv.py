@@ -32,11 +32,11 @@ OPENCV_EPS = 1e-6
 
 @dataclass(frozen=True)
 class OpenCv:
-    """Runs Darknet networks, not files: `wrap` stands in for `load`.
+    """Runs Darknet networks, not exported files: use `wrap` instead of `load`.
 
     Attributes:
-        winograd: let 3x3 convolutions be computed Winograd's way, as OpenCV does by itself: faster, and off
-            by 1e-3 where everything else is off by 1e-6.
+        winograd: use Winograd convolutions for 3x3 kernels, OpenCV's default: faster, with errors of 1e-3
+            where everything else has 1e-6.
     """
 
     winograd: bool = True
@@ -50,14 +50,14 @@ class OpenCv:
         return str(cv2.__version__)
 
     def load(self, path: Path) -> Session:
-        """Refuse: what OpenCV reads here are a cfg and its weights."""
-        raise ToolkitError(path, "opencv runs a cfg with its .weights here", "give these")
+        """Always refuse: OpenCV is given a cfg and its weights here."""
+        raise ToolkitError(path, "the opencv runtime needs a cfg and its .weights", "give these")
 
     def wrap(self, model: Darknet, image_size: tuple[int, int]) -> Session:
         """A network with its batch norms, on the CPU, for images of one size (height, width).
 
-        Its outputs are boxes (B, N, 4) xyxy in pixels and scores (B, N, classes); what is timed are OpenCV's
-        own layers to the end, which decode too.
+        Its outputs are boxes (B, N, 4) xyxy in pixels and scores (B, N, classes); decoding is included in
+        timings.
 
         Raises:
             ToolkitError: OpenCV refuses the cfg or reads it wrongly.
@@ -80,7 +80,7 @@ class _Session:
     net: Any
     model: Darknet
     sizes: Sizes = OPEN
-    texts: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def infer(self, images: Images) -> Outputs:
         network, specs = self.model.network, self.model.head_specs
@@ -108,7 +108,7 @@ def opencv_finding() -> tuple[Finding, ...]:
 
 
 def opencv_objection(network: Network) -> str | None:
-    """Why OpenCV cannot be compared with: it refuses the cfg or is known to read it wrongly; else None."""
+    """Why no comparison with OpenCV is possible: it refuses the cfg or reads it wrongly; otherwise None."""
     if not HAS_IMPORTER:
         return f"{NO_IMPORTER}; OpenCV 4 has one"
     findings = [f for f in opencv_findings(network) if f.effect in ("refuses", "reads wrongly")]
@@ -119,10 +119,10 @@ def opencv_objection(network: Network) -> str | None:
 
 
 def opencv_maps(model: Darknet, images: Tensor) -> list[Tensor]:
-    """The maps that enter the heads, as OpenCV computes them from the model written to files.
+    """Input maps of the heads, as OpenCV computes them from the model written to files.
 
     Args:
-        model: the network, on the CPU; one that OpenCV has no objection to.
+        model: the network, on the CPU; `opencv_objection` is None for it.
         images: (B, channels, H, W) in 0..1, float32; H and W need not be the cfg's.
 
     Returns:
@@ -133,7 +133,7 @@ def opencv_maps(model: Darknet, images: Tensor) -> list[Tensor]:
 
 
 def raw_maps(heads: Sequence[Tensor]) -> list[Tensor]:
-    """The heads of `Darknet`, (B, A, h, w, width) each, as the maps (B, A * width, h, w) that enter them."""
+    """The heads of `Darknet`, (B, A, h, w, width) each, as their input maps (B, A * width, h, w)."""
     return [head.permute(0, 1, 4, 2, 3).flatten(1, 2) for head in heads]
 
 
@@ -149,7 +149,7 @@ def _read(model: Darknet, size: tuple[int, int], winograd: bool) -> Any:
 def _maps(net: Any, network: Network, images: Images) -> list[Tensor]:
     """For each head (B, filters, h, w)."""
     net.setInput(images)
-    # Its own layer in front of every head, whatever that reads; channels last.
+    # OpenCV inserts a layer of this name before every head; channels last.
     maps = net.forward([f"permute_{head}" for head in network.heads])
     return [torch.from_numpy(np.array(values)).permute(0, 3, 1, 2) for values in maps]
 

@@ -1,4 +1,4 @@
-"""OpenVINO on the processor."""
+"""OpenVINO on the CPU."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,18 +10,19 @@ import torch
 
 from ..errors import ToolkitError
 from ..extras import package
-from .runtime import Images, Outputs, Session, Sizes, known_texts, unloadable, unusable
+from .metadata import known_metadata
+from .runtime import Images, Outputs, Session, Sizes, unloadable, unusable
 
 PRECISIONS = ("f32", "bf16", "f16", "dynamic")
 
 
 @dataclass(frozen=True)
 class OpenVino:
-    """With as many threads as torch has, one image at a time.
+    """With as many threads as torch, optimized for the latency of one image.
 
     Attributes:
-        precision: the hint INFERENCE_PRECISION_HINT. OpenVINO itself would take bf16 where the processor
-            has it, and its outputs would no longer be those of the other runtimes; hence f32 unless asked.
+        precision: INFERENCE_PRECISION_HINT. OpenVINO's own default is bf16 where the CPU supports it, which
+            changes the outputs; hence f32 by default.
     """
 
     precision: str = "f32"
@@ -30,7 +31,7 @@ class OpenVino:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            fact = f"precision {self.precision!r} is not known"
+            fact = f"unknown precision {self.precision!r}"
             raise ToolkitError("runtime openvino", fact, f"use one of {', '.join(PRECISIONS)}")
 
     @property
@@ -55,11 +56,11 @@ class OpenVino:
             raise unloadable(path, "OpenVINO", error) from error
         shape = model.input(0).partial_shape
         sizes = tuple(None if size.is_dynamic else size.get_length() for size in shape)
-        return _Session(path, model, compiled.create_infer_request(), sizes, known_texts(_texts(model)))
+        return _Session(path, model, compiled.create_infer_request(), sizes, known_metadata(_metadata(model)))
 
 
-def _texts(model: Any) -> dict[str, object]:
-    """Of an IR they are at the top; those of an ONNX file OpenVINO puts under "framework"."""
+def _metadata(model: Any) -> dict[str, object]:
+    """Metadata: at the top of an IR's rt_info; under "framework" for an ONNX file."""
     found = {name: value if isinstance(value, dict) else value.value for name, value in model.rt_info.items()}
     framework = found.get("framework")
     inner = framework if isinstance(framework, dict) else {}
@@ -72,7 +73,7 @@ class _Session:
     model: Any
     request: Any
     sizes: Sizes
-    texts: Mapping[str, str]
+    metadata: Mapping[str, str]
     fitting: set[tuple[int, ...]] = field(default_factory=set)
 
     def infer(self, images: Images) -> Outputs:
@@ -86,21 +87,21 @@ class _Session:
         return found
 
     def bound(self, images: Images) -> Callable[[], object]:
-        self.infer(images)  # tells what does not fit, which the timed calls have no time for
+        self.infer(images)  # reports invalid sizes; the timed calls do not check
         return lambda: self.request.infer({0: images}, share_inputs=True, share_outputs=True)
 
     def _require_fit(self, shape: tuple[int, ...]) -> None:
-        """Let the model itself be told a new shape: a request that fails inside may not say so."""
+        """Reshape the model first: a request with an invalid size may fail without an error."""
         if None in self.sizes and shape not in self.fitting:
             self.model.reshape(shape)
             self.fitting.add(shape)
 
     def _require_own(self, images: Images, outputs: Outputs) -> None:
-        """Where sizes are open, OpenVINO may leave the outputs of the call before where one fails."""
+        """With dynamic sizes, a failed call may leave the outputs of the previous one in place."""
         if self.sizes[0] is not None:
             return
-        # rows of suppressed boxes, (n, columns), know no batch
+        # boxes after NMS, (n, columns), have no batch dimension
         counts = [len(output) for output in outputs if output.ndim > 2]
         if any(count != len(images) for count in counts):
-            fact = f"OpenVINO gave outputs of {counts} images for images {images.shape}"
-            raise ToolkitError(self.path, fact, "give a size that fits, or export it again")
+            fact = f"OpenVINO returned outputs of {counts} images for images {images.shape}"
+            raise ToolkitError(self.path, fact, "give a valid size, or export it again")

@@ -10,22 +10,23 @@ from torch import Tensor
 
 from ..errors import MissingPackageError, ToolkitError
 from ..extras import package
-from .runtime import Images, Outputs, Session, Sizes, read_beside, read_texts, texts_path
+from .metadata import metadata_path, read_beside, read_metadata
+from .runtime import Images, Outputs, Session, Sizes
 
 PRECISIONS = ("f32", "f16")
-PACKAGES = ("tensorrt", "tensorrt_rtx")  # have one interface; each reads only its own engines
+PACKAGES = ("tensorrt", "tensorrt_rtx")  # same interface; each reads only its own engines
 
 
 @dataclass(frozen=True)
 class TensorRt:
-    """With inputs and outputs on the GPU: figures are without the copy of the image."""
+    """With inputs and outputs on the GPU: timings exclude copying the image."""
 
     precision: str = "f32"
     name: str = "tensorrt"
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            fact = f"precision {self.precision!r} is not known"
+            fact = f"unknown precision {self.precision!r}"
             raise ToolkitError("runtime tensorrt", fact, f"use one of {', '.join(PRECISIONS)}")
 
     @property
@@ -51,41 +52,41 @@ class TensorRt:
         engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
         if engine is None:
             fact = "was built for another GPU or another version of TensorRT"
-            raise ToolkitError(path, fact, "export the network anew for this machine")
-        return _Session(trt, engine, engine.create_execution_context(), read_texts(path))
+            raise ToolkitError(path, fact, "export the network again for this machine")
+        return _Session(trt, engine, engine.create_execution_context(), read_metadata(path))
 
     def _plan(self, trt: Any, logger: Any, path: Path) -> Any:
         builder = trt.Builder(logger)
         network = builder.create_network(0)
         parser = trt.OnnxParser(network, logger)
         if not parser.parse_from_file(str(path)):
-            raise ToolkitError(path, f"TensorRT cannot read it: {parser.get_error(0)}")
+            raise ToolkitError(path, f"TensorRT cannot read it: {parser.get_error(0)}", "export it again")
         config = builder.create_builder_config()
         config.clear_flag(trt.BuilderFlag.TF32)  # 10 bits of mantissa would not be f32
         if self.precision == "f16":
-            if not hasattr(trt.BuilderFlag, "FP16"):  # strongly typed: the ONNX file says the precision
+            if not hasattr(trt.BuilderFlag, "FP16"):  # strongly typed: the ONNX file decides the precision
                 raise ToolkitError(
-                    path, "this TensorRT takes f16 from the file", "export it with --precision fp16"
+                    path, "this TensorRT takes the precision from the file", "export it with --precision fp16"
                 )
             config.set_flag(trt.BuilderFlag.FP16)
         plan = builder.build_serialized_network(network, config)
         if plan is None:
-            raise ToolkitError(path, "TensorRT cannot build an engine of it", "its log says why")
+            raise ToolkitError(path, "TensorRT cannot build an engine from it", "see its log above")
         return plan
 
 
 def _builders(path: Path) -> Sequence[str]:
-    """Packages that may read a file: of an engine the one that built it, which the JSON beside it names."""
+    """Packages that may read a file: for an engine the one that built it, named in the JSON beside it."""
     facts = read_beside(path).get("tensorrt", {})
     if not isinstance(facts, dict):
-        fact = f"is not what an export writes (tensorrt: {facts!r} is no object)"
-        raise ToolkitError(f"{texts_path(path)}", fact, "export the network anew")
+        fact = f"invalid metadata (tensorrt: {facts!r} is not an object)"
+        raise ToolkitError(metadata_path(path), fact, "export the network again")
     builder = facts.get("package")
     return [name for name in PACKAGES if name == builder] or PACKAGES
 
 
 def _package(names: Sequence[str]) -> Any:
-    """The first that is installed, on a machine with a GPU."""
+    """The first installed package, on a machine with a GPU."""
     missing = []
     for name in names:
         try:
@@ -95,7 +96,7 @@ def _package(names: Sequence[str]) -> Any:
             continue
         if torch.cuda.is_available():
             return trt
-        fact = "torch finds no NVIDIA GPU with its driver here"
+        fact = "torch finds no NVIDIA GPU with a driver"
         raise ToolkitError("runtime tensorrt", fact, "use torch, onnxruntime or openvino")
     raise missing[0]
 
@@ -105,7 +106,7 @@ class _Session:
     trt: Any
     engine: Any
     context: Any
-    texts: Mapping[str, str]
+    metadata: Mapping[str, str]
 
     @property
     def sizes(self) -> Sizes:
@@ -124,8 +125,8 @@ class _Session:
         (name,) = self._names(self.trt.TensorIOMode.INPUT)
         given = torch.from_numpy(images).to("cuda")
         if not self.context.set_input_shape(name, tuple(given.shape)):
-            fact = f"takes no images of {tuple(given.shape)}"
-            raise ToolkitError("TensorRT engine", fact, "keep within the shapes that it was built for")
+            fact = f"does not accept images of shape {tuple(given.shape)}"
+            raise ToolkitError("TensorRT engine", fact, "give a shape that it was built for")
         self.context.set_tensor_address(name, given.data_ptr())
         outputs = []
         for name in self._names(self.trt.TensorIOMode.OUTPUT):
@@ -136,7 +137,7 @@ class _Session:
         def run() -> object:
             self.context.execute_async_v3(stream.cuda_stream)
             stream.synchronize()
-            return given  # kept as long as the run that reads it
+            return given  # kept alive during the run
 
         return outputs, run
 

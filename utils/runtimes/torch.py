@@ -1,4 +1,4 @@
-"""torch itself: modules as they are and TorchScript files, channels last."""
+"""torch: modules and TorchScript files, channels last."""
 
 from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ToolkitError
-from .runtime import OPEN, TEXTS, Images, Outputs, Session, Sizes, unloadable
+from .metadata import METADATA_KEYS
+from .runtime import OPEN, Images, Outputs, Session, Sizes, unloadable
 
 
 @dataclass(frozen=True)
 class Torch:
-    """Runs modules too: `wrap` stands in for `load`. Batch norms should be folded already.
+    """Runs modules too, with `wrap`; their batch norms should be folded already.
 
     Attributes:
-        place: torch's name of the device to run on; with a GPU, figures are without the copy of the image.
+        place: torch's name of the device; on a GPU, timings exclude copying the image.
     """
 
     place: str = "cpu"
@@ -27,7 +28,7 @@ class Torch:
 
     @property
     def device(self) -> str | None:
-        """Model of the GPU; None for the machine's processor."""
+        """Model of the GPU; None for the CPU."""
         return None if self.place == "cpu" else torch.cuda.get_device_name(self.place)
 
     @property
@@ -39,21 +40,21 @@ class Torch:
         """A TorchScript file, ready to run.
 
         Raises:
-            ToolkitError: it is none.
+            ToolkitError: it is not a valid TorchScript file.
         """
         if path.suffix != ".torchscript":
-            fact = "torch runs modules and .torchscript files, not this"
+            fact = "torch runs modules and .torchscript files only"
             raise ToolkitError(path, fact, "use onnxruntime or openvino")
-        texts = dict.fromkeys(TEXTS, "")
+        metadata = dict.fromkeys(METADATA_KEYS, "")
         try:
-            module = torch.jit.load(str(path), self.place, _extra_files=texts)
+            module = torch.jit.load(str(path), self.place, _extra_files=metadata)
         except (RuntimeError, ValueError) as error:
             raise unloadable(path, "torch", error) from error
-        found = {name: text for name, text in _decoded(texts) if text}
-        return _Session(module.eval(), self.place, texts=found)
+        found = {name: text for name, text in _decoded(metadata) if text}
+        return _Session(module.eval(), self.place, metadata=found)
 
     def wrap(self, module: nn.Module) -> Session:
-        """A module whose output is a tensor or a sequence of them."""
+        """A module whose output is a tensor or a sequence of tensors."""
         copy = deepcopy(module).to(self.place).float().eval()
         copy = copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in stub
         return _Session(copy, self.place)
@@ -64,7 +65,7 @@ class _Session:
     module: nn.Module
     place: str
     sizes: Sizes = OPEN
-    texts: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def infer(self, images: Images) -> Outputs:
         try:
@@ -74,7 +75,7 @@ class _Session:
             if not isinstance(self.module, torch.jit.ScriptModule):
                 raise
             fact = f"cannot run images {images.shape}: {_last_line(error)}"
-            raise ToolkitError("TorchScript file", fact, "give the size it was made for") from error
+            raise ToolkitError("TorchScript file", fact, "give the size that it was made for") from error
         tensors = [outputs] if isinstance(outputs, Tensor) else list(outputs)
         return [np.ascontiguousarray(tensor.cpu().numpy()) for tensor in tensors]
 
@@ -91,11 +92,11 @@ class _Session:
         return torch.from_numpy(images).to(self.place, memory_format=torch.channels_last)
 
 
-def _decoded(texts: Mapping[str, str | bytes]) -> Iterator[tuple[str, str]]:
-    for name, text in texts.items():  # torch fills them in as bytes
+def _decoded(metadata: Mapping[str, str | bytes]) -> Iterator[tuple[str, str]]:
+    for name, text in metadata.items():  # torch fills them in as bytes
         yield name, text.decode() if isinstance(text, bytes) else text
 
 
 def _last_line(error: Exception) -> str:
-    """What was wrong stands at the end, below torch's own trace."""
+    """The cause is in the last line, below torch's own trace."""
     return (str(error).strip().splitlines() or [""])[-1]

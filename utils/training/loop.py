@@ -26,7 +26,7 @@ from ..darknet.checkpoint import Checkpoint, save_checkpoint
 from ..darknet.model import Darknet
 from ..data.loader import Loader
 from ..detection.decode import HeadSpec, decode_heads
-from ..detection.evaluator import Evaluation, evaluate
+from ..detection.evaluator import Evaluation, Scoring, evaluate
 from ..errors import ToolkitError
 from ..pruning.sparsity import GammaPenalty
 from .freezing import Freezing
@@ -335,7 +335,7 @@ def validate(
 
     model.eval()
     merge = (processes or Processes()).merged
-    return evaluate(predict, loader, names, style="darknet", specs=specs, progress=progress, merge=merge)
+    return evaluate(predict, loader, names, Scoring(specs=specs), progress=progress, merge=merge)
 
 
 def keep_freed_memory() -> bool:

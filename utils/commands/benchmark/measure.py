@@ -181,7 +181,7 @@ class Benchmark:
         if len(lacking) < len(rows):
             *_, notes = _sessions(lacking, runtime, self._images(cell))
         if len(notes) < len(lacking):
-            return self._measured(cell, runtime, blanks)
+            return self.measured(cell, runtime, blanks)
         return [replace(row, note=notes.get(row.model, row.note)) for row in rows]
 
     def _blank(self, cell: Cell) -> tuple[Runtime | None, list[CellResult]]:
@@ -209,7 +209,8 @@ class Benchmark:
     def _images(self, cell: Cell) -> Images:
         return np.stack([self._prepared(cell).numpy()] * cell.batch)
 
-    def _measured(self, cell: Cell, runtime: Runtime, blanks: Sequence[CellResult]) -> list[CellResult]:
+    def measured(self, cell: Cell, runtime: Runtime, blanks: Sequence[CellResult]) -> list[CellResult]:
+        """Measure all networks in one cell, interleaved; `blanks` are the rows to fill in."""
         images = self._images(cell)
         sessions, suppressing, notes = _sessions(self.models, runtime, images)
         runs = {name: session.bound(images) for name, session in sessions.items()}
@@ -247,7 +248,7 @@ def _sessions(
         try:
             session = model.session(runtime, images.shape)
             session.bound(images)()
-            suppressing[model.name] = _suppress_milliseconds(session, images)
+            suppressing[model.name] = suppress_milliseconds(session, images)
         except ToolkitError as error:
             notes[model.name] = str(error)
         except Exception as error:  # noqa: BLE001 - each runtime's own; the others' figures still count
@@ -267,7 +268,7 @@ def _filled(blank: CellResult, times: Sequence[float], first: Sequence[float] | 
     return replace(row, faster=faster, low=low, high=high)
 
 
-def _suppress_milliseconds(session: Session, images: Images) -> float:
+def suppress_milliseconds(session: Session, images: Images) -> float:
     """Milliseconds of NMS for one image, with the thresholds of detect.py."""
     height, width = images.shape[2:]
     predictions = as_predict(session, "benchmark")(torch.from_numpy(images))[0]

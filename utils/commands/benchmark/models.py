@@ -113,7 +113,7 @@ def _session(model: Darknet, runtime: Runtime, shape: Shape) -> Session:
     if runtime.name == "ncnn":
         raise ToolkitError("ncnn", "runs only its own files", "export the network first")
     with torch.no_grad():
-        model(torch.zeros(1, *shape[1:]))  # a size that does not fit is the network's own error
+        model(torch.zeros(1, *shape[1:]))  # an invalid size raises the network's own error
     return module_session(BoxesAndScores(fused(model), model.head_specs).eval(), torch.zeros(shape), runtime)
 
 

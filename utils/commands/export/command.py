@@ -1,4 +1,4 @@
-"""Write a network as files for other programs, each compared with the network before it gets its name.
+"""Export a network to other formats; each file is compared with the network before it is moved into place.
 
     python export.py --cfg cfg/yolov3-tiny.cfg --weights weights/best.weights
     python export.py --weights weights/best.pt --img_size 320 416 --dynamic batch
@@ -7,22 +7,22 @@
 Input:   images  (B, C, H, W)       RGB in 0..1, float32
 Outputs: boxes   (B, N, 4)          left, top, right, bottom in pixels of the input, float32
          scores  (B, N, classes)    objectness times class probability, float32
-The files lie beside the weights, their stem ending in _fp16 or _int8 with these precisions. Overlapping boxes
-are left for their user to suppress. The names of the classes are in a file only if --data is given.
+Files are written beside the weights, with _fp16 or _int8 in the name for these precisions. NMS is left to the
+program that uses the file. Class names are stored in a file only if --data is given.
 
 --format       onnx; openvino (.xml, .bin); tensorrt (.engine); ncnn (.ncnn.param, .ncnn.bin; fixed size, no
                int8); torchscript (no int8). Several, with commas between; requirements: docs/guides/export.md
---target       GPUs of a TensorRT engine, such as SM75,SM86; without, all from SM80 on. An
+--target       GPUs of a TensorRT engine, such as SM75,SM86; without it, all from SM80 on. An
                engine is compared only where it can run: on a machine with a GPU
---dynamic      what stays open: batch, size or both; otherwise one image of --img_size
---precision    fp16: the network up to its raw heads in float16. int8: its convolutions in int8, with ranges
-               from 128 images of the training list. With --data, mAP of fp16 and int8 before and after is
+--dynamic      dynamic dimensions: batch, size or both; otherwise one image of --img_size
+--precision    fp16: the network up to its raw heads in float16. int8: its convolutions in int8, calibrated
+               on 128 images of the training list. With --data, mAP of fp16 and int8 before and after is
                measured on the valid list. A file that loses more than a point is written, with a warning.
---int8-skip    sections that stay in float, or auto: the fewest of those that harm most alone, until at most a
-               point of mAP is lost (auto is not for openvino)
+--int8-skip    sections that stay in float, or auto: as few as possible, most sensitive first, until at most
+               one point of mAP is lost (auto is not for openvino)
 --raw-heads    outputs head_0, head_1, ... (B, anchors, h, w, 5 + classes) before any sigmoid
 --nms          ONNX only, one output: detections (M, 7) of number in the batch, left, top, right, bottom,
-               score, class; by image, then class, best score first. Needs --opset 13 or newer
+               score, class; sorted by image, class and falling score. Needs --opset 13 or newer
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ from rich.text import Text
 
 from ...exporters.job import ALLOWED_LOSS, Exported
 from ...options import from_arguments
-from ..arguments import Parser, Project, add_command, next_command
+from ..arguments import InputFiles, Parser, add_command, next_command
 from ..progress import bar
 from ..results import quoted
 from ..tables import percent, show
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         result = export(options, track=bar, on_file=results.append)
     finally:
-        if results:  # also where a later format failed: these files are there
+        if results:  # also when a later format failed: these files have been written
             _report(results[-1])
     usable = [made for made in result.exports if _runs(made)]
     if usable:
@@ -76,13 +76,13 @@ def _report(result: ExportResult) -> None:
 
 
 def _loss(made: Exported, before: float | None) -> str:
-    """A warning where a file loses more than it may."""
+    """A warning about a file that loses too much mAP."""
     if before is None or made.accuracy is None or before - made.accuracy <= ALLOWED_LOSS:
         return ""
     remedy = "export fp32"
     if made.precision == "int8":
-        remedy = "--int8-skip auto, with --format onnx, finds what to leave in float"
-    return f"WARNING loses {100 * (before - made.accuracy):.1f} points of mAP; {remedy}"
+        remedy = "--int8-skip auto, with --format onnx, finds the sections to leave in float"
+    return f"WARNING: loses {100 * (before - made.accuracy):.1f} points of mAP; {remedy}"
 
 
 def _largest(made: Exported, output: str) -> str:
@@ -100,11 +100,11 @@ def _compared(made: Exported) -> str:
 
 
 def _runs(made: Exported) -> bool:
-    """Whether this machine can load the file, which it may not of an engine alone."""
+    """Whether this machine can load the file: an engine was compared only where it can."""
     return made.format != "tensorrt" or made.infer is not None
 
 
-def _next(files: Project, made: Exported, decoded: bool) -> None:
+def _next(files: InputFiles, made: Exported, decoded: bool) -> None:
     path = quoted(made.paths[0])
     if decoded and files.data:
         next_command("python evaluate.py", f"--weights {path} --data {quoted(files.data)}")

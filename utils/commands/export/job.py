@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...darknet.model import Darknet
 from ...data.listing import DataFile
-from ...detection.evaluator import Predict, evaluate
+from ...detection.evaluator import Predict, Scoring, evaluate
 from ...exporters.job import Accuracy, Exporting, exporting
 from ...exporters.parity import Infer, module_infer
 from ...runtimes.detecting import facts_of, predictions_of
@@ -35,11 +35,11 @@ def make_job(
     track: Track = untracked,
     **options: Any,
 ) -> Exporting:
-    """Get a network ready to be exported.
+    """Prepare the export of a network.
 
     Args:
         model: with its weights.
-        data: of its data set, where one was given.
+        data: of its data set, if there is one.
         image_size: (height, width) of the input in pixels.
         workers: processes that load images.
         raw_heads: the outputs are the raw heads.
@@ -74,7 +74,7 @@ def make_job(
 
 
 def metadata(model: Darknet, names: Iterable[str], image_size: tuple[int, int]) -> dict[str, str]:
-    """What a program needs to detect with an exported file and without a cfg, as JSON texts."""
+    """Metadata for detecting with an exported file without a cfg, as JSON texts."""
     specs, network = model.head_specs, model.network
     darknet = {
         "letterbox": network.letterbox,
@@ -131,13 +131,13 @@ def measured(
         data: of the data set.
         image_size: (height, width) of the input in pixels.
         workers: processes that load images.
-        batch: how many images `infer` takes at a time; None for any number.
+        batch: number of images that `infer` takes at a time; None for any.
         track: shows the progress.
     """
     loader = open_split(data, "valid", model, image_size, batch_size=BATCH, workers=workers)
     predict, specs = predictor(infer, batch), model.head_specs
     with advancing(track, len(loader.dataset), "evaluating") as advance:
-        return evaluate(predict, loader, data.names, specs=specs, progress=advance).map50
+        return evaluate(predict, loader, data.names, Scoring(specs=specs), progress=advance).map50
 
 
 def predictor(infer: Infer, batch: int | None = None) -> Predict:
@@ -145,7 +145,7 @@ def predictor(infer: Infer, batch: int | None = None) -> Predict:
 
     Args:
         infer: images (B, 3, H, W) -> boxes (B, N, 4) as xyxy and scores (B, N, classes).
-        batch: how many images it takes at a time; None for any number.
+        batch: number of images that it takes at a time; None for any.
     """
 
     def decoded(images: Tensor) -> Tensor:

@@ -130,8 +130,13 @@ class LadderOptions(SweepOptions, ChannelOptions):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and run the command."""
+    run_ladder(ladder_options(argv))
+
+
+def ladder_options(argv: Sequence[str] | None = None) -> LadderOptions:
+    """The options of a command line."""
     parser = sweep_parser(__doc__, "ladder", LadderOptions, "the ladder")
-    run_ladder(from_arguments(LadderOptions, parser.parse_args(argv)))
+    return from_arguments(LadderOptions, parser.parse_args(argv))
 
 
 def run_ladder(options: LadderOptions) -> Ladder:

@@ -19,7 +19,7 @@ from ..prune.sweep import Sweep
 
 # Networks measured interleaved with the unpruned one: a round of more of them would take longer than a
 # disturbance of the machine lasts, and all of them have to fit into memory.
-_AT_ONCE, _TURNS, _SECONDS = 2, 20, 1.5
+_AT_ONCE, _TURNS, SECONDS = 2, 20, 1.5
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Ladder:
             for rows in _taken(missing, _AT_ONCE):
                 models = {"": self._sweep.job.model}
                 models |= {f"{row.score} {row.share}": self._compact(row).model for row in rows}
-                whole, *found = fastest(network_runs(models, runtime, image_size), _TURNS, _SECONDS).values()
+                whole, *found = fastest(network_runs(models, runtime, image_size), _TURNS, SECONDS).values()
                 for row, ms in zip(rows, found, strict=True):
                     self._put(replace(row, runtime=place, ms=ms, unpruned_ms=whole))
                 bar.update(len(rows))

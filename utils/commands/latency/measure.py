@@ -31,8 +31,8 @@ from ..results import write_json
 FOLDER = Path("runs/latency")
 WIDTHS = 6  # per axis
 _BRANCHES = 3
-_ROUNDS, _SECONDS = 5, 0.03  # of each point, at least
-_PROBE_SECONDS = 0.1  # latency steps are read from differences of a few per cent
+_ROUNDS, SECONDS = 5, 0.03  # of each point, at least
+PROBE_SECONDS = 0.1  # latency steps are read from differences of a few per cent
 _LEAST = 1e-5  # milliseconds; a difference may vanish in the clock's noise, a cost must not
 _LOW_END = 1.5  # widths are spaced as powers: pruning ends at narrow ones
 _SMALLEST_STEP = 8  # of measured widths, where latency steps are shorter or absent
@@ -113,7 +113,7 @@ def find_or_measure(
         for conv, widths in bar:
             if saved not in (None, conv):
                 write_json(path, table.to_json())
-            table, saved = table.with_points(conv, {widths: _measure(conv, widths, runtime)}), conv
+            table, saved = table.with_points(conv, {widths: measure_point(conv, widths, runtime)}), conv
     finally:
         if points:
             write_json(path, table.to_json())
@@ -157,7 +157,7 @@ def _with_probes(table: LatencyTable, runtime: Runtime, path: Path) -> LatencyTa
             "depthwise": {width: (1, width) for width in _PROBE_WIDTHS},
         }[axis]
         table = table.with_probe(
-            axis, {w: _measure(conv, pair, runtime, _PROBE_SECONDS) for w, pair in pairs.items()}
+            axis, {w: measure_point(conv, pair, runtime, PROBE_SECONDS) for w, pair in pairs.items()}
         )
         write_json(path, table.to_json())
     return table
@@ -186,7 +186,7 @@ def _axes(
     return tuple(sorted(inputs)), spaced_widths(outputs, count, steps[1])
 
 
-def _measure(conv: ConvClass, widths: LayerWidths, runtime: Runtime, seconds: float = _SECONDS) -> float:
+def measure_point(conv: ConvClass, widths: LayerWidths, runtime: Runtime, seconds: float = SECONDS) -> float:
     """Milliseconds of one convolution inside a network."""
     images = random_images((1, _inputs(conv, widths), conv.height, conv.width))
     runs = {}

@@ -157,7 +157,7 @@ class _Search:
         assert self.clock is not None
         *others, limit = self.selection.limits
         aims = Aims(limit.most)
-        # The unpruned network exceeds the limit by any prediction, and is no result however it is measured.
+        # The unpruned network exceeds the limit and is never the result, even if measured faster.
         whole = np.ones_like(keep)
         unpruned = Try(whole, self.clock.predicted(whole), self.clock.full, LatencyPair(""), within=False)
         tried = {whole.tobytes(): unpruned}

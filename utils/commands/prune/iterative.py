@@ -29,7 +29,8 @@ from ..inputs import open_files
 from ..latency.measure import fingerprint
 from ..results import read_report, write_json
 from ..tables import percent
-from ..train.command import run_training, train_parser
+from ..train.options import TrainOptions
+from ..train.run import RunObserver, train
 from .budget import Budget, requested_shares, within_budget
 from .budget_latency import LONG
 from .job import Job, LatencyPair, OutputFiles, open_job
@@ -97,11 +98,12 @@ class Round:
         return self.files.weights if self.is_worse_tuned else self.training / BEST
 
 
-def run_rounds(job: Job) -> PrunedNetwork:
+def run_rounds(job: Job, observer: RunObserver | None = None) -> PrunedNetwork:
     """Run all rounds.
 
     Args:
         job: of slim_prune.py, with limits.
+        observer: progress callbacks of the fine-tuning.
 
     Raises:
         ToolkitError: a limit is missing, there is no data set to fine-tune on, or mAP is below --min-map.
@@ -116,7 +118,7 @@ def run_rounds(job: Job) -> PrunedNetwork:
     folder = job.outputs.weights.parent / f"{weights.stem}_rounds" / _mark(job)
     rounds: list[Round] = []
     for number in range(1, options.iterative + 1):
-        rounds.append(_round(job, Round(number, folder / str(number)), rounds))
+        rounds.append(_round(job, Round(number, folder / str(number)), rounds, observer))
     last = rounds[-1]
     reached = last.pruned if last.is_worse_tuned else last.tuned
     if options.min_map is not None and (reached is None or reached < options.min_map):
@@ -145,7 +147,7 @@ def _images_to_recalibrate(options: PruningOptions) -> int:
     return RECALIBRATED if options.recalibrate is None else options.recalibrate
 
 
-def _round(job: Job, this: Round, before: list[Round]) -> Round:
+def _round(job: Job, this: Round, before: list[Round], observer: RunObserver | None) -> Round:
     if (this.folder / DONE).exists():
         return replace(this, tuned=_read(this.folder / DONE)["tuned"])
     place = f"round {this.number} of {job.options.iterative}"
@@ -155,7 +157,7 @@ def _round(job: Job, this: Round, before: list[Round]) -> Round:
     logger.info("%s: fine-tuning", place)
     try:
         with torch_threads(torch.get_num_threads()):  # which training chooses for itself
-            run_training(train_parser().parse_args(_training(job, this)), is_last=False)
+            train(_training(job, this), observer)
     except InterruptedTrainingError as error:
         remedy = "saved; the same command resumes it"
         raise InterruptedTrainingError(f"in {place}", remedy, error.exit_code - 128) from error
@@ -194,11 +196,11 @@ def _options(job: Job, this: Round, before: list[Round]) -> PruningOptions:
         report=False,
         verify="quick",
     )
-    limits: dict[str, Any] = {**_limits(job, this.number / job.options.iterative, before)}
+    limits: dict[str, Any] = {**limits_of_round(job, this.number / job.options.iterative, before)}
     return replace(own, **limits)
 
 
-def _limits(job: Job, progress: float, before: list[Round]) -> dict[str, Amount]:
+def limits_of_round(job: Job, progress: float, before: list[Round]) -> dict[str, Amount]:
     """The limits after a share `progress` of the way.
 
     A share of the milliseconds remains a share, of the network that the round starts from.
@@ -218,19 +220,25 @@ def _left(rounds: list[Round]) -> float:
     return math.prod(r["after"]["latency_ms"]["p50"] / r["before"]["latency_ms"]["p50"] for r in reports)
 
 
-def _training(job: Job, this: Round) -> list[str]:
-    """Options of train.py: to resume an interrupted training, else to start one."""
-    options = job.options
-    words: list[object] = ["--workers", options.workers, "--device", options.device]
-    words += ["--threads", options.threads] if options.threads else []
+def _training(job: Job, this: Round) -> TrainOptions:
+    """Options of the fine-tuning: to resume an interrupted one, else to start it."""
+    options, project = job.options, job.project
+    machine = {"workers": options.workers, "device": options.device, "threads": options.threads}
     if (this.training / LAST).exists():
-        return [str(word) for word in (*words, "--resume", this.training / LAST)]
-    words += ["--cfg", this.files.cfg, "--weights", this.files.weights, "--data", job.project.needed("data")]
-    words += ["--epochs", options.tune_epochs, "--output", this.training, "--seed", options.seed]
-    words += ["--no-multi-scale", "--t_weights", job.project.needed("weights")]
-    words += ["--t_cfg", job.project.cfg] if job.project.cfg else []
-    words += ["--img_size", *options.img_size] if options.img_size else []
-    return [str(word) for word in words]
+        return TrainOptions(resume=this.training / LAST, **machine)  # type: ignore[arg-type]
+    return TrainOptions(
+        cfg=this.files.cfg,
+        weights=this.files.weights,
+        data=project.needed("data"),
+        img_size=options.img_size,
+        epochs=options.tune_epochs,
+        multi_scale=False,
+        t_cfg=project.cfg,
+        t_weights=project.needed("weights"),
+        output=this.training,
+        seed=options.seed,
+        **machine,  # type: ignore[arg-type]
+    )
 
 
 def _result(job: Job, rounds: list[Round]) -> PrunedNetwork:
@@ -250,7 +258,7 @@ def _result(job: Job, rounds: list[Round]) -> PrunedNetwork:
         ledger=Ledger.of(tuned.model, checks),
         networks={"before": job.model, "last_pruned": pruned_last},
         stage="fine_tuned",
-        sections=_sections([each.report["sections"] for each in rounds]),
+        sections=total_sections([each.report["sections"] for each in rounds]),
         scores=job.scorer(job.subject),
         latencies=latencies,
         notes=tuple(_notes(job, rounds, latencies)),
@@ -280,7 +288,7 @@ def _check(line: dict[str, Any]) -> Check:
     return Check(**{name: value for name, value in line.items() if name != "passed"})
 
 
-def _sections(rounds: list[list[dict[str, Any]]]) -> tuple[SectionChange, ...]:
+def total_sections(rounds: list[list[dict[str, Any]]]) -> tuple[SectionChange, ...]:
     """Which filters of the unpruned network are left: masks of a round refer to the round before."""
     changes = []
     for found in zip(*rounds, strict=True):

@@ -21,6 +21,7 @@ from ...detection.evaluator import Evaluation
 from ...errors import ToolkitError
 from ...files import require_writable
 from ...frontends.darknet.subject import DarknetSubject, classic_scores
+from ...options import given
 from ...profiling import Latency, count_parameters, measure_latency
 from ...pruning.conv_classes import Convolution
 from ...pruning.latency import LatencyTable
@@ -34,11 +35,11 @@ from ...runtimes.runtime import Runtime
 from ...training.losses import LossWeights, yolo_loss
 from ..arguments import resolve
 from ..evaluate.run import evaluate_network, open_split, require_same_classes
-from ..inputs import Project, open_network
+from ..inputs import InputFiles, open_network
 from ..latency.measure import find_or_measure
 from ..latency.network import darknet_convolutions, network_latencies
 from ..progress import Track, untracked
-from .options import PruningOptions
+from .options import COSTS, UNITS, PruningOptions, Strategy
 
 # training images that a Taylor score takes its gradients on
 TAYLOR_IMAGES = 64
@@ -91,7 +92,7 @@ class Job:
     """
 
     options: PruningOptions
-    project: Project
+    project: InputFiles
     device: torch.device
     image_size: tuple[int, int]
     subject: DarknetSubject
@@ -280,7 +281,7 @@ def open_job(
     weights = project.needed("weights")
     if options.images_to_recalibrate and project.data is None:
         raise ToolkitError("--recalibrate", "statistics come from training images", "add --data")
-    outputs = _outputs(project.cfg or weights, weights, options.output, options.tag)
+    outputs = _outputs(project.cfg or weights, weights, options.output, _tag(options))
     for path in outputs.written(True):
         if path.is_dir():
             raise ToolkitError(path, "is a folder with the name of an output file", "use --output DIR")
@@ -314,3 +315,41 @@ def _outputs(network: Path, weights: Path, folder: Path | None, tag: str) -> Out
     stem = f"{tag}_{weights.stem}"
     beside = (weights_folder / f"{stem}{suffix}" for suffix in (".weights", ".json", ".html"))
     return OutputFiles(cfg_folder / f"{tag}_{network.stem}.cfg", *beside)
+
+
+def _tag(options: PruningOptions) -> str:
+    """What the names of the output files begin with."""
+    return _budget_tag(options) if options.has_budget else _strategy_tag(options)
+
+
+def _strategy_tag(options: PruningOptions) -> str:
+    share = f"{options.global_percent}_keep_{options.layer_keep}"
+    tags: Mapping[Strategy, str] = {
+        "slim_prune": f"prune_{share}",
+        "prune": f"normal_{options.percent}",
+        "shortcut_prune": f"shortcut_{options.percent}",
+        "layer_prune": f"prune_{options.shortcuts}_shortcut",
+        "layer_channel_prune": f"prune_{options.shortcuts}_shortcut_{share}",
+    }
+    return tags[options.strategy]
+
+
+def _budget_tag(options: PruningOptions) -> str:
+    limits = {name: value for name, value in given(options).items() if name in COSTS}
+    parts = [
+        f"{100 * limit.value:g}pct_{name[4:]}" if limit.is_share else f"{_short(limit.value)}{name[4:]}"
+        for name, limit in limits.items()
+    ]
+    return "_".join(["prune", *parts, *([f"map{options.min_map:g}"] if options.min_map is not None else [])])
+
+
+def _short(value: float) -> str:
+    """A number as one would type it.
+
+    >>> _short(2e6), _short(1234567), _short(12.5)
+    ('2M', '1234567', '12.5')
+    """
+    for unit, size in reversed(UNITS.items()):
+        if value >= size and value % (size / 10) == 0:
+            return f"{value / size:g}{unit}"
+    return f"{value:.0f}" if value >= 1000 else f"{value:g}"

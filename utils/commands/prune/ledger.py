@@ -1,7 +1,7 @@
-"""The equality ledger of a pruning run: who was compared with whom, and how far apart they are.
+"""Checks of a pruning run: which networks were compared, and how much their outputs differ.
 
-Everything is compared on one random image, of 128 pixels where the network takes it: in float64 between the
-networks in memory and the files read back, in float32 where another program computes.
+Everything is compared on one random image, of 128 pixels where the network accepts it: in float64 between
+the networks in memory and the files read back, in float32 with other programs.
 """
 
 import math
@@ -27,15 +27,15 @@ from ...pruning.surgery import PruningResult
 from ...runtimes.opencv import opencv_maps, opencv_objection, raw_maps
 
 SIZE = 128
-# Rounding in float64 stays below 1e-12; a fault is never so small.
+# Rounding in float64 stays below 1e-12; a fault is larger.
 EQUAL = 1e-8
-# OpenCV adds up in float32, in another order: 1e-6 is usual, wild weights reach 1e-4.
+# OpenCV sums in float32, in another order: 1e-6 is usual, extreme weights reach 1e-4.
 OPENCV_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """The image of all comparisons, the compact network and its heads in float64, and the lines so far."""
+    """The comparisons so far, with the image, the compact network, and its heads in float64."""
 
     image: Tensor
     compact: Darknet
@@ -44,16 +44,16 @@ class Ledger:
 
     @classmethod
     def of(cls, model: Darknet, checks: Iterable[Check] = ()) -> "Ledger":
-        """Open one for a network that nothing in memory is to be compared with."""
+        """A ledger for a network that is not compared with another one in memory."""
         image = _image(model)
         return cls(image, model, outputs_in_float64(model, image), tuple(checks))
 
 
 def compare_in_memory(result: PruningResult[DarknetSubject]) -> Ledger:
-    """Compare gamma_masked with folded, for information, and zeroed with compact.
+    """Compare gamma_masked with folded, for information only, and zeroed with compact.
 
     Raises:
-        PruningError: zeroed and compact are not the same function, which is a fault of this program.
+        PruningError: zeroed and compact differ, which is an error of this program.
     """
     compact = result.compact.model
     ledger = Ledger.of(compact)
@@ -70,42 +70,44 @@ def compare_in_memory(result: PruningResult[DarknetSubject]) -> Ledger:
 
 
 def compare_files(ledger: Ledger, saved: Darknet, reloaded: Darknet, *, full: bool) -> tuple[Check, ...]:
-    """Compare the files read back with the network that was saved, then other programs with it.
+    """Compare the saved network with the files read back, then with other programs.
 
     Args:
         ledger: of `compare_in_memory`.
         saved: the network in memory: the compact one, recalibrated or not.
         reloaded: the files just written, read.
-        full: ask OpenCV and onnxruntime too.
+        full: run OpenCV and onnxruntime too.
 
     Raises:
-        PruningError: one of them computes something else.
+        PruningError: one of them computes different outputs.
     """
     expected = ledger.heads if saved is ledger.compact else outputs_in_float64(saved, ledger.image)
     difference = relative_difference(outputs_in_float64(reloaded, ledger.image), expected)
     checks = [Check("compact / .weights read back", difference, EQUAL, "float64")]
     if full:
         cpu = reloaded if next(reloaded.parameters()).device.type == "cpu" else deepcopy(reloaded).cpu()
-        onnx = _onnx(cpu, ledger.image)  # takes more memory, so it comes before what OpenCV leaves behind
+        onnx = _onnx(
+            cpu, ledger.image
+        )  # needs more memory, so it runs before OpenCV, which does not free its own
         checks += [_opencv(cpu, ledger.image), onnx]
     require(checks, saved.network.source)
     return tuple(checks)
 
 
 def require(checks: Sequence[Check], source: str) -> None:
-    """Refuse a ledger with a line that failed.
+    """Refuse a ledger with a failed comparison.
 
     Raises:
-        PruningError: with that line.
+        PruningError: naming the comparison.
     """
     for check in checks:
         if check.passed:
             continue
         if check.difference is not None and math.isnan(check.difference):
-            remedy = "doctor.py tells which weights are not finite"
-            raise PruningError(source, f"{check}: its outputs are no numbers", remedy)
-        fact = f"{check}: the pruned network does not compute what it must"
-        raise PruningError(source, fact, "nothing was written, please report this cfg")
+            remedy = "doctor.py lists the weights that are not finite"
+            raise PruningError(source, f"{check}: outputs contain NaN or inf", remedy)
+        fact = f"{check}: the pruned network computes different outputs"
+        raise PruningError(source, fact, "nothing was written; please report this cfg")
 
 
 def _image(model: Darknet) -> Tensor:
@@ -115,7 +117,7 @@ def _image(model: Darknet) -> Tensor:
 
 
 def _where(folded: Sequence[Tensor], masked: Sequence[Tensor], size: str) -> Iterator[Check]:
-    """What zero padding costs: the outermost ring of each head's cells, and those inside it."""
+    """The effect of zero padding: the border cells of each head, and the interior ones."""
     inside = [_ring(head.shape[2], head.shape[3]) for head in masked]
     for place, wanted in (("interior", False), ("border", True)):
         rings = [ring == wanted for ring in inside]
@@ -129,11 +131,11 @@ def _where(folded: Sequence[Tensor], masked: Sequence[Tensor], size: str) -> Ite
             yield Check(name, None, None, "no head has such cells at this size")
             continue
         actual, expected = zip(*pairs, strict=True)
-        yield Check(name, relative_difference(actual, expected), None, f"{size}; informs")
+        yield Check(name, relative_difference(actual, expected), None, f"{size}; for information")
 
 
 def _ring(height: int, width: int) -> Tensor:
-    """(height, width) whether a cell is an outermost one."""
+    """(height, width) whether a cell is at the border."""
     ring = torch.ones(height, width, dtype=torch.bool)
     ring[1:-1, 1:-1] = False
     return ring
@@ -149,7 +151,7 @@ def _opencv(model: Darknet, image: Tensor) -> Check:
     try:
         actual = opencv_maps(model, image)
     except cv2.error as error:
-        return Check(name, None, None, f"OpenCV refuses it: {' '.join(str(error).split())}"[:200])
+        return Check(name, None, None, f"OpenCV cannot run it: {' '.join(str(error).split())}"[:200])
     return Check(
         name, relative_difference(actual, expected), OPENCV_TOLERANCE, f"OpenCV {cv2.__version__}, float32"
     )
@@ -161,7 +163,9 @@ def _onnx(model: Darknet, image: Tensor) -> Check:
     with torch.no_grad():
         outputs = BoxesAndScores(model, model.head_specs)(image)
     if not all(bool(output.isfinite().all()) for output in outputs):
-        return Check(name, None, None, "boxes overflow, as they do when too much is gone: nothing to compare")
+        return Check(
+            name, None, None, "boxes overflow, as happens when too much is removed: nothing to compare"
+        )
     with tempfile.TemporaryDirectory() as folder:
         try:
             job = exporting(model, model.head_specs, size, channels=model.network.channels(-1))

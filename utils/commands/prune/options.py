@@ -43,7 +43,7 @@ STRATEGY_OPTIONS: Mapping[Strategy, tuple[str, ...]] = MappingProxyType(
     }
 )
 _STRATEGY_NAMES = {name for names in STRATEGY_OPTIONS.values() for name in names}
-_UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
+UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
 _UNDERSCORED = {"img_size", "layer_keep", "global_percent"}
 # what --what-if uses, and what only says where and on what a command runs
 _WHAT_IF = {
@@ -70,8 +70,8 @@ def amount(text: str) -> Amount:
     >>> amount("50%"), amount("1.5G").value
     (Amount(value=0.5, is_share=True), 1500000000.0)
     """
-    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].upper() in {*_UNITS, "%"} else (text, "")
-    value = POSITIVE_FLOAT(number) * _UNITS.get(unit, 0.01 if unit == "%" else 1)
+    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].upper() in {*UNITS, "%"} else (text, "")
+    value = POSITIVE_FLOAT(number) * UNITS.get(unit, 0.01 if unit == "%" else 1)
     return Amount(value, unit == "%")
 
 
@@ -296,11 +296,6 @@ class PruningOptions(
         """Training images for batch-norm statistics; 0 for none."""
         return self.recalibrate or 0
 
-    @property
-    def tag(self) -> str:
-        """What the names of the output files begin with."""
-        return _budget_tag(self) if self.has_budget else _strategy_tag(self)
-
     def to_json(self) -> dict[str, Any]:
         """The options that the strategy has, by name."""
         own = STRATEGY_OPTIONS[self.strategy]
@@ -364,7 +359,7 @@ def _check_what_if(options: PruningOptions) -> None:
     if "shortcuts" in STRATEGY_OPTIONS[options.strategy]:
         fact = "is about channels, and this strategy removes whole blocks"
         raise ToolkitError("--what-if", fact, f"use slim_prune.py --what-if {options.what_if:g}")
-    other = [name for name in given(options) if name not in _WHAT_IF]
+    other = ["no_report" if name == "report" else name for name in given(options) if name not in _WHAT_IF]
     if other:
         fact = f"removes the same share of every layer, from the cfg alone; no effect: {_list(other)}"
         raise ToolkitError("--what-if", fact, "leave one of them out")
@@ -375,36 +370,3 @@ def _check_what_if(options: PruningOptions) -> None:
 
 def _list(names: Any) -> str:
     return ", ".join(spelled(name) for name in sorted(names))
-
-
-def _strategy_tag(options: StrategyOptions) -> str:
-    share = f"{options.global_percent}_keep_{options.layer_keep}"
-    tags: Mapping[Strategy, str] = {
-        "slim_prune": f"prune_{share}",
-        "prune": f"normal_{options.percent}",
-        "shortcut_prune": f"shortcut_{options.percent}",
-        "layer_prune": f"prune_{options.shortcuts}_shortcut",
-        "layer_channel_prune": f"prune_{options.shortcuts}_shortcut_{share}",
-    }
-    return tags[options.strategy]
-
-
-def _budget_tag(options: BudgetOptions) -> str:
-    limits = {name: value for name, value in given(options).items() if name in COSTS}
-    parts = [
-        f"{100 * limit.value:g}pct_{name[4:]}" if limit.is_share else f"{_short(limit.value)}{name[4:]}"
-        for name, limit in limits.items()
-    ]
-    return "_".join(["prune", *parts, *([f"map{options.min_map:g}"] if options.min_map is not None else [])])
-
-
-def _short(value: float) -> str:
-    """A number as one would type it.
-
-    >>> _short(2e6), _short(1234567), _short(12.5)
-    ('2M', '1234567', '12.5')
-    """
-    for unit, size in reversed(_UNITS.items()):
-        if value >= size and value % (size / 10) == 0:
-            return f"{value / size:g}{unit}"
-    return f"{value:.0f}" if value >= 1000 else f"{value:g}"

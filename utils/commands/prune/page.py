@@ -37,11 +37,11 @@ from ..progress import Track, untracked
 
 _ROUNDS, _WARM_UP = 9, 2
 _LONGEST_SIDE, _QUALITY = 640, 82  # pixels and JPEG quality of a sample
-_LOOKED_AT = 16  # images among which the samples are chosen
+LOOKED_AT = 16  # images among which the samples are chosen
 _SAME_BOX = 0.5  # IoU from which two boxes are one
 _SHOWN = Thresholds(confidence=0.25)
 SAMPLES_NOTE = (
-    f"Shown are those of the first {_LOOKED_AT} validation images where most boxes were lost or gained; "
+    f"Shown are those of the first {LOOKED_AT} validation images where most boxes were lost or gained; "
     f"boxes with a score of at least {_SHOWN.confidence}, matched at an IoU of at least {_SAME_BOX}."
 )
 
@@ -62,18 +62,18 @@ def network_page(
     candidates: Candidates = "all",
     timed: bool = True,
 ) -> Page:
-    """The parts of a page that come from the networks: sections with their times, scores, cfgs.
+    """The parts of a page that describe the networks: sections with their times, scores, cfgs.
 
     Args:
         before: the network as it was.
         after: the pruned one.
         graph: the channels of `before`.
         scores: importance of its channels.
-        sections: what became of each layer of `graph`.
+        sections: every layer of `graph` before and after.
         removed_blocks: numbers of the shortcuts whose blocks were removed.
         image_size: (height, width) at which multiply-adds and times count.
         title: the heading.
-        threshold: the score below which channels went.
+        threshold: channels with a lower score were removed.
         candidates: what the strategy could remove.
         timed: whether to measure every section's milliseconds.
     """
@@ -82,10 +82,10 @@ def network_page(
     rows = section_rows(before, after, graph, sections, moved, image_size, times)
     values, kept = channel_scores(graph, scores, sections, candidates)
     lost = sum(row.removed for row in rows)
-    left = f"{int(kept.sum()):,} of the {len(kept):,} channels that could go are left"
+    left = f"{int(kept.sum()):,} of the {len(kept):,} removable channels are left"
     return Page(
         title=title,
-        subtitle=f"{left}, {lost} sections with filters are removed." if lost else f"{left}.",
+        subtitle=f"{left}, {lost} sections with filters were removed." if lost else f"{left}.",
         sections=rows,
         other_milliseconds=None if times is None else other_times(rows, times),
         scores=values,
@@ -98,7 +98,7 @@ def network_page(
 
 
 def moved_sections(network: Network, removed_blocks: Sequence[int]) -> dict[int, int]:
-    """Old -> new number of every section that stays.
+    """Old -> new number of every kept section.
 
     Args:
         network: as it was before.
@@ -125,7 +125,7 @@ def section_rows(
         before: the network as it was.
         after: the pruned one.
         graph: the channels of `before`.
-        sections: what became of each layer of `graph`.
+        sections: every layer of `graph` before and after.
         moved: see `moved_sections`.
         image_size: (height, width) at which multiply-adds count.
         times: see `section_times`; None where it was not measured.
@@ -156,9 +156,9 @@ def section_rows(
 def section_times(
     before: Darknet, after: Darknet, moved: Mapping[int, int], image_size: tuple[int, int]
 ) -> tuple[Pair, ...]:
-    """Milliseconds of every section of `before` and of what became of it, as deployed, taking turns.
+    """Milliseconds of every section before and after, as deployed, measured interleaved.
 
-    A removed section takes none after.
+    The sections are those of `before`; a removed one takes none after.
     """
     deployed = {"before": fused(before), "after": fused(after)}
     times = measure_modules(
@@ -186,12 +186,12 @@ def channel_scores(
     sections: Sequence[SectionChange],
     candidates: Candidates = "all",
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Scores of all channels that could be removed, (channels,), and which of them stay, (channels,).
+    """Scores of all channels that could be removed, (channels,), and which of them are kept, (channels,).
 
     Args:
         graph: the channels of the network before.
         scores: of its layers.
-        sections: what became of each layer.
+        sections: every layer before and after.
         candidates: what the strategy may remove.
     """
     kept = {change.index: change.mask for change in sections}
@@ -230,7 +230,7 @@ def cards(before: Figures, after: Figures, timed_on: str) -> tuple[Card, ...]:
 
 
 def _groups(graph: ChannelGraph) -> dict[int, int]:
-    """Section number -> number of its set of sections, from 1, for those whose channels shortcuts tie."""
+    """Section number -> number of its group, from 1, for sections whose outputs shortcuts add."""
     written = {section_index(name): layer.outputs for name, layer in graph.layers.items()}
     coupled = {index: units[graph.coupled[units]].tolist() for index, units in written.items()}
     classes = UnionFind()
@@ -287,7 +287,7 @@ def samples(
     dataset = loader.dataset
     detectors = [Detector(model, dataset.image_size, _SHOWN, dataset.letterbox) for model in (before, after)]
     found = []
-    for number in track(range(min(_LOOKED_AT, len(dataset.images))), "comparing boxes"):
+    for number in track(range(min(LOOKED_AT, len(dataset.images))), "comparing boxes"):
         try:
             image = read_image(dataset.images[number])
         except DatasetError:
@@ -300,7 +300,7 @@ def samples(
 
 
 def compared(before: Floats, after: Floats, truths: Floats, names: Sequence[str]) -> Iterator[Box]:
-    """Tell which detections of one image both networks have.
+    """Match the detections of two networks on one image.
 
     Args:
         before: (M, 6) xyxy as fractions of the image, score, class, best first.

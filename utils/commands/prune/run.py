@@ -7,6 +7,7 @@
 
 from ..arguments import prepare
 from ..progress import Track, untracked
+from ..train.run import RunObserver
 from .budget import within_budget
 from .iterative import run_rounds
 from .job import open_job
@@ -14,12 +15,15 @@ from .options import PruningOptions
 from .result import PruningOutcome, proven, prune_network, write
 
 
-def prune(options: PruningOptions, *, track: Track = untracked) -> PruningOutcome:
+def prune(
+    options: PruningOptions, *, track: Track = untracked, observer: RunObserver | None = None
+) -> PruningOutcome:
     """Open, prune, prove, measure, and write the cfg, the weights and the report.
 
     Args:
         options: what to prune and how.
         track: shows progress, see `Track`.
+        observer: progress callbacks of the fine-tuning between rounds.
 
     Raises:
         ToolkitError: a file cannot be used, the network cannot be pruned as asked, or a check failed; then
@@ -27,7 +31,7 @@ def prune(options: PruningOptions, *, track: Track = untracked) -> PruningOutcom
     """
     job = open_job(options, prepare(options), track=track)
     if options.iterative > 1:
-        return write(job, run_rounds(job))
+        return write(job, run_rounds(job, observer))
     budget = within_budget(job) if options.has_budget else None
     result = prune_network(job, options.policies, budget)
     return write(job, proven(job, result, budget))

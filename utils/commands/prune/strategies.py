@@ -6,9 +6,10 @@ from rich.table import Table
 
 from ...options import add_options, from_arguments
 from ...pruning.report import PruningReport
-from ..arguments import Options, Parser, add_common, next_command
+from ..arguments import Options, Parser, add_machine, next_command
 from ..progress import bar
 from ..tables import mebibytes, milliseconds, multiply_adds, percent, show
+from ..train.progress import Display
 from .explain import show_explanation, show_what_if
 from .options import BUDGET, STRATEGY_OPTIONS, PruningOptions, Strategy
 from .result import PruningOutcome
@@ -113,7 +114,7 @@ def prune_parser(strategy: Strategy, manual: str | None) -> Parser:
     _add(after, "fold", "recalibrate", "verify", "report", "no_eval")
     if "max_ms" in own:
         _add(parser.add_argument_group("budgets, in place of a share; they can be combined"), *BUDGET)
-    add_common(parser)
+    add_machine(parser)
     return parser
 
 
@@ -130,7 +131,7 @@ def _run(strategy: Strategy, manual: str, argv: Sequence[str] | None) -> None:
     elif options.explain is not None:
         show_explanation(options, options.explain)
     else:
-        _show(run_prune(options, track=bar))
+        _show(run_prune(options, track=bar, observer=Display()))
 
 
 def _show(outcome: PruningOutcome) -> None:

@@ -25,7 +25,7 @@ from ..arguments import (
     InputOptions,
     MachineOptions,
     Parser,
-    add_common,
+    add_machine,
     arguments,
     prepare,
     resolve,
@@ -73,7 +73,7 @@ def sweep_parser(manual: str | None, command: str, kind: type[SweepOptions], gro
     common = _names(SweepOptions)
     add_options(parser, kind, common - _names(MachineOptions))
     add_options(parser.add_argument_group(group), kind, _names(kind) - common)
-    add_common(parser)
+    add_machine(parser)
     return parser
 
 

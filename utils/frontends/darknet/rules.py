@@ -1,4 +1,4 @@
-"""What each section type of Darknet does to channel ids: one rule a type, about three lines each."""
+"""Rules: what each section type of Darknet does to channel ids."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from ...pruning.channels import ChannelIds, ChannelTracer
 
 @dataclass(frozen=True)
 class Step:
-    """One section on the way through the network.
+    """A section, in the order of the network.
 
     Attributes:
-        tracer: who is told.
+        tracer: records layers, ties and pins.
         network: the whole network.
         index: number of the section.
-        ids: section number -> ids of its output, for all sections before this one; -1 is the image.
+        ids: number of each earlier section -> ids of its output; -1 is the image.
     """
 
     tracer: ChannelTracer
@@ -105,7 +105,7 @@ def _reorg3d(step: Step) -> ChannelIds:
 
 
 def _reorg(step: Step) -> ChannelIds:
-    # It mixes each run of stride^2 channels, so they live and die together.
+    # It mixes each run of stride^2 channels, so they are tied.
     runs = step.inputs[0].reshape(-1, cast(sections.Reorg, step.section).stride ** 2)
     for channels in runs.T[1:]:
         step.tracer.tie(runs[:, 0], channels, "joint")
@@ -145,8 +145,8 @@ RULES: Mapping[type[Section], Rule] = MappingProxyType(
         heads.Region: _pin,
     }
 )
-# What a constant on their input adds to their output is a constant as well. Not so behind Reorg, which puts
-# the constants of several channels side by side into one.
+# Sections that turn constant channels into constant channels. Reorg does not: it interleaves the constants of
+# several channels in one.
 TRANSPARENT: frozenset[type[Section]] = frozenset(
     {
         *(sections.Route, sections.Dropout, sections.Empty, sections.BatchNorm, sections.Reorg3d),

@@ -1,7 +1,7 @@
-"""A Darknet network as the engine sees it, traced section by section with the rules of `darknet_rules`.
+"""A Darknet network as a subject of the engine, traced section by section.
 
 Invariants: retracing a narrowed subject gives the channel counts of the mask, and the narrowed tensors load
-strictly into a `Darknet` that is built anew from the narrowed cfg.
+strictly into a new `Darknet` built from the narrowed cfg.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ...darknet.edit import ResidualBlock, residual_blocks, with_filters, without_blocks
-from ...darknet.model import Darknet
+from ...darknet.model import Darknet, section_index
 from ...darknet.network import Network
 from ...darknet.sections import Connected, Convolutional, Maxpool, Route, Shortcut, Upsample
 from ...darknet.weights import write_weights
@@ -34,22 +34,22 @@ def trace(network: Network, keep_sections: Sequence[int] = ()) -> ChannelGraph:
     """The channels of `network`; layers and followers are named as the modules of `Darknet`.
 
     Args:
-        network: to trace.
-        keep_sections: convolutions whose channels are pinned.
+        network: the network to trace.
+        keep_sections: numbers of convolutions whose channels are pinned.
 
     Raises:
-        PruningError: one of these sections is no convolution.
+        PruningError: one of these sections is not a convolution.
     """
     tracer = ChannelTracer()
     image = tracer.new(network.channels(-1))
-    tracer.pin(image, "the image has its channels")
+    tracer.pin(image, "channels of the image")
     ids = {-1: image}
     for index, section in enumerate(network.sections):
         ids[index] = RULES[type(section)](Step(tracer, network, index, ids))
         if not network.readers(index):
-            tracer.pin(ids[index], f"layers.{index} [{section.kind}] is read by nobody")
+            tracer.pin(ids[index], f"layers.{index} [{section.kind}] is an output of the network")
     names = [_layer_name(network, index) for index in keep_sections]
-    return tracer.finish().pinning(names, "asked for with --keep-sections")
+    return tracer.finish().pinning(names, "given in --keep-sections")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class DarknetSubject:
     """A `Darknet` to prune; see `pruning.subject.Subject`.
 
     Attributes:
-        kept: names of layers that the user wants left whole.
+        kept: names of layers to keep whole.
     """
 
     model: Darknet
@@ -66,10 +66,10 @@ class DarknetSubject:
 
     @classmethod
     def of(cls, model: Darknet, keep_sections: Sequence[int] = ()) -> Self:
-        """Trace `model`; the convolutions at `keep_sections` stay as wide as they are, their blocks too.
+        """Trace `model`; the convolutions at `keep_sections` keep their width, and their blocks are kept.
 
         Raises:
-            PruningError: a section is no convolution.
+            PruningError: a section is not a convolution.
         """
         names = frozenset(_layer_name(model.network, index) for index in keep_sections)
         return cls(model, trace(model.network, keep_sections), names)
@@ -81,26 +81,26 @@ class DarknetSubject:
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:
-        """Residual blocks in order; one without a convolution in its branch is left out."""
+        """Residual blocks in order, without those that have no convolution in their branch."""
         found = (_block(self.network, block) for block in residual_blocks(self.network))
         return tuple(block for block in found if block.layers and self.kept.isdisjoint(block.layers))
 
     @property
     def example(self) -> Tensor:
-        """(1, C, H, W) zeros, small where the network takes it."""
+        """(1, C, H, W) zeros, small if the network accepts that."""
         size = usable_size(self.network, 2 * self.network.size_step)
         return torch.zeros(1, self.network.channels(-1), *size).to(next(self.model.parameters()))
 
     def with_model(self, model: nn.Module) -> Self:
-        """The same structure with other numbers."""
+        """The same structure with the tensors of another model."""
         return replace(self, model=cast(Darknet, model))
 
     def copied(self) -> Self:
-        """The same network in tensors of its own."""
+        """The same network with a copy of all tensors."""
         return self.with_model(deepcopy(self.model))
 
     def narrowed(self, keep: UnitMask) -> Self:
-        """A compact copy with the kept channels, built from its own cfg and traced anew."""
+        """A compact copy with the kept channels, built from its own cfg and retraced."""
         network = narrowed_network(self.network, self.graph, keep)
         state = narrow(self.model, self.graph, keep).state_dict()
         return self._rebuilt(network, state, map(section_index, self.kept))
@@ -120,7 +120,7 @@ class DarknetSubject:
         return self._rebuilt(network, state, (moved[section_index(name)] for name in self.kept))
 
     def save(self, cfg: Path, weights: Path) -> None:
-        """Write both files, each whole or not at all."""
+        """Write both files; each is complete or not written at all."""
         write_text(cfg, self.network.to_cfg())
         write_weights(weights, self.model, self.model.header)
 
@@ -132,7 +132,7 @@ class DarknetSubject:
 
 
 def narrowed_network(network: Network, graph: ChannelGraph, keep: UnitMask) -> Network:
-    """The description alone, without the removed channels; `keep` must be legal for its `graph`."""
+    """The description without the removed channels; `keep` must be legal for its `graph`."""
     layers = {section_index(name): layer for name, layer in graph.layers.items()}
     filters = {index: int(keep[layer.outputs].sum()) for index, layer in layers.items()}
     groups = {index: int(keep[layer.inputs].sum()) for index, layer in layers.items() if layer.depthwise}
@@ -142,7 +142,7 @@ def narrowed_network(network: Network, graph: ChannelGraph, keep: UnitMask) -> N
 def usable_size(network: Network, wanted: int) -> tuple[int, int]:
     """(height, width): `wanted` pixels square if the network takes such an input, else its own size."""
     own = network.height, network.width
-    # Cells would not be whole; a map larger than the image has cells of no pixel.
+    # Cells must be whole pixels; a map larger than the image has cells smaller than a pixel.
     if any(wanted % max(1, network.stride(head)) for head in network.heads):
         return own
     try:
@@ -152,22 +152,13 @@ def usable_size(network: Network, wanted: int) -> tuple[int, int]:
     return wanted, wanted
 
 
-def section_index(name: str) -> int:
-    """Darknet's number of the section that a module or tensor belongs to.
-
-    >>> section_index("layers.12.conv")
-    12
-    """
-    return int(name.split(".")[1])
-
-
 def _layer_name(network: Network, index: int) -> str:
     if index >= len(network):
         fact = f"has no section {index}"
-        raise PruningError(network.source, fact, f"its last is {len(network) - 1}")
+        raise PruningError(network.source, fact, f"the last one is {len(network) - 1}")
     if not isinstance(network[index], Convolutional | Connected):
-        fact = f"{network.place(index)} has no channels of its own to keep"
-        raise PruningError("", fact, "name the convolution before it")
+        fact = "has no channels of its own to keep"
+        raise PruningError(network.place(index), fact, "give the convolution before it")
     return _with_weights(network, index)
 
 
@@ -176,7 +167,7 @@ def _with_weights(network: Network, index: int) -> str:
 
 
 def classic_candidates(network: Network) -> frozenset[str]:
-    """Layers that the published programs may prune: batch-norm convolutions but those directly before an
+    """Layers that the published programs may prune: convolutions with batch norm, except directly before an
     upsample, before a max-pool that is directly before a route (SPP), or before a route with groups.
     """
     names = set()
@@ -194,19 +185,19 @@ def classic_candidates(network: Network) -> frozenset[str]:
 
 
 def classic_scores(subject: DarknetSubject) -> LayerScores:
-    """|gamma| of the published candidates only: a layer without score stays whole."""
+    """|gamma| of the published candidates only; layers without a score stay whole."""
     candidates = classic_candidates(subject.network)
     return {name: values for name, values in gamma_scores(subject).items() if name in candidates}
 
 
 def gamma_penalty(model: Darknet, s: float, prune: Literal[0, 1], classic: bool = False) -> GammaPenalty:
-    """The penalty on exactly the gammas that pruning will judge.
+    """The sparsity penalty on exactly the gammas that pruning will score.
 
     Args:
         model: the network in training.
         s: weight of the penalty.
         prune: 0 for the candidates of prune.py (no shortcuts), 1 for those of slim_prune.py.
-        classic: the published programs' narrower set.
+        classic: whether to use the smaller set of the published programs.
     """
     subject = DarknetSubject.of(model)
     scores = classic_scores(subject) if classic else gamma_scores(subject)
@@ -227,7 +218,7 @@ def _block(network: Network, block: ResidualBlock) -> Block:
 
 
 def _reaches_linear_readers_only(network: Network, index: int) -> bool:
-    """Whether a constant added to section `index` passes to convolutions by adds, routes and pools alone."""
+    """Whether a constant added to section `index` passes only adds, routes and pools to convolutions."""
     waiting, seen = [index], {index}
     while waiting:
         for reader in network.readers(waiting.pop()):

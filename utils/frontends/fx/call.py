@@ -16,8 +16,8 @@ from torch.utils import _pytree as pytree
 
 from ...pruning.channels import ChannelIds, ChannelTracer, Tie
 
-INPUT = "its reader takes an input of the network, or a constant"
-Labels = Tensor  # int64, shaped as the numbers
+INPUT = "an input of the network, or a constant"
+Labels = Tensor  # int64, of the tensor's shape
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Value:
     """A tensor of the example run.
 
     Attributes:
-        tensor: its numbers.
-        labels: id of the channel of each number; None where nothing can be removed: images, constants.
-        name: of the parameter or buffer that it is; empty for all others.
+        tensor: its values.
+        labels: channel id of each value; None for images and constants, which are never narrowed.
+        name: name of the parameter or buffer that it is; empty for all others.
     """
 
     tensor: Tensor
@@ -36,7 +36,7 @@ class Value:
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """Those along which the labels vary."""
+        """Axes along which the labels vary."""
         if self.labels is None:
             return ()
         (labels,) = _once(self.labels)
@@ -55,12 +55,12 @@ def spread(ids: ChannelIds, shape: Sequence[int], axis: int) -> Labels:
 
 
 def channels(tracer: ChannelTracer, value: Value, axis: int, reason: str) -> ChannelIds:
-    """Ids of the channels of `value` along `axis`; what is mixed in one channel lives and dies together.
+    """Ids of the channels of `value` along `axis`; ids mixed in one channel are tied.
 
     Args:
-        tracer: is told of ties, and pins the channels of a tensor that has none.
+        tracer: records ties, and new pinned channels for a tensor without labels.
         value: any tensor.
-        axis: where its channels are looked for.
+        axis: its channel axis.
         reason: why channels of a tensor without labels are pinned.
     """
     if value.labels is None:
@@ -76,27 +76,27 @@ def channels(tracer: ChannelTracer, value: Value, axis: int, reason: str) -> Cha
 
 
 def tie_labels(tracer: ChannelTracer, first: Labels, second: Labels, kind: Tie) -> None:
-    """Tie what stands at the same place of both."""
+    """Tie the labels at the same place of both."""
     one, other = (labels.flatten().numpy() for labels in _once(first, second))
     differ = one != other
     tracer.tie(*unique_pairs(one[differ], other[differ]), kind)
 
 
 def unique_pairs(one: ChannelIds, other: ChannelIds) -> tuple[ChannelIds, ChannelIds]:
-    """What stands at the same place of both, each pair once."""
+    """Pairs of entries at the same place of both, each pair once."""
     base = int(other.max(initial=0)) + 1  # a pair as one number: sorting these is much faster than rows
     first, second = np.divmod(np.unique(one * base + other), base)
     return first, second
 
 
 def pin_labels(tracer: ChannelTracer, value: Value, reason: str) -> None:
-    """Never remove any of a tensor's channels."""
+    """Pin all channels of a tensor."""
     if value.labels is not None:
         tracer.pin(np.unique(_once(value.labels)[0].numpy()).astype(np.intp), reason)
 
 
 def _once(*labels: Labels, but: int | None = None) -> tuple[Labels, ...]:
-    """Without their repetitions along axes, other than `but`, that all of them are expanded along."""
+    """The labels without repetitions along axes, except `but`, along which all of them are expanded."""
     for axis in range(labels[0].ndim):
         if axis != but and all(each.stride(axis) == 0 for each in labels):
             labels = tuple(each.narrow(axis, 0, 1) for each in labels)
@@ -113,11 +113,11 @@ def attribute(owner: nn.Module, name: str) -> nn.Module | Tensor:
 
 @dataclass(frozen=True)
 class Size:
-    """A number in the traced code that counts channels: it becomes how many of them are kept.
+    """A channel count in the traced code, to be replaced by the number of kept channels.
 
     Attributes:
         node: name of the node.
-        path: which of its arguments.
+        path: path to the number in its arguments.
         ids: the channels that it counts.
     """
 
@@ -128,15 +128,15 @@ class Size:
 
 @dataclass
 class Trace:
-    """What is known of a network while it is traced.
+    """State of a network's trace.
 
     Attributes:
         layers: name -> channels that it reads and writes.
         followers: name of a module or parameter -> its channels.
-        weights: identity of the weights of each layer -> the first layer that has them.
-        followed: names of the nodes at which a parameter was found to follow.
-        sizes: numbers in the code that count channels.
-        not_followed: what pinned what it reads, a text each.
+        weights: identity of the weights of a layer -> the first layer that has them.
+        followed: names of nodes that apply a per-channel parameter.
+        sizes: channel counts in the code.
+        not_followed: a text for each operation without a rule.
     """
 
     tracer: ChannelTracer = field(default_factory=ChannelTracer)
@@ -153,12 +153,12 @@ class Call:
     """One operation of the example run.
 
     Attributes:
-        trace: what is known so far.
-        node: of the traced graph; its arguments are numbers where the code has numbers.
-        args, kwargs: the values in the place of its arguments.
-        run: the operation on other tensors in the place of its values.
-        result: what it gave.
-        name: of the module that was called; empty for functions and methods.
+        trace: state of the trace so far.
+        node: node of the traced graph, with the literal numbers of the code as arguments.
+        args, kwargs: its arguments, tensors as `Value`s.
+        run: runs the operation on other tensors in place of its values.
+        result: its result.
+        name: name of the called module; empty for functions and methods.
         module: the module.
     """
 
@@ -173,56 +173,58 @@ class Call:
 
     @property
     def values(self) -> list[Value]:
-        """All tensors that are read, in order."""
+        """All tensors that it reads, in order."""
         return [
             leaf for leaf in pytree.tree_leaves((self.args, dict(self.kwargs))) if isinstance(leaf, Value)
         ]
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """By position or by name."""
+        """An argument by position or name."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
     def literal(self, *path: int | str) -> int | None:
-        """The number that the code itself has at an argument, None where it is computed."""
+        """The literal number at an argument; None if it is computed."""
         found: Any = self.node.kwargs if isinstance(path[0], str) else self.node.args
         for step in path:
             found = found[step]
         return found if isinstance(found, int) and not isinstance(found, bool) else None
 
     def counts(self, ids: ChannelIds, *path: int | str) -> None:
-        """The number at an argument says how many of `ids` there are."""
+        """Record that the number at an argument is the count of `ids`."""
         self.trace.sizes.append(Size(self.node.name, path, ids))
 
     def follows(self, name: str, ids: ChannelIds, axis: int = 0) -> None:
-        """A module or parameter has an entry for each of `ids`, whichever call of it this is."""
+        """Record that a module or parameter has an entry for each of `ids`, in every call."""
         known = self.trace.followers.setdefault(name, ids)
         if known is ids:
             self.trace.tracer.follow(name, ids, axis)
         elif not np.array_equal(known, ids):
             self.trace.tracer.tie(known, ids, "joint")
 
-    def refuse(self, reason: str = "is not known") -> Any:
-        """Pin all that the operation reads, and report it; its result has no labels."""
+    def refuse(self, reason: str = "is not supported") -> Any:
+        """Pin all channels that the operation reads, and report it; its result has no labels."""
         self.keep_all(reason)
 
     def read(self, value: Value, axis: int) -> ChannelIds:
-        """Ids of the channels of `value` along `axis`; if others tell them apart they stay."""
+        """Ids of the channels of `value` along `axis`; pinned if the labels vary along another axis."""
         if value.axes and axis not in value.axes:
-            self.keep_all("mixes channels, which lie along another axis")
+            self.keep_all("mixes channels, which are on another axis")
         return channels(self.trace.tracer, value, axis, INPUT)
 
     def keep_one(self, value: Value) -> None:
-        """Pin the one channel of `value`, which meets all of another tensor's.
+        """Pin the single channel of `value`, which is broadcast over all channels of another tensor.
 
-        A layer's only one is never removed anyway.
+        The only channel of a layer is never removed anyway.
         """
         assert value.labels is not None
         one = int(value.labels.flatten()[0])
         if not any(written.tolist() == [one] for _, written in self.trace.layers.values()):
-            pin_labels(self.trace.tracer, value, f"{self.node.name} ({self.what}) takes it to all channels")
+            pin_labels(
+                self.trace.tracer, value, f"{self.node.name} ({self.what}) broadcasts it over all channels"
+            )
 
     def keep_all(self, reason: str) -> None:
-        """Pin all that the operation reads, and report it."""
+        """Pin all channels that the operation reads, and report it."""
         text = f"{self.node.name} ({self.what}) {reason}"
         for value in self.values:
             pin_labels(self.trace.tracer, value, text)
@@ -231,10 +233,10 @@ class Call:
 
     @property
     def what(self) -> str:
-        """The operation as users know it."""
+        """Name of the operation for users."""
         if self.module is not None:
             return f"{type(self.module).__name__} {self.name}"
         return str(getattr(self.node.target, "__name__", self.node.target))
 
 
-Rule = Callable[[Call], Any]  # -> labels of the result: a tensor, or several as the operation has several
+Rule = Callable[[Call], Any]  # -> labels of the result, one tensor for each tensor in it

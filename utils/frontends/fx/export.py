@@ -1,9 +1,9 @@
-"""The graph of a module that torch.fx cannot trace, by way of torch.export, in the words of the rules.
+"""Tracing by torch.export, for modules that torch.fx cannot trace.
 
-torch.export runs the code instead of reading it, so whatever depends on sizes alone is fixed: loops,
-branches, and the size of the input but for the batch. What it notes are operations of ATen. Those that a
-module of torch makes become the call of that module again, so that its weights are known by name; the rules
-of others are those of the functions that users write.
+torch.export runs the code instead of reading it, so everything that depends on sizes only is fixed: loops,
+branches, and the input size except the batch. It records ATen operations. Those of a torch module become a
+call of that module again, so that its weights are known by name; the others use the rules of the functions
+that users write.
 """
 
 import inspect
@@ -25,7 +25,7 @@ from .rules.compute import added, channelwise, combined, multiplied, reduced, sa
 from .rules.shape import chunk, expanded_as, moved, pad, pixels, reshaped, split_sizes
 
 _aten = torch.ops.aten
-_END = 2**63 - 1  # how ATen writes the end of a slice
+_END = 2**63 - 1  # ATen's open end of a slice
 
 _SAME = (
     "relu", "relu_", "relu6", "leaky_relu", "elu", "gelu", "silu", "silu_", "mish", "sigmoid", "tanh",
@@ -60,16 +60,16 @@ EXPORTED_RULES: Mapping[Any, Rule] = MappingProxyType(
 def exported(
     model: nn.Module, example: Tensor, values: Mapping[str, Any], is_leaf: Callable[[nn.Module], bool]
 ) -> fx.GraphModule:
-    """The graph of what `model` does to inputs of the size of `example`; its modules are those of `model`.
+    """The graph of `model` for inputs of the size of `example`; it shares the modules of `model`.
 
     Args:
-        model: takes a tensor; in evaluation mode, in which functional dropouts stay.
-        example: (B, ...) an input, B above 1: of a batch of 1 torch.export takes the 1 for fixed.
+        model: takes a tensor; in evaluation mode.
+        example: (B, ...) an input, B above 1: torch.export fixes a batch of 1.
         values: other arguments of its `forward`, fixed.
-        is_leaf: whether a module is called as it is.
+        is_leaf: whether a module is one operation of the graph.
 
     Raises:
-        Exception: whatever torch.export raises on what it cannot trace.
+        Exception: any that torch.export raises on code that it cannot trace.
     """
     first = next(iter(inspect.signature(model.forward).parameters))
     sizes: dict[str, Any] = {first: {0: torch.export.Dim.AUTO}, **dict.fromkeys(values)}
@@ -93,20 +93,20 @@ def exported(
 
 
 def _call_of(node: fx.Node) -> tuple[str, str]:
-    """Which call of a module made an operation, and the module's name."""
+    """The module call that an operation belongs to, and the module's name."""
     stack = node.meta.get("nn_module_stack") or {"": ("", None)}
     key, (path, _) = next(reversed(stack.items()))
     return key, path
 
 
 def _is_call(node: fx.Node) -> bool:
-    """Whether an operation does what its module does: to one tensor, which comes first, giving one."""
+    """Whether an operation can be its module's call: one tensor in, as first argument, one tensor out."""
     read = [source for source in node.all_input_nodes if source.op != "get_attr"]
     return node.args[:1] == tuple(read) and isinstance(node.meta.get("val"), Tensor)
 
 
 def _rewrite(node: fx.Node, module: str | None) -> None:
-    """In the place of an ATen operation the module that made it; in that of slice and select an index."""
+    """Replace an ATen operation by the call of its module; slice and select by indexing."""
     if node.op != "call_function":
         return
     with node.graph.inserting_before(node):
@@ -126,7 +126,7 @@ def _is_of_torch(module: nn.Module) -> bool:
 
 
 def _index(node: fx.Node) -> tuple[Any, ...]:
-    """What stands between the brackets for `slice(x, axis, start, end, step)` or `select(x, axis, index)`."""
+    """The index expression of `slice(x, axis, start, end, step)` or `select(x, axis, index)`."""
     source, axis, *bounds = node.args
     assert isinstance(source, fx.Node)
     assert isinstance(axis, int)
@@ -139,7 +139,7 @@ def _index(node: fx.Node) -> tuple[Any, ...]:
 
 
 def _sweep(graph: fx.Graph) -> None:
-    """Remove what nobody reads, fixed arguments too, and the check of sizes."""
+    """Remove unread nodes, fixed arguments included, and the size checks."""
     for node in reversed(graph.nodes):
         first = node.op == "placeholder" and node.prev.op != "placeholder"
         unread = not node.users and node.op in ("get_attr", "placeholder") and not first
@@ -148,7 +148,7 @@ def _sweep(graph: fx.Graph) -> None:
 
 
 def _named(name: str, *owners: nn.Module) -> Any:
-    """A module, parameter or buffer of the first that has it."""
+    """A module, parameter or buffer of the first owner that has it."""
     missing = object()
     for owner in owners:
         found: Any = owner
@@ -161,7 +161,7 @@ def _named(name: str, *owners: nn.Module) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's own account of what it could not export."""
+    """Silence torch's own messages about code that it cannot export."""
     logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

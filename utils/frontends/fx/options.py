@@ -20,25 +20,7 @@ _KEYS = ("sparsity", "ratio", "exclude", "op_types", "op_names")  # of a config 
 
 @dataclass(frozen=True)
 class SlimOptions:
-    """What to remove, and how; the keywords of `slim`.
-
-    Attributes:
-        ratio: share of the channels to remove, 0 <= ratio < 1.
-        score: name of a score, a product such as "gamma_x_l1", or a scorer.
-        scope: names of the modules to prune; None for the whole network.
-        exclude: names or types of modules whose layers keep their width.
-        align: kept widths are multiples of it.
-        scheme: "uniform": each group of layers with one width loses `ratio`; "global": one threshold;
-            "guarded": one threshold below every layer's highest score.
-        config: instead of `ratio`, a list of dicts with sparsity (or ratio), exclude, op_types, op_names.
-        interface: whether layers outside of `scope` that read pruned channels are narrowed ("follow") or
-            those channels are kept ("keep").
-        layer_keep: the smallest share of its channels that a layer keeps, under "global" and "guarded".
-        min_channels: the fewest channels that a layer keeps.
-        folding: "interior": constants of removed channels move into biases and means; "borders": exactly,
-            at borders too, which keeps a few dead channels; "off": they are dropped.
-        values: other arguments of `forward`, fixed.
-        seed: seed of random scores.
+    """The keywords of `slim`, checked; described there.
 
     Raises:
         PruningError: a value is out of range or not one of those allowed.
@@ -62,15 +44,15 @@ class SlimOptions:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 remedy = f"use {', '.join(allowed)}"
-                raise PruningError(f"{name} {getattr(self, name)!r}", "unknown value", remedy)
+                raise PruningError(f"{name} {getattr(self, name)!r}", "invalid value", remedy)
         for name in ("align", "min_channels"):
             count = getattr(self, name)
             if not isinstance(count, int) or count < 1:
-                raise PruningError(f"{name} {count}", "out of range", "give a whole number from 1")
+                raise PruningError(f"{name} {count}", "invalid value", "give a whole number from 1")
         if not _is_ratio(self.ratio):
-            raise PruningError(f"ratio {self.ratio}", "out of range", "give a number from 0 to below 1")
+            raise PruningError(f"ratio {self.ratio!r}", "invalid value", "give a number from 0 to below 1")
         if not 0 <= self.layer_keep <= 1:
-            raise PruningError(f"layer_keep {self.layer_keep}", "out of range", "give a number from 0 to 1")
+            raise PruningError(f"layer_keep {self.layer_keep}", "invalid value", "give a number from 0 to 1")
 
 
 def _is_ratio(value: object) -> bool:

@@ -1,6 +1,6 @@
-"""What is left of a network, as plain JSON, and a freshly built one narrowed by it.
+"""The plan of a pruned network: which channels are left, as JSON; and a fresh network narrowed by it.
 
-Invariant: `apply_plan(fresh, plan)` takes `state_dict` of the network that the plan was made with, strictly.
+Invariant: `apply_plan(fresh, plan)` strictly loads the `state_dict` of the network that the plan is from.
 """
 
 from collections.abc import Mapping
@@ -18,17 +18,20 @@ from ...pruning.narrow import narrow
 from .call import attribute
 from .subject import FxSubject, graph_of
 
-_PARALLEL = "module."  # what DataParallel and DistributedDataParallel put before every name
+_PARALLEL = "module."  # prefix of names in DataParallel and DistributedDataParallel
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which channels are left.
+    """The channels that are left after pruning, to narrow a freshly built network with.
+
+    This is a result. What a policy asks to remove, before pruning, is a `ChannelPlan` or `BlockPlan` of the
+    engine.
 
     Attributes:
-        input_shape: of the example that the network was traced with.
-        input_type: of its numbers, such as "float32".
-        kept: layer name -> (out,) mask of its output channels, layers that stay whole left out.
+        input_shape: shape of the example that the network was traced with.
+        input_type: its number type, such as "float32".
+        kept: layer name -> (out,) mask of kept output channels; layers that keep all have no entry.
         values: other arguments of `forward` that were fixed.
     """
 
@@ -39,7 +42,7 @@ class Plan:
 
     @classmethod
     def of(cls, subject: FxSubject, keep: UnitMask, values: Mapping[str, Any]) -> "Plan":
-        """From a mask over the units of a subject."""
+        """The plan of a mask over the units of a subject."""
         masks = {name: keep[layer.outputs] for name, layer in subject.graph.layers.items()}
         kept = {name: mask for name, mask in masks.items() if not mask.all()}
         example = subject.example[:1]
@@ -57,30 +60,32 @@ class Plan:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "Plan":
-        """What `to_json` gave.
+        """The plan of what `to_json` returned.
 
         Raises:
-            PruningError: it is something else.
+            PruningError: it is not a valid plan.
         """
         try:
             kept = {name: decode_mask(text) for name, text in plain["kept"].items()}
             input_type = plain.get("input_type", "float32")  # plans of older versions have none
             if not isinstance(getattr(torch, input_type), torch.dtype):
-                raise TypeError("input_type: is no type of numbers")
+                raise TypeError(f"unknown input_type {input_type}")
             return cls(tuple(plain["input_shape"]), kept, plain["values"], input_type)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PruningError("plan", f"is none ({error!r})", "give what Plan.to_json returned") from error
+            raise PruningError(
+                "plan", f"not a valid plan ({error!r})", "give what Plan.to_json returned"
+            ) from error
 
 
 def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
-    """A copy of `model`, freshly built or trained, without the channels that the plan removes.
+    """A copy of `model`, freshly built or trained, with only the channels that the plan keeps.
 
     Args:
-        model: of the class that the plan was made for; of a parallel wrapper what it wraps.
-        plan: of `slim`.
+        model: of the class that the plan was made for; a parallel wrapper is removed.
+        plan: result of `slim`.
 
     Raises:
-        PruningError: it is another network, or no plan.
+        PruningError: the plan is of another network, or not a plan.
     """
     if not isinstance(plan, Plan):
         raise PruningError(
@@ -98,11 +103,11 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
         if layer is None or len(layer.outputs) != len(mask):
             found = "no such layer" if layer is None else f"{len(layer.outputs)} channels"
             raise PruningError(
-                place, f"{name} has {found}, the plan {len(mask)}", "build what it was made for"
+                place, f"{name} has {found}, the plan {len(mask)}", "build the network of the plan"
             )
         keep[layer.outputs[~mask]] = False
     if (subject.graph.legal(keep, np.zeros(len(keep))) != keep).any():
-        raise PruningError(place, "ties other channels than the network of the plan", "build that one")
+        raise PruningError(place, "ties channels differently from the plan", "build the network of the plan")
     return finished(model, subject, keep, subject.narrowed(keep), plan.values)
 
 
@@ -115,13 +120,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def finished(
     model: nn.Module, subject: FxSubject, keep: UnitMask, compact: FxSubject, values: Mapping[str, Any]
 ) -> nn.Module:
-    """What users get: a narrow module of the given class, or where its code holds numbers the traced one.
+    """The narrow network for the user: of the given class, or traced if its code contains channel counts.
 
     Args:
-        model: as given.
+        model: the given network.
         subject: its trace.
-        keep: (units,) what is left.
-        compact: narrowed by the engine, whose numbers count.
+        keep: (units,) mask of kept units.
+        compact: the subject narrowed by the engine, whose tensors are used.
         values: other arguments of `forward` that were fixed.
     """
     if isinstance(model, torch.fx.GraphModule):
@@ -129,7 +134,7 @@ def finished(
     plain = narrow(model, subject.graph, keep)
     if not _runs_as(plain, compact, values):
         return _in_modes_of(model, compact.model)
-    # what `forward` does not use is in the module and not in the trace, whose constants are not in the module
+    # Unused parts are only in the module, constants of the code only in the trace.
     own = plain.state_dict()
     found = {name: tensor for name, tensor in compact.model.state_dict().items() if name in own}
     plain.load_state_dict(own | found, strict=True)
@@ -137,7 +142,7 @@ def finished(
 
 
 def _in_modes_of(model: nn.Module, found: nn.Module) -> nn.Module:
-    """`found` with each module in training or evaluation mode as the one of its name in `model`."""
+    """`found`, with the training or evaluation mode of the module of the same name in `model`."""
     modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
     for name, module in found.named_modules(remove_duplicate=False):
         module.training = modes.get(name, model.training)
@@ -145,7 +150,7 @@ def _in_modes_of(model: nn.Module, found: nn.Module) -> nn.Module:
 
 
 def _runs_as(plain: nn.Module, compact: FxSubject, values: Mapping[str, Any]) -> bool:
-    """Whether its code does at the new widths what was traced: it may branch on them, or hold numbers."""
+    """Whether its code at the new widths is the traced code: it may branch on widths or contain counts."""
     try:
         found = graph_of(plain, compact.example, values)
     except PruningError:
@@ -154,7 +159,7 @@ def _runs_as(plain: nn.Module, compact: FxSubject, values: Mapping[str, Any]) ->
 
 
 def _same_constants(found: torch.fx.GraphModule, compact: torch.fx.GraphModule) -> bool:
-    """Whether tensors that the code makes for itself are equal."""
+    """Whether tensors created by the code are equal."""
     names = [str(node.target) for node in found.graph.nodes if node.op == "get_attr"]
     pairs = [(attribute(found, name), attribute(compact, name)) for name in names]
     return all(
@@ -165,17 +170,17 @@ def _same_constants(found: torch.fx.GraphModule, compact: torch.fx.GraphModule) 
 
 
 def _code(graph: torch.fx.Graph) -> list[tuple[Any, ...]]:
-    """What it does step by step, whatever the steps are called."""
+    """Its operations in order, without the names of nodes."""
     number: dict[Any, Any] = {node: place for place, node in enumerate(graph.nodes)}
     arguments = (map_arg((node.args, node.kwargs), number.__getitem__) for node in graph.nodes)
     return [(node.op, node.target, *given) for node, given in zip(graph.nodes, arguments, strict=True)]
 
 
 def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a state strictly, also one that a parallel wrapper saved.
+    """Load a state dict strictly, also one that a parallel wrapper saved.
 
     Raises:
-        PruningError: it is of another network, with what differs, or no state.
+        PruningError: it is of another network (with the differences), or not a state dict.
     """
     if not isinstance(state, Mapping):
         raise PruningError("state", f"is a {type(state).__name__}", "give what state_dict() returned")
@@ -186,4 +191,4 @@ def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         model.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:
         fact = " ".join(str(error).split())[:300]
-        raise PruningError("", fact, "narrow a fresh network with its plan first: apply_plan") from error
+        raise PruningError("state", fact, "narrow a fresh network with its plan first: apply_plan") from error

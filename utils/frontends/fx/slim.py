@@ -117,18 +117,32 @@ def slim(
     seed: int = 0,
     least: int | None = None,
 ) -> SlimResult:
-    """Remove channels from a copy of `model`; `SlimOptions` describes every keyword.
+    """Remove channels from a copy of `model`; slim.py has a manual.
 
     Args:
         model: takes one tensor; other arguments of its `forward` are given in `values`.
         example_inputs: (1, ...) one input, or a sequence of one.
-        ratio, score, scope, exclude, align: what to remove, see `SlimOptions`.
-        scheme, config, interface, layer_keep, min_channels, folding, values, seed: see `SlimOptions`.
+        ratio: share of the channels to remove, 0 <= ratio < 1.
+        score: name of a score, a product such as "gamma_x_l1", or a scorer.
+        scope: names of the modules to prune; None for the whole network.
+        exclude: names or types of modules whose layers keep their width.
+        align: kept widths are multiples of it.
+        scheme: "uniform": each group of layers with one width loses `ratio`; "global": one threshold;
+            "guarded": one threshold below every layer's highest score.
+        config: instead of `ratio`, a list of dicts with sparsity (or ratio), exclude, op_types, op_names.
+        interface: layers outside of `scope` that read pruned channels are narrowed ("follow"), or those
+            channels are kept ("keep").
+        layer_keep: the smallest share of its channels that a layer keeps under "global" and "guarded".
+        min_channels: the fewest channels that a layer keeps.
+        folding: constants of removed channels move into biases and means ("interior"), exactly, which keeps
+            a few dead channels ("borders"), or are dropped ("off").
+        values: other arguments of `forward`, fixed.
+        seed: seed of random scores.
         least: older name of `min_channels`.
 
     Raises:
-        PruningError: the network cannot be traced, an option is invalid, or the result fails the comparison
-            with the zeroed network.
+        PruningError: the network cannot be traced, an option is invalid, or the result is not equal to the
+            zeroed network.
     """
     options = SlimOptions(
         ratio=ratio, score=score, scope=scope, exclude=exclude, align=align, scheme=scheme, config=config,

@@ -1,11 +1,11 @@
-"""Any `nn.Module` as a subject of the engine, by way of torch.fx.
+"""Any `nn.Module` as a subject of the engine, traced by torch.fx.
 
-The traced graph (`fx_trace`) is run once on an example, and each operation's rule says what it does to the
-channels (`fx_rules`). What no rule knows pins the channels that it reads and is listed, so a result is never
-wrong.
+The traced graph is run once on an example, and the rule of each operation says what it does to the channels.
+An operation without a rule pins the channels that it reads and is listed, so a result is never wrong.
 
-Invariant: `narrowed` computes what the network does with the removed channels at zero; where the code itself
-holds numbers of channels (slices, views), these are changed with them.
+Invariants: `narrowed` computes what the network computes with the removed channels at zero; channel counts in
+the code (slices, views) are changed with the channels. A parameter is narrowed only together with everything
+that reads it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,12 +35,12 @@ class FxSubject:
     """A module to prune; see `pruning.subject.Subject`.
 
     Attributes:
-        model: the traced module; its parts are those of the module that was given.
+        model: the traced module, which shares its submodules with the given one.
         graph: its channels.
         example: (2, ...) an input, twice.
-        sizes: numbers in its code that count channels.
-        not_followed: operations that pinned what they read, a text each.
-        pinned: names of layers that stay as wide as they are.
+        sizes: channel counts in its code.
+        not_followed: a text for each operation that is not supported.
+        pinned: names of layers that keep their width.
     """
 
     model: fx.GraphModule
@@ -61,24 +61,26 @@ class FxSubject:
 
         Args:
             model: takes a tensor.
-            example: (B, ...) an input; the smaller, the quicker. Two of its first are run, so that code that
-                drops axes of size 1 leaves that of the batch.
-            values: other arguments of its `forward`, which are fixed from here on.
+            example: (B, ...) an input; small ones are faster. The first one is run twice in a batch, so that
+                code that drops axes of size 1 keeps the batch axis.
+            values: other arguments of its `forward`, fixed from here on.
 
         Raises:
             PruningError: it cannot be traced, or does not run on the example.
         """
         example = example[:1].repeat(2, *[1] * (example.ndim - 1))
         if not isinstance(model, nn.Module):
-            raise PruningError(f"{model!r:.60}", "is no torch.nn.Module that is built", "give one")
+            raise PruningError(
+                f"{model!r:.60}", "not a torch.nn.Module instance", "give a network that is built"
+            )
         module = model if isinstance(model, fx.GraphModule) else graph_of(model, example, values or {})
         run = _LabelledRun(module)
         with running(type(model).__name__, example), evaluating(module), torch.no_grad():
             run.run(example)
         _settle_shared(module, run.trace)
         if not run.trace.layers:
-            fact = "runs no convolution or linear layer as a part of it"
-            raise PruningError(f"{type(model).__name__}", fact, "there is nothing to prune")
+            fact = "runs no convolution or linear layer"
+            raise PruningError(f"{type(model).__name__}", fact, "give a network with layers to prune")
         graph, units = run.trace.tracer.finish(), run.trace.tracer.units()
         sizes = tuple(replace(size, ids=units[size.ids]) for size in run.trace.sizes)
         notes = tuple(dict.fromkeys(run.trace.not_followed))
@@ -86,20 +88,20 @@ class FxSubject:
 
     @property
     def blocks(self) -> tuple[Block, ...]:
-        """None: removing whole blocks would change the code."""
+        """None: removing blocks would change the code."""
         return ()
 
     def pinning(self, names: Iterable[str]) -> Self:
-        """The same with these layers left as they are."""
+        """The same subject with these layers pinned."""
         pinned = self.pinned | set(names)
         return replace(self, graph=self.graph.pinning(pinned, "excluded"), pinned=pinned)
 
     def with_model(self, model: nn.Module) -> Self:
-        """The same structure with other numbers."""
+        """The same structure with the tensors of another model."""
         return replace(self, model=cast(fx.GraphModule, model))
 
     def narrowed(self, keep: UnitMask) -> Self:
-        """A compact copy with the kept channels, traced anew."""
+        """A compact copy with the kept channels, retraced."""
         model = cast(fx.GraphModule, narrow(self.model, self.graph, keep))
         nodes = {node.name: node for node in model.graph.nodes}
         for size in self.sizes:
@@ -109,23 +111,23 @@ class FxSubject:
         try:
             compact = type(self).of(model, self.example).pinning(self.pinned)
         except PruningError as error:
-            fact = f"what is left does not run ({said(error.__cause__ or error)})"
-            remedy = "exclude the layers around code that counts channels, and report the network"
+            fact = f"the pruned network does not run ({said(error.__cause__ or error)})"
+            remedy = "exclude the layers around code with channel counts, and report a bug"
             raise PruningError(f"{type(self.model).__name__}", fact, remedy) from error
         _require_same_wiring(self.graph, keep, compact.graph)
         return compact
 
     def shortened(self, blocks: Iterable[Block]) -> Self:
-        """Itself: there are no blocks."""
+        """The subject itself, as it has no blocks."""
         del blocks
         return self
 
 
 def _require_same_wiring(graph: ChannelGraph, keep: UnitMask, traced: ChannelGraph) -> None:
-    """Refuse a network in which a layer reads or writes other channels than those that were kept, in order.
+    """Check that every layer reads and writes exactly the kept channels, in order.
 
     Raises:
-        PruningError: the code does something with channels that the rules take for something else.
+        PruningError: a rule does not match what the code does with channels.
     """
     pairs = []
     for name, layer in graph.layers.items():
@@ -137,25 +139,26 @@ def _require_same_wiring(graph: ChannelGraph, keep: UnitMask, traced: ChannelGra
             pairs.append(np.stack((kept, new)))
     old, new = np.concatenate(pairs, axis=1)
     both = unique_pairs(old, new)
-    # A unit may fall apart, or several grow together: a group of one channel is depthwise, one of all is not.
+    # A unit may split, or several may merge: a group of one channel is depthwise, one of all channels is not.
     many = [np.isin(row, np.flatnonzero(np.bincount(row) > 1)) for row in both]
     if (many[0] & many[1]).any():
-        fact = "what is left of the channels would be read in another order"
-        raise PruningError("", fact, "exclude the layers around shuffles and slices, and report the network")
+        fact = "the remaining channels would be read in another order"
+        remedy = "exclude the layers around shuffles and slices, and report a bug"
+        raise PruningError("traced network", fact, remedy)
 
 
-# what an operation may give that holds no tensor
+# results of operations that contain no tensor
 _PLAIN = (int, float, str, type(None), torch.dtype, torch.device, torch.layout)
 _RULES = {**RULES, **EXPORTED_RULES, **DARKNET_RULES}
 
 
 def graph_of(model: nn.Module, example: Tensor, values: Mapping[str, Any]) -> fx.GraphModule:
-    """The code of `model` as the rules read it; arguments and errors as those of `traced`."""
+    """The code of `model` as a graph for the rules; arguments and errors as in `traced`."""
     return traced(model, example, values, lambda module: _rule_of(module) is not None)
 
 
 def _rule_of(module: nn.Module) -> Rule | None:
-    """That of its type, or of the type of torch that it is in all but its name and how it is built."""
+    """The rule of its type, or of a base class of torch that it does not change except in construction."""
     if "forward" in vars(module):  # the user's own
         return None
     lineage = type(module).__mro__
@@ -169,7 +172,7 @@ def _rule_of(module: nn.Module) -> Rule | None:
 
 
 class _LabelledRun(fx.Interpreter):
-    """The example run: numbers as they are, and beside them what they belong to."""
+    """The example run: computes the tensors, and beside them their labels."""
 
     def __init__(self, model: fx.GraphModule) -> None:
         super().__init__(model)
@@ -224,7 +227,7 @@ class _LabelledRun(fx.Interpreter):
         result = on(lambda value: value.tensor)
         tensors = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
         if not tensors and all(isinstance(leaf, _PLAIN) for leaf in pytree.tree_leaves(result)):
-            return result  # a size, say
+            return result  # such as a size
         assert self._node is not None
         call = Call(self.trace, self._node, args, kwargs, on, result, name, module)
         labels = rule(call) if rule else call.refuse()
@@ -236,23 +239,23 @@ class _LabelledRun(fx.Interpreter):
 
 
 def _settle_shared(model: fx.GraphModule, trace: Trace) -> None:
-    """Tie the channels of layers and norms that share a parameter; pin, and report, what others read.
+    """Tie channels of layers and norms that share a parameter; pin and report those that other code reads.
 
     Such as the weights of a layer in `functional.linear(x, self.encoder.weight.t())`, or of an embedding.
     """
     channels: dict[int, ChannelIds] = {}
-    for tensor, ids in _cut(model, trace):
+    for tensor, ids in _narrowed_tensors(model, trace):
         known = channels.setdefault(id(tensor), ids)
         if known is not ids:
             trace.tracer.tie(known, ids, "joint")
-    for tensor, text in _read_besides(model, trace):
+    for tensor, text in _other_reads(model, trace):
         if id(tensor) in channels:
             trace.tracer.pin(channels[id(tensor)], text)
             trace.not_followed.append(text)
 
 
-def _cut(model: nn.Module, trace: Trace) -> Iterator[tuple[Tensor, ChannelIds]]:
-    """Each tensor that is cut, and the channels that it has."""
+def _narrowed_tensors(model: nn.Module, trace: Trace) -> Iterator[tuple[Tensor, ChannelIds]]:
+    """Each tensor that may be narrowed, and its channels."""
     for name, (inputs, outputs) in trace.layers.items():
         for leaf, tensor in _tensors(attribute(model, name)):
             yield tensor, outputs if leaf == "bias" else np.concatenate((inputs, outputs))
@@ -261,18 +264,18 @@ def _cut(model: nn.Module, trace: Trace) -> Iterator[tuple[Tensor, ChannelIds]]:
             yield tensor, followed
 
 
-def _read_besides(model: fx.GraphModule, trace: Trace) -> Iterator[tuple[Tensor, str]]:
-    """Tensors that the code takes by itself, or that modules have which are not cut; a text each."""
+def _other_reads(model: fx.GraphModule, trace: Trace) -> Iterator[tuple[Tensor, str]]:
+    """Tensors that other code or modules read, which are not narrowed; a text for each."""
     for node in model.graph.nodes:
         name = str(node.target)
         if node.op == "get_attr":
             readers = [user.name for user in node.users if user.name not in trace.followed]
             for _, tensor in _tensors(attribute(model, name)) if readers else ():
-                yield tensor, f"{name} is read by {readers[0]} besides"
+                yield tensor, f"{name} is also read by {readers[0]}"
         elif node.op == "call_module" and name not in trace.layers and name not in trace.followers:
             for leaf, tensor in model.get_submodule(name).named_parameters():
                 if f"{name}.{leaf}" not in trace.followers:
-                    yield tensor, f"{name}.{leaf} is shared with a layer that could be cut"
+                    yield tensor, f"{name}.{leaf} is shared with a layer that could be narrowed"
 
 
 def _tensors(found: nn.Module | Tensor) -> list[tuple[str, Tensor]]:
@@ -282,7 +285,7 @@ def _tensors(found: nn.Module | Tensor) -> list[tuple[str, Tensor]]:
 
 
 def _set_size(node: fx.Node, path: tuple[int | str, ...], value: int) -> None:
-    """Change one number among a node's arguments."""
+    """Replace one number in the arguments of a node."""
 
     def changed(found: Any, rest: tuple[int | str, ...]) -> Any:
         if not rest:

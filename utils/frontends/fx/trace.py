@@ -1,6 +1,6 @@
-"""From a module to a graph of its code: by torch.fx, and by torch.export where that cannot.
+"""Tracing: from a module to a graph of its code, by torch.fx, with torch.export as fallback.
 
-Invariant: the graph computes what the module does, compared on a random input.
+Invariant: the graph computes what the module computes, compared on a random input.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,9 +15,9 @@ from ...profiling import evaluating
 from ...pruning.equality import relative_difference, tensors_in
 from .export import exported
 
-# relative and absolute; both run the same operations
+# relative and absolute tolerance; both run the same operations
 _EQUAL = 1e-5
-# where a graph's `meta` says by what it was traced
+# key in a graph's `meta`: the tracer used
 WAY = "way"
 
 
@@ -29,11 +29,11 @@ def traced(
     Args:
         model: takes a tensor.
         example: (B, ...) an input, B above 1.
-        values: other arguments of its `forward`, which are fixed.
-        is_leaf: whether a module is called as it is, and not looked into.
+        values: other arguments of its `forward`, fixed.
+        is_leaf: whether a module is one operation of the graph, not traced into.
 
     Raises:
-        PruningError: it does not run on the example, or nothing can trace it.
+        PruningError: it does not run on the example, or no tracer can trace it.
     """
     images = example
     if example.is_floating_point():
@@ -42,7 +42,7 @@ def traced(
         with running(type(model).__name__, images):
             expected = tensors_in(model(images, **values))
         ways = {
-            "torch.fx": lambda: _symbolic(model, values, is_leaf),
+            "torch.fx": lambda: symbolic(model, values, is_leaf),
             "torch.export": lambda: exported(model, example, values, is_leaf),
         }
         facts = []
@@ -53,7 +53,7 @@ def traced(
                 return found
             except PruningError as error:
                 facts.append(str(error))
-    remedy = "keep decisions about tensors out of forward, or fix its other arguments with values={...}"
+    remedy = "avoid branches on tensors in forward, or fix its other arguments with values={...}"
     raise PruningError(f"{type(model).__name__}", f"{', '.join(facts)}", remedy)
 
 
@@ -65,15 +65,16 @@ def _tried(
         with evaluating(graph):
             found = tensors_in(graph(images))
     except Exception as error:  # whatever the user's own code raises on a stand-in for a tensor
-        raise PruningError("", f"{name} cannot trace it ({said(error)})") from error
+        raise PruningError(name, f"cannot trace it ({said(error)})") from error
     if not _close(found, expected):
         difference = relative_difference(found, expected)
-        raise PruningError("", f"{name} takes it for another network (outputs differ by {difference:.1e})")
+        fact = f"the traced graph's outputs differ from the module's by {difference:.1e}"
+        raise PruningError(name, fact)
     return graph
 
 
 def _close(found: list[Tensor], expected: list[Tensor]) -> bool:
-    """Also where a network without weights puts out no numbers."""
+    """Whether outputs agree; NaN equals NaN, as in a network without weights."""
     if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
         return False
     return all(
@@ -84,17 +85,17 @@ def _close(found: list[Tensor], expected: list[Tensor]) -> bool:
 
 @contextmanager
 def running(name: str, example: Tensor) -> Iterator[None]:
-    """Turn whatever the code of network `name` raises on `example` into a PruningError."""
+    """Turn any exception of network `name` on `example` into a PruningError."""
     try:
         yield
     except Exception as error:  # the user's own code may raise anything
         shape = "x".join(map(str, example.shape))
         fact = f"does not run on a batch of shape {shape}"
-        raise PruningError(name, f"{fact} ({said(error)})", "give an input that it takes") from error
+        raise PruningError(name, f"{fact} ({said(error)})", "give an input that it accepts") from error
 
 
 def said(error: BaseException) -> str:
-    """Its kind and its first line."""
+    """Type and first line of an exception."""
     text = " ".join((str(error).strip().splitlines() or [""])[0].split())
     return f"{type(error).__name__}: {text[:200]}"
 
@@ -108,21 +109,22 @@ class _Tracer(fx.Tracer):
         return self._is_leaf(m) or super().is_leaf_module(m, module_qualified_name)
 
 
-def _symbolic(
+def symbolic(
     model: nn.Module, values: Mapping[str, Any], is_leaf: Callable[[nn.Module], bool]
 ) -> fx.GraphModule:
+    """The graph by torch.fx, which reads the code; arguments as in `traced`."""
     before = set(vars(model))
     graph = _Tracer(is_leaf).trace(model, concrete_args=dict(values))
     fixed: set[fx.Node] = set()
     for node in graph.nodes:
         if node.op == "placeholder" and any(node.name.startswith(name) for name in values):
             fixed.add(node)
-    # Fixed arguments are compared and asserted; they are none any more. What else nobody reads may write.
+    # Fixed arguments are constants now: remove their checks. Other unread operations may have effects.
     for node in reversed(graph.nodes):
         about_fixed = node in fixed or not fixed.isdisjoint(node.all_input_nodes)
         if node.target is torch._assert or (not node.users and about_fixed):
             graph.erase_node(node)
     found = fx.GraphModule(model, graph, type(model).__name__)
-    for name in set(vars(model)) - before:  # tensors that the code makes: the tracer leaves them on the model
+    for name in set(vars(model)) - before:  # tensors created by the code, which the tracer sets on the model
         delattr(model, name)
     return found

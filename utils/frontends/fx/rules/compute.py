@@ -9,26 +9,27 @@ import numpy as np
 from torch import Tensor, fx, nn
 
 from ....darknet.modules import LocalAvgpool, RawHead, Reorg, Shortcut, Softmax
-from ....pruning.layers import BATCH_NORMS, TRANSPOSED, ChannelSelection, channel_axis, is_depthwise
+from ....profiling import TRANSPOSED
+from ....pruning.layers import BATCH_NORMS, ChannelSelection, channel_axis, is_depthwise
 from ..call import INPUT, Call, Labels, Rule, Value, attribute, channels, pin_labels, spread, tie_labels
 
-_MIXES = "takes its statistics over all channels"
+_MIXES = "computes statistics over all channels"
 
 
 def layer(call: Call) -> Labels:
-    """A convolution or linear layer: new channels, of its own."""
+    """Convolution or linear layer: the output has new channels."""
     module, (value,) = call.module, call.values
     assert module is not None
     if not isinstance(module.weight, nn.Parameter) and not isinstance(module, ChannelSelection):
-        return call.refuse("computes its weights; take the reparametrisation off, such as weight_norm")
+        return call.refuse("computes its weights; remove the parametrization, such as weight_norm")
     axis, groups = channel_axis(module, value.tensor), getattr(module, "groups", 1)
     outputs = call.result.shape[axis]
     if isinstance(module, TRANSPOSED) and groups > 1 and not is_depthwise(module):
-        return call.refuse("is transposed and grouped")
+        return call.refuse("is transposed and grouped, which is not supported")
     if isinstance(module.weight, nn.Parameter):
         twin = call.trace.weights.setdefault(id(module.weight), call.name)
         if not _alike(call, module, twin):
-            return call.refuse(f"has the weights of {twin} and is no layer of the same kind")
+            return call.refuse(f"shares the weights of {twin}, a layer of another kind")
     ids = call.read(value, axis)
     if call.name in call.trace.layers:  # called again: the same weights read and write both
         first, written = call.trace.layers[call.name]
@@ -51,13 +52,13 @@ def _alike(call: Call, module: nn.Module, twin: str) -> bool:
 
 
 def selection(call: Call) -> Labels:
-    """Channels of its own, picked from others, which keep their numbers and so have to stay."""
-    pin_labels(call.trace.tracer, call.values[0], f"{call.what} picks channels by number")
+    """ChannelSelection: new channels, indexed from others, which are therefore pinned."""
+    pin_labels(call.trace.tracer, call.values[0], f"{call.what} selects channels by number")
     return layer(call)
 
 
 def _norm_behind(call: Call) -> str | None:
-    """The batch norm that alone reads the layer, which is called nowhere else."""
+    """The batch norm that is the only reader of the layer; each of the two is called once."""
     behind = next(iter(call.node.users)) if len(call.node.users) == 1 else None
     if behind is None or behind.op != "call_module" or behind.args[0] is not call.node:
         return None
@@ -70,7 +71,7 @@ def _norm_behind(call: Call) -> str | None:
 
 
 def follow(call: Call) -> Labels | None:
-    """Parameters for each channel."""
+    """Modules with per-channel parameters."""
     (value,) = call.values
     ids = call.read(value, 1)
     call.follows(call.name, ids)
@@ -78,13 +79,13 @@ def follow(call: Call) -> Labels | None:
 
 
 def prelu(call: Call) -> Labels | None:
-    """One slope for all channels, or one for each."""
+    """PReLU: one slope for all channels, or one per channel."""
     assert isinstance(call.module, nn.PReLU)
     return follow(call) if call.module.num_parameters > 1 else same(call)
 
 
 def group_norm(call: Call) -> Labels | None:
-    """A group goes as a whole: without some of its channels its mean would be another."""
+    """GroupNorm: a group is removed as a whole, as its statistics are over all its channels."""
     assert isinstance(call.module, nn.GroupNorm)
     (value,), groups = call.values, call.module.num_groups
     if groups == 1:
@@ -96,7 +97,7 @@ def group_norm(call: Call) -> Labels | None:
 
 
 def layer_norm(call: Call) -> Labels | None:
-    """Harmless over the axes of a map; over channels, pinned, as its mean would be another."""
+    """LayerNorm: pins channels if its statistics are over them."""
     assert isinstance(call.module, nn.LayerNorm)
     (value,) = call.values
     over = range(value.tensor.ndim - len(call.module.normalized_shape), value.tensor.ndim)
@@ -104,38 +105,38 @@ def layer_norm(call: Call) -> Labels | None:
 
 
 def same(call: Call) -> Labels | None:
-    """Number by number."""
+    """Elementwise operations of one tensor."""
     return call.values[0].labels
 
 
 def channelwise(call: Call) -> Labels | list[Labels] | None:
-    """Within each channel, which lie along axis 1."""
+    """Operations within each channel, along axis 1."""
     (value, *_) = call.values
     if value.labels is None:
         return None
     ids = call.read(value, 1)
     if isinstance(call.result, Tensor):
         return spread(ids, call.result.shape, 1)
-    return [spread(ids, part.shape, 1) for part in call.result]  # the largest, and where they were
+    return [spread(ids, part.shape, 1) for part in call.result]  # max pooling with indices
 
 
 def added(call: Call) -> Labels | None:
-    """A sum: dead only if all summands are."""
+    """Sum: dead only if all summands are."""
     return _binary(call, "additive")
 
 
 def multiplied(call: Call) -> Labels | None:
-    """A product, often a map and its gate."""
+    """Product, often of a map and its gate."""
     return _binary(call, "gate")
 
 
 def combined(call: Call) -> Labels | None:
-    """Anything else of several tensors."""
+    """Other elementwise operations of several tensors."""
     return _binary(call, "joint")
 
 
 def _binary(call: Call, kind: Any) -> Labels | None:
-    """Tensors, broadcast: what meets lives and dies together."""
+    """Broadcast operands: channels that meet are tied."""
     values = call.values
     labelled = [value for value in values if value.labels is not None]
     if len(labelled) < 2:
@@ -154,28 +155,28 @@ def _binary(call: Call, kind: Any) -> Labels | None:
         own = other.labels.expand(call.result.shape)
         if varying.isdisjoint(axes := Value(call.result, own).axes) and varying:
             if axes:
-                return call.refuse("meets channels that lie along another axis")
+                return call.refuse("combines channels on different axes")
             if all(shape[axis] == 1 for axis in varying):
                 call.keep_one(other)
                 continue
-            call.keep_all("meets one channel as often as its code says")
+            call.keep_all("repeats one channel a fixed number of times")
         tie_labels(call.trace.tracer, labels, own, kind)
     return labels
 
 
 def _is_gate(call: Call, value: Value) -> bool:
-    """Whether nothing else reads it."""
+    """Whether this is its only reader."""
     nodes = [node for node, given in zip(call.node.args, call.args, strict=True) if given is value]
     return all(isinstance(node, fx.Node) and len(node.users) == 1 for node in nodes)
 
 
 def _size(tensor: Tensor) -> int:
-    """Numbers of its own, an expanded one counted once."""
+    """Number of stored elements, expanded axes counted once."""
     return math.prod(size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
 
 
 def _beside_constant(call: Call, value: Value, values: list[Value]) -> Labels | None:
-    """A number fits any width; a parameter for each channel follows; what has a width of its own pins."""
+    """With constants: scalars fit any width, per-channel parameters follow, other constants pin."""
     assert value.labels is not None
     labels = value.labels.expand(call.result.shape)
     for other in values:
@@ -197,12 +198,12 @@ def _beside_constant(call: Call, value: Value, values: list[Value]) -> Labels | 
                 ids = channels(call.trace.tracer, Value(call.result, labels), shared[0], INPUT)
                 call.follows(other.name, ids, shared[0] - offset)
                 continue
-        return call.refuse("meets a constant of its own width")
+        return call.refuse("is combined with a constant of fixed width")
     return labels
 
 
 def reduced(call: Call) -> Labels | None:
-    """Mean, sum, ... over axes along which the labels do not vary."""
+    """Reductions over axes along which the labels do not vary."""
     (value,) = call.values
     axes = call.argument(1, "dim")
     axes = range(value.tensor.ndim) if axes is None else [axes] if isinstance(axes, int) else axes
@@ -218,7 +219,7 @@ def reduced(call: Call) -> Labels | None:
 
 
 def softmax(call: Call) -> Labels | None:
-    """Over an axis that is not the channels'."""
+    """Softmax over another axis than the channels'."""
     (value,) = call.values
     axis = getattr(call.module, "dim", None) if call.module is not None else call.argument(1, "dim")
     if axis is None or axis % value.tensor.ndim in value.axes:

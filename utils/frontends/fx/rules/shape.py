@@ -1,4 +1,4 @@
-"""Rules of what only moves numbers: labels move with them; what in the code counts channels is noted."""
+"""Rules for shape operations: view, permute, cat, slice; channel counts in the code are recorded."""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -13,14 +13,14 @@ _WITH_SIZES = ("view", "reshape", "expand")
 
 
 def moved(call: Call) -> Any:
-    """Numbers are only moved: the labels move with them."""
+    """Operations that only move numbers: run them on the labels."""
     if all(value.labels is None for value in call.values):
         return None
-    return call.run(lambda value: _labels(call, value).contiguous())  # a view of them must be possible, too
+    return call.run(lambda value: _labels(call, value).contiguous())  # views of them must be possible
 
 
 def _labels(call: Call, value: Value) -> Labels:
-    """Of a tensor beside others that have some: its own, or new ones that stay."""
+    """Labels of a tensor; new pinned ones if it has none but other tensors have."""
     if value.labels is not None:
         return value.labels
     ids = call.trace.tracer.new(1)
@@ -29,7 +29,7 @@ def _labels(call: Call, value: Value) -> Labels:
 
 
 def pixels(call: Call) -> Labels | None:
-    """Channels become pixels: those of one map live and die together."""
+    """Pixel shuffle: channels that become pixels of one map are tied."""
     labels = moved(call)
     if labels is None:
         return None
@@ -38,7 +38,7 @@ def pixels(call: Call) -> Labels | None:
 
 
 def expanded_as(call: Call) -> Labels | None:
-    """One channel spread over as many as another tensor has: these come and go with its."""
+    """expand_as: one channel broadcast over the channels of another tensor takes their labels."""
     value, target, shape = *call.values, call.values[0].tensor.shape
     offset = target.tensor.ndim - value.tensor.ndim
     one = not value.axes and all(axis < offset or shape[axis - offset] == 1 for axis in target.axes)
@@ -50,7 +50,7 @@ def expanded_as(call: Call) -> Labels | None:
 
 
 def pad(call: Call) -> Labels | None:
-    """Around the map, or with channels of zeros, which stay."""
+    """Padding of the map, or with channels of zeros, which are pinned."""
     (value,) = call.values
     pads = call.argument(1, "pad")
     if value.labels is None:
@@ -60,7 +60,7 @@ def pad(call: Call) -> Labels | None:
     if call.argument(2, "mode", "constant") != "constant":
         return call.refuse("repeats channels")
     fresh = call.trace.tracer.new(1)
-    call.trace.tracer.pin(fresh, f"{call.node.name} pads with channels")
+    call.trace.tracer.pin(fresh, f"padding channels of {call.node.name}")
     inside = channels(call.trace.tracer, value, 1, INPUT)
     before, after = pads[2 * (value.tensor.ndim - 2)], pads[2 * (value.tensor.ndim - 2) + 1]
     if before < 0 or after < 0:
@@ -70,7 +70,7 @@ def pad(call: Call) -> Labels | None:
 
 
 def reshaped(call: Call) -> Labels | None:
-    """view, reshape, expand, ...: numbers that say how many channels there are must follow them."""
+    """view, reshape, expand, ...: channel counts among the sizes are recorded."""
     labels = moved(call)
     if labels is None:
         return None
@@ -80,19 +80,19 @@ def reshaped(call: Call) -> Labels | None:
     if len(axes) > 2:
         return call.refuse("spreads channels over more than two axes")
     if len(axes) == 2:
-        return _split(call, labels, axes, paths)
+        return split_axes(call, labels, axes, paths)
     for axis in literal:
         call.counts(channels(call.trace.tracer, Value(call.result, labels), axis, INPUT), *paths[axis])
     return labels
 
 
-def _split(
+def split_axes(
     call: Call, labels: Labels, axes: tuple[int, ...], paths: dict[int, tuple[int | str, ...]]
 ) -> Labels:
-    """Channels in rows, to be shuffled or not: the axis that the code has as a number stays.
+    """Channels divided over two axes, as in a shuffle: the axis with a literal size keeps its size.
 
-    Of two numbers the first stays. What stands at one place of all rows lives and dies together: else a
-    shuffle would bring what is left into another order.
+    Of two literals the first is kept. Channels at the same place of all rows are tied: otherwise a shuffle
+    would reorder the remaining ones.
     """
     outer, inner = axes
     gives = outer if inner in paths and outer not in paths else inner
@@ -103,7 +103,7 @@ def _split(
 
 
 def _size_arguments(call: Call) -> Iterator[tuple[int, tuple[int | str, ...]]]:
-    """Axis of the result -> where the code has its size as a number."""
+    """Axes of the result with a literal size in the code, and the path to it."""
     if call.node.op == "call_method" and call.node.target not in _WITH_SIZES:
         return
     given = call.node.args[1:]
@@ -118,7 +118,7 @@ def _size_arguments(call: Call) -> Iterator[tuple[int, tuple[int | str, ...]]]:
 
 
 def chunk(call: Call) -> Any:
-    """Equal parts stay equal."""
+    """chunk: equal parts must stay equal."""
     parts = moved(call)
     if parts is None:
         return None
@@ -126,13 +126,13 @@ def chunk(call: Call) -> Any:
     if axis in call.values[0].axes:
         ids = [channels(call.trace.tracer, Value(part, part), axis, INPUT) for part in parts]
         if len({len(part) for part in ids}) > 1:
-            return call.refuse("cuts channels in unequal parts")
+            return call.refuse("divides channels into unequal parts")
         call.trace.tracer.equal(ids)
     return parts
 
 
 def split_sizes(call: Call) -> Any:
-    """One size for all parts, or one for each."""
+    """split: one size for all parts, or one for each."""
     parts = moved(call)
     if parts is None:
         return None
@@ -151,7 +151,7 @@ def split_sizes(call: Call) -> Any:
             call.counts(part, at, number)
         return parts
     if len({len(part) for part in ids}) > 1:
-        return call.refuse("cuts channels in unequal parts")
+        return call.refuse("divides channels into unequal parts")
     call.trace.tracer.equal(ids)
     if call.literal(at) is not None:
         call.counts(ids[0], at)
@@ -159,7 +159,7 @@ def split_sizes(call: Call) -> Any:
 
 
 def item(call: Call) -> Any:
-    """A part of a tensor, or one of several tensors."""
+    """Indexing of a tensor, or of a tuple of tensors."""
     source, index = call.args
     if not isinstance(source, Value):
         found = source[index]
@@ -168,16 +168,16 @@ def item(call: Call) -> Any:
         return None
     indices = index if isinstance(index, tuple) else (index,)
     if any(isinstance(leaf, Value) for leaf in pytree.tree_leaves(indices)):
-        return call.refuse("picks by a tensor")
+        return call.refuse("indexes with a tensor")
     for position, axis in _indexed_axes(indices, source.tensor.ndim):
         path = (1, position) if isinstance(index, tuple) else (1,)
         if axis in source.axes and not _bounds(call, source, axis, indices[position], path):
-            return call.refuse("picks channels by a number that is computed, or one by one")
+            return call.refuse("indexes channels with a computed number, or one by one")
     return source.labels[index]
 
 
 def _indexed_axes(indices: tuple[Any, ...], count: int) -> Iterator[tuple[int, int]]:
-    """Position of each index -> the axis that it picks from."""
+    """Position of each index, and the axis that it indexes."""
     picking = [position for position, part in enumerate(indices) if part is not None and part is not Ellipsis]
     for number, position in enumerate(picking):
         behind = Ellipsis in indices and position > indices.index(Ellipsis)
@@ -185,7 +185,7 @@ def _indexed_axes(indices: tuple[Any, ...], count: int) -> Iterator[tuple[int, i
 
 
 def _bounds(call: Call, source: Value, axis: int, part: Any, path: tuple[int, ...]) -> bool:
-    """Note the bounds of a slice of channels, whose place is `path`; whether they can be followed."""
+    """Record the bounds of a slice of channels at `path`; return whether that is possible."""
     if not isinstance(part, slice) or part.step not in (None, 1):
         return False
     ids = channels(call.trace.tracer, source, axis, INPUT)

@@ -1,7 +1,7 @@
-"""Which rule says what an operation of a traced network does to the labels of its tensors.
+"""The table of rules: operation -> rule, which says what the operation does to the labels of its tensors.
 
-By what fx calls: a module's type, a function, or the name of a tensor's method. An operation without a rule
-pins what it reads.
+Keys are what fx calls: a module type, a function, or the name of a tensor method. An operation without a rule
+pins the channels that it reads.
 """
 
 import operator

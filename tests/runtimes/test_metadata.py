@@ -1,20 +1,20 @@
-"""What exported files say of themselves: read as it was written, and refused where it is damaged."""
+"""Metadata of exported files: read as written, refused where damaged."""
 
 import json
 
 import pytest
 
-from tests.runtimes.exported import NAMES, SIZE, TEXTS
+from tests.runtimes.exported import METADATA, NAMES, SIZE
 from utils.errors import ToolkitError
-from utils.runtimes.texts import darknet_of, names_of, size_step_of
+from utils.runtimes.metadata import darknet_of, names_of, size_step_of
 
-SAID = json.loads(TEXTS["darknet"])
+SAID = json.loads(METADATA["darknet"])
 
 
 def test_what_an_export_writes_is_read() -> None:
-    assert darknet_of(TEXTS, "a.onnx") == SAID | {"image_size": SIZE}
-    assert names_of(TEXTS, "a.onnx") == NAMES
-    assert size_step_of(TEXTS | {"strides": "[8, 32, 16]"}, "a.onnx") == 32
+    assert darknet_of(METADATA, "a.onnx") == SAID | {"image_size": SIZE}
+    assert names_of(METADATA, "a.onnx") == NAMES
+    assert size_step_of(METADATA | {"strides": "[8, 32, 16]"}, "a.onnx") == 32
 
 
 def test_a_file_may_say_nothing() -> None:
@@ -38,7 +38,7 @@ def test_a_file_may_say_nothing() -> None:
     ],
 )
 def test_a_value_that_no_export_writes_is_named(name: str, value: object) -> None:
-    with pytest.raises(ToolkitError, match=rf"^a\.onnx: .*darknet: {name} .* is not .*; export .* anew$"):
+    with pytest.raises(ToolkitError, match=rf"^a\.onnx: .*darknet: {name} .* is not .*; export .* again$"):
         darknet_of({"darknet": json.dumps(SAID | {name: value})}, "a.onnx")
 
 

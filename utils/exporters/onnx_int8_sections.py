@@ -1,6 +1,6 @@
-"""Which sections of an int8 file stay in float, and what that costs.
+"""Choose the sections of an int8 file that stay in float.
 
-Invariant: every figure is measured on the graph that is meant; nothing is added up or estimated.
+Invariant: every figure is measured on the graph in question; nothing is summed up or estimated.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -25,8 +25,8 @@ class Quantised:
 
     Attributes:
         proto: of the graph.
-        accuracy: its mAP@0.5, 0..1; None where none is measured.
-        note: what its user should know; empty for nothing.
+        accuracy: its mAP@0.5, 0..1; None where it is not measured.
+        note: a remark for the user; may be empty.
     """
 
     proto: onnx.ModelProto
@@ -35,11 +35,11 @@ class Quantised:
 
 
 def quantise(proto: onnx.ModelProto, job: Exporting) -> Quantised:
-    """Calibrate a simplified float32 graph and quantise it as the job says.
+    """Calibrate a simplified float32 graph and quantize it as the job says.
 
     Raises:
-        ExportError: there are no images to calibrate on, a section that is to stay in float is none, or no
-            choice of sections is good enough.
+        ExportError: there are no images to calibrate on, a section to skip is not a convolution, or no choice
+            of sections is good enough.
     """
     if job.calibration is None:
         raise ExportError("int8", "there are no images to find the ranges on", "add --data FILE")
@@ -51,7 +51,7 @@ def quantise(proto: onnx.ModelProto, job: Exporting) -> Quantised:
     if unknown:
         listed = ",".join(map(str, sections))
         raise ExportError(
-            f"--int8-skip {unknown[0]}", "is no convolution to quantise", f"choose among {listed}"
+            f"--int8-skip {unknown[0]}", "not a convolution that can be quantized", f"choose among {listed}"
         )
     graph = network.without(job.int8_skip)
     if job.accuracy is None:
@@ -62,7 +62,7 @@ def quantise(proto: onnx.ModelProto, job: Exporting) -> Quantised:
 def _activations(
     proto: onnx.ModelProto, batches: Iterable[Images]
 ) -> Iterator[Mapping[str, NDArray[np.float32]]]:
-    """What lies in the tensors that may be quantised, image by image."""
+    """Values of the tensors that may be quantized, image by image."""
     sources = sorted(set(measured_tensors(proto.graph).values()))
     inner = [name for name in sources if name != "images"]
     watched = onnx.ModelProto()
@@ -72,14 +72,14 @@ def _activations(
     run = proto_infer(watched, inner)
     for batch in batches:
         for image in batch:
-            # onnxruntime takes no name for all names
+            # onnxruntime takes an empty list of names for all outputs
             values = dict(zip(inner, run(image[None]), strict=True)) if inner else {}
             yield values | ({"images": image} if "images" in sources else {})
 
 
 @dataclass(frozen=True)
 class _Network:
-    """A float32 graph with the ranges that any quantisation of it has."""
+    """A float32 graph with the ranges for any quantization of it."""
 
     proto: onnx.ModelProto
     limits: Mapping[str, float] = field(repr=False)
@@ -93,10 +93,12 @@ class _Network:
 
 def _automatic(network: _Network, sections: list[int], job: Exporting) -> Quantised:
     if job.accuracy is None or job.calibration is None:
-        raise ExportError("--int8-skip auto", "needs boxes and scores to measure", "leave --raw-heads out")
+        raise ExportError(
+            "--int8-skip auto", "needs boxes and scores to measure mAP", "leave --raw-heads out"
+        )
     accuracy = job.accuracy.measure(network.infer(()))
     if job.accuracy.before - accuracy <= ALLOWED_LOSS:
-        return Quantised(network.without(()), accuracy, "no convolution has to stay in float")
+        return Quantised(network.without(()), accuracy, "all convolutions are in int8")
     worst = _by_error(network, sections, job, next(iter(job.calibration())))
     count, accuracy = _fewest(network, worst, job.accuracy)
     skip = sorted(worst[:count])
@@ -106,7 +108,7 @@ def _automatic(network: _Network, sections: list[int], job: Exporting) -> Quanti
 
 
 def _by_error(network: _Network, sections: list[int], job: Exporting, images: Images) -> list[int]:
-    """Sections by the error that quantising each alone brings, largest first."""
+    """Sections by the error when only that one is quantized, largest first."""
 
     def outputs(infer: Infer) -> Outputs:
         rows = [infer(image[None]) for image in images]
@@ -122,9 +124,9 @@ def _by_error(network: _Network, sections: list[int], job: Exporting, images: Im
 
 
 def _fewest(network: _Network, worst: list[int], accuracy: Accuracy) -> tuple[int, float]:
-    """How many of the worst sections must stay in float, and the mAP then: doubled, then halved between.
+    """How many of the worst sections must stay in float, and the mAP then: by doubling, then bisection.
 
-    Without any it is known not to be enough.
+    Zero is known not to be enough.
     """
     measured: dict[int, float] = {}
 
@@ -136,7 +138,7 @@ def _fewest(network: _Network, worst: list[int], accuracy: Accuracy) -> tuple[in
     while not enough(high):
         if high == most:
             loss = 100 * (accuracy.before - measured[high])
-            fact = f"{loss:.1f} points of mAP are lost with a single section in int8"
+            fact = f"loses {loss:.1f} points of mAP even with a single section in int8"
             raise ExportError("--int8-skip auto", fact, "export fp16")
         low, high = high, min(2 * high, most)
     while high - low > 1:

@@ -69,13 +69,13 @@ def test_the_section_that_costs_most_is_found_and_said(tmp_path: Path) -> None:
 
 def test_nothing_stays_in_float_without_need(tmp_path: Path) -> None:
     exported = export_onnx(automatic(TwoHeads(), lambda infer: BEFORE - 0.009), tmp_path / "net.onnx")
-    assert exported.note == "no convolution has to stay in float"
+    assert exported.note == "all convolutions are in int8"
     kinds = [node.op_type for node in onnx.load(exported.paths[0]).graph.node]
     assert kinds.count("QuantizeLinear") > 0
 
 
 def test_a_network_that_bears_no_int8_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"--int8-skip auto: 30\.0 points .* single section .*export fp16"):
+    with pytest.raises(ExportError, match=r"auto: loses 30\.0 points .* single section .*export fp16"):
         export_onnx(automatic(TwoHeads(), lambda infer: BEFORE - 0.3), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -89,7 +89,7 @@ def test_a_file_is_written_whatever_it_loses(tmp_path: Path) -> None:
 
 def test_auto_on_raw_heads_is_refused(tmp_path: Path) -> None:
     job = small_job(precision="int8", int8_skip="auto", raw_heads=True)
-    with pytest.raises(ExportError, match="needs boxes and scores to measure; leave --raw-heads out"):
+    with pytest.raises(ExportError, match="needs boxes and scores to measure mAP; leave --raw-heads out"):
         export_onnx(job, tmp_path / "net.onnx")
 
 
