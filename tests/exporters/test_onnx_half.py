@@ -12,8 +12,8 @@ from utils.detection.decode import HeadSpec
 from utils.errors import ExportError
 from utils.exporters.job import exporting
 from utils.exporters.onnx import export_onnx
-from utils.exporters.verification import BOUNDS
-from utils.exporters.wrappers import BoxesAndScores
+from utils.exporters.parity import BOUNDS
+from utils.exporters.tracing import BoxesAndScores
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -12,7 +12,7 @@ from ..errors import ExportError
 from ..pruning.narrow import shared_copy
 from ..runtimes.runtime import Images
 from .parity import Infer, Parity, Shape
-from .wrappers import BoxesAndScores, RawHeads, Wrapper
+from .tracing import BoxesAndScores, RawHeads, Wrapper
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")

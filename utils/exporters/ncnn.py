@@ -17,8 +17,8 @@ from ..files import atomic_paths
 from ..runtimes.metadata import metadata_path
 from ..runtimes.ncnn import Ncnn
 from .job import Exported, Exporting, Limits
+from .parity import verify
 from .torchscript import traced
-from .verification import verify
 
 PLACE = "ncnn export"
 LIMITS = Limits(

@@ -16,10 +16,8 @@ from ..errors import ExportError
 from ..extras import package
 from ..files import atomic_path
 from .job import Exported, Exporting, Precision
-from .onnx_running import onnx_infer
-from .parity import Parity
+from .parity import BOUNDS, Parity, onnx_infer, verify
 from .tracing import trace_onnx
-from .verification import BOUNDS, verify
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -15,8 +15,7 @@ from ..runtimes.runtime import Images, Outputs
 from .calibration import best_limits
 from .job import ALLOWED_LOSS, Accuracy, Exporting
 from .onnx_int8 import convolutions, measured_tensors, quantised
-from .onnx_running import proto_infer
-from .parity import Infer
+from .parity import Infer, proto_infer
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ..files import atomic_paths
 from ..runtimes.openvino import OpenVino
 from ..runtimes.runtime import Images
 from .job import Exported, Exporting, Precision
-from .verification import verify
+from .parity import verify
 
 PLACE = "OpenVINO export"
 NOTES: Mapping[Precision, str] = {

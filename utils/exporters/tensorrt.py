@@ -26,9 +26,8 @@ from ..files import atomic_paths
 from ..runtimes.metadata import metadata_path
 from ..runtimes.tensorrt import TensorRt
 from .job import Exported, Exporting
-from .parity import Shape
-from .verification import verify
-from .wrappers import Wrapper
+from .parity import Shape, verify
+from .tracing import Wrapper
 
 PLACE = "TensorRT export"
 LARGEST_BATCH = 8

@@ -15,8 +15,8 @@ from ..files import atomic_path
 from ..pruning.narrow import shared_copy
 from ..runtimes.torch import Torch
 from .job import Exported, Exporting, Limits
-from .verification import verify
-from .wrappers import Wrapper
+from .parity import verify
+from .tracing import Wrapper
 
 LIMITS = Limits(
     "TorchScript",
