@@ -20,7 +20,7 @@ import pytest
 
 from tests.project import CFG, DATA, FILES
 from utils import cli, extras
-from utils.commands import inputs as resources
+from utils.darknet import cfg as resources
 from utils.errors import CfgError
 
 ROOT = Path(__file__).resolve().parents[1]
