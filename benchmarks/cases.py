@@ -50,10 +50,9 @@ def run_case(kind: str, number: int, folder: Path) -> Outcome:
         read(path)
     except refusals as error:
         message = str(error)
-        is_placed = re.match(rf"(cfg in )?{re.escape(str(folder))}", message) is not None
-        if not is_placed or (
-            kind == "cfg" and not re.match(r".*?\.cfg:\d+: |.*holds no|.*is binary", message)
-        ):
+        is_placed = re.match(rf"(cfg in )?{re.escape(str(folder))}", error.place) is not None
+        is_whole = error.fact.startswith(("contains no", "is binary"))  # these have no line
+        if not is_placed or (kind == "cfg" and not is_whole and not re.search(r"\.cfg:\d+", error.place)):
             return Outcome(mutation, "FAULT: no place", message)
         return Outcome(mutation, type(error).__name__, message)
     except Exception as error:  # noqa: BLE001 - whatever else it is, is the finding
