@@ -33,10 +33,10 @@ from rich.table import Table
 from utils.cli import run_main
 from utils.commands.arguments import (
     ImageSizeOptions,
+    InputFiles,
     InputOptions,
     MachineOptions,
     Parser,
-    Project,
     add_machine,
     prepare,
     resolve,
@@ -45,7 +45,7 @@ from utils.commands.evaluate.run import evaluate_network, open_split, predictor
 from utils.commands.inputs import open_network
 from utils.commands.tables import show
 from utils.data.listing import SPLITS, read_data_file
-from utils.detection.evaluator import Evaluation, evaluate
+from utils.detection.evaluator import Evaluation, Scoring, evaluate
 from utils.files import atomic_path
 from utils.options import POSITIVE_FLOAT, POSITIVE_INT, add_options, from_arguments
 
@@ -112,7 +112,7 @@ def _parser() -> Parser:
     return parser
 
 
-def _ways(project: Project, args: argparse.Namespace, device: torch.device) -> dict[str, Way]:
+def _ways(project: InputFiles, args: argparse.Namespace, device: torch.device) -> dict[str, Way]:
     """What to call for an evaluation of each way."""
     data = read_data_file(project.needed("data"))
     model = open_network(project).to(device).eval()
@@ -121,7 +121,7 @@ def _ways(project: Project, args: argparse.Namespace, device: torch.device) -> d
         open_split(data, args.split, model, size, rect=args.rect, batch_size=count, workers=args.workers)
         for count in (1, args.batch_size)
     )
-    reference = partial(evaluate, predictor(model), single, data.names, specs=model.head_specs)
+    reference = partial(evaluate, predictor(model), single, data.names, Scoring(specs=model.head_specs))
     return {"reference": reference, "fast": partial(evaluate_network, model, batched, data.names)}
 
 

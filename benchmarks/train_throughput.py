@@ -25,6 +25,7 @@ from utils.data.augment import Augment
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file
 from utils.data.loader import Batch, make_loader
+from utils.data.sampling import Sampling
 from utils.frontends.darknet.subject import gamma_penalty
 from utils.training.loop import keep_freed_memory
 from utils.training.options import TrainingOptions
@@ -92,7 +93,8 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     size = (args.img_size, args.img_size)
     data = read_data_file(args.data)
     dataset = DetectionDataset.from_split(data, "train", size, augment=Augment(), cache="ram")
-    loader = make_loader(dataset, args.batch_size, shuffle=True, workers=args.workers, drop_last=True)
+    sampling = Sampling(shuffle=True, drop_last=True)
+    loader = make_loader(dataset, args.batch_size, sampling, workers=args.workers)
     precision = "fp32" if args.plain else "auto"
     options = TrainingOptions(args.epochs, args.batch_size, 1, size, precision=precision, s=0.001)  # type: ignore[arg-type]
     penalty = gamma_penalty(model, options.s, 1)

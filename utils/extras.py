@@ -69,6 +69,9 @@ def explained(error: ImportError) -> MissingPackageError | None:
 
 
 # pip keeps both packages in one folder, so that removing one damages the other.
+OPENCV_PACKAGES = (
+    "opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"
+)  # fmt: skip
 OPENCV_REMEDY = (
     "pip uninstall -y opencv-python opencv-contrib-python opencv-python-headless, then "
     "pip install 'opencv-python-headless<5'"

@@ -157,7 +157,7 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_with_nothing_given_all_is_the_demos(demo: Path) -> None:
     found = resolve(parsed([]))
-    assert found == arguments.Project(DEMO.cfg, Path("data/made.data"), DEMO.weights, is_demo=True)
+    assert found == arguments.InputFiles(DEMO.cfg, Path("data/made.data"), DEMO.weights, is_demo=True)
 
 
 def test_demo_training_starts_without_weights(demo: Path) -> None:
@@ -173,7 +173,7 @@ def test_untrained_demo_says_how_to_train(demo: Path) -> None:
 def test_in_any_other_folder_the_demos_files_are_below_runs(demo: Path) -> None:
     DEMO.cfg.unlink()
     elsewhere = resolve(parsed([]), needs=("cfg", "data"))
-    assert elsewhere == arguments.Project(
+    assert elsewhere == arguments.InputFiles(
         Path("runs/cfg/yolov3-shapes.cfg"), Path("runs/data/made.data"), None, is_demo=True
     )
     assert elsewhere.network().heads
@@ -198,7 +198,7 @@ def test_with_one_file_given_the_demo_never_fills_in(demo: Path, words: list[str
 
 def test_what_a_command_can_do_without_is_none(demo: Path) -> None:
     found = resolve(parsed(["--cfg", "x.cfg"]), needs=("cfg",))
-    assert found == arguments.Project(Path("x.cfg"), None, None, is_demo=False)
+    assert found == arguments.InputFiles(Path("x.cfg"), None, None, is_demo=False)
 
 
 def test_the_embedded_set_is_made_when_named(demo: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_checkpoint_without_cfg_asks_for_one(stored: Callable[[str | None], No
     ],
 )
 def test_files_as_they_would_be_typed(files: tuple, names: tuple, typed: str) -> None:
-    assert arguments.Project(*files).options(*names) == typed
+    assert arguments.InputFiles(*files).options(*names) == typed
 
 
 @pytest.mark.parametrize(

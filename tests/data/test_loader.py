@@ -11,8 +11,10 @@ from utils.data.augment import Augment
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file
 from utils.data.loader import Loader, make_loader
-from utils.data.sampling import EpochSampler
+from utils.data.sampling import EpochSampler, Sampling
 from utils.errors import DatasetError
+
+SHUFFLED = Sampling(shuffle=True)
 
 
 def open_split(path, augment=None) -> DetectionDataset:
@@ -40,7 +42,7 @@ def test_a_batch_holds_images_and_targets_in_order(data_file):
 
 def test_batches_are_the_same_with_and_without_workers(data_file):
     dataset = open_split(data_file, Augment())
-    alone, helped = (make_loader(dataset, 4, shuffle=True, seed=3, workers=workers) for workers in (0, 2))
+    alone, helped = (make_loader(dataset, 4, SHUFFLED, seed=3, workers=workers) for workers in (0, 2))
     for first, second in zip(passes(alone, 2), passes(helped, 2), strict=True):
         assert torch.equal(first, second)
 
@@ -65,14 +67,14 @@ def test_workers_are_gone_with_their_loader(data_file):
 
 def test_epochs_differ_and_any_can_be_repeated(data_file):
     dataset = open_split(data_file, Augment())
-    loader = make_loader(dataset, 6, shuffle=True, seed=3)
+    loader = make_loader(dataset, 6, SHUFFLED, seed=3)
     epochs = passes(loader, 3)
     assert not any(torch.equal(one, other) for one, other in itertools.combinations(epochs, 2))
-    resumed = make_loader(dataset, 6, shuffle=True, seed=3)
+    resumed = make_loader(dataset, 6, SHUFFLED, seed=3)
     resumed.set_epoch(1)
     for first, second in zip(epochs[1:], passes(resumed, 2), strict=True):
         assert torch.equal(first, second)
-    other_seed = make_loader(dataset, 6, shuffle=True, seed=4)
+    other_seed = make_loader(dataset, 6, SHUFFLED, seed=4)
     assert not torch.equal(epochs[0], passes(other_seed, 1)[0])
 
 
@@ -91,7 +93,7 @@ def test_loading_leaves_torchs_random_state_alone(data_file):
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    passes(make_loader(open_split(data_file, Augment()), 2, shuffle=True), 2)
+    passes(make_loader(open_split(data_file, Augment()), 2, SHUFFLED), 2)
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -117,9 +119,9 @@ def test_unusable_images_are_left_out_and_reported_once(data_file, workers, capl
 
 def test_a_short_last_batch_is_dropped_on_demand_unless_it_is_alone(data_file):
     dataset = open_split(data_file)
-    assert [len(batch) for batch in make_loader(dataset, 4, drop_last=True)] == [4]
+    assert [len(batch) for batch in make_loader(dataset, 4, Sampling(drop_last=True))] == [4]
     assert [len(batch) for batch in make_loader(dataset, 4)] == [4, 2]
-    assert [len(batch) for batch in make_loader(dataset, 9, drop_last=True)] == [6]
+    assert [len(batch) for batch in make_loader(dataset, 9, Sampling(drop_last=True))] == [6]
 
 
 def test_no_batch_may_be_missing_where_other_processes_wait_for_it(data_file):

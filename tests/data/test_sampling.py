@@ -15,7 +15,7 @@ from utils.data.dataset import DetectionDataset, SampleKey
 from utils.data.images import read_image
 from utils.data.listing import read_data_file
 from utils.data.loader import make_loader
-from utils.data.sampling import EpochBatches, EpochSampler, MultiScale, repeat_factors
+from utils.data.sampling import EpochBatches, EpochSampler, MultiScale, Sampling, repeat_factors
 from utils.errors import DatasetError
 
 
@@ -26,9 +26,8 @@ def open_split(path: Path, **options: object) -> DetectionDataset:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_skipped_epoch_continues_with_the_following_batches(data_file: Path, workers: int) -> None:
-    loader = make_loader(
-        open_split(data_file), 2, shuffle=True, workers=workers, multi_scale=MultiScale(32, every=1)
-    )
+    sampling = Sampling(shuffle=True, multi_scale=MultiScale(32, every=1))
+    loader = make_loader(open_split(data_file), 2, sampling, workers=workers)
     loader.set_epoch(3)
     whole = list(loader)
     loader.set_epoch(3, skip=2)
@@ -116,7 +115,7 @@ def test_an_unreadable_image_has_some_aspect(data_file: Path, monkeypatch: pytes
 
 def test_a_rectangular_batch_keeps_the_aspect_of_its_images(data_file: Path) -> None:
     """The images are about 32 x 48; their pictures are not stretched into the input."""
-    loader = make_loader(open_split(data_file), 3, shuffle=True, aspects=32)
+    loader = make_loader(open_split(data_file), 3, Sampling(shuffle=True, aspects=32))
     for batch in loader:
         assert tuple(batch.images.shape[2:]) in {(64, 64), (32, 64), (64, 96), (48, 64)}
 
@@ -190,7 +189,10 @@ def test_training_batches_are_the_same_from_every_cache(
     monkeypatch.setattr("utils.data.cache.default_folder", lambda: tmp_path / "kept")
     found = [
         torch.cat(
-            [batch.images for batch in make_loader(open_split(data_file, cache=cache), 2, shuffle=True)]
+            [
+                batch.images
+                for batch in make_loader(open_split(data_file, cache=cache), 2, Sampling(shuffle=True))
+            ]
         )
         for cache in (None, "ram", "disk", "disk")
     ]

@@ -14,7 +14,7 @@ from utils.data.listing import read_data_file
 from utils.data.loader import Loader, make_loader
 from utils.detection.boxes import pairwise_iou, xywh_to_xyxy
 from utils.detection.decode import HeadSpec, decode_heads
-from utils.detection.evaluator import STYLES, ImageResult, evaluate, summarize
+from utils.detection.evaluator import STYLES, ImageResult, Scoring, evaluate, summarize
 from utils.errors import DatasetError, ToolkitError
 
 NAMES = ("cat", "dog", "eel")
@@ -59,7 +59,7 @@ def perfect(dataset: DetectionDataset, wrong: int | None = None):
 @pytest.mark.parametrize("style, mean", [("darknet", 2 / 3), ("voc", 1.0), ("coco", 1.0)])
 def test_a_perfect_detector_has_full_ap_but_absent_classes_0_in_darknet(tmp_path, style, mean, letterbox):
     dataset = open_images(tmp_path, letterbox=letterbox)
-    result = evaluate(perfect(dataset), make_loader(dataset, 2), NAMES, style=style)
+    result = evaluate(perfect(dataset), make_loader(dataset, 2), NAMES, Scoring(style))
     assert result.map50 == pytest.approx(mean)
     assert result.map50_95 == pytest.approx(mean)
     assert result.per_class == pytest.approx({"cat": 1, "dog": 1, "eel": 0})
@@ -70,7 +70,7 @@ def test_a_perfect_detector_has_full_ap_but_absent_classes_0_in_darknet(tmp_path
 
 @pytest.mark.parametrize("style", STYLES)
 def test_a_misplaced_box_costs_its_class(loader, style):
-    result = evaluate(perfect(loader.dataset, wrong=1), loader, NAMES, style=style)
+    result = evaluate(perfect(loader.dataset, wrong=1), loader, NAMES, Scoring(style))
     assert result.per_class["dog"] == pytest.approx(1)
     # one of two cats is found before the wrong box: the curve ends at recall 1/2 (51 of COCO's 101 points)
     assert result.per_class["cat"] == pytest.approx(51 / 101 if style == "coco" else 0.5)
@@ -89,18 +89,18 @@ def test_the_last_head_says_how_to_suppress(tmp_path, kind, recall):
     """Two objects with an IoU of 0.49, diagonally apart: only the distance term keeps both."""
     dataset = open_images(tmp_path, ["0 .4 .4 .4 .4\n0 .475 .475 .4 .4\n"])
     specs = [HeadSpec(((1.0, 1.0),), 3, 32), HeadSpec(((1.0, 1.0),), 3, 32, nms_kind=kind)]
-    assert evaluate(perfect(dataset), make_loader(dataset, 2), NAMES, specs=specs).recall == recall
+    assert evaluate(perfect(dataset), make_loader(dataset, 2), NAMES, Scoring(specs=specs)).recall == recall
 
 
 def test_a_detector_that_finds_nothing_has_zeros(loader):
     for style in STYLES:
-        result = evaluate(lambda images: torch.zeros(len(images), 0, 8), loader, NAMES, style=style)
+        result = evaluate(lambda images: torch.zeros(len(images), 0, 8), loader, NAMES, Scoring(style))
         assert (result.map50, result.map50_95, result.precision, result.recall) == (0, 0, 0, 0)
 
 
 def test_unknown_styles_and_unreadable_data_sets_are_errors(loader, tmp_path):
     with pytest.raises(ToolkitError, match="darknet, voc, coco"):
-        evaluate(perfect(loader.dataset), loader, NAMES, style="pascal")
+        evaluate(perfect(loader.dataset), loader, NAMES, Scoring("pascal"))
     for path in loader.dataset.images:
         path.write_bytes(b"broken")
     with pytest.raises(DatasetError, match="no image"):
@@ -192,5 +192,5 @@ def test_map_is_the_c_programs(shared, folder, cfg, expected):
     def predict(images: torch.Tensor) -> torch.Tensor:
         return decode_heads(model(images), model.head_specs)
 
-    result = evaluate(predict, loader, data.names, specs=model.head_specs)
+    result = evaluate(predict, loader, data.names, Scoring(specs=model.head_specs))
     assert result.map50 == pytest.approx(expected, abs=0.003)

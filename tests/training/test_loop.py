@@ -17,15 +17,16 @@ from utils.data.augment import Augment
 from utils.data.dataset import DetectionDataset
 from utils.data.listing import read_data_file
 from utils.data.loader import Batch, Loader, make_loader
+from utils.data.sampling import Sampling
 from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
 from utils.frontends.darknet.subject import gamma_penalty
 from utils.pruning.sparsity import AutoStrength
 from utils.training import loop
 from utils.training.history import EpochRecord, History
-from utils.training.interruption import InterruptedTrainingError, Interruption
 from utils.training.loop import BEST, LAST, OUTPUTS, PREVIOUS, Extras, Loaders, train, validate
 from utils.training.options import TrainingOptions
+from utils.training.processes import InterruptedTrainingError, Interruption
 
 OPTIONS = TrainingOptions(epochs=4, batch_size=2, accumulate=1, image_size=(64, 64), learning_rate=0.01)
 
@@ -52,7 +53,7 @@ def open_loaders(data_file: Path) -> Loaders:
     data = read_data_file(data_file)
     training = DetectionDataset.from_split(data, "train", (64, 64), augment=Augment())
     validation = DetectionDataset.from_split(data, "valid", (64, 64))
-    return Loaders(make_loader(training, 2, shuffle=True, seed=0), make_loader(validation, 2), data.names)
+    return Loaders(make_loader(training, 2, Sampling(shuffle=True)), make_loader(validation, 2), data.names)
 
 
 def run(

@@ -4,7 +4,7 @@ parser = Parser(__doc__, "evaluate")
 add_command(parser, EvaluationOptions)
 options = from_arguments(EvaluationOptions, parser.parse_args(argv))
 device = prepare(options)
-project = resolve(options, needs=("cfg", "weights"))
+files = resolve(options, needs=("cfg", "weights"))
 """
 
 import argparse
@@ -14,6 +14,7 @@ import random
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,14 +25,15 @@ import torch
 
 from ..cli import as_typed, program
 from ..errors import ToolkitError
+from ..extras import OPENCV_PACKAGES
 from ..options import NON_NEGATIVE_INT, POSITIVE_INT, add_options, option
 from ..runtimes.choice import ALL_NAMES
-from .inputs import InputOptions, Need, NetworkOptions, Project, resolve
+from .inputs import InputFiles, InputOptions, Need, NetworkOptions, resolve
 from .results import next_command, plain, write_json
 
 __all__ = [  # of inputs.py and results.py too: one import serves a command
-    "CommandOptions", "ImageSize", "ImageSizeOptions", "InputOptions", "MachineOptions", "Need",
-    "NetworkOptions", "Options", "Parser", "Project", "RuntimeOptions",
+    "CommandOptions", "ImageSize", "ImageSizeOptions", "InputFiles", "InputOptions", "MachineOptions", "Need",
+    "NetworkOptions", "Options", "Parser", "RuntimeOptions",
     "add_command", "add_machine", "arguments", "next_command", "prepare", "provenance", "resolve",
     "write_json",
 ]  # fmt: skip
@@ -211,7 +213,7 @@ def arguments(options: CommandOptions) -> dict[str, Any]:
 
 def provenance(options: CommandOptions) -> dict[str, Any]:
     """Of every JSON result: the command line, versions of packages, and the seed where there is one."""
-    versions = {name: _version(name) for name in ("torch", "numpy", "opencv")}
+    versions = {"torch": _version("torch"), "numpy": _version("numpy"), "opencv": _version(*OPENCV_PACKAGES)}
     return {
         "command": options.command,
         "versions": {"python": platform.python_version(), **versions},
@@ -219,8 +221,9 @@ def provenance(options: CommandOptions) -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version({"opencv": "opencv-python-headless"}.get(package, package))
-    except PackageNotFoundError:
-        return None
+def _version(*packages: str) -> str | None:
+    """Of the first of several packages that is installed."""
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            return version(package)
+    return None

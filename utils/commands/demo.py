@@ -21,13 +21,12 @@ from torch import Tensor
 
 from ..cli import child, program, start
 from ..darknet.checkpoint import save_weights
-from ..darknet.fuse import deployed_run
-from ..darknet.model import Darknet
+from ..darknet.model import Darknet, deployed_run
 from ..data.dataset import Sample
 from ..data.images import read_image
 from ..data.listing import read_data_file
 from ..detection.draw import draw_detections
-from ..detection.evaluator import evaluate
+from ..detection.evaluator import Scoring, evaluate
 from ..detection.nms import suppress
 from ..errors import ToolkitError
 from ..options import from_arguments, option
@@ -160,7 +159,7 @@ def _measure(stages: Sequence[Stage], onnx: Path, data: Path) -> list[Row]:
     maps = {name: evaluate_network(m, loader, listed.names, label=name).map50 for name, m in models.items()}
     detect, image = as_predict(OnnxRuntime().load(onnx), str(onnx)), torch.rand(1, 3, *size)
     specs = models["fine-tuned"].head_specs
-    onnx_map = evaluate(detect, loader, listed.names, specs=specs).map50
+    onnx_map = evaluate(detect, loader, listed.names, Scoring(specs=specs)).map50
     runs = {name: deployed_run(model, size) for name, model in models.items()}
     latencies = measure_latency({**runs, "ONNX": lambda: detect(image)})
     rows = []

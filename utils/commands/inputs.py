@@ -75,7 +75,7 @@ class InputOptions(NetworkOptions):
 
 
 @dataclass(frozen=True)
-class Project:
+class InputFiles:
     """The files that a command works on; None for one that was not given.
 
     Attributes:
@@ -116,7 +116,7 @@ class Project:
     def options(self, *names: Need) -> str:
         """The files as command-line options, all or those named; empty for the demo's.
 
-        >>> Project(None, Path("my.data"), Path("best.pt"), False).options("cfg", "weights")
+        >>> InputFiles(None, Path("my.data"), Path("best.pt"), False).options("cfg", "weights")
         '--weights best.pt'
         """
         paths = {name: getattr(self, name) for name in names or ("cfg", "weights", "data")}
@@ -137,28 +137,28 @@ def fresh_network(network: Network, initialise: bool = True) -> Darknet:
     return model
 
 
-def open_network(project: Project) -> Darknet:
-    """The project's network with its weights.
+def open_network(files: InputFiles) -> Darknet:
+    """The network of the files with its weights.
 
     Raises:
         ToolkitError: a file is missing or cannot be used, or the network has no detection head.
     """
-    weights = _changeable(project.needed("weights"))
-    model = fresh_network(project.network(), initialise=False)
+    weights = _changeable(files.needed("weights"))
+    model = fresh_network(files.network(), initialise=False)
     load_weights(model, weights)
     return model
 
 
 def open_detecting(
-    project: Project,
+    files: InputFiles,
     device: torch.device,
     runtime: str | None = None,
     image_size: tuple[int, int] | None = None,
 ) -> DetectingNetwork:
-    """The project's network ready to detect: an exported file on its runtime, anything else in torch.
+    """The network of the files, ready to detect: an exported file on its runtime, anything else in torch.
 
     Args:
-        project: its weights are an exported file, or weights beside a cfg, or a checkpoint.
+        files: its weights are an exported file, or weights beside a cfg, or a checkpoint.
         device: of torch.
         runtime: one of several that read an exported file; "opencv" for a cfg with its weights.
         image_size: (height, width) for OpenCV, which needs it fixed; None for the cfg's own.
@@ -166,16 +166,16 @@ def open_detecting(
     Raises:
         ToolkitError: a file is missing or cannot be used, or the network has no detection head.
     """
-    weights = project.needed("weights")
+    weights = files.needed("weights")
     if is_exported(weights):
         if not weights.is_file():
             raise ToolkitError(f"--weights {weights}", "not found")
-        cfg = None if project.cfg is None else project.network()
+        cfg = None if files.cfg is None else files.network()
         return of_file(weights, runtime_of(weights, runtime), cfg)
     if runtime not in (None, "torch", "opencv"):
         fact = f"runs exported files only, not {weights}"
         raise ToolkitError(f"--runtime {runtime}", fact, "export it first, or leave --runtime out")
-    model = open_network(project)
+    model = open_network(files)
     if runtime != "opencv":
         return detecting(model.to(device))
     size = image_size or (model.network.height, model.network.width)
@@ -184,12 +184,12 @@ def open_detecting(
 
 
 def open_files(cfg: Path | None, weights: Path) -> Darknet:
-    """A network that is not the project's, such as a teacher; cfg None for the one in a checkpoint.
+    """Another network than the command's own, such as a teacher; cfg None for the one in a checkpoint.
 
     Raises:
         ToolkitError: as for `open_network`.
     """
-    return open_network(Project(cfg, None, weights, is_demo=False))
+    return open_network(InputFiles(cfg, None, weights, is_demo=False))
 
 
 def _changeable(weights: Path) -> Path:
@@ -210,7 +210,7 @@ def _required(files: Mapping[Need, Path | None], name: Need) -> Path:
     return path
 
 
-def resolve(options: NetworkOptions, needs: Collection[Need] = NEEDS) -> Project:
+def resolve(options: NetworkOptions, needs: Collection[Need] = NEEDS) -> InputFiles:
     """Find the command's files by the rule above; make the generated data set where it is used.
 
     Args:
@@ -240,4 +240,4 @@ def resolve(options: NetworkOptions, needs: Collection[Need] = NEEDS) -> Project
     for name in NEEDS:
         if name in needs:
             _required(given, name)
-    return Project(cfg, data and available(data), weights, is_demo)
+    return InputFiles(cfg, data and available(data), weights, is_demo)

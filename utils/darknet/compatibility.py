@@ -53,7 +53,7 @@ _USE_ONNX = "export it (export.py) and use onnxruntime there"
 
 @dataclass(frozen=True)
 class RuntimeFinding(Finding):
-    """How one program treats a section.
+    """A finding about a section, or the network, in one program.
 
     Attributes:
         runtime: name of the program, a key of `RUNTIMES`.

@@ -63,7 +63,7 @@ class Section:
         return inputs[0]
 
     def weight_count(self, inputs: Sequence[Shape]) -> int:  # noqa: ARG002
-        """How many floats a .weights file holds for it."""
+        """Number of floats of the section in a .weights file."""
         return 0
 
 

@@ -92,7 +92,7 @@ def fields(layer: nn.Module) -> Iterator[Tensor]:
 
 
 def _norm_fields(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What Darknet calls biases, scales (beta, gamma), rolling_mean and rolling_variance."""
+    """Biases and scales (beta, gamma), rolling_mean and rolling_variance, in Darknet's terms and order."""
     return norm.bias, norm.weight, norm.get_buffer("running_mean"), norm.get_buffer("running_var")
 
 

@@ -130,9 +130,8 @@ def write_dataset(
 def _refuse_clash(names: Sequence[str], data: Path, listed: Path, force: bool) -> None:
     """Refuse to overwrite a list without `force`, or to join lists of different classes."""
     if listed.exists() and not force:
-        raise DatasetError(
-            listed, "exists already", "add --force to overwrite it, or choose another --output"
-        )
+        remedy = "add --force to overwrite it, or choose another --output"
+        raise DatasetError(listed, "exists already", remedy)
     if data.exists() and (before := read_data_file(data).names) != tuple(names):
         fact = f"has the classes {', '.join(before[:20])}, not {', '.join(names[:20])}"
         raise DatasetError(data, fact, "give --classes in its order, or another --output")

@@ -20,13 +20,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import DatasetError
-from .augment import Augment
+from .augment import Augment, Composer, Picture
 from .cache import DiskCache
 from .images import Placement, decode, fit, place, read_image, resize_exactly
-from .index import LabelIndex, read_index
-from .labels import label_path
+from .labels import LabelIndex, label_path, read_index
 from .listing import DataFile, ImageList
-from .mosaic import Composer, Picture
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +92,6 @@ class DetectionDataset(Dataset[Sample | str]):
         rectangles: int | None = None,
         augment: Augment | None = None,
         cache: str | None = None,
-        cache_dir: Path | None = None,
     ) -> None:
         """Read all labels; malformed lines are logged.
 
@@ -107,7 +104,6 @@ class DetectionDataset(Dataset[Sample | str]):
             augment: random changes for training; None for Darknet's exact preprocessing.
             cache: "ram" keeps decoded images in memory, as many as fit in CACHE_BYTES; worker processes that
                 are forked share them, spawned ones get a copy each. "disk" stores them in a `DiskCache`.
-            cache_dir: folder of the "disk" cache; None: `default_folder`.
         """
         self.images = tuple(images)
         self.classes = classes
@@ -121,7 +117,7 @@ class DetectionDataset(Dataset[Sample | str]):
         self._decoded = _decode_all(self.images) if cache == "ram" else {}
         self._read = read_image
         if cache == "disk":
-            kept = DiskCache(cache_dir)
+            kept = DiskCache()
             logger.info("decoded images are cached in %s (%.1f GB so far)", kept.folder, kept.size() / 1e9)
             self._read = kept.read
         for problem in self.index.problems:
@@ -138,7 +134,6 @@ class DetectionDataset(Dataset[Sample | str]):
         rectangles: int | None = None,
         augment: Augment | None = None,
         cache: str | None = None,
-        cache_dir: Path | None = None,
         limit: int | None = None,
     ) -> "DetectionDataset":
         """The "train", "valid" or "test" images of a `.data` file; arguments as for the class.
@@ -159,7 +154,6 @@ class DetectionDataset(Dataset[Sample | str]):
             rectangles=rectangles,
             augment=augment,
             cache=cache,
-            cache_dir=cache_dir,
         )
         if dataset.index.without_file == len(images):
             fact = f"none of its {len(images)} images has a label file"

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from ..errors import DatasetError
 from .dataset import DetectionDataset, Sample
 from .images import Placement
-from .sampling import SEEDS, EpochBatches, EpochSampler, MultiScale, repeat_factors
+from .sampling import IN_ORDER, SEEDS, EpochBatches, EpochSampler, Sampling, repeat_factors
 
 logger = logging.getLogger(__name__)
 
@@ -148,38 +148,29 @@ class Loader:
 def make_loader(
     dataset: DetectionDataset,
     batch_size: int,
+    sampling: Sampling = IN_ORDER,
     *,
-    shuffle: bool = False,
     workers: int = 0,
     seed: int = 0,
-    drop_last: bool = False,
     pin: bool = False,
     distributed: bool = False,
-    multi_scale: MultiScale | None = None,
-    aspects: int | None = None,
-    class_balanced: bool = False,
 ) -> Loader:
     """Make a loader with worker processes for a dataset.
 
     Args:
         dataset: what to load.
         batch_size: images in a batch; fewer if images are unusable.
-        shuffle: a new order each epoch.
+        sampling: how images are drawn; by default each once, in order.
         workers: processes that prefetch; 0 reads in this process.
         seed: of the order and the augmentation.
-        drop_last: leave out a last batch that is not full.
         pin: page-locked memory, for copies to a GPU.
         distributed: load only this process's share of torch.distributed.
-        multi_scale: how the input size changes from batch to batch.
-        aspects: put images of similar aspect into one batch, whose input has that aspect, in multiples of
-            this number of pixels.
-        class_balanced: draw images with rare classes more often, see `repeat_factors`.
     """
     rank, world = 0, 1
     if distributed:
         rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    repeats = repeat_factors(dataset.index.labels, dataset.classes) if class_balanced else None
-    keys = EpochSampler(len(dataset), shuffle, seed, rank, world, repeats)
+    repeats = repeat_factors(dataset.index.labels, dataset.classes) if sampling.class_balanced else None
+    keys = EpochSampler(len(dataset), sampling.shuffle, seed, rank, world, repeats)
     sampler: EpochSampler | EpochBatches = keys
     options: dict[str, Any] = {"batch_size": None, "sampler": keys, "collate_fn": _as_it_is}
     if dataset.rectangles is None:
@@ -187,14 +178,14 @@ def make_loader(
             keys,
             batch_size,
             dataset.image_size,
-            drop_last=drop_last and len(keys) >= batch_size,
-            multi_scale=multi_scale,
-            aspects=dataset.aspects() if aspects else None,
-            step=aspects or 1,
+            drop_last=sampling.drop_last and len(keys) >= batch_size,
+            multi_scale=sampling.multi_scale,
+            aspects=dataset.aspects() if sampling.aspects else None,
+            step=sampling.aspects or 1,
         )
         options = {"batch_sampler": sampler, "collate_fn": collate}
     loaded = _behind_workers(dataset, workers, pin, seed, **options)
-    return Loader(dataset, loaded, sampler, batch_size, in_step=distributed and shuffle)
+    return Loader(dataset, loaded, sampler, batch_size, in_step=distributed and sampling.shuffle)
 
 
 def _behind_workers(

@@ -43,6 +43,29 @@ class MultiScale:
         return height, width
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How the images of an epoch are drawn and batched.
+
+    Attributes:
+        shuffle: a new order each epoch.
+        drop_last: leave out a last batch that is not full.
+        multi_scale: how the input size changes from batch to batch.
+        aspects: put images of similar aspect into one batch, whose input has that aspect, in multiples of
+            this number of pixels.
+        class_balanced: draw images with rare classes more often, see `repeat_factors`.
+    """
+
+    shuffle: bool = False
+    drop_last: bool = False
+    multi_scale: MultiScale | None = None
+    aspects: int | None = None
+    class_balanced: bool = False
+
+
+IN_ORDER = Sampling()
+
+
 class EpochSampler(Sampler[SampleKey]):
     """The keys of one epoch, shuffled by (seed, epoch) and divided among processes.
 
@@ -176,7 +199,7 @@ class EpochBatches(Sampler[list[SampleKey]]):
 
 
 def repeat_factors(labels: Sequence[NDArray[np.float32]], classes: int) -> NDArray[np.float64]:
-    """How often each image is drawn: more often if it has a rare class.
+    """Weights for drawing images: larger for images with a rare class.
 
     The repeat factor of LVIS (arXiv 1908.03195, appendix B): sqrt(COMMON / share of the images with the
     class), at least 1, the largest over an image's classes.

@@ -17,7 +17,7 @@ HeadKind = Literal["yolo", "region", "gaussian_yolo"]
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """How to decode one detection head.
+    """Specification of one detection head, all that decoding needs.
 
     Attributes:
         anchors: (width, height) of this head's anchors in pixels of the network input, in channel order.

@@ -91,15 +91,45 @@ class ImageResult(NamedTuple):
     size: tuple[int, int]
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """The convention of an evaluation, and how boxes become detections.
+
+    Attributes:
+        style: one of STYLES.
+        specs: the heads, or a network; as in the C program, the last one sets the suppression, plain IoU
+            without any.
+        confidence: lowest score; None for the default of the style, see CONFIDENCES.
+        overlap: see `suppress`.
+
+    Raises:
+        ToolkitError: the style is unknown.
+    """
+
+    style: str = "darknet"
+    specs: Sequence[Suppression] = ()
+    confidence: float | None = None
+    overlap: float = 0.45
+
+    def __post_init__(self) -> None:
+        if self.style not in STYLES:
+            raise ToolkitError(f"--style {self.style}", "unknown style", f"use one of {', '.join(STYLES)}")
+
+    @property
+    def least_score(self) -> float:
+        """`confidence`, or the default of the style."""
+        return CONFIDENCES[self.style] if self.confidence is None else self.confidence
+
+
+DARKNET = Scoring()
+
+
 def evaluate(
     predict: Predict,
     loader: Loader,
     names: Sequence[str],
+    scoring: Scoring = DARKNET,
     *,
-    style: str = "darknet",
-    specs: Sequence[Suppression] = (),
-    confidence: float | None = None,
-    overlap: float = 0.45,
     progress: Callable[[int], object] | None = None,
     parts: int = 1,
     merge: Callable[[dict[int, "ImageResult"]], dict[int, "ImageResult"]] = dict,
@@ -110,23 +140,16 @@ def evaluate(
         predict: images (B, 3, H, W) in 0..1 -> decoded boxes (B, N, 5 + classes), see `decode_heads`.
         loader: the data set, not augmented.
         names: class names.
-        style: one of STYLES.
-        specs: the heads, or a network; as in the C program, the last one sets the suppression, plain IoU
-            without any.
-        confidence: lowest score; None for the default of the style, see CONFIDENCES.
-        overlap: see `suppress`.
+        scoring: convention and suppression; by default Darknet's, with plain IoU.
         progress: called after each batch, or part of one, with its number of images.
         parts: number of parts of a batch that are computed at once, one thread each; `predict` must allow it.
         merge: from the results of this process to those of all, by image number.
 
     Raises:
         DatasetError: no image could be read.
-        ToolkitError: the style is unknown, or faster-coco-eval is missing.
+        ToolkitError: faster-coco-eval is missing.
     """
-    if style not in STYLES:
-        raise ToolkitError(f"--style {style}", "unknown style", f"use one of {', '.join(STYLES)}")
-    least = CONFIDENCES[style] if confidence is None else confidence
-    detect = _detection(predict, specs, least, overlap)
+    detect = _detection(predict, scoring)
     start = time.perf_counter()
     results: dict[int, ImageResult] = {}
     for part in _at_once(detect, loader, parts):
@@ -138,14 +161,15 @@ def evaluate(
     if not results:
         raise DatasetError("evaluation", "no image of the data set could be read", "see the warnings above")
     ordered = [results[number] for number in sorted(results)]
-    return summarize(ordered, names, style, skipped=len(loader.problems), rate=len(ordered) / seconds)
+    skipped, rate = len(loader.problems), len(ordered) / seconds
+    return summarize(ordered, names, scoring.style, skipped=skipped, rate=rate)
 
 
-def _detection(
-    predict: Predict, specs: Sequence[Suppression], confidence: float, overlap: float
-) -> Callable[[Batch], dict[int, ImageResult]]:
+def _detection(predict: Predict, scoring: Scoring) -> Callable[[Batch], dict[int, ImageResult]]:
     """A function from a batch to the results of its images, by number in the dataset."""
-    kind, beta = (specs[-1].nms_kind, specs[-1].beta_nms) if specs else ("default", 0.6)
+    head = scoring.specs[-1] if scoring.specs else None
+    kind, beta = (head.nms_kind, head.beta_nms) if head is not None else ("default", 0.6)
+    confidence, overlap = scoring.least_score, scoring.overlap
 
     def detect(batch: Batch) -> dict[int, ImageResult]:
         with torch.inference_mode():

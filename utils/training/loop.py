@@ -26,16 +26,15 @@ from ..darknet.checkpoint import Checkpoint, save_checkpoint
 from ..darknet.model import Darknet
 from ..data.loader import Loader
 from ..detection.decode import HeadSpec, decode_heads
-from ..detection.evaluator import Evaluation, evaluate
+from ..detection.evaluator import Evaluation, Scoring, evaluate
 from ..errors import ToolkitError
 from ..pruning.sparsity import GammaPenalty
 from .freezing import Freezing
 from .history import FILES as HISTORY_FILES
 from .history import EpochRecord, History, gamma_statistics
-from .interruption import InterruptedTrainingError, Interruption, listening
 from .objective import Objective
 from .options import TrainingOptions
-from .processes import Processes
+from .processes import InterruptedTrainingError, Interruption, Processes, listening
 from .trainer import NotFiniteError, Trainer
 
 logger = logging.getLogger(__name__)
@@ -335,7 +334,7 @@ def validate(
 
     model.eval()
     merge = (processes or Processes()).merged
-    return evaluate(predict, loader, names, style="darknet", specs=specs, progress=progress, merge=merge)
+    return evaluate(predict, loader, names, Scoring(specs=specs), progress=progress, merge=merge)
 
 
 def keep_freed_memory() -> bool:

@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 
 from ...darknet.checkpoint import is_checkpoint
-from ...darknet.fuse import fused
-from ...darknet.model import Darknet
+from ...darknet.model import Darknet, fused
 from ...errors import ToolkitError
 from ...exporters.tracing import module_session
 from ...exporters.wrappers import BoxesAndScores

@@ -15,9 +15,9 @@ from ...options import FRACTION, check_ranges, option
 from ...runtimes.detecting import Facts
 from ..arguments import (
     ImageSizeOptions,
+    InputFiles,
     InputOptions,
     MachineOptions,
-    Project,
     RuntimeOptions,
     prepare,
     resolve,
@@ -73,7 +73,7 @@ class DetectionResult:
     times: tuple[Times, ...]
     unreadable: tuple[DatasetError, ...]
     written: tuple[Path, ...]
-    files: Project
+    files: InputFiles
 
 
 def detect(
@@ -118,7 +118,7 @@ def detect(
     )
 
 
-def _demo_source(files: Project) -> str:
+def _demo_source(files: InputFiles) -> str:
     if not files.is_demo or files.data is None:
         raise ToolkitError(
             "--source", "missing", "give an image, a folder, a video or the number of a camera"
@@ -126,7 +126,7 @@ def _demo_source(files: Project) -> str:
     return str(read_data_file(files.data).valid)
 
 
-def _names(path: Path | None, files: Project, network: Facts) -> tuple[str, ...]:
+def _names(path: Path | None, files: InputFiles, network: Facts) -> tuple[str, ...]:
     """Class names: those given, or the file's own, or numbers."""
     classes = network.classes
     place = path or files.data

@@ -14,16 +14,16 @@ from ...data.listing import SPLITS, DataFile, read_data_file
 from ...data.loader import Loader, make_loader
 from ...detection import evaluator
 from ...detection.decode import decode_heads
-from ...detection.evaluator import STYLES, Evaluation, Predict
+from ...detection.evaluator import STYLES, Evaluation, Predict, Scoring
 from ...errors import ToolkitError
 from ...options import FRACTION, POSITIVE_INT, check_ranges, option
 from ...profiling import torch_threads
 from ...runtimes.detecting import Detecting, Facts, detecting, facts_of
 from ..arguments import (
     ImageSizeOptions,
+    InputFiles,
     InputOptions,
     MachineOptions,
-    Project,
     RuntimeOptions,
     arguments,
     prepare,
@@ -69,7 +69,7 @@ class EvaluationResult:
     """
 
     figures: Evaluation
-    files: Project
+    files: InputFiles
     image_size: tuple[int, int]
     letterbox: bool
     problems: tuple[str, ...]
@@ -200,9 +200,7 @@ def evaluate_network(
             network.predict,
             loader,
             names,
-            style=style,
-            specs=[network],
-            confidence=confidence,
+            Scoring(style, [network], confidence),
             progress=advance,
             parts=parts,
         )

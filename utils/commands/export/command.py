@@ -33,7 +33,7 @@ from rich.text import Text
 
 from ...exporters.job import ALLOWED_LOSS, Exported
 from ...options import from_arguments
-from ..arguments import Parser, Project, add_command, next_command
+from ..arguments import InputFiles, Parser, add_command, next_command
 from ..progress import bar
 from ..results import quoted
 from ..tables import percent, show
@@ -104,7 +104,7 @@ def _runs(made: Exported) -> bool:
     return made.format != "tensorrt" or made.infer is not None
 
 
-def _next(files: Project, made: Exported, decoded: bool) -> None:
+def _next(files: InputFiles, made: Exported, decoded: bool) -> None:
     path = quoted(made.paths[0])
     if decoded and files.data:
         next_command("python evaluate.py", f"--weights {path} --data {quoted(files.data)}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...darknet.model import Darknet
 from ...data.listing import DataFile
-from ...detection.evaluator import Predict, evaluate
+from ...detection.evaluator import Predict, Scoring, evaluate
 from ...exporters.job import Accuracy, Exporting, exporting
 from ...exporters.parity import Infer, module_infer
 from ...runtimes.detecting import facts_of, predictions_of
@@ -137,7 +137,7 @@ def measured(
     loader = open_split(data, "valid", model, image_size, batch_size=BATCH, workers=workers)
     predict, specs = predictor(infer, batch), model.head_specs
     with advancing(track, len(loader.dataset), "evaluating") as advance:
-        return evaluate(predict, loader, data.names, specs=specs, progress=advance).map50
+        return evaluate(predict, loader, data.names, Scoring(specs=specs), progress=advance).map50
 
 
 def predictor(infer: Infer, batch: int | None = None) -> Predict:

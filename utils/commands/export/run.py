@@ -19,7 +19,7 @@ from ...exporters.openvino import export_openvino
 from ...extras import package
 from ...files import require_writable
 from ...options import FRACTION, POSITIVE_INT, check_ranges, option
-from ..arguments import ImageSizeOptions, InputOptions, MachineOptions, Project, prepare, resolve
+from ..arguments import ImageSizeOptions, InputFiles, InputOptions, MachineOptions, prepare, resolve
 from ..inputs import open_network
 from ..progress import Track, untracked
 from .job import make_job
@@ -165,7 +165,7 @@ class ExportResult:
     precision: Precision
     outputs: tuple[str, ...]
     before: float | None
-    files: Project
+    files: InputFiles
 
 
 def export(
@@ -236,7 +236,7 @@ def _measured(export: Exported, job: Exporting) -> Exported:
     return replace(export, accuracy=job.accuracy.measure(export.infer))
 
 
-def require_possible(options: ExportOptions, files: Project, model: nn.Module) -> None:
+def require_possible(options: ExportOptions, files: InputFiles, model: nn.Module) -> None:
     """Refuse, before any file is made, what needs a package, a data set or sections that are missing.
 
     Raises:

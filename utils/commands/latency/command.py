@@ -29,10 +29,10 @@ from ...runtimes.choice import NAMES, find_runtime
 from ...runtimes.runtime import Runtime
 from ..arguments import (
     ImageSizeOptions,
+    InputFiles,
     MachineOptions,
     NetworkOptions,
     Parser,
-    Project,
     add_command,
     next_command,
     prepare,
@@ -92,7 +92,7 @@ def run_latency(options: LatencyOptions) -> LatencyTable:
     return table
 
 
-def _next(project: Project, options: LatencyOptions, half: float) -> str:
+def _next(project: InputFiles, options: LatencyOptions, half: float) -> str:
     """Pruning to the latency of half widths; without weights, what would be left."""
     size = "--img_size {} {}".format(*options.img_size) if options.img_size else ""
     has_weights = project.weights or project.is_demo

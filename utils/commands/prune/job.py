@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...darknet.costs import section_costs
-from ...darknet.fuse import deployed_run
-from ...darknet.model import Darknet
+from ...darknet.model import Darknet, deployed_run
 from ...data.listing import DataFile, read_data_file
 from ...data.loader import Batch, Loader
 from ...detection.evaluator import Evaluation
@@ -35,7 +34,7 @@ from ...runtimes.runtime import Runtime
 from ...training.losses import LossWeights, yolo_loss
 from ..arguments import resolve
 from ..evaluate.run import evaluate_network, open_split, require_same_classes
-from ..inputs import Project, open_network
+from ..inputs import InputFiles, open_network
 from ..latency.measure import find_or_measure
 from ..latency.network import darknet_convolutions, network_latencies
 from ..progress import Track, untracked
@@ -92,7 +91,7 @@ class Job:
     """
 
     options: PruningOptions
-    project: Project
+    project: InputFiles
     device: torch.device
     image_size: tuple[int, int]
     subject: DarknetSubject

@@ -39,7 +39,7 @@ from ...training.trainer import channels_last
 from ..arguments import InputOptions, MachineOptions, Parser, next_command
 from ..evaluate.command import print_evaluation
 from ..evaluate.run import data_problems, evaluate_network, open_split
-from ..inputs import DemoFiles, Project, open_files
+from ..inputs import DemoFiles, InputFiles, open_files
 from ..results import read_report
 from ..tables import percent, show
 from .options import (
@@ -142,8 +142,8 @@ def _before(settings: RunSettings, parameters: int) -> list[tuple[str, float]]:
 def _next(result: TrainingResult) -> tuple[str, ...]:
     settings = result.settings
     if not settings.options.s:
-        files = Project(settings.cfg, None, result.best, is_demo=False)
+        files = InputFiles(settings.cfg, None, result.best, is_demo=False)
         return "python export.py", files.options()
     is_demo = settings.is_demo and settings.output == DemoFiles.here().weights.parent
-    files = Project(settings.cfg, settings.data, result.last, is_demo)
+    files = InputFiles(settings.cfg, settings.data, result.last, is_demo)
     return "python slim_prune.py", files.options(), "--global_percent 0.8 --layer_keep 0.01"

@@ -11,7 +11,7 @@ from ...darknet.model import Darknet
 from ...data.dataset import DetectionDataset
 from ...data.listing import DataFile
 from ...data.loader import collate, make_loader
-from ...data.sampling import MultiScale
+from ...data.sampling import MultiScale, Sampling
 from ...errors import ToolkitError
 from ...frontends.darknet.subject import DarknetSubject, classic_scores, gamma_penalty
 from ...pruning.dead_channels import free_share
@@ -61,18 +61,15 @@ def open_loaders(
         augment=options.augment,
         cache=None if cache == "none" else cache,
     )
-    batches = make_loader(
-        dataset,
-        options.batch_size,
+    sampling = Sampling(
         shuffle=True,
-        seed=options.seed,
         drop_last=True,
-        pin=device.type == "cuda",
-        **shared,
         multi_scale=MultiScale(step) if options.multi_scale else None,
         aspects=step if options.rectangular else None,
         class_balanced=options.balanced,
     )
+    pin = device.type == "cuda"
+    batches = make_loader(dataset, options.batch_size, sampling, seed=options.seed, pin=pin, **shared)
     valid = None
     if data.valid is not None:
         valid = open_split(
