@@ -244,7 +244,7 @@ def read_image_file(path: Path) -> None:
 
 Maker = Callable[[random.Random, Path], tuple[str, Path]]
 Reader = Callable[[Path], None]
-KINDS: Mapping[str, tuple[Maker, Reader, tuple[type[Exception], ...]]] = {
+KINDS: Mapping[str, tuple[Maker, Reader, tuple[type[ToolkitError], ...]]] = {
     "cfg": (make_cfg, read_cfg, (CfgError,)),
     "weights": (make_weights, read_into_a_model, (WeightsError,)),
     "pt": (make_checkpoint, read_into_a_model, (WeightsError, CfgError)),
