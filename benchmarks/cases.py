@@ -23,7 +23,7 @@ from utils.darknet.network import Network
 from utils.data.images import read_image
 from utils.data.labels import label_path, read_labels
 from utils.data.listing import SPLITS, read_data_file
-from utils.errors import CfgError, DatasetError, WeightsError
+from utils.errors import CfgError, DatasetError, ToolkitError, WeightsError
 from utils.frontends.darknet.subject import trace
 
 ROOT = Path(__file__).resolve().parents[1]
