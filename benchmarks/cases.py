@@ -23,7 +23,7 @@ from utils.darknet.network import Network
 from utils.data.images import read_image
 from utils.data.labels import label_path, read_labels
 from utils.data.listing import SPLITS, read_data_file
-from utils.errors import CfgError, DatasetError, WeightsError
+from utils.errors import CfgError, DatasetError, ToolkitError, WeightsError
 from utils.frontends.darknet.subject import trace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -244,7 +244,7 @@ def read_image_file(path: Path) -> None:
 
 Maker = Callable[[random.Random, Path], tuple[str, Path]]
 Reader = Callable[[Path], None]
-KINDS: Mapping[str, tuple[Maker, Reader, tuple[type[Exception], ...]]] = {
+KINDS: Mapping[str, tuple[Maker, Reader, tuple[type[ToolkitError], ...]]] = {
     "cfg": (make_cfg, read_cfg, (CfgError,)),
     "weights": (make_weights, read_into_a_model, (WeightsError,)),
     "pt": (make_checkpoint, read_into_a_model, (WeightsError, CfgError)),
