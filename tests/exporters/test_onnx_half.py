@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from tests.exporters.networks import CLASSES, SPECS, TwoHeads, export_small
 from utils.detection.decode import HeadSpec
 from utils.errors import ExportError
-from utils.exporters.job import exporting
+from utils.exporters.job import BOUNDS, exporting
 from utils.exporters.onnx import export_onnx
-from utils.exporters.parity import BOUNDS
 from utils.exporters.tracing import BoxesAndScores
 
 onnx = pytest.importorskip("onnx")

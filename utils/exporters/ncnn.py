@@ -16,8 +16,7 @@ from ..extras import package
 from ..files import atomic_paths
 from ..runtimes.metadata import metadata_path
 from ..runtimes.ncnn import Ncnn
-from .job import Exported, Exporting, Limits
-from .parity import verify
+from .job import Exported, Exporting, Limits, verify
 from .torchscript import traced
 
 PLACE = "ncnn export"

@@ -15,8 +15,8 @@ import torch
 from ..errors import ExportError
 from ..extras import package
 from ..files import atomic_path
-from .job import Exported, Exporting, Precision
-from .parity import BOUNDS, Parity, onnx_infer, verify
+from .job import BOUNDS, Exported, Exporting, Precision, verify
+from .parity import Parity, onnx_infer
 from .tracing import trace_onnx
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ from ..extras import package
 from ..files import atomic_paths
 from ..runtimes.metadata import metadata_path
 from ..runtimes.tensorrt import TensorRt
-from .job import Exported, Exporting
-from .parity import Shape, verify
+from .job import Exported, Exporting, verify
+from .parity import Shape
 from .tracing import Wrapper
 
 PLACE = "TensorRT export"

@@ -14,8 +14,7 @@ from ..errors import ExportError
 from ..files import atomic_path
 from ..pruning.narrow import shared_copy
 from ..runtimes.torch import Torch
-from .job import Exported, Exporting, Limits
-from .parity import verify
+from .job import Exported, Exporting, Limits, verify
 from .tracing import Wrapper
 
 LIMITS = Limits(

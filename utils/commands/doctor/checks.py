@@ -52,7 +52,7 @@ class Prunable:
     blocks: int
 
 
-def what_can_be_pruned(network: Network) -> Prunable:
+def prunable_units(network: Network) -> Prunable:
     """Count the units of a network by what pruning may do with them."""
     graph = trace(network)
     gammas = {

@@ -21,7 +21,7 @@ from ...runtimes.opencv import opencv_finding
 from ..arguments import CommandOptions, InputOptions, arguments, provenance, write_json
 from ..inputs import available
 from ..progress import Track, advancing, untracked
-from .checks import Anchors, Prunable, check_anchors, what_can_be_pruned
+from .checks import Anchors, Prunable, check_anchors, prunable_units
 
 EXIT_CODES = {"note": 0, "warning": 1, "error": 2}
 
@@ -167,7 +167,7 @@ def _about_network(network: Network, cfg: CfgCheck, path: Path | None) -> Networ
     if path is not None and not cfg.corrected:
         as_written = opencv_text_findings(read_text(path), network)
     runtimes = {name: check_runtime(network) for name, check_runtime in RUNTIMES.items()}
-    prunable = what_can_be_pruned(network)
+    prunable = prunable_units(network)
     return NetworkCheck(network, cfg.corrected, section_costs(network), prunable, runtimes, as_written)
 
 

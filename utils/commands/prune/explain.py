@@ -18,7 +18,7 @@ from ..tables import multiply_adds, show
 from .budget import within_budget
 from .job import open_job
 from .options import PruningOptions
-from .run import prune_network
+from .result import prune_network
 
 
 def show_explanation(options: PruningOptions, index: int) -> None:

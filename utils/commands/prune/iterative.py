@@ -36,7 +36,7 @@ from .budget_latency import LONG
 from .job import Job, LatencyPair, OutputFiles, open_job
 from .ledger import Ledger
 from .options import COSTS, Amount, PruningOptions, spelled
-from .run import PrunedNetwork, proven, prune_network, write
+from .result import PrunedNetwork, proven, prune_network, write
 from .sweep import identity, settings
 
 logger = logging.getLogger(__name__)

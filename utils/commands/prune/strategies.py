@@ -12,7 +12,7 @@ from ..tables import mebibytes, milliseconds, multiply_adds, percent, show
 from ..train.progress import Display
 from .explain import show_explanation, show_what_if
 from .options import BUDGET, STRATEGY_OPTIONS, PruningOptions, Strategy
-from .run import PruningOutcome
+from .result import PruningOutcome
 from .run import prune as run_prune
 
 SLIM_PRUNE = """Prune channels by one threshold over the whole network; every layer keeps a minimum share.
