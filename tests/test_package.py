@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from tests.project import CFG, DATA, FILES
-from utils import cli, extras, resources
+from utils import cli, extras
+from utils.darknet import cfg as resources
 from utils.errors import CfgError
 
 ROOT = Path(__file__).resolve().parents[1]

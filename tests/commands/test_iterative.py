@@ -17,7 +17,7 @@ from utils.darknet.model import Darknet
 from utils.errors import ToolkitError
 from utils.profiling import count_macs, count_parameters
 from utils.pruning.channels import decode_mask, encode_mask
-from utils.training.interruption import InterruptedTrainingError
+from utils.training.processes import InterruptedTrainingError
 
 TAG = "prune_40pct_macs_small"
 WORDS = (*FILES, *DATA, "--max-macs", "40%", "--iterative", "2", "--tune-epochs", "1", "--score", "gamma")

@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from utils.darknet.freezing import NEVER, detached, learns_from
 from utils.darknet.model import Darknet
-from utils.darknet.network import Network
+from utils.darknet.network import NEVER, Network, detached, learns_from
 from utils.errors import CfgError
 
 CONV = "[convolutional]\nfilters=2\n"

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from tests.darknet.references import random_images, randomised
-from utils.darknet.fuse import fused
-from utils.darknet.model import Darknet
+from utils.darknet.model import Darknet, fused
 
 
 @pytest.mark.parametrize("name", ["residual", "depthwise", "groups", "dilation"])

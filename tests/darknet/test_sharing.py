@@ -6,8 +6,7 @@ import torch
 
 from tests.darknet.references import randomised
 from utils.darknet.edit import residual_blocks
-from utils.darknet.fuse import fused
-from utils.darknet.model import Darknet
+from utils.darknet.model import Darknet, fused
 from utils.darknet.network import Network
 from utils.darknet.weights import fields, read_weights, write_weights
 from utils.frontends.darknet.subject import DarknetSubject, gamma_penalty

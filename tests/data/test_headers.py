@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.data.headers import header_size
-from utils.data.images import read_image
+from utils.data.images import header_size, read_image
 from utils.errors import DatasetError
 
 PARAMETERS = {

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from tests.data.files import write_label
-from utils.data import index
-from utils.data.index import cache_path, read_index
-from utils.data.labels import label_path
+from utils.data import labels as index
+from utils.data.labels import cache_path, label_path, read_index
 
 
 @pytest.fixture

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from utils.data.augment import Augment, move_labels
+from utils.data.augment import Augment, Composer, Picture, move_labels
 from utils.data.images import GREY
-from utils.data.mosaic import Composer, Picture
 
 PLAIN = Augment(flip=0, hue=0, saturation=1, exposure=1, scale=1, aspect=1, translate=0)
 COLOURS = ((250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0))

@@ -24,9 +24,9 @@ from utils.frontends.darknet.subject import gamma_penalty
 from utils.pruning.sparsity import AutoStrength
 from utils.training import loop
 from utils.training.history import EpochRecord, History
-from utils.training.interruption import InterruptedTrainingError, Interruption
 from utils.training.loop import BEST, LAST, OUTPUTS, PREVIOUS, Extras, Loaders, train, validate
 from utils.training.options import TrainingOptions
+from utils.training.processes import InterruptedTrainingError, Interruption
 
 OPTIONS = TrainingOptions(epochs=4, batch_size=2, accumulate=1, image_size=(64, 64), learning_rate=0.01)
 

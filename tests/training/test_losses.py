@@ -8,8 +8,7 @@ from torch import Tensor
 
 from utils.detection.decode import HeadSpec, decode_boxes, decode_heads
 from utils.training.darknet_loss import HeadRules, darknet_loss
-from utils.training.losses import LossWeights, yolo_loss
-from utils.training.targets import assign_targets
+from utils.training.losses import LossWeights, assign_targets, yolo_loss
 
 SPECS = (
     HeadSpec(anchors=((60.0, 60.0), (90.0, 40.0)), classes=3, stride=32),

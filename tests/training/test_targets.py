@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from utils.detection.decode import HeadSpec, decode_head
-from utils.training.targets import assign_targets, ignored_cells, shape_iou
+from utils.training.losses import assign_targets, ignored_cells, shape_iou
 
 SPECS = (
     HeadSpec(anchors=((60.0, 60.0), (90.0, 35.0)), classes=3, stride=32),

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from ..cli import child, program, start
 from ..darknet.checkpoint import save_weights
-from ..darknet.fuse import deployed_run
-from ..darknet.model import Darknet
+from ..darknet.model import Darknet, deployed_run
 from ..data.dataset import Sample
 from ..data.images import read_image
 from ..data.listing import read_data_file

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import DatasetError, Finding, Severity
 from .images import place, read_image
-from .index import LabelIndex, read_index
-from .labels import FIELDS, TOLERANCE, label_path
+from .labels import FIELDS, TOLERANCE, LabelIndex, label_path, read_index
 from .listing import SPLITS, DataFile, ImageList, read_data_file
 
 # examples in a finding; `details` has all places

@@ -20,13 +20,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import DatasetError
-from .augment import Augment
+from .augment import Augment, Composer, Picture
 from .cache import DiskCache
 from .images import Placement, decode, fit, place, read_image, resize_exactly
-from .index import LabelIndex, read_index
-from .labels import label_path
+from .labels import LabelIndex, label_path, read_index
 from .listing import DataFile, ImageList
-from .mosaic import Composer, Picture
 
 logger = logging.getLogger(__name__)
 

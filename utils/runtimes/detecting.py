@@ -7,15 +7,14 @@ which of the two it is. A file's scores are objectness times class; its predicti
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..darknet.fuse import fused
 from ..darknet.heads import Head
-from ..darknet.model import Darknet
+from ..darknet.model import Darknet, fused
 from ..darknet.network import Network
 from ..detection.boxes import xyxy_to_xywh
 from ..detection.decode import decode_heads
@@ -29,7 +28,7 @@ _STEP = 32  # pixels; largest stride where a file does not state it
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is needed to feed a network images and to use its boxes.
+    """Facts needed to feed a network images and to use its boxes.
 
     Attributes:
         source: its name in messages.
@@ -77,7 +76,7 @@ class DetectingNetwork(Facts):
             self.predict(torch.zeros(1, self.channels, *image_size))
 
 
-Detecting = Darknet | DetectingNetwork
+Detecting: TypeAlias = Darknet | DetectingNetwork
 
 
 def facts_of(network: Detecting) -> Facts:

@@ -31,8 +31,7 @@ from ..darknet.network import Network
 from ..detection.boxes import OVERLAP_KINDS, box_overlap, pairwise_iou, xywh_to_xyxy
 from ..detection.decode import HeadSpec, decode_boxes
 from ..errors import UnsupportedSectionError
-from .losses import Losses
-from .targets import input_size, shape_iou
+from .losses import Losses, input_size, shape_iou
 
 # compare_yolo_class: minimum class probability for a prediction not to count as background
 _LIKELY = 0.25

@@ -22,9 +22,8 @@ from ..detection.boxes import box_overlap, xywh_to_xyxy
 from ..detection.decode import HeadSpec, decode_boxes
 from ..errors import ToolkitError
 from ..pruning.soft_loss import soft_divergence
-from .losses import confidence_logits
+from .losses import HeadTargets, assign_targets, confidence_logits
 from .processes import Processes
-from .targets import HeadTargets, assign_targets
 
 DistillationKind = Literal["classic1", "classic2", "sigmoid", "feature"]
 KINDS: tuple[DistillationKind, ...] = get_args(DistillationKind)

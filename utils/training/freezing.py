@@ -9,8 +9,8 @@ from collections import Counter
 
 from torch import nn
 
-from ..darknet.freezing import NEVER, learns_from
 from ..darknet.model import Darknet
+from ..darknet.network import NEVER, learns_from
 from ..errors import ToolkitError
 
 logger = logging.getLogger(__name__)

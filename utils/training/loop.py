@@ -32,10 +32,9 @@ from ..pruning.sparsity import GammaPenalty
 from .freezing import Freezing
 from .history import FILES as HISTORY_FILES
 from .history import EpochRecord, History, gamma_statistics
-from .interruption import InterruptedTrainingError, Interruption, listening
 from .objective import Objective
 from .options import TrainingOptions
-from .processes import Processes
+from .processes import InterruptedTrainingError, Interruption, Processes, listening
 from .trainer import NotFiniteError, Trainer
 
 logger = logging.getLogger(__name__)

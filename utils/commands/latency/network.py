@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import torch
 
-from ...darknet.fuse import fused
-from ...darknet.model import Darknet
+from ...darknet.model import Darknet, fused
 from ...darknet.network import Network
 from ...darknet.scale import with_width
 from ...darknet.sections import Convolutional

@@ -23,8 +23,8 @@ from ...profiling import torch_threads
 from ...pruning.budget_search import WithinBudgetError
 from ...pruning.channels import decode_mask
 from ...pruning.report import Check, SectionChange
-from ...training.interruption import InterruptedTrainingError
 from ...training.loop import BEST, LAST
+from ...training.processes import InterruptedTrainingError
 from ..inputs import open_files
 from ..latency.measure import fingerprint
 from ..results import read_report, write_json

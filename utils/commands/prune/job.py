@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...darknet.costs import section_costs
-from ...darknet.fuse import deployed_run
-from ...darknet.model import Darknet
+from ...darknet.model import Darknet, deployed_run
 from ...data.listing import DataFile, read_data_file
 from ...data.loader import Batch, Loader
 from ...detection.evaluator import Evaluation

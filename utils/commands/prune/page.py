@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from ...darknet.costs import section_costs
 from ...darknet.edit import residual_blocks
-from ...darknet.fuse import fused, inference
-from ...darknet.model import Darknet
+from ...darknet.model import Darknet, fused, inference
 from ...darknet.network import Network
 from ...darknet.sections import Convolutional, Section
 from ...data.dataset import DetectionDataset
