@@ -23,7 +23,7 @@ from utils.darknet.network import Network
 from utils.data.images import read_image
 from utils.data.labels import label_path, read_labels
 from utils.data.listing import SPLITS, read_data_file
-from utils.errors import CfgError, DatasetError, WeightsError
+from utils.errors import CfgError, DatasetError, ToolkitError, WeightsError
 from utils.frontends.darknet.subject import trace
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,10 +50,9 @@ def run_case(kind: str, number: int, folder: Path) -> Outcome:
         read(path)
     except refusals as error:
         message = str(error)
-        is_placed = re.match(rf"(cfg in )?{re.escape(str(folder))}", message) is not None
-        if not is_placed or (
-            kind == "cfg" and not re.match(r".*?\.cfg:\d+: |.*holds no|.*is binary", message)
-        ):
+        is_placed = re.match(rf"(cfg in )?{re.escape(str(folder))}", error.place) is not None
+        is_whole = error.fact.startswith(("contains no", "is binary"))  # these have no line
+        if not is_placed or (kind == "cfg" and not is_whole and not re.search(r"\.cfg:\d+", error.place)):
             return Outcome(mutation, "FAULT: no place", message)
         return Outcome(mutation, type(error).__name__, message)
     except Exception as error:  # noqa: BLE001 - whatever else it is, is the finding
@@ -245,7 +244,7 @@ def read_image_file(path: Path) -> None:
 
 Maker = Callable[[random.Random, Path], tuple[str, Path]]
 Reader = Callable[[Path], None]
-KINDS: Mapping[str, tuple[Maker, Reader, tuple[type[Exception], ...]]] = {
+KINDS: Mapping[str, tuple[Maker, Reader, tuple[type[ToolkitError], ...]]] = {
     "cfg": (make_cfg, read_cfg, (CfgError,)),
     "weights": (make_weights, read_into_a_model, (WeightsError,)),
     "pt": (make_checkpoint, read_into_a_model, (WeightsError, CfgError)),

@@ -36,7 +36,7 @@ from utils.cli import run_main
 from utils.commands.arguments import Parser
 from utils.commands.csv_results import read_rows, write_rows
 from utils.errors import ToolkitError
-from utils.exporters.onnx_running import onnx_infer
+from utils.exporters.parity import onnx_infer
 from utils.exporters.tracing import trace_onnx
 from utils.files import write_text
 from utils.frontends.fx.subject import FxSubject

@@ -35,8 +35,7 @@ from utils.commands.evaluate.run import evaluate_network, open_split
 from utils.commands.inputs import open_files
 from utils.darknet.model import Darknet, fused
 from utils.data.listing import read_data_file
-from utils.exporters.tracing import module_session
-from utils.exporters.wrappers import BoxesAndScores
+from utils.exporters.tracing import BoxesAndScores, module_session
 from utils.files import write_text
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import FRACTION, POSITIVE_INT

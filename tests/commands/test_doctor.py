@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import doctor as script
-from utils.commands.doctor.checks import what_can_be_pruned
+from utils.commands.doctor.checks import prunable_units
 from utils.commands.doctor.run import DoctorOptions, check
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
@@ -118,7 +118,7 @@ def test_the_anchors_that_are_suggested_can_be_pasted(files, capsys):
 
 
 def test_what_can_be_pruned_adds_up(files):
-    prunable = what_can_be_pruned(Network.from_text(CFG))
+    prunable = prunable_units(Network.from_text(CFG))
     assert (prunable.units, prunable.scored, prunable.coupled, prunable.pinned) == (29, 8, 8, 21)
     assert sum(prunable.reasons.values()) == prunable.pinned
     assert prunable.blocks == 1
@@ -213,7 +213,7 @@ def test_lines_stay_within_the_terminal(files, capsys):
 def test_prunable_units_are_those_that_slim_can_take(root, name, scored):
     """Whatever is counted goes when all gammas but the floors' are below the threshold."""
     network = Network.from_cfg(root / f"tests/cfgs/{name}.cfg")
-    prunable = what_can_be_pruned(network)
+    prunable = prunable_units(network)
     subject = DarknetSubject.of(Darknet(network))
     gone = set()
     for seed in range(30):

@@ -16,7 +16,7 @@ from utils.darknet.model import Darknet
 from utils.errors import ExportError, MissingPackageError
 from utils.exporters.job import Exported, exporting
 from utils.exporters.ncnn import export_ncnn
-from utils.exporters.wrappers import BoxesAndScores
+from utils.exporters.tracing import BoxesAndScores
 from utils.frontends.darknet.subject import usable_size
 
 ncnn = pytest.importorskip("ncnn")

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from tests.exporters.networks import CLASSES, SPECS, TwoHeads, export_small
 from utils.detection.decode import HeadSpec
 from utils.errors import ExportError, MissingPackageError
-from utils.exporters.job import Exported, exporting
+from utils.exporters.job import Exported, exporting, verify
 from utils.exporters.onnx import export_onnx
-from utils.exporters.onnx_running import onnx_infer
-from utils.exporters.verification import verify
-from utils.exporters.wrappers import BoxesAndScores
+from utils.exporters.parity import onnx_infer
+from utils.exporters.tracing import BoxesAndScores
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from tests.exporters.networks import CLASSES, SPECS, TwoHeads, export_small
 from utils.detection.decode import HeadSpec
 from utils.errors import ExportError
-from utils.exporters.job import exporting
+from utils.exporters.job import BOUNDS, exporting
 from utils.exporters.onnx import export_onnx
-from utils.exporters.verification import BOUNDS
-from utils.exporters.wrappers import BoxesAndScores
+from utils.exporters.tracing import BoxesAndScores
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

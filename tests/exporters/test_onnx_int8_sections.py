@@ -13,7 +13,7 @@ from utils.errors import ExportError
 from utils.exporters.job import Accuracy, Exporting
 from utils.exporters.onnx import export_onnx
 from utils.exporters.parity import Infer
-from utils.exporters.wrappers import BoxesAndScores
+from utils.exporters.tracing import BoxesAndScores
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -18,7 +18,7 @@ from utils.errors import ExportError, ToolkitError
 from utils.exporters.job import Exported, Exporting, exporting
 from utils.exporters.onnx import OnnxFiles
 from utils.exporters.openvino import export_openvino
-from utils.exporters.wrappers import BoxesAndScores
+from utils.exporters.tracing import BoxesAndScores
 
 openvino = pytest.importorskip("openvino")
 

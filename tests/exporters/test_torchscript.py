@@ -11,7 +11,7 @@ from tests.exporters.networks import SPECS, TwoHeads
 from utils.errors import ExportError
 from utils.exporters.job import exporting
 from utils.exporters.torchscript import export_torchscript
-from utils.exporters.wrappers import BoxesAndScores
+from utils.exporters.tracing import BoxesAndScores
 
 
 def test_file_alone_computes_what_the_network_does(tmp_path: Path) -> None:

@@ -5,9 +5,8 @@ import pytest
 
 from tests.exporters.networks import SIZE, SPECS, TwoHeads, noise
 from utils.errors import ExportError
-from utils.exporters.job import Exporting, Precision, exporting
+from utils.exporters.job import Exporting, Precision, exporting, verify
 from utils.exporters.parity import Infer, module_infer
-from utils.exporters.verification import verify
 
 
 def job_of(precision: Precision) -> Exporting:

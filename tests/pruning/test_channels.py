@@ -62,7 +62,7 @@ def test_followers_and_pins_are_renumbered_to_units():
     ("act", "message"),
     [
         (lambda t: t.tie(t.new(2), t.new(3)), "cannot tie 2 channels to 3"),
-        (lambda t: t.section(t.new(5), 2), "cannot cut 5 channels"),
+        (lambda t: t.section(t.new(5), 2), "cannot divide 5 channels"),
         (lambda t: t.layer("a", t.new(4), 6, groups=4), "groups=4 do not divide 4 -> 6"),
         (lambda t: (t.layer("a", t.new(1), 1), t.layer("a", t.new(1), 1)), "traced twice"),
     ],

@@ -83,6 +83,6 @@ def test_what_does_not_fit_is_refused():
 
 def test_a_single_head_that_is_not_in_a_list_is_refused():
     head, targets = heads(0)[0], torch.arange(6)
-    with pytest.raises(PruningError, match=r"put that of a single head in a list"):
+    with pytest.raises(PruningError, match=r"put a single head in a list"):
         taught_loss(head, head, targets, KLSoftLoss())
     assert taught_loss([head], [head], [targets], KLSoftLoss()) > 0

@@ -141,7 +141,7 @@ def test_align_gives_multiples_unless_all_is_kept():
 
 def test_widths_that_undo_a_plan_are_refused_unless_that_may_be():
     subject = ToySubject.of(randomised(ToyNet()))
-    for option, widths in {"--min-channels 99": {"least": 99}, "--align 64": {"align": 64}}.items():
+    for option, widths in {"--min-channels 99": {"min_channels": 99}, "--align 64": {"align": 64}}.items():
         with pytest.raises(PruningError, match=rf"^{option}: all \d+ channels to remove are restored"):
             prune(subject, [slim_threshold(0.5, 0.05)], **widths)
         assert prune(subject, [slim_threshold(0.5, 0.05)], **widths, may_keep_all=True).keep.all()

@@ -9,8 +9,7 @@ import torch
 
 from tests.detectors import mini_detector
 from utils.darknet.model import Darknet
-from utils.exporters.tracing import trace_onnx
-from utils.exporters.wrappers import BoxesAndScores
+from utils.exporters.tracing import BoxesAndScores, trace_onnx
 from utils.runtimes.metadata import metadata_path
 
 NAMES = ("one", "two", "three", "four")

@@ -93,7 +93,7 @@ def test_a_report_alone_is_enough(begin: Starter, weights: Path) -> None:
     [
         (["--scratch", "e"], None, "--scratch: is a control experiment for a pruning run, and none is named"),
         (["--weights", "W", "--scratch", "e", "--cutoff", "2"], None, "--cutoff: --scratch loads no weights"),
-        (["--report", "nix.json", "--scratch", "b"], None, "nix.json: there is no such file.*name its .json"),
+        (["--report", "nix.json", "--scratch", "b"], None, "nix.json: not found; .*name it with --report"),
         (["--weights", "W", "--scratch", "b"], "{}", "has no multiply-adds before and after"),
         (["--weights", "W", "--scratch", "b"], "nix", "cannot be read as JSON"),
         (["--weights", "W", "--scratch", "b"], "[]", "not the report of a pruning run"),

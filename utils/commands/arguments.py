@@ -1,4 +1,4 @@
-"""Options that several commands have, and what each command does with them first and last.
+"""Options shared by several commands, and their use at the start and the end of a command.
 
 parser = Parser(__doc__, "evaluate")
 add_command(parser, EvaluationOptions)
@@ -124,7 +124,7 @@ class ImageSize(argparse.Action):
 
 @dataclass(frozen=True)
 class CommandOptions:
-    """What the options of every command have.
+    """Options that every command has.
 
     Attributes:
         command: the line that was typed; empty for a call from Python.
@@ -212,7 +212,7 @@ def arguments(options: CommandOptions) -> dict[str, Any]:
 
 
 def provenance(options: CommandOptions) -> dict[str, Any]:
-    """Of every JSON result: the command line, versions of packages, and the seed where there is one."""
+    """Origin of a JSON result: the command line, versions of packages, and the seed if there is one."""
     versions = {"torch": _version("torch"), "numpy": _version("numpy"), "opencv": _version(*OPENCV_PACKAGES)}
     return {
         "command": options.command,
@@ -222,7 +222,7 @@ def provenance(options: CommandOptions) -> dict[str, Any]:
 
 
 def _version(*packages: str) -> str | None:
-    """Of the first of several packages that is installed."""
+    """Version of the first of several packages that is installed."""
     for package in packages:
         with suppress(PackageNotFoundError):
             return version(package)

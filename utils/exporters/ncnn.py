@@ -16,9 +16,8 @@ from ..extras import package
 from ..files import atomic_paths
 from ..runtimes.metadata import metadata_path
 from ..runtimes.ncnn import Ncnn
-from .job import Exported, Exporting, Limits
+from .job import Exported, Exporting, Limits, verify
 from .torchscript import traced
-from .verification import verify
 
 PLACE = "ncnn export"
 LIMITS = Limits(

@@ -15,11 +15,9 @@ import torch
 from ..errors import ExportError
 from ..extras import package
 from ..files import atomic_path
-from .job import Exported, Exporting, Precision
-from .onnx_running import onnx_infer
-from .parity import Parity
+from .job import BOUNDS, Exported, Exporting, Precision, verify
+from .parity import Parity, onnx_infer
 from .tracing import trace_onnx
-from .verification import BOUNDS, verify
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -15,8 +15,7 @@ from ..runtimes.runtime import Images, Outputs
 from .calibration import best_limits
 from .job import ALLOWED_LOSS, Accuracy, Exporting
 from .onnx_int8 import convolutions, measured_tensors, quantised
-from .onnx_running import proto_infer
-from .parity import Infer
+from .parity import Infer, proto_infer
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _by_error(network: _Network, sections: list[int], job: Exporting, images: Im
 
 
 def _fewest(network: _Network, worst: list[int], accuracy: Accuracy) -> tuple[int, float]:
-    """How many of the worst sections must stay in float, and the mAP then: by doubling, then bisection.
+    """Number of the worst sections that must stay in float, and the mAP then: by doubling, then bisection.
 
     Zero is known not to be enough.
     """

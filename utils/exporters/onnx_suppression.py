@@ -16,8 +16,7 @@ from ..detection.nms import MOST_CANDIDATES, suppress
 from ..errors import ExportError
 from ..runtimes.runtime import random_images
 from .job import Exporting
-from .onnx_running import proto_infer
-from .parity import difference
+from .parity import difference, proto_infer
 
 OUTPUT = "detections"
 _TOLERANCE = 1e-5

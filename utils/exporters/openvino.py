@@ -18,8 +18,7 @@ from ..extras import package
 from ..files import atomic_paths
 from ..runtimes.openvino import OpenVino
 from ..runtimes.runtime import Images
-from .job import Exported, Exporting, Precision
-from .verification import verify
+from .job import Exported, Exporting, Precision, verify
 
 PLACE = "OpenVINO export"
 NOTES: Mapping[Precision, str] = {

@@ -1,15 +1,20 @@
 """Comparison of an exported file with the network it came from, on images of several shapes."""
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..errors import ExportError
+from ..extras import package
+from ..runtimes.onnxruntime import inference_session
 from ..runtimes.runtime import Images, Outputs, random_images
-from .wrappers import Wrapper
+from .tracing import Wrapper
 
 Infer = Callable[[Images], Outputs]
 Shape = tuple[int, int, int, int]  # batch, channels, height, width
@@ -111,3 +116,39 @@ def difference(
         return float("inf")
     scale = max(float(np.abs(expected).max(initial=0.0)), smallest)
     return float(np.abs(actual - expected).max(initial=0.0)) / scale
+
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+def onnx_infer(file: Path, outputs: Sequence[str] | None = None) -> Infer:
+    """A callable that runs an ONNX file under onnxruntime.
+
+    Args:
+        file: is read now and not needed afterwards.
+        outputs: names of the outputs, in this order; None for all.
+
+    Raises:
+        ExportError: onnxruntime cannot load the file.
+        MissingPackageError: onnxruntime is missing.
+    """
+    onnxruntime = package("ONNX export", "onnxruntime")
+    try:
+        session = inference_session(onnxruntime, file)
+    except Exception as error:  # its own types have no other public base
+        fact = f"onnxruntime cannot load the graph ({error})"
+        raise ExportError("ONNX export", fact, "nothing was written") from error
+
+    def infer(images: Images) -> Outputs:
+        return list(session.run(outputs, {"images": images}))
+
+    return infer
+
+
+def proto_infer(proto: "ModelProto", outputs: Sequence[str] | None = None) -> Infer:
+    """A callable that runs a graph in memory; arguments and errors as for `onnx_infer`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.onnx"
+        path.write_bytes(proto.SerializeToString())
+        return onnx_infer(path, outputs)

@@ -25,10 +25,9 @@ from ..extras import package
 from ..files import atomic_paths
 from ..runtimes.metadata import metadata_path
 from ..runtimes.tensorrt import TensorRt
-from .job import Exported, Exporting
+from .job import Exported, Exporting, verify
 from .parity import Shape
-from .verification import verify
-from .wrappers import Wrapper
+from .tracing import Wrapper
 
 PLACE = "TensorRT export"
 LARGEST_BATCH = 8

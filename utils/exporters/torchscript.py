@@ -14,9 +14,8 @@ from ..errors import ExportError
 from ..files import atomic_path
 from ..pruning.narrow import shared_copy
 from ..runtimes.torch import Torch
-from .job import Exported, Exporting, Limits
-from .verification import verify
-from .wrappers import Wrapper
+from .job import Exported, Exporting, Limits, verify
+from .tracing import Wrapper
 
 LIMITS = Limits(
     "TorchScript",

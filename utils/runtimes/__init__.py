@@ -1,1 +1,1 @@
-"""What runs an exported network: one protocol, a backend a file."""
+"""Runtimes for exported networks: one protocol, one backend per file."""

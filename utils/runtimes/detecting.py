@@ -28,7 +28,7 @@ _STEP = 32  # pixels; largest stride where a file does not state it
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is needed to feed a network images and to use its boxes.
+    """Facts needed to feed a network images and to use its boxes.
 
     Attributes:
         source: its name in messages.

@@ -24,7 +24,7 @@ class Ncnn:
 
     @property
     def version(self) -> str:
-        """Of the package."""
+        """Version of the package."""
         return str(package("runtime ncnn", "ncnn").__version__)
 
     def load(self, path: Path) -> Session:
@@ -45,7 +45,7 @@ class Ncnn:
 
 
 def _sizes(metadata: Mapping[str, str], source: str) -> Sizes:
-    """Of one image; only the metadata state the size."""
+    """Sizes of a batch of one image; only the metadata state them."""
     facts = darknet_of(metadata, source)
     height, width = facts.get("image_size", (None, None))
     return 1, facts.get("channels"), height, width

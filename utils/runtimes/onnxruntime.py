@@ -23,7 +23,7 @@ class OnnxRuntime:
 
     @property
     def version(self) -> str:
-        """Of the package."""
+        """Version of the package."""
         return str(package("runtime onnxruntime", "onnxruntime").__version__)
 
     def load(self, path: Path) -> Session:

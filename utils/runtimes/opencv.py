@@ -46,7 +46,7 @@ class OpenCv:
 
     @property
     def version(self) -> str:
-        """Of OpenCV."""
+        """Version of OpenCV."""
         return str(cv2.__version__)
 
     def load(self, path: Path) -> Session:

@@ -36,7 +36,7 @@ class OpenVino:
 
     @property
     def version(self) -> str:
-        """Of the package."""
+        """Version of the package."""
         return str(package("runtime openvino", "openvino").__version__).split("-")[0]
 
     def load(self, path: Path) -> Session:

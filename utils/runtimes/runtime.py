@@ -53,7 +53,7 @@ class Runtime(Protocol):
 
     @property
     def version(self) -> str:
-        """Of the package."""
+        """Version of the package."""
 
     @property
     def precision(self) -> str:

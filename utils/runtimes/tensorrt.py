@@ -31,7 +31,7 @@ class TensorRt:
 
     @property
     def version(self) -> str:
-        """Of the package."""
+        """Version of the package."""
         return str(_package(PACKAGES).__version__)
 
     @property

@@ -33,7 +33,7 @@ class Torch:
 
     @property
     def version(self) -> str:
-        """Of torch."""
+        """Version of torch."""
         return str(torch.__version__)
 
     def load(self, path: Path) -> Session:

@@ -1,4 +1,4 @@
-"""Distributed data-parallel training under torchrun.
+"""Processes of a training: distributed data-parallel under torchrun, and the signals that end a run.
 
 Invariant: with one process every function here does nothing. With several, a step equals that of one process
 with all their batches at once, except for batch-norm statistics on CPUs, which each process has for itself.

@@ -13,8 +13,7 @@ import torch
 from ...darknet.checkpoint import is_checkpoint
 from ...darknet.model import Darknet, fused
 from ...errors import ToolkitError
-from ...exporters.tracing import module_session
-from ...exporters.wrappers import BoxesAndScores
+from ...exporters.tracing import BoxesAndScores, module_session
 from ...profiling import count_macs, count_parameters
 from ...runtimes.choice import is_exported, readers, runtime_of
 from ...runtimes.detecting import DetectingNetwork, detecting, of_file, size_check

@@ -32,7 +32,7 @@ OUTPUT = Path("runs/detect")
 
 @dataclass(frozen=True)
 class DetectionOptions(MachineOptions, ImageSizeOptions, RuntimeOptions, InputOptions):
-    """What to detect, on what and where to; `data` serves for the class names."""
+    """Options of a detection; `data` gives the class names."""
 
     names: Path | None = option(None, "class names (default: those of --data)", Path, metavar="FILE")
     source: str | None = option(None, "image, folder, pattern, .txt list, video, or number of a camera")
@@ -57,7 +57,7 @@ class DetectionOptions(MachineOptions, ImageSizeOptions, RuntimeOptions, InputOp
 
 @dataclass(frozen=True)
 class DetectionResult:
-    """What was found.
+    """Result of a detection.
 
     Attributes:
         boxes: all of them as entries of a COCO result file: image_id, file_name, category_id, bbox, score.

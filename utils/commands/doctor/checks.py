@@ -21,7 +21,7 @@ class Anchors:
 
     Attributes:
         sizes: the better ones in pixels, in the order of `darknet.anchors.slots`.
-        lines: the same ready to paste behind `anchors=`, one text for each list of the cfg.
+        lines: the same as values of `anchors=`, one text for each list of the cfg.
     """
 
     split: str
@@ -34,7 +34,7 @@ class Anchors:
 
 @dataclass(frozen=True)
 class Prunable:
-    """What pruning can take from a network.
+    """Prunable units of a network.
 
     Attributes:
         units: sets of tied channels; the other counts are of these.
@@ -52,7 +52,7 @@ class Prunable:
     blocks: int
 
 
-def what_can_be_pruned(network: Network) -> Prunable:
+def prunable_units(network: Network) -> Prunable:
     """Count the units of a network by what pruning may do with them."""
     graph = trace(network)
     gammas = {

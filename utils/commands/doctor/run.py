@@ -21,14 +21,14 @@ from ...runtimes.opencv import opencv_finding
 from ..arguments import CommandOptions, InputOptions, arguments, provenance, write_json
 from ..inputs import available
 from ..progress import Track, advancing, untracked
-from .checks import Anchors, Prunable, check_anchors, what_can_be_pruned
+from .checks import Anchors, Prunable, check_anchors, prunable_units
 
 EXIT_CODES = {"note": 0, "warning": 1, "error": 2}
 
 
 @dataclass(frozen=True)
 class DoctorOptions(CommandOptions, InputOptions):
-    """What to check: at least one of the files."""
+    """Options of the doctor: at least one of the files."""
 
     images: int = option(5000, "read at most N images of each split", NON_NEGATIVE_INT, metavar="N")
     json: Path | None = option(None, "write all results to FILE", Path, metavar="FILE")
@@ -65,7 +65,7 @@ class NetworkCheck:
 
 @dataclass(frozen=True)
 class DoctorResult:
-    """What the checks found.
+    """Result of the checks.
 
     Attributes:
         findings: of all checks.
@@ -167,7 +167,7 @@ def _about_network(network: Network, cfg: CfgCheck, path: Path | None) -> Networ
     if path is not None and not cfg.corrected:
         as_written = opencv_text_findings(read_text(path), network)
     runtimes = {name: check_runtime(network) for name, check_runtime in RUNTIMES.items()}
-    prunable = what_can_be_pruned(network)
+    prunable = prunable_units(network)
     return NetworkCheck(network, cfg.corrected, section_costs(network), prunable, runtimes, as_written)
 
 

@@ -111,7 +111,7 @@ def _macs(count: int) -> str:
 
 
 def print_prunable(prunable: Prunable) -> None:
-    """What can be pruned, and why the rest cannot."""
+    """Table of the prunable units, with reasons for the rest."""
     table = _table("pruning", "units", "", left=("pruning", ""))
     _add(table, "prunable by gamma", prunable.scored, "not pinned, followed by a batch norm")
     _add(table, "coupled", prunable.coupled, "by shortcuts: slim_prune.py prunes them too")
@@ -127,7 +127,7 @@ def print_prunable(prunable: Prunable) -> None:
 def print_runtimes(
     runtimes: Mapping[str, tuple[RuntimeFinding, ...]], written: tuple[RuntimeFinding, ...]
 ) -> None:
-    """Which programs can load the cfg, and why not."""
+    """Table of the programs that can load the cfg, with reasons where they cannot."""
     table = _table("program", "cfg", "remarks", left=("program", "cfg", "remarks"))
     for name, findings in runtimes.items():
         _add(table, name, verdict(findings), "\n".join(_grouped(findings)))
@@ -184,7 +184,7 @@ def _split_rows(splits: Sequence[SplitCheck]) -> list[tuple[str, list[object]]]:
 
 
 def print_anchors(anchors: Anchors) -> None:
-    """How well the anchors fit, how well others would, and the lines to paste for these."""
+    """Fit of the anchors and of better ones, and the lines to paste for these."""
     thresholds = [f"recall at IoU {threshold:g}" for threshold in RECALL_AT]
     table = _table("anchors", "mean best IoU", *thresholds, left=("anchors",))
     for name, fit in (("of the cfg", anchors.current), ("by k-means", anchors.suggested)):

@@ -11,7 +11,7 @@ Styles:
     voc      the same, averaged over the classes that occur
     coco     COCO's evaluation by faster-coco-eval, also by object size
 Images are stretched to the network's input as Darknet does; `letter_box=1` in the cfg, or --letterbox, keeps
-their aspect ratio. The JSON file holds style, map50, map50_95, per_class, images, images_per_second and more;
+their aspect ratio. The JSON file has style, map50, map50_95, per_class, images, images_per_second and more;
 all figures are fractions 0..1.
 """
 
@@ -63,7 +63,7 @@ def _table(figures: Evaluation) -> Table:
     table.add_column("objects", justify="right")
     table.add_column("AP@0.5", justify="right")
     for name, ap in figures.per_class.items():
-        if figures.truths[name]:  # Text, since a name may hold the brackets of rich's markup
+        if figures.truths[name]:  # Text, since a name may contain rich's markup
             table.add_row(Text(name), str(figures.truths[name]), f"{ap:.4f}")
     return table
 

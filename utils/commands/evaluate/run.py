@@ -40,7 +40,7 @@ _CELL = 32
 
 @dataclass(frozen=True)
 class EvaluationOptions(MachineOptions, ImageSizeOptions, RuntimeOptions, InputOptions):
-    """What to evaluate, on what and how; `InputOptions` names the files."""
+    """Options of an evaluation; `InputOptions` names the files."""
 
     split: str = option("valid", "list of the .data file", choices=SPLITS)
     style: str = option("darknet", "how the figures are computed", choices=STYLES)
@@ -58,14 +58,14 @@ class EvaluationOptions(MachineOptions, ImageSizeOptions, RuntimeOptions, InputO
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What an evaluation found.
+    """Result of an evaluation.
 
     Attributes:
         figures: mAP and the rest.
         files: the network and the data set.
         image_size: (height, width) that images were brought to.
         letterbox: whether they kept their aspect ratio, padded to that size.
-        problems: what was wrong with the data set, a line for each kind.
+        problems: of the data set, one line per kind.
     """
 
     figures: Evaluation
@@ -217,7 +217,7 @@ def predictor(model: Darknet) -> Predict:
 
 
 def data_problems(loader: Loader) -> list[str]:
-    """What was wrong with an image list as far as the loader has read it, a line for each kind of fault."""
+    """Problems of an image list as far as the loader has read it, one line per kind."""
     index = loader.dataset.index
     lines = []
     if loader.dataset.missing:

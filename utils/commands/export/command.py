@@ -100,7 +100,7 @@ def _compared(made: Exported) -> str:
 
 
 def _runs(made: Exported) -> bool:
-    """Whether this machine can load the file: an engine was compared only where it can."""
+    """Whether this machine can load the file; an engine may need another one."""
     return made.format != "tensorrt" or made.infer is not None
 
 

@@ -87,7 +87,7 @@ def _sections(text: str) -> tuple[int, ...] | str:
 
 @dataclass(frozen=True)
 class ExportOptions(MachineOptions, ImageSizeOptions, InputOptions):
-    """What to export and how; `data` brings class names, images to calibrate on and the mAP of the files."""
+    """Options of an export; `data` gives class names, calibration images and the mAP of the files."""
 
     format: tuple[str, ...] = option(
         ("onnx",), f"some of {','.join(FORMATS)} (default: onnx)", _formats, metavar="LIST"
@@ -179,7 +179,7 @@ def export(
     Args:
         options: what to export and how.
         track: shows the progress, see `Track`.
-        on_file: called after each file with the result so far, which holds even if a later format fails.
+        on_file: called after each file with the result so far, also if a later format fails.
 
     Raises:
         ToolkitError: a file cannot be used, or an exported one would not compute the same.

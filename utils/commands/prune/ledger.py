@@ -19,7 +19,7 @@ from ...darknet.model import Darknet
 from ...errors import ExportError, MissingPackageError, PruningError
 from ...exporters.job import exporting
 from ...exporters.onnx import TOLERANCE, export_onnx
-from ...exporters.wrappers import BoxesAndScores
+from ...exporters.tracing import BoxesAndScores
 from ...frontends.darknet.subject import DarknetSubject, usable_size
 from ...pruning.equality import outputs_in_float64, relative_difference
 from ...pruning.report import Check

@@ -24,7 +24,6 @@ With none of --cfg, --data, --weights the small demo network is trained on a gen
 Several processes: torchrun --nproc-per-node 2 -- train.py ... (the -- keeps torchrun from reading --s itself)
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -57,7 +56,11 @@ from .settings import RunSettings
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, train, and print the results."""
-    run_training(train_parser().parse_args(argv))
+    options = from_arguments(TrainOptions, train_parser().parse_args(argv))
+    result = train(options, Display())
+    if result.is_first:
+        _report(result, options.workers)
+        next_command(*_next(result))
 
 
 def train_parser() -> Parser:
@@ -72,16 +75,6 @@ def train_parser() -> Parser:
     add_options(parser.add_argument_group("files"), ResultOptions)
     add_options(parser.add_argument_group("machine"), MachineOptions)
     return parser
-
-
-def run_training(args: argparse.Namespace, *, is_last: bool = True) -> None:
-    """Train or resume, printing; unless it `is_last`, without the command to type next."""
-    options = from_arguments(TrainOptions, args)
-    result = train(options, Display())
-    if result.is_first:
-        _report(result, options.workers)
-        if is_last:
-            next_command(*_next(result))
 
 
 def _report(result: TrainingResult, workers: int) -> None:

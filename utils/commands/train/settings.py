@@ -340,7 +340,7 @@ def _of_last_head(network: Network, key: str, reader: Callable[[str], Any]) -> A
     if not network.heads:
         return None
     head = network.heads[-1]
-    return _read(network[head].options, key, reader, f"{network.place(head)} {key}")
+    return _read(network[head].options, key, reader, f"{network.place(head)}: {key}")
 
 
 def _read(options: Mapping[str, str], key: str, reader: Callable[[str], Value], place: str) -> Value | None:
@@ -352,4 +352,4 @@ def _read(options: Mapping[str, str], key: str, reader: Callable[[str], Value], 
     except argparse.ArgumentTypeError as error:
         raise CfgError(place, str(error), "correct it") from None
     except ValueError:
-        raise CfgError(f"{place}={options[key]}", "is not a number", "correct it") from None
+        raise CfgError(f"{place}={options[key]}", "not a number", "correct it") from None

@@ -85,9 +85,9 @@ def test_auto_strength_starts_gently() -> None:
 
 
 def test_a_word_where_a_number_belongs_is_told_by_place() -> None:
-    with pytest.raises(CfgError, match=r"x.cfg: \[net\] mosaic=yes is not a number; correct it"):
+    with pytest.raises(CfgError, match=r"x.cfg: \[net\] mosaic=yes: not a number; correct it"):
         augment_of(network("mosaic=yes"))
-    with pytest.raises(CfgError, match=r"\[yolo\] #1: random=yes is not a number"):
+    with pytest.raises(CfgError, match=r"\[yolo\] #1: random=yes: not a number"):
         cfg_defaults(network("", "random=yes"))
 
 
