@@ -20,7 +20,7 @@ import pytest
 
 from tests.project import CFG, DATA, FILES
 from utils import cli, extras
-from utils.darknet import cfg as resources
+from utils.darknet.cfg import STOCK_CFGS
 from utils.errors import CfgError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +115,7 @@ def test_packages_and_data_are_listed_whole() -> None:
     packages = {".".join(["netslim", *path.parts[1:]]) for path in found}
     assert sorted(SETTINGS["packages"]) == sorted([*packages, "netslim.cfg"])
     cfgs = [Path(name).name for name in tracked("cfg")]
-    assert sorted(SETTINGS["package-data"]["netslim.cfg"]) == sorted(resources.STOCK_CFGS) == sorted(cfgs)
+    assert sorted(SETTINGS["package-data"]["netslim.cfg"]) == sorted(STOCK_CFGS) == sorted(cfgs)
 
 
 def test_the_wheel_holds_the_tracked_files_of_the_package_and_no_other(site: Path) -> None:

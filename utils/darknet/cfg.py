@@ -20,24 +20,6 @@ from typing import NoReturn
 
 from ..errors import CfgError, Finding, UnsupportedSectionError
 
-STOCK_CFGS = (
-    "yolov3-shapes.cfg", "yolov3-spp.cfg", "yolov3-tiny.cfg", "yolov3.cfg", "yolov4-tiny.cfg", "yolov4.cfg",
-)  # fmt: skip
-_PACKAGE = Path(__file__).resolve().parents[1]
-_FOLDERS = (_PACKAGE / "cfg", _PACKAGE.parent / "cfg")  # of a wheel; of a checkout
-
-
-def stock_cfg(path: Path) -> Path | None:
-    """The stock cfg that `cfg/NAME` names, wherever the current folder is; None for any other path.
-
-    >>> stock_cfg(Path("cfg/yolov4.cfg")).name, stock_cfg(Path("cfg/my.cfg")), stock_cfg(Path("yolov4.cfg"))
-    ('yolov4.cfg', None, None)
-    """
-    if path.parent != Path("cfg") or path.name not in STOCK_CFGS:
-        return None
-    return next((folder / path.name for folder in _FOLDERS if (folder / path.name).is_file()), None)
-
-
 logger = logging.getLogger(__name__)
 
 # string_to_layer_type in parser.c
@@ -61,6 +43,11 @@ _REMARK = re.compile(r"[#;].*")
 # Stricter than int() and float(), which take `1_6`, `nan` and `inf`.
 _INTEGER = re.compile(r"[-+]?[0-9]{1,10}")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+STOCK_CFGS = (
+    "yolov3-shapes.cfg", "yolov3-spp.cfg", "yolov3-tiny.cfg", "yolov3.cfg", "yolov4-tiny.cfg", "yolov4.cfg",
+)  # fmt: skip
+_PACKAGE = Path(__file__).resolve().parents[1]
+_FOLDERS = (_PACKAGE / "cfg", _PACKAGE.parent / "cfg")  # of a wheel; of a checkout
 
 
 @dataclass(frozen=True)
@@ -163,6 +150,17 @@ def read_cfg(path: Path) -> list[RawSection]:
         CfgError: the file is missing, unreadable or binary, or `parse_cfg` refuses it.
     """
     return parse_cfg(read_text(path), str(path))
+
+
+def stock_cfg(path: Path) -> Path | None:
+    """The stock cfg that `cfg/NAME` names, wherever the current folder is; None for any other path.
+
+    >>> stock_cfg(Path("cfg/yolov4.cfg")).name, stock_cfg(Path("cfg/my.cfg")), stock_cfg(Path("yolov4.cfg"))
+    ('yolov4.cfg', None, None)
+    """
+    if path.parent != Path("cfg") or path.name not in STOCK_CFGS:
+        return None
+    return next((folder / path.name for folder in _FOLDERS if (folder / path.name).is_file()), None)
 
 
 def read_text(path: Path) -> str:
