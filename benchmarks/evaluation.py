@@ -118,7 +118,15 @@ def _ways(project: InputFiles, args: argparse.Namespace, device: torch.device) -
     model = open_network(project).to(device).eval()
     size = args.img_size or (model.network.height, model.network.width)
     single, batched = (
-        open_split(data, args.split, model, size, rect=args.rect, batch_size=count, workers=args.workers)
+        open_split(
+            data,
+            args.split,
+            model,
+            size,
+            fit="rect" if args.rect else "cfg",
+            batch_size=count,
+            workers=args.workers,
+        )
         for count in (1, args.batch_size)
     )
     reference = partial(evaluate, predictor(model), single, data.names, Scoring(specs=model.head_specs))

@@ -129,21 +129,11 @@ def test_a_strategy_without_shortcuts_judges_fewer(pruned):
 
 def test_the_page_of_the_networks_has_both_cfgs(pruned):
     subject, after, sections, blocks = pruned
-    page = network_page(
-        subject.model,
-        after,
-        subject.graph,
-        gamma_scores(subject),
-        sections,
-        blocks,
-        SIZE,
-        title="a title",
-        threshold=0.5,
-    )
+    page = network_page(subject, after, gamma_scores(subject), sections, blocks, SIZE)
     assert Network.from_text(page.cfg_after).sections == after.network.sections
     assert Network.from_text(page.cfg_before).sections == subject.network.sections
     assert page.subtitle.endswith("16 sections with filters were removed.")
-    assert (page.title, page.threshold) == ("a title", 0.5)
+    assert page.title == subject.network.source
 
 
 def evaluation(per_class: dict[str, float], truths: dict[str, int]) -> Evaluation:

@@ -48,16 +48,14 @@ def pruned_page(model: Darknet, policies: list[Policy]) -> Page:
     """What of a page comes from the networks."""
     subject = DarknetSubject.of(model)
     result = prune(subject, policies)
-    return network_page(
-        model,
+    page = network_page(
+        subject,
         result.compact.model,
-        subject.graph,
         gamma_scores(subject),
         *changes(subject, result),
         (model.network.height, model.network.width),
-        title="example",
-        threshold=result.plans[0].threshold,
     )
+    return replace(page, title="example", threshold=result.plans[0].threshold)
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ from ..inputs import open_detecting
 from ..progress import Track, advancing, bar, untracked
 
 # pixels that rectangular inputs are a multiple of
+Fit = Literal["cfg", "letterbox", "rect"]
 _CELL = 32
 
 
@@ -95,8 +97,7 @@ def evaluate(options: EvaluationOptions, *, track: Track = untracked) -> Evaluat
         options.split,
         network,
         size,
-        letterbox=options.letterbox,
-        rect=options.rect,
+        fit="rect" if options.rect else "letterbox" if options.letterbox else "cfg",
         batch_size=options.batch_size,
         workers=options.workers,
     )
@@ -139,11 +140,9 @@ def open_split(
     network: Detecting,
     image_size: tuple[int, int],
     *,
-    letterbox: bool = False,
-    rect: bool = False,
+    fit: Fit = "cfg",
     batch_size: int = 8,
     workers: int = 0,
-    distributed: bool = False,
     limit: int | None = None,
 ) -> Loader:
     """The images of a split as `detector map` prepares them: stretched, unless the cfg has letter_box=1.
@@ -153,26 +152,36 @@ def open_split(
         split: "train", "valid" or "test".
         network: the detector.
         image_size: height and width to evaluate at.
-        letterbox: keep the aspect ratio although the cfg does not ask for it.
-        rect: give each image an input of its own shape: its aspect ratio, padded to cells of 32 pixels, or of
-            the network's stride where that is larger.
+        fit: "letterbox": keep the aspect ratio although the cfg does not ask for it; "rect": give each image
+            an input of its own shape: its aspect ratio, padded to cells of 32 pixels, or of the network's
+            stride where that is larger.
         batch_size: images per batch.
         workers: processes that load.
-        distributed: give this process of several its share.
         limit: at most this many images, evenly spread over the list; None for all.
 
     Raises:
         ToolkitError: the network has other classes than the data set.
         DatasetError: the split cannot be used.
     """
+    return make_loader(open_images(data, split, network, image_size, fit, limit), batch_size, workers=workers)
+
+
+def open_images(
+    data: DataFile,
+    split: str,
+    network: Detecting,
+    image_size: tuple[int, int],
+    fit: Fit = "cfg",
+    limit: int | None = None,
+) -> DetectionDataset:
+    """The images of `open_split`, to be loaded in another way; same arguments and errors."""
     facts = facts_of(network)
     require_same_classes(data, facts)
-    cell = math.lcm(_CELL, facts.size_step) if rect else None
-    wanted = not rect and (letterbox or facts.letterbox)
-    dataset = DetectionDataset.from_split(
-        data, split, image_size, letterbox=wanted, rectangles=cell, limit=limit
+    cell = math.lcm(_CELL, facts.size_step) if fit == "rect" else None
+    letterbox = fit == "letterbox" or (fit == "cfg" and facts.letterbox)
+    return DetectionDataset.from_split(
+        data, split, image_size, letterbox=letterbox, rectangles=cell, limit=limit
     )
-    return make_loader(dataset, batch_size, workers=workers, distributed=distributed)
 
 
 def evaluate_network(

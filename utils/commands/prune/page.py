@@ -1,7 +1,7 @@
 """Content of the HTML report: sections, scores, accuracy by class, and sample images with boxes.
 
-page = network_page(model, compact, subject.graph, scores, sections, removed_blocks, image_size, title="...")
-page = replace(page, cards=cards(figures_before, figures_after), classes=class_rows(...), ...)
+page = network_page(subject, compact, scores, sections, removed_blocks, image_size)
+page = replace(page, title="...", cards=cards(figures_before, figures_after), classes=class_rows(...), ...)
 write_page(path, page)
 """
 
@@ -23,7 +23,7 @@ from ...data.loader import Loader
 from ...detection.boxes import pairwise_iou, xywh_to_xyxy
 from ...detection.evaluator import Evaluation
 from ...errors import DatasetError
-from ...frontends.darknet.subject import section_index
+from ...frontends.darknet.subject import DarknetSubject, section_index
 from ...profiling import measure_modules
 from ...pruning.channels import ChannelGraph, UnionFind
 from ...pruning.policies import Candidates, candidate_channels
@@ -48,34 +48,29 @@ Pair = tuple[float, float]  # milliseconds before and after
 
 
 def network_page(
-    before: Darknet,
+    subject: DarknetSubject,
     after: Darknet,
-    graph: ChannelGraph,
     scores: LayerScores,
     sections: Sequence[SectionChange],
     removed_blocks: Sequence[int],
     image_size: tuple[int, int],
     *,
-    title: str,
-    threshold: float | None = None,
     candidates: Candidates = "all",
     timed: bool = True,
 ) -> Page:
     """The parts of a page that describe the networks: sections with their times, scores, cfgs.
 
     Args:
-        before: the network as it was.
+        subject: the network as it was.
         after: the pruned one.
-        graph: the channels of `before`.
-        scores: importance of its channels.
-        sections: every layer of `graph` before and after.
+        scores: importance of the channels of `subject`.
+        sections: every layer of `subject` before and after.
         removed_blocks: numbers of the shortcuts whose blocks were removed.
         image_size: (height, width) at which multiply-adds and times count.
-        title: the heading.
-        threshold: channels with a lower score were removed.
         candidates: what the strategy could remove.
         timed: whether to measure every section's milliseconds.
     """
+    before, graph = subject.model, subject.graph
     moved = moved_sections(before.network, removed_blocks)
     times = section_times(before, after, moved, image_size) if timed else None
     rows = section_rows(before, after, graph, sections, moved, image_size, times)
@@ -83,13 +78,12 @@ def network_page(
     lost = sum(row.removed for row in rows)
     left = f"{int(kept.sum()):,} of the {len(kept):,} removable channels are left"
     return Page(
-        title=title,
+        title=before.network.source,
         subtitle=f"{left}, {lost} sections with filters were removed." if lost else f"{left}.",
         sections=rows,
         other_milliseconds=None if times is None else other_times(rows, times),
         scores=values,
         kept=kept,
-        threshold=threshold,
         cfg_before=before.network.to_cfg(),
         cfg_after=after.network.to_cfg(),
         moved=moved,

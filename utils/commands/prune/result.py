@@ -182,15 +182,12 @@ def _page(
     job: Job, pruned: PrunedNetwork, reloaded: Darknet, found: Evaluations, report: PruningReport
 ) -> Page:
     page = network_page(
-        job.model,
+        job.subject,
         reloaded,
-        job.subject.graph,
         pruned.scores,
         pruned.sections,
         pruned.removed_blocks,
         job.image_size,
-        title=job.outputs.cfg.stem,
-        threshold=pruned.threshold,
         candidates=pruned.candidates,
         timed=not job.options.no_eval,
     )
@@ -200,6 +197,8 @@ def _page(
     before, *_, after = found.values()
     return replace(
         page,
+        title=job.outputs.cfg.stem,
+        threshold=pruned.threshold,
         facts=[*command, ("image size", size), ("written", written)],
         score=job.score,
         merge=pruned.merge,

@@ -37,7 +37,7 @@ from ...training.loop import OUTPUTS
 from ...training.trainer import channels_last
 from ..arguments import InputOptions, MachineOptions, Parser, next_command
 from ..evaluate.command import print_evaluation
-from ..evaluate.run import data_problems, evaluate_network, open_split
+from ..evaluate.run import Fit, data_problems, evaluate_network, open_split
 from ..inputs import DemoFiles, InputFiles, open_files
 from ..results import read_report
 from ..tables import percent, show
@@ -86,7 +86,8 @@ def _report(result: TrainingResult, workers: int) -> None:
     for split in ("valid", "test"):
         if getattr(data, split) is None:
             continue
-        loader = open_split(data, split, model, size, rect=settings.options.rectangular, workers=workers)
+        fit: Fit = "rect" if settings.options.rectangular else "cfg"
+        loader = open_split(data, split, model, size, fit=fit, workers=workers)
         evaluation = evaluate_network(model, loader, data.names, label=split)
         print_evaluation(evaluation, data_problems(loader), f"{result.best} on {split} of {settings.data}")
         reached[split] = evaluation.map50

@@ -27,7 +27,7 @@ from ...training.objective import Objective
 from ...training.options import TrainingOptions
 from ...training.processes import Processes
 from ...training.trainer import schedule_of
-from ..evaluate.run import open_split, require_same_classes
+from ..evaluate.run import Fit, open_images, require_same_classes
 from ..results import read_report
 from .settings import RunSettings
 
@@ -72,15 +72,9 @@ def open_loaders(
     batches = make_loader(dataset, options.batch_size, sampling, seed=options.seed, pin=pin, **shared)
     valid = None
     if data.valid is not None:
-        valid = open_split(
-            data,
-            "valid",
-            model,
-            options.image_size,
-            rect=options.rectangular,
-            batch_size=options.batch_size,
-            **shared,
-        )
+        fit: Fit = "rect" if options.rectangular else "cfg"
+        images = open_images(data, "valid", model, options.image_size, fit)
+        valid = make_loader(images, options.batch_size, **shared)
     return Loaders(batches, valid, data.names)
 
 
