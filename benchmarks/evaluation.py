@@ -43,7 +43,7 @@ from utils.commands.arguments import (
 )
 from utils.commands.evaluate.run import evaluate_network, open_split, predictor
 from utils.commands.inputs import open_network
-from utils.commands.tables import show
+from utils.commands.output import show
 from utils.data.listing import SPLITS, read_data_file
 from utils.detection.evaluator import Evaluation, Scoring, evaluate
 from utils.files import atomic_path

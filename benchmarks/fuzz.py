@@ -28,7 +28,7 @@ from tqdm import tqdm
 from benchmarks.cases import KINDS, Outcome, run_case
 from utils.cli import run_main
 from utils.commands.arguments import Parser
-from utils.commands.tables import show
+from utils.commands.output import show
 from utils.files import write_text
 from utils.options import POSITIVE_INT
 

@@ -26,7 +26,7 @@ from utils.commands.arguments import (
     write_json,
 )
 from utils.commands.inputs import DemoFiles
-from utils.commands.results import plain
+from utils.commands.output import plain
 from utils.darknet.network import Network
 from utils.errors import ToolkitError
 from utils.options import FRACTION, NON_NEGATIVE_FLOAT, POSITIVE_INT, from_arguments, option

@@ -3,9 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.detection import nms
-from utils.detection.boxes import xywh_to_xyxy
-from utils.detection.nms import NMS_KINDS, suppress
+from utils.detection import boxes as nms
+from utils.detection.boxes import NMS_KINDS, suppress, xywh_to_xyxy
 
 
 def overlap(a: list[float], b: list[float], kind: str, beta: float) -> float:

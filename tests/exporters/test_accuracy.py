@@ -6,8 +6,8 @@ import torch
 
 from tests.exporters.networks import SPECS, TwoHeads, small_job
 from utils.commands.export.job import predictor
+from utils.detection.boxes import suppress
 from utils.detection.decode import decode_heads
-from utils.detection.nms import suppress
 from utils.exporters.parity import module_infer
 from utils.runtimes.runtime import Images, Outputs
 

@@ -11,8 +11,8 @@ from tests.exporters.networks import CLASSES, small_job
 from utils.darknet.checkpoint import load_weights
 from utils.darknet.model import Darknet
 from utils.data.images import read_image, resize_exactly
+from utils.detection.boxes import suppress
 from utils.detection.decode import HeadSpec, decode_heads
-from utils.detection.nms import suppress
 from utils.errors import ExportError
 from utils.exporters.job import exporting
 from utils.exporters.onnx import export_onnx

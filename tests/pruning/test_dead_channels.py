@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from tests.pruning.toy import ToyNet, ToySubject
-from utils.pruning.dead_channels import free_share
 from utils.pruning.policies import slim_threshold
 from utils.pruning.scores import gamma_scores
+from utils.pruning.sparsity import free_share
 from utils.pruning.subject import ChannelPlan, LayerScores, Subject
 
 

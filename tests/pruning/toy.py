@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.pruning.channels import ChannelGraph, ChannelTracer, UnitMask
-from utils.pruning.narrow import narrow
+from utils.pruning.layers import narrow
 from utils.pruning.subject import Block
 
 

@@ -10,7 +10,7 @@ from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.errors import ToolkitError
 from utils.frontends.darknet.subject import gamma_penalty
-from utils.training.freezing import Freezing
+from utils.training.optimizer import Freezing
 from utils.training.trainer import Trainer
 
 CFG = """

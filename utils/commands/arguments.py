@@ -29,9 +29,9 @@ from ..extras import OPENCV_PACKAGES
 from ..options import NON_NEGATIVE_INT, POSITIVE_INT, add_options, option
 from ..runtimes.choice import ALL_NAMES
 from .inputs import InputFiles, InputOptions, Need, NetworkOptions, resolve
-from .results import next_command, plain, write_json
+from .output import next_command, plain, write_json
 
-__all__ = [  # of inputs.py and results.py too: one import serves a command
+__all__ = [  # of inputs.py and output.py too: one import serves a command
     "CommandOptions", "ImageSize", "ImageSizeOptions", "InputFiles", "InputOptions", "MachineOptions", "Need",
     "NetworkOptions", "Options", "Parser", "RuntimeOptions",
     "add_command", "add_machine", "arguments", "next_command", "prepare", "provenance", "resolve",

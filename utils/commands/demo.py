@@ -25,9 +25,9 @@ from ..darknet.model import Darknet, deployed_run
 from ..data.dataset import Sample
 from ..data.images import read_image
 from ..data.listing import read_data_file
+from ..detection.boxes import suppress
 from ..detection.draw import draw_detections
 from ..detection.evaluator import Scoring, evaluate
-from ..detection.nms import suppress
 from ..errors import ToolkitError
 from ..options import from_arguments, option
 from ..profiling import count_macs, count_parameters, measure_latency
@@ -36,8 +36,7 @@ from ..runtimes.onnxruntime import OnnxRuntime
 from .arguments import MachineOptions, Parser, add_command, next_command, prepare, provenance, write_json
 from .evaluate.run import evaluate_network, open_split, predictor
 from .inputs import DemoFiles, available, open_files
-from .results import quoted
-from .tables import show
+from .output import quoted, show
 
 BASELINE_EPOCHS, SPARSE_EPOCHS, FINE_TUNING_EPOCHS = 20, 12, 12
 S, GLOBAL_PERCENT, LAYER_KEEP, SHORTCUTS = 0.001, 0.7, 0.05, 8

@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.images import place, resize_exactly
+from ..detection.boxes import suppress
 from ..detection.evaluator import as_fractions
-from ..detection.nms import suppress
 from ..runtimes.detecting import Detecting, detecting
 
 Floats = NDArray[np.float64]

@@ -22,7 +22,7 @@ from ..options import option
 from ..runtimes.choice import is_exported, runtime_of
 from ..runtimes.detecting import DetectingNetwork, as_predict, detecting, facts_of, of_file
 from ..runtimes.opencv import OpenCv
-from .results import quoted
+from .output import quoted
 
 _DEMO_CFG = Path("cfg/yolov3-shapes.cfg")
 

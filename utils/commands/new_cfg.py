@@ -34,8 +34,7 @@ from ..options import POSITIVE_FLOAT, POSITIVE_INT, add_options, check_ranges, f
 from .arguments import ImageSizeOptions, Parser, next_command
 from .doctor.checks import Anchors, check_anchors
 from .inputs import available
-from .results import quoted
-from .tables import multiply_adds, show
+from .output import multiply_adds, quoted, show
 
 Row = tuple[str, ...]  # what, before, after
 

@@ -32,7 +32,7 @@ from ..pruning.subject import ChannelPlan, LayerScores, Policy, Subject
 from ..reporting.curves import plot_sensitivity
 from .arguments import next_command, provenance, write_json
 from .csv_results import read_rows, write_rows
-from .progress import bar
+from .output import bar, percent, show
 from .prune.options import SCORES, align
 from .prune.sweep import (
     SHARE,
@@ -46,7 +46,6 @@ from .prune.sweep import (
     sweep_arguments,
     sweep_parser,
 )
-from .tables import percent, show
 
 _KEYS = ("score", "align", "recalibrate", "eval_images", "img_size", "batch_size", "seed")
 _AT_ONCE = 7  # columns of figures that fit into 80 characters beside the sections

@@ -22,10 +22,9 @@ from torch import Tensor
 from ..data.images import Placement
 from ..data.loader import Batch, Loader
 from ..errors import DatasetError, ToolkitError
-from .boxes import xywh_to_xyxy
+from .boxes import Suppression, suppress, xywh_to_xyxy
 from .coco import CocoFigures, coco_figures
 from .metrics import COCO_THRESHOLDS, Floats, ImageMatches, match_image, merge
-from .nms import Suppression, suppress
 
 logger = logging.getLogger(__name__)
 

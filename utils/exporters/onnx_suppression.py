@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, TensorProto, helper, numpy_helper
 
-from ..detection.nms import MOST_CANDIDATES, suppress
+from ..detection.boxes import MOST_CANDIDATES, suppress
 from ..errors import ExportError
 from ..runtimes.runtime import random_images
 from .job import Exporting

@@ -21,8 +21,7 @@ from ..errors import PruningError
 from ..profiling import torch_threads
 from .channels import ChannelGraph, UnitMask, UnitScores, WidthLimits
 from .fold import Constant, carriers, constants, fold, written_tensors
-from .layers import channel_axis, output_axis
-from .narrow import shared_copy
+from .layers import channel_axis, output_axis, shared_copy
 from .scores import gamma_scores, unit_scores
 from .subject import Block, BlockPlan, LayerScores, Policy, PolicyPlan, Subject
 

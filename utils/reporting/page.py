@@ -14,7 +14,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from ..files import write_text
-from . import charts, figures
+from . import charts
+from . import charts as figures
 from .diff import cfg_parts
 
 # Explanations of the stages, for readers who see their names for the first time.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..detection.nms import NMS_KINDS
+from ..detection.boxes import NMS_KINDS
 from ..errors import ToolkitError
 
 # Metadata of an exported file, each a text that contains JSON.

@@ -29,10 +29,10 @@ from ..detection.decode import HeadSpec, decode_heads
 from ..detection.evaluator import Evaluation, Scoring, evaluate
 from ..errors import ToolkitError
 from ..pruning.sparsity import GammaPenalty
-from .freezing import Freezing
 from .history import FILES as HISTORY_FILES
 from .history import EpochRecord, History, gamma_statistics
 from .objective import Objective
+from .optimizer import Freezing
 from .options import TrainingOptions
 from .processes import InterruptedTrainingError, Interruption, Processes, listening
 from .trainer import NotFiniteError, Trainer

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from ..detection.decode import HeadSpec
 from ..errors import DatasetError, ToolkitError
 from ..pruning.sparsity import GammaPenalty
-from .freezing import Freezing
 from .objective import PARTS, Objective
-from .optimizer import Schedule, make_optimizer, scaled_rate, set_rate, step_size
+from .optimizer import Freezing, Schedule, make_optimizer, scaled_rate, set_rate, step_size
 from .options import Precision, TrainingOptions
 from .processes import Processes, gradient_sync
 

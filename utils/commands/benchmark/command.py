@@ -44,7 +44,7 @@ from ...runtimes.choice import ALL_NAMES
 from ..arguments import MachineOptions, Parser, next_command, prepare
 from ..csv_results import read_rows, write_rows
 from ..evaluate.run import evaluate_network, open_split
-from ..results import quoted
+from ..output import quoted
 from .measure import LEAST_ROUNDS, Benchmark, Cell, Effort, Image, cells_of
 from .models import Model, open_models, own_runtimes, sizes_of_files
 from .tables import ModelRow, markdown, panels, show_benchmark

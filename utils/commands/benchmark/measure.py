@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...data.images import fit, resize_exactly
-from ...detection.nms import suppress
+from ...detection.boxes import suppress
 from ...errors import ToolkitError
 from ...profiling import interleaved_times, latency_of, measure_latency, median_interval, torch_threads
 from ...runtimes.choice import find_runtime

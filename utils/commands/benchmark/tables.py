@@ -7,7 +7,7 @@ from itertools import groupby
 from rich.table import Table
 
 from ...reporting.speeds import Bar, Panel
-from ..tables import mebibytes, multiply_adds, percent, show
+from ..output import mebibytes, multiply_adds, percent, show
 from .measure import CellResult
 
 _MODELS = ("", "model", "parameters", "MACs", "size", "mAP@0.5")

@@ -19,8 +19,7 @@ from ...data.voc import VOC_CLASSES, read_voc
 from ...errors import ToolkitError
 from ...options import add_options, from_arguments, option
 from ..arguments import CommandOptions, Parser, next_command
-from ..results import quoted
-from ..tables import show
+from ..output import quoted, show
 
 VOC_URL = "http://host.robots.ox.ac.uk/pascal/VOC"
 # MD5 as torchvision and others publish them

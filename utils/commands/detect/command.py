@@ -32,8 +32,7 @@ from tqdm import tqdm
 from ...options import from_arguments
 from ..arguments import Parser, add_command, next_command
 from ..detector import Times
-from ..progress import bar
-from ..tables import show
+from ..output import bar, show
 from .output import keep_window
 from .run import DetectionOptions, DetectionResult, detect
 

@@ -24,7 +24,7 @@ from ..arguments import (
 )
 from ..detector import Detector, Thresholds, Times
 from ..inputs import open_detecting
-from ..progress import Track, advancing, untracked
+from ..output import Track, advancing, untracked
 from .output import Picture, Recorder, Window
 
 OUTPUT = Path("runs/detect")

@@ -19,8 +19,7 @@ from collections.abc import Sequence
 
 from ...options import from_arguments
 from ..arguments import Parser, add_command, next_command
-from ..progress import bar
-from ..results import quoted
+from ..output import bar, quoted
 from . import tables
 from .run import EXIT_CODES, DoctorOptions, DoctorResult, check
 

@@ -20,7 +20,7 @@ from ...options import NON_NEGATIVE_INT, check_ranges, option
 from ...runtimes.opencv import opencv_finding
 from ..arguments import CommandOptions, InputOptions, arguments, provenance, write_json
 from ..inputs import available
-from ..progress import Track, advancing, untracked
+from ..output import Track, advancing, untracked
 from .checks import Anchors, Prunable, check_anchors, prunable_units
 
 EXIT_CODES = {"note": 0, "warning": 1, "error": 2}

@@ -15,7 +15,7 @@ from ...darknet.sections import Convolutional, Pool, Reorg3d, Route, Section, Sh
 from ...data.checks import DataCheck, SplitCheck
 from ...detection.anchors import RECALL_AT
 from ...errors import Finding
-from ..tables import show
+from ..output import show
 from .checks import Anchors, Prunable
 from .run import NetworkCheck
 

@@ -25,9 +25,7 @@ from ...detection.evaluator import Evaluation
 from ...options import from_arguments
 from ...runtimes.choice import is_exported
 from ..arguments import Parser, add_command, next_command
-from ..progress import bar
-from ..results import quoted
-from ..tables import show
+from ..output import bar, quoted, show
 from .run import EvaluationOptions, EvaluationResult, evaluate
 
 

@@ -33,7 +33,7 @@ from ..arguments import (
     write_json,
 )
 from ..inputs import open_detecting
-from ..progress import Track, advancing, bar, untracked
+from ..output import Track, advancing, bar, untracked
 
 # pixels that rectangular inputs are a multiple of
 Fit = Literal["cfg", "letterbox", "rect"]

@@ -34,9 +34,7 @@ from rich.text import Text
 from ...exporters.job import ALLOWED_LOSS, Exported
 from ...options import from_arguments
 from ..arguments import InputFiles, Parser, add_command, next_command
-from ..progress import bar
-from ..results import quoted
-from ..tables import percent, show
+from ..output import bar, percent, quoted, show
 from .run import ExportOptions, ExportResult, export
 
 

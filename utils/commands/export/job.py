@@ -19,7 +19,7 @@ from ...exporters.parity import Infer, module_infer
 from ...runtimes.detecting import facts_of, predictions_of
 from ...runtimes.runtime import Images
 from ..evaluate.run import open_split, require_same_classes
-from ..progress import Track, advancing, untracked
+from ..output import Track, advancing, untracked
 
 CALIBRATION_IMAGES = 128
 BATCH = 8

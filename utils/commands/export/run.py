@@ -21,7 +21,7 @@ from ...files import require_writable
 from ...options import FRACTION, POSITIVE_INT, check_ranges, option
 from ..arguments import ImageSizeOptions, InputFiles, InputOptions, MachineOptions, prepare, resolve
 from ..inputs import open_network
-from ..progress import Track, untracked
+from ..output import Track, untracked
 from .job import make_job
 
 

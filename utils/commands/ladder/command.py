@@ -32,7 +32,7 @@ from ...reporting.curves import Point, plot_ladders
 from ...runtimes.choice import NAMES, find_runtime
 from ...runtimes.runtime import Runtime
 from ..arguments import arguments, next_command, provenance, write_json
-from ..progress import bar
+from ..output import bar, decimals, multiply_adds, percent, show
 from ..prune.options import MERGES, SCORES, ChannelOptions, align, spelled
 from ..prune.sweep import (
     SHARE,
@@ -46,7 +46,6 @@ from ..prune.sweep import (
     sweep_arguments,
     sweep_parser,
 )
-from ..tables import decimals, multiply_adds, percent, show
 from .rungs import Ladder, Rung
 
 # strategy -> its script and the option there for the share

@@ -39,8 +39,7 @@ from ..arguments import (
     resolve,
 )
 from ..inputs import fresh_network
-from ..results import quoted
-from ..tables import show
+from ..output import quoted, show
 from .measure import WIDTHS, find_or_measure, fingerprint, table_path
 from .network import calibrate, darknet_convolutions
 

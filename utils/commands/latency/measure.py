@@ -26,7 +26,7 @@ from ...profiling import fastest
 from ...pruning.conv_classes import Convolution
 from ...pruning.latency import Axis, ConvClass, Fingerprint, LatencyTable, LayerWidths
 from ...runtimes.runtime import Runtime, random_images
-from ..results import write_json
+from ..output import write_json
 
 FOLDER = Path("runs/latency")
 WIDTHS = 6  # per axis

@@ -14,7 +14,7 @@ from ...pruning.explain import Verdict, explain, why, writers
 from ...pruning.policies import groups, keep_best
 from ...pruning.subject import ChannelPlan
 from ..arguments import prepare, resolve
-from ..tables import multiply_adds, show
+from ..output import multiply_adds, show
 from .budget import within_budget
 from .job import open_job
 from .options import PruningOptions

@@ -27,8 +27,7 @@ from ...training.loop import BEST, LAST
 from ...training.processes import InterruptedTrainingError
 from ..inputs import open_files
 from ..latency.measure import fingerprint
-from ..results import read_report, write_json
-from ..tables import percent
+from ..output import percent, read_report, write_json
 from ..train.options import TrainOptions
 from ..train.run import RunObserver, train
 from .budget import Budget, requested_shares, within_budget

@@ -37,7 +37,7 @@ from ..evaluate.run import evaluate_network, open_split, require_same_classes
 from ..inputs import InputFiles, open_network
 from ..latency.measure import find_or_measure
 from ..latency.network import darknet_convolutions, network_latencies
-from ..progress import Track, untracked
+from ..output import Track, untracked
 from .options import COSTS, UNITS, PruningOptions, Strategy
 
 # training images that a Taylor score takes its gradients on

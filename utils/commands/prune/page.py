@@ -29,10 +29,10 @@ from ...pruning.channels import ChannelGraph, UnionFind
 from ...pruning.policies import Candidates, candidate_channels
 from ...pruning.report import Figures, SectionChange
 from ...pruning.subject import LayerScores
-from ...reporting.figures import digits, percent, points, short
+from ...reporting.charts import digits, percent, points, short
 from ...reporting.page import Box, Card, ClassRow, Page, Sample, SectionRow
 from ..detector import Detector, Floats, Thresholds
-from ..progress import Track, untracked
+from ..output import Track, untracked
 
 _ROUNDS, _WARM_UP = 9, 2
 _LONGEST_SIDE, _QUALITY = 640, 82  # pixels and JPEG quality of a sample

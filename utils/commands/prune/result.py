@@ -20,7 +20,7 @@ from ...pruning.surgery import PruningResult
 from ...reporting.page import CheckRow, Page, write_page
 from ..arguments import provenance, write_json
 from ..inputs import open_files
-from ..results import plain, quoted
+from ..output import plain, quoted
 from .budget import Budget
 from .job import Job, LatencyPair, OutputFiles
 from .ledger import Ledger, compare_files, compare_in_memory

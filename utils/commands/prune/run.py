@@ -5,18 +5,21 @@
 (WeakestBlocks(count=8),)
 """
 
+from typing import TYPE_CHECKING
+
 from ..arguments import prepare
-from ..progress import Track, untracked
-from ..train.run import RunObserver
+from ..output import Track, untracked
 from .budget import within_budget
-from .iterative import run_rounds
 from .job import open_job
 from .options import PruningOptions
 from .result import PruningOutcome, proven, prune_network, write
 
+if TYPE_CHECKING:
+    from ..train.run import RunObserver
+
 
 def prune(
-    options: PruningOptions, *, track: Track = untracked, observer: RunObserver | None = None
+    options: PruningOptions, *, track: Track = untracked, observer: "RunObserver | None" = None
 ) -> PruningOutcome:
     """Open, prune, prove, measure, and write the cfg, the weights and the report.
 
@@ -31,6 +34,8 @@ def prune(
     """
     job = open_job(options, prepare(options), track=track)
     if options.iterative > 1:
+        from .iterative import run_rounds  # loads all of training
+
         return write(job, run_rounds(job, observer))
     budget = within_budget(job) if options.has_budget else None
     result = prune_network(job, options.policies, budget)

@@ -7,9 +7,7 @@ from rich.table import Table
 from ...options import add_options, from_arguments
 from ...pruning.report import PruningReport
 from ..arguments import Options, Parser, add_machine, next_command
-from ..progress import bar
-from ..tables import mebibytes, milliseconds, multiply_adds, percent, show
-from ..train.progress import Display
+from ..output import bar, mebibytes, milliseconds, multiply_adds, percent, show
 from .explain import show_explanation, show_what_if
 from .options import BUDGET, STRATEGY_OPTIONS, PruningOptions, Strategy
 from .result import PruningOutcome
@@ -130,8 +128,12 @@ def _run(strategy: Strategy, manual: str, argv: Sequence[str] | None) -> None:
         show_what_if(options, options.what_if)
     elif options.explain is not None:
         show_explanation(options, options.explain)
-    else:
+    elif options.iterative > 1:
+        from ..train.progress import Display  # loads all of training
+
         _show(run_prune(options, track=bar, observer=Display()))
+    else:
+        _show(run_prune(options, track=bar))
 
 
 def _show(outcome: PruningOutcome) -> None:

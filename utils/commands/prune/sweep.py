@@ -30,7 +30,7 @@ from ..arguments import (
     prepare,
     resolve,
 )
-from ..progress import Track, untracked
+from ..output import Track, untracked
 from .job import Job, open_job
 from .options import PruningOptions, spelled
 

@@ -39,8 +39,7 @@ from ..arguments import InputOptions, MachineOptions, Parser, next_command
 from ..evaluate.command import print_evaluation
 from ..evaluate.run import Fit, data_problems, evaluate_network, open_split
 from ..inputs import DemoFiles, InputFiles, open_files
-from ..results import read_report
-from ..tables import percent, show
+from ..output import percent, read_report, show
 from .options import (
     DistillationOptions,
     ImageOptions,

@@ -14,10 +14,9 @@ from ...data.loader import collate, make_loader
 from ...data.sampling import MultiScale, Sampling
 from ...errors import ToolkitError
 from ...frontends.darknet.subject import DarknetSubject, classic_scores, gamma_penalty
-from ...pruning.dead_channels import free_share
 from ...pruning.policies import normal_threshold, slim_threshold
 from ...pruning.scores import gamma_scores
-from ...pruning.sparsity import AutoStrength, GammaPenalty
+from ...pruning.sparsity import AutoStrength, GammaPenalty, free_share
 from ...runtimes.detecting import facts_of
 from ...training.darknet_loss import head_rules
 from ...training.distillation import Teacher
@@ -28,7 +27,7 @@ from ...training.options import TrainingOptions
 from ...training.processes import Processes
 from ...training.trainer import schedule_of
 from ..evaluate.run import Fit, open_images, require_same_classes
-from ..results import read_report
+from ..output import read_report
 from .settings import RunSettings
 
 # images on which the outputs are compared for the free share

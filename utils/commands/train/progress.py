@@ -16,7 +16,7 @@ from ...training.loop import Loaders
 from ...training.optimizer import scaled_rate
 from ...training.processes import Processes
 from ...training.trainer import half_type
-from ..tables import show
+from ..output import show
 from .run import PreparedRun
 from .settings import MODERN, other_schedules
 

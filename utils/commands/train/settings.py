@@ -19,8 +19,7 @@ from ...errors import CfgError, ToolkitError
 from ...options import POSITIVE_INT, given
 from ...profiling import count_parameters
 from ...training.options import TrainingOptions
-from ..results import read_report
-from ..tables import multiply_adds
+from ..output import multiply_adds, read_report
 from .options import PENALTY, TrainOptions
 
 Value = TypeVar("Value")

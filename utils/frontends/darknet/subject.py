@@ -22,7 +22,7 @@ from ...darknet.weights import write_weights
 from ...errors import CfgError, PruningError
 from ...files import write_text
 from ...pruning.channels import ChannelGraph, ChannelTracer, UnitMask
-from ...pruning.narrow import narrow
+from ...pruning.layers import narrow
 from ...pruning.policies import candidate_channels
 from ...pruning.scores import gamma_scores
 from ...pruning.sparsity import GammaPenalty

@@ -14,7 +14,7 @@ from torch.fx.node import map_arg
 
 from ...errors import PruningError
 from ...pruning.channels import UnitMask, decode_mask, encode_mask
-from ...pruning.narrow import narrow
+from ...pruning.layers import narrow
 from .call import attribute
 from .subject import FxSubject, graph_of
 

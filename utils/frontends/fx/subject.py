@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from ...errors import PruningError
 from ...profiling import evaluating
 from ...pruning.channels import ChannelGraph, ChannelIds, UnitMask
-from ...pruning.narrow import narrow
+from ...pruning.layers import narrow
 from ...pruning.subject import Block
 from .call import Call, Rule, Size, Trace, Value, attribute, pin_labels, unique_pairs
 from .export import EXPORTED_RULES
