@@ -76,7 +76,7 @@ def _refuse_second_copy() -> None:
         ImportError: another copy was imported before, under another name.
     """
     for name, module in list(sys.modules.items()):
-        contents = getattr(module, "__dict__", None)  # extension modules and the like have no source
+        contents = getattr(module, "__dict__", None)  # what is in sys.modules need not be a module
         if name != __name__ and isinstance(contents, dict) and contents.get("__netslim__") is True:
             fact = f"already imported as {name!r} from {contents.get('__file__')}"
             raise ImportError(f"{__name__}: {fact}; use one of the two names in a process")
