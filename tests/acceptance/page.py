@@ -38,15 +38,18 @@ def group_of(path: Path) -> str:
 
 
 def write(rows: Mapping[Path, Cells]) -> None:
-    """Write the page from all rows."""
+    """Write the page from all rows; a table without any, as its cfgs are absent here, keeps those it has."""
+    found = {(group_of(path), path.stem): cells for path, cells in rows.items()}
+    groups = {group for group, _ in found}
+    found |= {row: cells for row, cells in read().items() if row[0] not in groups}
     reasons: dict[str, str] = {}
     lines = [INTRODUCTION]
     for group, title in GROUPS.items():
-        ours = {path: cells for path, cells in rows.items() if group_of(path) == group}
+        ours = {name: cells for (other, name), cells in found.items() if other == group}
         lines.append(f"## {title}\n\n| cfg | {' | '.join(ALL_COLUMNS)} |\n|{'---|' * (len(ALL_COLUMNS) + 1)}")
-        for path, cells in sorted(ours.items(), key=lambda row: row[0].name):
-            shown = [_shown(cells[name], reasons) for name in ALL_COLUMNS]
-            lines.append(f"| {path.stem} | {' | '.join(shown)} |")
+        for name, cells in sorted(ours.items(), key=lambda row: f"{row[0]}.cfg"):
+            shown = [_shown(cells[column], reasons) for column in ALL_COLUMNS]
+            lines.append(f"| {name} | {' | '.join(shown)} |")
         lines.append("")
     lines.append("## Reasons\n\n| | |\n|---|---|")
     lines += [f"| {letter} | {reason} |" for reason, letter in reasons.items()]
