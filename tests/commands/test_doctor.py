@@ -92,6 +92,19 @@ def test_an_opencv_without_its_importer_is_a_warning(files, monkeypatch, capsys)
     assert "pip install 'opencv-python-headless<5'" in out
 
 
+def test_numbers_are_whole_on_80_columns_and_commands_are_those_installed(root, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.argv", ["netslim"])
+    run("--cfg", str(root / "cfg/yolov4.cfg"))
+    out = capsys.readouterr().out
+    lines = [line for line in out.splitlines() if " convolutional " in line]
+    assert len(lines) == 110
+    last = "160 convolutional 255 1x1/1 19x19x1024 19x19x255 261,375 94.3 M"
+    assert " ".join(lines[-1].split()) == last
+    assert "netslim slim-prune prunes them too" in out
+    assert "netslim layer-prune can remove them" in out
+
+
 def test_a_sound_project_names_the_next_command(files, capsys):
     assert run("--cfg", "x.cfg", "--data", "data/shapes.data", "--weights", "x.weights") < 2
     out = capsys.readouterr().out

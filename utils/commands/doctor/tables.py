@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ...cli import as_typed
 from ...darknet.compatibility import RuntimeFinding, verdict
 from ...darknet.heads import Head
 from ...darknet.network import Network
@@ -26,23 +27,37 @@ _MOST_COLUMNS = 100
 _ORDER = ("error", "warning", "note")
 
 
-def _table(*columns: str, left: Sequence[str] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+def _table(*columns: str, left: Sequence[str] = (), dense: bool = False) -> Table:
+    """An empty table; a dense one has no edge, and one space between columns instead of three."""
+    padding = (0, 0 if dense else 1)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding, show_edge=not dense)
     for column in columns:
-        table.add_column(column, justify="left" if column in left else "right")
+        if column in left:
+            table.add_column(column)
+        else:  # a number continues on the next line, as it must not lose its last digits
+            table.add_column(column, justify="right", overflow="fold")
     return table
 
 
 def _add(table: Table, *cells: object) -> None:
     """A row of plain text: rich would take `[yolo]` for markup."""
-    table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else str(cell)) for cell in cells))
+    table.add_row(*(Text(f"{cell:,}" if isinstance(cell, int) else as_typed(str(cell))) for cell in cells))
 
 
 def print_sections(check: NetworkCheck) -> None:
     """One row for each section: kernel and stride, feature maps, costs."""
     network, costs, corrected = check.network, check.costs, check.corrected
     table = _table(
-        "#", "section", "filters", "size", "input", "output", "parameters", "MACs", left=("section",)
+        "#",
+        "section",
+        "filters",
+        "size",
+        "input",
+        "output",
+        "parameters",
+        "MACs",
+        left=("section",),
+        dense=True,
     )
     for index, (section, cost) in enumerate(zip(network.sections, costs, strict=True)):
         filters = str(section.filters) if isinstance(section, Convolutional) else ""
@@ -64,6 +79,7 @@ def print_sections(check: NetworkCheck) -> None:
     costs_text = f"{parameters:,} parameters, {_macs(macs)} MACs"
     title = f"{network.source}: {len(network)} sections, input {size}, {costs_text}"
     show(title + ("; filters corrected where marked ->" if corrected else ""), table)
+    print()
 
 
 def _form(network: Network, index: int, section: Section) -> str:
@@ -217,7 +233,7 @@ def _print_finding(finding: Finding, columns: int) -> None:
             wrapper = textwrap.TextWrapper(
                 columns, first, rest, break_long_words=False, break_on_hyphens=False
             )
-            print(wrapper.fill(text))
+            print(wrapper.fill(as_typed(text)))
 
 
 def _counted(count: int, noun: str) -> str:
