@@ -272,6 +272,17 @@ def test_a_score_that_judges_nothing_is_refused():
         slim(model, EXAMPLE, score="gamma")
 
 
+class Root(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - 10).sqrt()
+
+
+def test_a_network_that_outputs_nan_is_not_blamed_on_pruning():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), Root(), torch.nn.Conv2d(8, 8, 3))
+    with pytest.raises(PruningError, match="Sequential: the outputs for a random input are not finite"):
+        slim(model.eval(), EXAMPLE)
+
+
 class Module(torch.nn.Module):
     """A network whose own part is called as parallel wrappers call theirs."""
 

@@ -260,6 +260,10 @@ def _proven(model: nn.Module, result: PruningResult[FxSubject], example: Tensor)
         raise PruningError(f"{type(model).__name__}", fact, "compute in the type of the input") from error
     # Outputs of an untrained network may be tiny, which must not hide an error.
     found, expected = ([each.double() for each in outputs] for outputs in (found, expected))
+    if not all(each.isfinite().all() for each in expected):
+        fact = "the outputs for a random input are not finite, so the pruned network cannot be checked"
+        remedy = "check the weights, and roots, logarithms and divisions in forward"
+        raise PruningError(type(model).__name__, fact, remedy)
     largest = max((float(each.abs().max()) for each in expected if each.numel()), default=0.0) or 1.0
     difference = relative_difference(
         [each / largest for each in found], [each / largest for each in expected]
