@@ -180,6 +180,9 @@ def test_a_mistyped_command_is_answered_with_the_nearest(capsys: pytest.CaptureF
             cli.main(typed.split())
         assert stop.value.code == 2
         assert capsys.readouterr().err == f"error: {typed}: unknown command; {answer}\n"
+    with pytest.raises(SystemExit):
+        cli.main(["data"])
+    assert "use one of data convert, data get-voc, data get-oxford-hand" in capsys.readouterr().err
 
 
 # --- the public names

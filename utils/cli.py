@@ -243,6 +243,9 @@ def _split(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
 
 def _unknown(words: Sequence[str]) -> str:
     typed = " ".join(words[:2]) if words[0] == "data" else words[0]
+    if typed == "data":
+        names = ", ".join(name for name in COMMANDS if name.startswith("data "))
+        return f"error: data: is not a command alone; use one of {names}"
     close = difflib.get_close_matches(typed.replace("_", "-"), COMMANDS, n=1)
     remedy = f"did you mean {close[0]!r}?" if close else "netslim --help lists the commands"
     return f"error: {typed}: unknown command; {remedy}"

@@ -65,7 +65,14 @@ def test_the_table_says_what_is_different_and_what_to_do_next(root, tmp_path, ca
     out = capsys.readouterr().out
     assert "classes, [yolo] #16" in out
     assert "anchors" not in out
-    assert "train.py --cfg" in out.splitlines()[-1]
+    assert out.splitlines()[-1] == f"next: python doctor.py --cfg {tmp_path / 'my.cfg'}"
+
+
+def test_an_unchanged_network_has_no_table(root, tmp_path, capsys):
+    made(root / "cfg/yolov3-tiny.cfg", tmp_path / "my.cfg")
+    out = capsys.readouterr().out
+    assert "Differences" not in out
+    assert "unchanged" in out
 
 
 @pytest.mark.parametrize(

@@ -86,13 +86,17 @@ def run_new_cfg(options: NewCfgOptions) -> None:
     text = network.to_cfg()
     network = Network.from_text(text, str(options.output))
     write_text(options.output, text)
-    paths = (options.source, options.output)
-    table = Table("", *(Column(str(path), justify="right", overflow="fold") for path in paths))
-    for row in (*_differences(before, network), *_fits(anchors)):
-        table.add_row(*(Text(cell) for cell in row))
-    show("Differences", table)
-    data_option = f" --data {quoted(data)}" if data else " --data data/my.data"
-    next_command(f"python train.py --cfg {quoted(options.output)}{data_option}")
+    rows = [*_differences(before, network), *_fits(anchors)]
+    if rows:
+        paths = (options.source, options.output)
+        table = Table("", *(Column(str(path), justify="right", overflow="fold") for path in paths))
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        show("Differences", table)
+    else:
+        print(f"{options.output}: the network of {options.source}, unchanged")
+    files = f"--cfg {quoted(options.output)}"
+    next_command(f"python train.py {files} --data {quoted(data)}" if data else f"python doctor.py {files}")
 
 
 def _class_count(classes: int | None, data: Path | None) -> int | None:

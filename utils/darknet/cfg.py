@@ -176,7 +176,7 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         stock = stock_cfg(path)
         if stock is None:
-            raise CfgError(path, "no such file", "check --cfg") from None
+            raise CfgError(path, "no such file", f"check the path, relative to {Path.cwd()}") from None
         logger.info("%s: not in this folder; using the stock cfg of that name", path)
         data = stock.read_bytes()
     except OSError as error:

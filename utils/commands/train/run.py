@@ -176,6 +176,8 @@ def train(options: TrainOptions, observer: RunObserver | None = None) -> Trainin
 
 def _new(options: TrainOptions) -> PreparedRun:
     project = resolve(options, needs=("cfg", "data"))
+    data = project.needed("data")
+    read_data_file(data)  # an error comes before the table of settings
     model = fresh_network(project.network())
     report = options.report or (project.weights.with_suffix(".json") if project.weights else None)
     choice = choose_control(options, model, report)
@@ -187,7 +189,7 @@ def _new(options: TrainOptions) -> PreparedRun:
     is_default = project.is_demo and options.output == OUTPUT
     settings = RunSettings(
         cfg=project.cfg,
-        data=project.needed("data"),
+        data=data,
         t_cfg=options.t_cfg,
         t_weights=options.t_weights,
         report=report,
