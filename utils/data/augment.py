@@ -28,7 +28,7 @@ class Augment:
         ToolkitError: a value is out of range.
     """
 
-    flip: float = option(0.5, "probability of a horizontal flip", FRACTION, source="half, [net] flip=0: none")
+    flip: float = option(0.5, "probability of a horizontal flip", FRACTION, source="0 with [net] flip=0")
     hue: float = option(
         0.1, "largest hue shift, as a fraction of the full circle", FRACTION, source="[net] hue"
     )
@@ -48,16 +48,16 @@ class Augment:
         0.15, "largest shift, as a fraction of the input", FRACTION, source="[yolo] jitter / 2"
     )
     rotate: float = option(
-        0.0, "largest rotation", NON_NEGATIVE_FLOAT, unit="degrees", source="off, as in Darknet's detectors"
+        0.0, "largest rotation", NON_NEGATIVE_FLOAT, unit="degrees", source="as in Darknet's detectors"
     )
     shear: float = option(
-        0.0, "largest shear", NON_NEGATIVE_FLOAT, unit="degrees", source="off, as in Darknet's detectors"
+        0.0, "largest shear", NON_NEGATIVE_FLOAT, unit="degrees", source="as in Darknet's detectors"
     )
     mosaic: float = option(
-        0.0, "probability of a mosaic of four images", FRACTION, source="half with [net] mosaic=1"
+        0.0, "probability of a mosaic of four images", FRACTION, source="0.5 with [net] mosaic=1"
     )
     mixup: float = option(
-        0.0, "probability of a mixture of two images", FRACTION, source="half with [net] mixup=1"
+        0.0, "probability of a mixture of two images", FRACTION, source="0.5 with [net] mixup=1"
     )
 
     def __post_init__(self) -> None:

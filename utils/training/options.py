@@ -262,7 +262,7 @@ class TrainingOptions:
         False,
         "batches of images of similar aspect, with less padding",
         action=argparse.BooleanOptionalAction,
-        source="off, as in Darknet",
+        source="as in Darknet",
     )
     balanced: bool = option(
         False,

@@ -66,7 +66,7 @@ def train_parser() -> Parser:
     """The command line; its help text is this module's docstring."""
     parser = Parser(__doc__, "train")
     add_options(parser, InputOptions)
-    from_cfg = "a source in brackets is read from the cfg"
+    from_cfg = "after each default its source; values in [net] and [yolo] of the cfg win over defaults"
     add_options(parser.add_argument_group("training", from_cfg), RecipeOptions)
     add_options(parser.add_argument_group("training images"), ImageOptions)
     add_options(parser.add_argument_group("sparse training"), SparsityOptions)
