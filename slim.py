@@ -13,7 +13,8 @@
     load(model, saved["model"])
 
 score       "gamma" (batch-norm scale, after training with `gamma_penalty`), "l1", "l2", "fpgm", "random",
-            products such as "gamma_x_l1", or a scorer of utils.pruning.scores (`taylor_scores`)
+            "group" (filters, gammas and the weights that read a channel together), products such as
+            "gamma_x_l1", or a scorer of utils.pruning.scores (`taylor_scores`)
 scheme      "uniform": each group of layers that must have one width loses `ratio`; "global": one threshold;
             "guarded": one threshold below the highest score of every layer, so that none is emptied
 scope       "backbone": prune this part only; layers that read it are narrowed too (interface="follow"), or
