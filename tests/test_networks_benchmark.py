@@ -7,7 +7,7 @@ import pytest
 from benchmarks.networks import CASES, main, measured
 from benchmarks.networks_page import page
 from utils.commands.csv_results import read_rows, write_rows
-from utils.errors import ExportError, ToolkitError
+from utils.errors import MissingPackageError, ToolkitError
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,6 @@ def test_a_name_of_no_network_is_refused(tmp_path):
 def test_without_onnx_the_pip_line_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(
-        ExportError, match="ONNX export: the package onnx is missing; python -m pip install onnx"
+        MissingPackageError, match="ONNX export: the package onnx is missing; python -m pip install onnx"
     ):
         measured("lenet", CASES["lenet"], 0.5, 0.01)

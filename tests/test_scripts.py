@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.project import CFG, DATA, FILES, Fail
+from utils.cli import COMMANDS
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
 from utils.profiling import count_macs, count_parameters
@@ -40,6 +41,13 @@ def succeed(folder: Path, script: str, *words: str) -> str:
     return done.stdout
 
 
+def manual_of(command: str) -> str:
+    """The docstring of the command's module; of several in one module, the constant named like it."""
+    module, function = COMMANDS[command].target.split(":")
+    found = importlib.import_module(f"utils.{module}")
+    return (found.__doc__ if function == "main" else getattr(found, function.upper())) or ""
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_is_the_scripts_manual(script: str, capsys: pytest.CaptureFixture[str]) -> None:
     module = importlib.import_module(script)
@@ -47,7 +55,8 @@ def test_help_is_the_scripts_manual(script: str, capsys: pytest.CaptureFixture[s
         module.main(["--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert (module.__doc__ or "").strip() in text
+    assert f"python {script}.py" in (module.__doc__ or "")
+    assert manual_of(script.replace("_", "-")).strip() in text
     if script not in OWN_OPTIONS:
         for option in ("--cfg", "--weights", "--seed", "--device", "--threads"):
             assert option in text
@@ -103,7 +112,7 @@ def test_every_format_lies_beside_the_weights(project: Path) -> None:
     present = {path.name for path in project.glob("small.*")} - {"small.cfg", "small.weights"}
     assert present == {f"small.{suffix}" for suffix in made}
     for line in (
-        "tensorrt: built and not run",
+        "tensorrt: built, but not run",
         "openvino: compared with torch on batch 1",
         "ncnn: takes one",
     ):

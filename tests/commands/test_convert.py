@@ -125,8 +125,8 @@ def test_a_second_split_joins_the_first_and_overwrites_nothing(coco):
     [
         (lambda c: c.pop("images"), "has no list 'images'"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), r"annotations\[0\] bbox is not four numbers"),
-        (lambda c: c["annotations"][0].update(category_id=5), "annotation 1 names category 5"),
-        (lambda c: c["annotations"][0].update(image_id=5), "annotation 1 names image 5"),
+        (lambda c: c["annotations"][0].update(category_id=5), "annotation 1 names an unknown category 5"),
+        (lambda c: c["annotations"][0].update(image_id=5), "annotation 1 names an unknown image 5"),
         (lambda c: c["images"][0].update(file_name="../../etc/x.jpg"), "is outside the folder"),
         (lambda c: c["images"][0].update(width=0), "has no positive size"),
         (lambda c: c["images"][0].pop("width"), r"images\[0\] has no usable 'width'"),

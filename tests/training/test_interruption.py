@@ -185,7 +185,7 @@ def test_resume_finds_the_newest_run(tmp_path: Path) -> None:
 
 LISTENS = """
 import signal, time
-from utils.training.interruption import listening
+from utils.training.processes import listening
 
 def send():
     signal.raise_signal(signal.SIGTERM)

@@ -46,7 +46,7 @@ class Profile:
 def profile(job: Exporting) -> Profile:
     """The shapes of a job: where dynamic, batch 1 .. 8 and sizes of half to one and a half of the job's.
 
-    >>> from utils.exporters.wrappers import RawHeads
+    >>> from utils.exporters.tracing import RawHeads
     >>> wrapper = RawHeads(torch.nn.Identity(), 1)
     >>> shapes = profile(Exporting(wrapper, (), (416, 320), dynamic_batch=True, dynamic_size=True))
     >>> shapes.least, shapes.most
