@@ -27,7 +27,7 @@ from .errors import ToolkitError
 Number = TypeVar("Number", int, float)
 Options = TypeVar("Options")
 Value = TypeVar("Value")
-Parser = argparse.ArgumentParser | argparse._ArgumentGroup  # what options are added to
+Group = argparse.ArgumentParser | argparse._ArgumentGroup  # what options are added to
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def option(
     return field(default=default, metadata=metadata)  # type: ignore[no-any-return]
 
 
-def add_options(parser: Parser, kind: type, names: Collection[str] | None = None) -> None:
+def add_options(parser: Group, kind: type, names: Collection[str] | None = None) -> None:
     """Add the options of a dataclass to a parser, or only those of `names`.
 
     Fields without a help text are no options. A field whose default is False becomes a switch.
@@ -106,7 +106,7 @@ def add_options(parser: Parser, kind: type, names: Collection[str] | None = None
             _add(parser, each)
 
 
-def _add(parser: Parser, each: "Field[Any]") -> None:
+def _add(parser: Group, each: "Field[Any]") -> None:
     words = dict(each.metadata["argparse"])
     flags: Sequence[str] = words.pop("flags", (f"--{each.name}",))
     default = None if each.default is MISSING or words.get("required") else each.default

@@ -88,7 +88,7 @@ def history(folder: Path) -> dict[str, float]:
 
 
 def main() -> None:
-    """Write all of it anew."""
+    """Write all of it again."""
     os.chdir(HERE)
     shutil.rmtree("shapes", ignore_errors=True)
     _write_images()

@@ -33,12 +33,10 @@ from .output import next_command, plain, write_json
 
 __all__ = [  # of inputs.py and output.py too: one import serves a command
     "CommandOptions", "ImageSize", "ImageSizeOptions", "InputFiles", "InputOptions", "MachineOptions", "Need",
-    "NetworkOptions", "Options", "Parser", "RuntimeOptions",
+    "NetworkOptions", "Parser", "RuntimeOptions",
     "add_command", "add_machine", "arguments", "next_command", "prepare", "provenance", "resolve",
     "write_json",
 ]  # fmt: skip
-
-Options = argparse.ArgumentParser | argparse._ArgumentGroup  # what options are added to
 
 
 class _ManualFormatter(argparse.RawDescriptionHelpFormatter):

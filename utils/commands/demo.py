@@ -6,6 +6,14 @@ pruned network trained from random weights for as many epochs as the first. Ever
 you could type; it is shown before it runs. Everything goes to runs/demo/.
 """
 
+import sys
+
+from ..cli import child, program, start
+
+if __name__ == "__main__":  # as `python -m`: the command prepares the environment before it imports torch
+    start("demo")
+    sys.exit()
+
 import shlex
 import subprocess
 import time
@@ -19,7 +27,6 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from ..cli import child, program, start
 from ..darknet.checkpoint import save_weights
 from ..darknet.model import Darknet, deployed_run
 from ..data.dataset import Sample
@@ -222,7 +229,3 @@ def _tile(model: Darknet, small: Tensor, original: np.ndarray, names: Sequence[s
     tile = np.full((TILE + 8, TILE + 8, 3), 255, np.uint8)
     tile[4 : 4 + drawn.shape[0], 4 : 4 + drawn.shape[1]] = drawn
     return tile
-
-
-if __name__ == "__main__":
-    start("demo")

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 from rich.table import Table
 
-from ...options import add_options, from_arguments
+from ...options import Group, add_options, from_arguments
 from ...pruning.report import PruningReport
-from ..arguments import Options, Parser, add_machine, next_command
+from ..arguments import Parser, add_machine, next_command
 from ..output import bar, mebibytes, milliseconds, multiply_adds, percent, show
 from .explain import show_explanation, show_what_if
 from .options import BUDGET, STRATEGY_OPTIONS, PruningOptions, Strategy
@@ -116,7 +116,7 @@ def prune_parser(strategy: Strategy, manual: str | None) -> Parser:
     return parser
 
 
-def _add(group: Options, *names: str) -> None:
+def _add(group: Group, *names: str) -> None:
     add_options(group, PruningOptions, names)
 
 
