@@ -34,7 +34,7 @@ from utils.profiling import count_macs, count_parameters
 from utils.pruning.policies import slim_threshold
 from utils.pruning.recalibrate import recalibrate
 from utils.pruning.surgery import prune
-from utils.runtimes.choice import NAMES, find_runtime
+from utils.runtimes.runtime import NAMES, find_runtime
 
 LAYER_KEEP = 0.01
 _HALVINGS, _ROUNDS = 8, 60

@@ -23,8 +23,7 @@ from utils.commands.arguments import ImageSizeOptions, Parser
 from utils.commands.benchmark.models import Model
 from utils.options import POSITIVE_INT, add_options
 from utils.profiling import count_parameters, interleaved_times, median_interval, torch_threads
-from utils.runtimes.choice import find_runtime
-from utils.runtimes.runtime import random_images
+from utils.runtimes.runtime import find_runtime, random_images
 
 OURS = ("torch", "onnxruntime", "openvino")
 PEER = "opencv"

@@ -43,7 +43,7 @@ from utils.pruning.costs import Costs, costs_of
 from utils.pruning.policies import slim_threshold
 from utils.pruning.subject import ChannelPlan
 from utils.pruning.surgery import prune
-from utils.runtimes.choice import NAMES
+from utils.runtimes.runtime import NAMES
 
 LAYER_KEEP = 0.01
 _HALVINGS, _ROUNDS = 12, 60

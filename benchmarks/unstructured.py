@@ -42,8 +42,7 @@ from utils.options import FRACTION, POSITIVE_INT
 from utils.profiling import count_macs, count_parameters, interleaved_times, median_interval, torch_threads
 from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import prune
-from utils.runtimes.choice import NAMES, find_runtime
-from utils.runtimes.runtime import random_images
+from utils.runtimes.runtime import NAMES, find_runtime, random_images
 
 LAYER_KEEP = 0.01
 LAYERS: Mapping[str, type[nn.Module]] = {"convolutions": nn.Conv2d, "batch norms": nn.BatchNorm2d}

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from utils.commands.prune.ledger import Ledger, compare_files
 from utils.darknet.checkpoint import load_weights
-from utils.darknet.costs import section_costs
 from utils.darknet.edit import residual_blocks
 from utils.darknet.model import Darknet
 from utils.darknet.modules import ConvBlock
-from utils.darknet.network import Network
+from utils.darknet.network import Network, section_costs
 from utils.darknet.sections import Convolutional
 from utils.darknet.weights import read_weights
 from utils.errors import CfgError, PruningError

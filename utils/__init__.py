@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from .commands.evaluate.run import EvaluationOptions, EvaluationResult, evaluate
     from .commands.export.run import ExportOptions, ExportResult, export
     from .commands.prune.options import PruningOptions
-    from .commands.prune.result import PruningOutcome
-    from .commands.prune.run import prune
+    from .commands.prune.run import PruningOutcome, prune
     from .commands.train.options import TrainOptions
     from .commands.train.run import TrainingResult, train
     from .darknet.checkpoint import convert, load_weights, save_weights
@@ -56,8 +55,7 @@ _HOMES = {
     "commands.evaluate.run": ("EvaluationOptions", "EvaluationResult", "evaluate"),
     "commands.export.run": ("ExportOptions", "ExportResult", "export"),
     "commands.prune.options": ("PruningOptions",),
-    "commands.prune.result": ("PruningOutcome",),
-    "commands.prune.run": ("prune",),
+    "commands.prune.run": ("PruningOutcome", "prune"),
     "commands.train.options": ("TrainOptions",),
     "commands.train.run": ("TrainingResult", "train"),
     "darknet.checkpoint": ("convert", "load_weights", "save_weights"),

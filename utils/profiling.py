@@ -57,7 +57,7 @@ def count_macs(model: nn.Module, image_size: tuple[int, int], channels: int = 3)
 
     Counted from the shapes while the network runs, so it holds for any module, and the two quicker ways are
     tested against it: `pruning.costs` counts by mask, without building the narrowed network, and
-    `darknet.costs` from the text of a cfg alone. Each gives the same number.
+    `darknet.network.section_costs` from the text of a cfg alone. Each gives the same number.
 
     Args:
         model: takes images (B, channels, H, W).

@@ -11,13 +11,13 @@ import torch
 import detect as script
 from tests.detectors import mini_cfg, mini_detector
 from utils.commands.detect.run import DetectionOptions, detect
-from utils.commands.detector import Detector, Thresholds
 from utils.commands.inputs import open_files
 from utils.darknet.checkpoint import save_weights
 from utils.data.images import read_image
 from utils.data.shapes import make_shapes
 from utils.detection.boxes import pairwise_iou, xywh_to_xyxy
 from utils.errors import DatasetError, ToolkitError
+from utils.runtimes.detecting import Detector, Thresholds
 
 # Two decoders of JPEG differ by a grey value here and there, which moves boxes and scores that are nearly
 # as good as one another: 7 of all 2,165 boxes above 0.2 have no partner within the tolerances.

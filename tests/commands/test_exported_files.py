@@ -16,7 +16,6 @@ from tests.runtimes.exported import (
     tiny_detector,
     write_onnx,
 )
-from utils.commands.detector import Detector, Thresholds
 from utils.commands.evaluate.run import evaluate_network, open_split
 from utils.commands.inputs import open_files
 from utils.darknet.checkpoint import save_weights
@@ -27,8 +26,7 @@ from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
 from utils.exporters.job import exporting
 from utils.exporters.onnx import export_onnx
-from utils.runtimes.choice import readers
-from utils.runtimes.detecting import of_file
+from utils.runtimes.detecting import Detector, Thresholds, of_file, readers
 from utils.runtimes.onnxruntime import OnnxRuntime
 from utils.runtimes.openvino import OpenVino
 

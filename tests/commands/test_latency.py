@@ -16,7 +16,7 @@ from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.errors import ToolkitError
 from utils.pruning.latency import ConvClass, LatencyTable
-from utils.runtimes.choice import find_runtime
+from utils.runtimes.runtime import find_runtime
 
 CONV = "[convolutional]\nbatch_normalize=1\nfilters={}\nsize={}\nstride={}\npad=1\ngroups={}\nactivation={}\n"
 CFG = (

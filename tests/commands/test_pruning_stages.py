@@ -3,7 +3,7 @@
 import pytest
 
 from tests.frontends.feature_cfgs import CFGS, randomised
-from utils.commands.prune.result import pruning_notes
+from utils.commands.prune.run import pruning_notes
 from utils.darknet.sections import Convolutional
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.pruning.policies import slim_threshold

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.darknet.costs import section_costs
 from utils.darknet.model import Darknet
-from utils.darknet.network import Network
+from utils.darknet.network import Network, section_costs
 from utils.profiling import count_macs, count_parameters
 
 CFGS = sorted(Path(__file__).parents[1].glob("cfgs/*.cfg"))

@@ -13,7 +13,7 @@ from utils.frontends.darknet.subject import DarknetSubject, gamma_penalty
 from utils.profiling import count_parameters
 from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import prune
-from utils.training.trainer import WeightAverage
+from utils.training.optimizer import WeightAverage
 
 CFG = Path(__file__).parents[1] / "cfgs/share_index.cfg"
 PAIRS = ((5, 1), (6, 2), (7, 3))  # borrower, lender

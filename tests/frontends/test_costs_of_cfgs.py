@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from benchmarks.zoo_cases import cfgs
-from utils.darknet.costs import section_costs
 from utils.darknet.model import Darknet
-from utils.darknet.network import Network
+from utils.darknet.network import Network, section_costs
 from utils.errors import CfgError
 from utils.frontends.darknet.subject import DarknetSubject, narrowed_network, usable_size
 from utils.profiling import count_macs, count_parameters

@@ -25,8 +25,7 @@ from utils.darknet.network import Network
 from utils.detection.decode import decode_heads
 from utils.errors import CfgError, ToolkitError
 from utils.exporters.tracing import trace_onnx
-from utils.runtimes.choice import runtime_of
-from utils.runtimes.detecting import as_predict, detecting, facts_of, of_file
+from utils.runtimes.detecting import as_predict, detecting, facts_of, of_file, runtime_of
 from utils.runtimes.metadata import metadata_path
 from utils.runtimes.opencv import OpenCv
 from utils.runtimes.runtime import Images, Session

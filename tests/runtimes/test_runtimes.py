@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from utils.errors import ToolkitError
 from utils.exporters.tracing import module_session
-from utils.runtimes.choice import find_runtime
 from utils.runtimes.openvino import OpenVino
-from utils.runtimes.runtime import random_images
+from utils.runtimes.runtime import find_runtime, random_images
 from utils.runtimes.torch import Torch
 
 FILE_RUNTIMES = ("onnxruntime", "openvino")

@@ -64,7 +64,7 @@ def test_a_teacher_that_is_moved_is_found_again_on_resume(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("utils.commands.train.progress.Display.epoch_started", break_off)
+        patch.setattr("utils.commands.train.command.Display.epoch_started", break_off)
         with pytest.raises(KeyboardInterrupt):
             start(tiny_cfg, few_images, output, *teacher)
     train.main(["--resume", str(output / "last.pt"), "--workers", "0"])

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from utils.training.trainer import WeightAverage
+from utils.training.optimizer import WeightAverage
 
 
 def network(value: float) -> nn.Module:

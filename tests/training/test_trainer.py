@@ -9,8 +9,7 @@ import torch
 from tests.training.tiny import OPTIONS, SPEC, TinyDetector, ignore, make_batches, make_model
 from utils.pruning.sparsity import GammaPenalty
 from utils.training.distillation import Teacher
-from utils.training.objective import PARTS, Objective
-from utils.training.trainer import NotFiniteError, Trainer
+from utils.training.trainer import PARTS, NotFiniteError, Objective, Trainer
 
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4, 8])

@@ -27,7 +27,7 @@ from ..cli import as_typed, program
 from ..errors import ToolkitError
 from ..extras import OPENCV_PACKAGES
 from ..options import NON_NEGATIVE_INT, POSITIVE_INT, add_options, option
-from ..runtimes.choice import ALL_NAMES
+from ..runtimes.runtime import ALL_NAMES
 from .inputs import InputFiles, InputOptions, Need, NetworkOptions, resolve
 from .output import next_command, plain, write_json
 

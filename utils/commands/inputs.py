@@ -19,8 +19,15 @@ from ..data.shapes import ensure_shapes
 from ..errors import CfgError, ToolkitError
 from ..files import same_file, write_text
 from ..options import option
-from ..runtimes.choice import is_exported, runtime_of
-from ..runtimes.detecting import DetectingNetwork, as_predict, detecting, facts_of, of_file
+from ..runtimes.detecting import (
+    DetectingNetwork,
+    as_predict,
+    detecting,
+    facts_of,
+    is_exported,
+    of_file,
+    runtime_of,
+)
 from ..runtimes.opencv import OpenCv
 from .output import quoted
 

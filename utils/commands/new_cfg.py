@@ -21,10 +21,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ..darknet.anchors import slots, with_anchors
-from ..darknet.costs import section_costs
 from ..darknet.edit import with_classes
 from ..darknet.heads import Head
-from ..darknet.network import Network
+from ..darknet.network import Network, section_costs
 from ..darknet.scale import with_size, with_width
 from ..data.checks import check_data
 from ..data.listing import read_data_file

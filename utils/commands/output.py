@@ -7,7 +7,7 @@ import math
 import shlex
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..cli import as_typed
+from ..detection.evaluator import Evaluation
 from ..errors import ToolkitError
 from ..files import write_text
 
@@ -187,3 +189,38 @@ def decimals(value: float, digits: int) -> int:
     (1, 4, 0)
     """
     return max(0, digits - 1 - math.floor(math.log10(value))) if value > 0 else digits - 1
+
+
+def print_evaluation(figures: Evaluation, problems: Sequence[str], title: str) -> None:
+    """Print a line for each class that occurs, the means, and what was wrong with the data set."""
+    console = Console()
+    show(title, _classes(figures))
+    means = f"mAP@0.5 {figures.map50:.4f}   mAP@0.5:0.95 {figures.map50_95:.4f}   ({figures.style} style)"
+    console.print(means, highlight=False, soft_wrap=True)
+    if figures.by_size:
+        sizes = (f"{name} {'-' if ap is None else f'{ap:.4f}'}" for name, ap in figures.by_size.items())
+        console.print("mAP@0.5:0.95 by size: " + ", ".join(sizes), highlight=False, soft_wrap=True)
+    shown = f"score > 0.25: precision {figures.precision:.4f}, recall {figures.recall:.4f}"
+    console.print(f"{shown}   {figures.images_per_second:.1f} images/s", highlight=False, soft_wrap=True)
+    for line in (*_images(figures), *problems):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _classes(figures: Evaluation) -> Table:
+    table = Table()
+    table.add_column("class")
+    table.add_column("objects", justify="right")
+    table.add_column("AP@0.5", justify="right")
+    for name, ap in figures.per_class.items():
+        if figures.truths[name]:  # Text, since a name may contain rich's markup
+            table.add_row(Text(name), str(figures.truths[name]), f"{ap:.4f}")
+    return table
+
+
+def _images(figures: Evaluation) -> list[str]:
+    lines = [f"{figures.images} images, {figures.without_objects} without objects"]
+    absent = sum(count == 0 for count in figures.truths.values())
+    if absent:
+        counted = "count as 0 in the mean" if figures.style == "darknet" else "are left out of the mean"
+        lines.append(f"{absent} of {len(figures.truths)} classes do not occur and {counted}")
+    return lines

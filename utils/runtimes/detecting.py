@@ -1,27 +1,30 @@
-"""Detectors on any runtime: a Darknet in torch, or an exported file.
+"""Detectors on any runtime: a Darknet in torch, or an exported file; detection from pixels to boxes.
 
 Invariant: `predict` returns decoded boxes as `decode_heads` does, so detecting and evaluating need not know
 which of the two it is. A file's scores are objectness times class; its predictions have an objectness of 1.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..darknet.heads import Head
 from ..darknet.model import Darknet, fused
 from ..darknet.network import Network
-from ..detection.boxes import xyxy_to_xywh
+from ..data.images import place, resize_exactly
+from ..detection.boxes import suppress, xyxy_to_xywh
 from ..detection.decode import decode_heads
-from ..detection.evaluator import Predict
+from ..detection.evaluator import Predict, as_fractions
 from ..errors import CfgError, ToolkitError
 from .metadata import darknet_of, names_of, size_step_of
-from .runtime import OPEN, Images, Outputs, Runtime, Session, warm_up
+from .runtime import OPEN, Images, Outputs, Runtime, Session, find_runtime, warm_up
 
 _STEP = 32  # pixels; largest stride where a file does not state it
 
@@ -256,3 +259,120 @@ def size_check(session: Session, source: str, step: int | None = None) -> Callab
             raise ToolkitError(source, fact, f"use multiples of {step}")
 
     return require
+
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Thresholds of a detection.
+
+    Attributes:
+        confidence: minimum score, objectness times class probability.
+        overlap: a box is removed when its IoU with a better one of its class is larger, see `nms.suppress`.
+    """
+
+    confidence: float = 0.25
+    overlap: float = 0.45
+
+
+class Times(NamedTuple):
+    """Seconds for one image: preprocessing, network with decoding, NMS."""
+
+    prepare: float
+    network: float
+    suppress: float
+
+
+class Detector:
+    """A network with preprocessing and NMS, as in Darknet's `detector test`."""
+
+    def __init__(
+        self,
+        network: Detecting,
+        image_size: tuple[int, int],
+        thresholds: Thresholds,
+        letterbox: bool,
+    ) -> None:
+        """Prepare a detector; a Darknet is copied as deployed, on the same device.
+
+        Args:
+            network: the detector.
+            image_size: (height, width) that images are resized to.
+            thresholds: of the detections.
+            letterbox: keep the aspect ratio of images instead of stretching them.
+        """
+        self.image_size, self.thresholds, self.letterbox = image_size, thresholds, letterbox
+        self._network = detecting(network)
+
+    def __call__(self, image: NDArray[np.uint8]) -> tuple[Floats, Times]:
+        """Detect on one RGB image (h, w, 3).
+
+        Returns:
+            (M, 6): xyxy in pixels of the image, not clipped, score and class, best first; and the times.
+        """
+        height, width = image.shape[:2]
+        start = time.perf_counter()
+        pixels = resize_exactly(image, self.image_size, self.letterbox).div_(255)[None]
+        ready = time.perf_counter()
+        with torch.inference_mode():
+            predictions = self._network.predict(pixels)[0]
+            if predictions.is_cuda:
+                torch.cuda.synchronize()
+            run = time.perf_counter()
+            placement = place(height, width, self.image_size, self.letterbox)
+            boxes = as_fractions(predictions[:, :4], placement, (height, width))
+            found = suppress(
+                torch.cat((boxes, predictions[:, 4:]), dim=1),
+                self.thresholds.confidence,
+                self.thresholds.overlap,
+                self._network.nms_kind,
+                self._network.beta_nms,
+            )
+        rows = found.cpu().numpy().astype(np.float64)
+        rows[:, :4] *= (width, height, width, height)
+        return rows, Times(ready - start, run - ready, time.perf_counter() - run)
+
+
+# Runtimes that read files of a suffix; the first is the default.
+READERS: Mapping[str, tuple[str, ...]] = {
+    ".onnx": ("onnxruntime", "openvino", "tensorrt"),
+    ".xml": ("openvino",),
+    ".engine": ("tensorrt",),
+    ".ncnn.param": ("ncnn",),
+    ".torchscript": ("torch",),
+}
+
+
+def is_exported(path: Path) -> bool:
+    """Whether the suffix is one of `READERS`: a file that runs without its cfg.
+
+    >>> is_exported(Path("best.ncnn.param")), is_exported(Path("best.weights"))
+    (True, False)
+    """
+    return path.name.lower().endswith(tuple(READERS))
+
+
+def readers(path: Path) -> tuple[str, ...]:
+    """Names of the runtimes that read an exported file, the default first; empty for other files."""
+    return next((names for suffix, names in READERS.items() if path.name.lower().endswith(suffix)), ())
+
+
+def runtime_of(path: Path, name: str | None = None) -> Runtime:
+    """The runtime that reads an exported file.
+
+    Args:
+        path: of the file; its suffix decides.
+        name: of the runtime; None for the default.
+
+    Raises:
+        ToolkitError: no runtime reads it, or this one does not.
+    """
+    names = readers(path)
+    if not names:
+        fact = "unsupported kind of file"
+        raise ToolkitError(path, fact, f"give one of {', '.join(READERS)}")
+    if name is not None and name not in names:
+        raise ToolkitError(path, f"{name} does not read this file", f"use {' or '.join(names)}")
+    return find_runtime(name or names[0])

@@ -1,4 +1,4 @@
-"""Interface of the runtimes.
+"""The runtimes by name, and their common interface.
 
 Invariant: all runtimes compute the same function of the same file, up to the rounding of their precision. The
 number of threads is torch's (`torch.set_num_threads`), so that runtimes are compared fairly.
@@ -19,6 +19,9 @@ Images = NDArray[np.float32]  # (B, C, H, W)
 Outputs = list[NDArray[np.float32]]
 Sizes = tuple[int | None, ...]  # batch, channels, height, width; None for a dynamic one
 OPEN: Sizes = (None, None, None, None)
+
+NAMES = ("torch", "onnxruntime", "openvino", "tensorrt")  # run any module, via ONNX where needed
+ALL_NAMES = (*NAMES, "opencv", "ncnn")
 
 _SHORT = 160  # characters of a package's message
 _PLACE_IN_SOURCE = re.compile(
@@ -69,6 +72,50 @@ class Runtime(Protocol):
         Raises:
             ToolkitError: the runtime cannot load it.
         """
+
+
+def find_runtime(name: str, precision: str = "f32") -> Runtime:
+    """The runtime of that name.
+
+    Args:
+        name: one of `ALL_NAMES`.
+        precision: f32; OpenVINO also takes bf16, f16 and dynamic, TensorRT f16.
+
+    Raises:
+        ToolkitError: unknown runtime or unsupported precision.
+    """
+    # Each is imported here, since it imports this module.
+    match name:
+        case "openvino":
+            from .openvino import OpenVino
+
+            return OpenVino(precision)
+        case "tensorrt":
+            from .tensorrt import TensorRt
+
+            return TensorRt(precision)
+    if name not in ALL_NAMES:
+        raise ToolkitError(f"runtime {name!r}", "unknown", f"use one of {', '.join(ALL_NAMES)}")
+    if precision != "f32":
+        raise ToolkitError(
+            f"runtime {name}", f"supports f32 only, not {precision}", "leave the precision out"
+        )
+    match name:
+        case "torch":
+            from .torch import Torch
+
+            return Torch()
+        case "onnxruntime":
+            from .onnxruntime import OnnxRuntime
+
+            return OnnxRuntime()
+        case "opencv":
+            from .opencv import OpenCv
+
+            return OpenCv()
+    from .ncnn import Ncnn
+
+    return Ncnn()
 
 
 def warm_up(session: Session, shape: tuple[int, ...]) -> Outputs:

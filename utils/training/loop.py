@@ -31,11 +31,10 @@ from ..errors import ToolkitError
 from ..pruning.sparsity import GammaPenalty
 from .history import FILES as HISTORY_FILES
 from .history import EpochRecord, History, gamma_statistics
-from .objective import Objective
 from .optimizer import Freezing
 from .options import TrainingOptions
 from .processes import InterruptedTrainingError, Interruption, Processes, listening
-from .trainer import NotFiniteError, Trainer
+from .trainer import NotFiniteError, Objective, Trainer
 
 logger = logging.getLogger(__name__)
 

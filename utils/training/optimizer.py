@@ -1,4 +1,4 @@
-"""Optimizer, learning rate, and the parameters that are frozen.
+"""Optimizer, learning rate, the parameters that are frozen, and the average of the weights.
 
 Weight decay acts on convolution weights only: decaying gammas would fight the sparsity penalty, decaying
 biases gains nothing (Darknet decays neither). The learning rate is a function of the step, so there is
@@ -8,9 +8,10 @@ nothing to store but the step. Invariant: `Schedule.factor` is in 0..1, so no ra
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Generic, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 from ..darknet.model import Darknet
 from ..darknet.network import NEVER, learns_from
 from ..errors import ToolkitError
+
+Model = TypeVar("Model", bound=nn.Module)
 
 logger = logging.getLogger(__name__)
 
@@ -220,3 +223,36 @@ class Schedule:
         while start + length <= done + ROUNDING and done < total:
             start, length = start + length, length * self.growth
         return min(max(done - start, 0.0) / length, 1.0)
+
+
+class WeightAverage(Generic[Model]):
+    """Exponential moving average of all floating parameters and buffers over about the last `length` steps.
+
+    It evaluates better than the last weights themselves. The decay grows to its final value, 1 - 1 / length,
+    as `1 - exp(-updates / length)`, so that early, bad weights are forgotten soon. Invariant: after one
+    update the average is the model's own state, whatever it held before; otherwise the evaluated network
+    would lag behind at the start of a training.
+    """
+
+    def __init__(self, model: Model, length: float) -> None:
+        self.model = deepcopy(model).eval().requires_grad_(False)
+        self.length = max(length, 1.0)
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, model: Model) -> None:
+        """Move the average towards `model`, which has the same structure."""
+        keep = (1 - 1 / self.length) * (1 - math.exp(-self.updates / self.length))
+        self.updates += 1
+        state = dict(_parameters_and_buffers(model))
+        for name, average in _parameters_and_buffers(self.model):
+            if average.is_floating_point():
+                average.lerp_(state[name].to(average.dtype), 1 - keep)
+            else:
+                average.copy_(state[name])
+
+
+def _parameters_and_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All parameters and buffers; those that modules share appear once."""
+    yield from model.named_parameters()
+    yield from model.named_buffers()

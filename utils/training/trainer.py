@@ -1,4 +1,4 @@
-"""One optimizer step, in order, and the state that steps change.
+"""The loss of a batch, one optimizer step, in order, and the state that steps change.
 
     forward under autocast -> loss in float32 -> backward, once per accumulated batch
     -> unscale -> clip -> sparsity penalty -> optimizer -> soft threshold -> weight average
@@ -8,11 +8,10 @@ accumulation, precision or number of processes; clipping never weakens the penal
 `state_dict` taken between two steps, also within an epoch, continues bitwise as if uninterrupted.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +19,90 @@ from torch import Tensor, nn
 from ..detection.decode import HeadSpec
 from ..errors import DatasetError, ToolkitError
 from ..pruning.sparsity import GammaPenalty
-from .objective import PARTS, Objective
-from .optimizer import Freezing, Schedule, make_optimizer, scaled_rate, set_rate, step_size
+from .darknet_loss import HeadRules, darknet_loss
+from .distillation import DistillationKind, Teacher, distillation_loss
+from .features import FeatureMatch
+from .losses import Losses, LossWeights, yolo_loss
+from .optimizer import (
+    Freezing,
+    Model,
+    Schedule,
+    WeightAverage,
+    make_optimizer,
+    scaled_rate,
+    set_rate,
+    step_size,
+)
 from .options import Precision, TrainingOptions
 from .processes import Processes, gradient_sync
 
-Model = TypeVar("Model", bound=nn.Module)
+PARTS = ("loss", "box", "objectness", "classes", "distillation", "farther")
+
+
+class Objective:
+    """The loss of a batch: that on the labels and, with a teacher, the distillation loss.
+
+    Invariant: `parts` are of this batch and unweighted, except for "loss", the total, and "distillation".
+
+    Attributes:
+        specs: the student's heads.
+        weights: of the modern loss; distillation uses its `iou_threshold` for positives too.
+        rules: of Darknet's loss, one for each head; empty for the modern loss.
+        teacher: a network to learn from, or None.
+        kinds: of distillation.
+        features: feature maps to compare with the teacher's, or None.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[HeadSpec],
+        weights: LossWeights | None = None,
+        *,
+        rules: Sequence[HeadRules] = (),
+        teacher: Teacher | None = None,
+        kinds: Sequence[DistillationKind] = ("classic2",),
+        features: FeatureMatch | None = None,
+    ) -> None:
+        self.specs, self.weights, self.rules = tuple(specs), weights or LossWeights(), tuple(rules)
+        self.teacher, self.kinds, self.features = teacher, tuple(kinds), features
+        if teacher is not None:
+            teacher.check(specs)
+
+    def __call__(
+        self,
+        heads: Sequence[Tensor],
+        taught: Sequence[Tensor] | None,
+        targets: Tensor,
+        processes: Processes | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The total to minimise, and PARTS (detached, float32, on the heads' device).
+
+        Args:
+            heads: raw heads of the student.
+            taught: those of the teacher for the same images, or None.
+            targets: (M, 6) image index, class, x, y, w, h relative to the input.
+            processes: those that train together; gradients are averaged over them.
+        """
+        processes = processes or Processes()
+        losses = self._labels(heads, targets, processes)
+        total = losses.total
+        extra, farther = torch.zeros_like(total), torch.zeros_like(total)
+        if taught is not None:
+            threshold = self.weights.iou_threshold
+            lesson = distillation_loss(heads, taught, targets, self.specs, threshold, self.kinds, processes)
+            extra, farther = lesson.loss, lesson.farther / max(lesson.positives, 1)
+            if self.features is not None:
+                extra = extra + self.features.loss()
+            total = total + extra
+        parts = (total, losses.box, losses.objectness, losses.classes, extra, farther)
+        return total, torch.stack([part.detach().float() for part in parts])
+
+    def _labels(self, heads: Sequence[Tensor], targets: Tensor, processes: Processes) -> Losses:
+        if self.rules:
+            return darknet_loss(heads, targets, self.specs, self.rules)
+        return yolo_loss(heads, targets, self.specs, self.weights, processes.average)
+
+
 OnBatch = Callable[[int, Mapping[str, float]], None]
 # a loss scale below this means that float16 overflows at any scale
 _LEAST_SCALE = 2.0**-10
@@ -49,39 +126,6 @@ class Batch(Protocol):
 
 def do_nothing() -> None:
     """Do nothing; the default after a step."""
-
-
-class WeightAverage(Generic[Model]):
-    """Exponential moving average of all floating parameters and buffers over about the last `length` steps.
-
-    It evaluates better than the last weights themselves. The decay grows to its final value, 1 - 1 / length,
-    as `1 - exp(-updates / length)`, so that early, bad weights are forgotten soon. Invariant: after one
-    update the average is the model's own state, whatever it held before; otherwise the evaluated network
-    would lag behind at the start of a training.
-    """
-
-    def __init__(self, model: Model, length: float) -> None:
-        self.model = deepcopy(model).eval().requires_grad_(False)
-        self.length = max(length, 1.0)
-        self.updates = 0
-
-    @torch.no_grad()
-    def update(self, model: Model) -> None:
-        """Move the average towards `model`, which has the same structure."""
-        keep = (1 - 1 / self.length) * (1 - math.exp(-self.updates / self.length))
-        self.updates += 1
-        state = dict(_parameters_and_buffers(model))
-        for name, average in _parameters_and_buffers(self.model):
-            if average.is_floating_point():
-                average.lerp_(state[name].to(average.dtype), 1 - keep)
-            else:
-                average.copy_(state[name])
-
-
-def _parameters_and_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """All parameters and buffers; those that modules share appear once."""
-    yield from model.named_parameters()
-    yield from model.named_buffers()
 
 
 class Trainer(Generic[Model]):

@@ -40,7 +40,7 @@ from ...errors import ToolkitError
 from ...files import require_writable, write_text
 from ...options import POSITIVE_FLOAT, POSITIVE_INT, Range, add_options, check_ranges, from_arguments, option
 from ...reporting.speeds import plot_speeds
-from ...runtimes.choice import ALL_NAMES
+from ...runtimes.runtime import ALL_NAMES
 from ..arguments import MachineOptions, Parser, next_command, prepare
 from ..csv_results import read_rows, write_rows
 from ..evaluate.run import evaluate_network, open_split

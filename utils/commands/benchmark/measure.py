@@ -21,12 +21,10 @@ from ...data.images import fit, resize_exactly
 from ...detection.boxes import suppress
 from ...errors import ToolkitError
 from ...profiling import interleaved_times, latency_of, measure_latency, median_interval, torch_threads
-from ...runtimes.choice import find_runtime
-from ...runtimes.detecting import as_predict
-from ...runtimes.runtime import Images, Runtime, Session
+from ...runtimes.detecting import Thresholds, as_predict
+from ...runtimes.runtime import Images, Runtime, Session, find_runtime
 from ...runtimes.torch import Torch
 from ..csv_results import read_rows, write_rows
-from ..detector import Thresholds
 from ..latency.measure import processor
 from .models import Model, digest_of_all
 

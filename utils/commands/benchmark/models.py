@@ -15,8 +15,15 @@ from ...darknet.model import Darknet, fused
 from ...errors import ToolkitError
 from ...exporters.tracing import BoxesAndScores, module_session
 from ...profiling import count_macs, count_parameters
-from ...runtimes.choice import is_exported, readers, runtime_of
-from ...runtimes.detecting import DetectingNetwork, detecting, of_file, size_check
+from ...runtimes.detecting import (
+    DetectingNetwork,
+    detecting,
+    is_exported,
+    of_file,
+    readers,
+    runtime_of,
+    size_check,
+)
 from ...runtimes.opencv import OpenCv
 from ...runtimes.runtime import OPEN, Runtime, Session, Sizes
 from ..inputs import open_files

@@ -30,8 +30,8 @@ from rich.text import Text
 from tqdm import tqdm
 
 from ...options import from_arguments
+from ...runtimes.detecting import Times
 from ..arguments import Parser, add_command, next_command
-from ..detector import Times
 from ..output import bar, show
 from .output import keep_window
 from .run import DetectionOptions, DetectionResult, detect

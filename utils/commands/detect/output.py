@@ -15,7 +15,7 @@ from ...data.sources import IMAGE_SUFFIXES
 from ...detection.draw import draw_detections
 from ...errors import ToolkitError
 from ...files import atomic_path, write_text
-from ..detector import Floats, Times
+from ...runtimes.detecting import Floats, Times
 
 Image = NDArray[np.uint8]
 _KEPT_SUFFIXES = frozenset(IMAGE_SUFFIXES) - {".gif", ".ppm", ".pgm"}

@@ -12,7 +12,7 @@ from ...data.sources import find_images, is_video, open_video, write_video
 from ...errors import DatasetError, ToolkitError
 from ...files import atomic_path, require_writable
 from ...options import FRACTION, check_ranges, option
-from ...runtimes.detecting import Facts
+from ...runtimes.detecting import Detector, Facts, Thresholds, Times
 from ..arguments import (
     ImageSizeOptions,
     InputFiles,
@@ -22,7 +22,6 @@ from ..arguments import (
     prepare,
     resolve,
 )
-from ..detector import Detector, Thresholds, Times
 from ..inputs import open_detecting
 from ..output import Track, advancing, untracked
 from .output import Picture, Recorder, Window

@@ -10,8 +10,7 @@ from ...darknet.cfg import read_text
 from ...darknet.checkpoint import is_checkpoint, read_checkpoint
 from ...darknet.checks import CfgCheck, check_cfg, check_heads, check_weights
 from ...darknet.compatibility import RUNTIMES, RuntimeFinding, opencv_text_findings, verdict
-from ...darknet.costs import SectionCost, section_costs
-from ...darknet.network import Network
+from ...darknet.network import Network, SectionCost, section_costs
 from ...darknet.weights import read_header
 from ...data.checks import DataCheck, check_data
 from ...detection.anchors import judge_anchors

@@ -17,15 +17,10 @@ all figures are fractions 0..1.
 
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from ...detection.evaluator import Evaluation
 from ...options import from_arguments
-from ...runtimes.choice import is_exported
+from ...runtimes.detecting import is_exported
 from ..arguments import Parser, add_command, next_command
-from ..output import bar, quoted, show
+from ..output import bar, print_evaluation, quoted
 from .run import EvaluationOptions, EvaluationResult, evaluate
 
 
@@ -38,41 +33,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     title = f"{result.files.weights} on {options.split} of {result.files.data}"
     print_evaluation(result.figures, result.problems, title)
     _next(result)
-
-
-def print_evaluation(figures: Evaluation, problems: Sequence[str], title: str) -> None:
-    """Print a line for each class that occurs, the means, and what was wrong with the data set."""
-    console = Console()
-    show(title, _table(figures))
-    means = f"mAP@0.5 {figures.map50:.4f}   mAP@0.5:0.95 {figures.map50_95:.4f}   ({figures.style} style)"
-    console.print(means, highlight=False, soft_wrap=True)
-    if figures.by_size:
-        sizes = (f"{name} {'-' if ap is None else f'{ap:.4f}'}" for name, ap in figures.by_size.items())
-        console.print("mAP@0.5:0.95 by size: " + ", ".join(sizes), highlight=False, soft_wrap=True)
-    shown = f"score > 0.25: precision {figures.precision:.4f}, recall {figures.recall:.4f}"
-    console.print(f"{shown}   {figures.images_per_second:.1f} images/s", highlight=False, soft_wrap=True)
-    for line in (*_counts(figures), *problems):
-        console.print(line, highlight=False, soft_wrap=True)
-
-
-def _table(figures: Evaluation) -> Table:
-    table = Table()
-    table.add_column("class")
-    table.add_column("objects", justify="right")
-    table.add_column("AP@0.5", justify="right")
-    for name, ap in figures.per_class.items():
-        if figures.truths[name]:  # Text, since a name may contain rich's markup
-            table.add_row(Text(name), str(figures.truths[name]), f"{ap:.4f}")
-    return table
-
-
-def _counts(figures: Evaluation) -> list[str]:
-    lines = [f"{figures.images} images, {figures.without_objects} without objects"]
-    absent = sum(count == 0 for count in figures.truths.values())
-    if absent:
-        counted = "count as 0 in the mean" if figures.style == "darknet" else "are left out of the mean"
-        lines.append(f"{absent} of {len(figures.truths)} classes do not occur and {counted}")
-    return lines
 
 
 def _next(result: EvaluationResult) -> None:

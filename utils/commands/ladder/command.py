@@ -29,8 +29,7 @@ from ...pruning.policies import normal_threshold, shortcut_threshold, slim_thres
 from ...pruning.subject import Merge, Policy
 from ...pruning.surgery import Folding
 from ...reporting.curves import Point, plot_ladders
-from ...runtimes.choice import NAMES, find_runtime
-from ...runtimes.runtime import Runtime
+from ...runtimes.runtime import NAMES, Runtime, find_runtime
 from ..arguments import arguments, next_command, provenance, write_json
 from ..output import bar, decimals, multiply_adds, percent, show
 from ..prune.options import MERGES, SCORES, ChannelOptions, align, spelled

@@ -25,8 +25,7 @@ from ...files import require_writable
 from ...options import POSITIVE_INT, check_ranges, from_arguments, option
 from ...pruning.conv_classes import Convolution, total_milliseconds
 from ...pruning.latency import ConvClass, LatencyTable
-from ...runtimes.choice import NAMES, find_runtime
-from ...runtimes.runtime import Runtime
+from ...runtimes.runtime import NAMES, Runtime, find_runtime
 from ..arguments import (
     ImageSizeOptions,
     InputFiles,

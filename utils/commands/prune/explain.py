@@ -6,8 +6,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from ...darknet.costs import section_costs
-from ...darknet.network import Network
+from ...darknet.network import Network, section_costs
 from ...errors import PruningError
 from ...frontends.darknet.subject import narrowed_network, section_index, trace
 from ...pruning.explain import Verdict, explain, why, writers
@@ -18,7 +17,7 @@ from ..output import multiply_adds, show
 from .budget import within_budget
 from .job import open_job
 from .options import PruningOptions
-from .result import prune_network
+from .run import prune_network
 
 
 def show_explanation(options: PruningOptions, index: int) -> None:

@@ -35,7 +35,7 @@ from .budget_latency import LONG
 from .job import Job, LatencyPair, OutputFiles, open_job
 from .ledger import Ledger
 from .options import COSTS, Amount, PruningOptions, spelled
-from .result import PrunedNetwork, proven, prune_network, write
+from .run import PrunedNetwork, proven, prune_network, write
 from .sweep import identity, settings
 
 logger = logging.getLogger(__name__)

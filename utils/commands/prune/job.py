@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...darknet.costs import section_costs
 from ...darknet.model import Darknet, deployed_run
+from ...darknet.network import section_costs
 from ...data.listing import DataFile, read_data_file
 from ...data.loader import Batch, Loader
 from ...detection.evaluator import Evaluation
@@ -28,9 +28,8 @@ from ...pruning.recalibrate import recalibrate
 from ...pruning.report import Figures
 from ...pruning.scores import Scorer, named_scorer, random_scores, taylor_scores
 from ...pruning.subject import LayerScores, Subject
-from ...runtimes.choice import find_runtime
 from ...runtimes.detecting import facts_of
-from ...runtimes.runtime import Runtime
+from ...runtimes.runtime import Runtime, find_runtime
 from ...training.losses import LossWeights, yolo_loss
 from ..arguments import resolve
 from ..evaluate.run import evaluate_network, open_split, require_same_classes

@@ -21,7 +21,7 @@ from ...options import (
 from ...pruning.policies import Policy, WeakestBlocks, normal_threshold, shortcut_threshold, slim_threshold
 from ...pruning.subject import Merge
 from ...pruning.surgery import Folding
-from ...runtimes.choice import NAMES
+from ...runtimes.runtime import NAMES
 from ..arguments import ImageSizeOptions, InputOptions, MachineOptions, arguments
 
 Strategy = Literal["slim_prune", "prune", "shortcut_prune", "layer_prune", "layer_channel_prune"]

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...darknet.costs import section_costs
 from ...darknet.edit import residual_blocks
 from ...darknet.model import Darknet, fused, inference
-from ...darknet.network import Network
+from ...darknet.network import Network, section_costs
 from ...darknet.sections import Convolutional, Section
 from ...data.dataset import DetectionDataset
 from ...data.images import read_image
@@ -31,7 +30,7 @@ from ...pruning.report import Figures, SectionChange
 from ...pruning.subject import LayerScores
 from ...reporting.charts import digits, percent, points, short
 from ...reporting.page import Box, Card, ClassRow, Page, Sample, SectionRow
-from ..detector import Detector, Floats, Thresholds
+from ...runtimes.detecting import Detector, Floats, Thresholds
 from ..output import Track, untracked
 
 _ROUNDS, _WARM_UP = 9, 2

@@ -10,7 +10,7 @@ from ..arguments import Parser, add_machine, next_command
 from ..output import bar, mebibytes, milliseconds, multiply_adds, percent, show
 from .explain import show_explanation, show_what_if
 from .options import BUDGET, STRATEGY_OPTIONS, PruningOptions, Strategy
-from .result import PruningOutcome
+from .run import PruningOutcome
 from .run import prune as run_prune
 
 SLIM_PRUNE = """Prune channels by one threshold over the whole network; every layer keeps a minimum share.
@@ -129,7 +129,7 @@ def _run(strategy: Strategy, manual: str, argv: Sequence[str] | None) -> None:
     elif options.explain is not None:
         show_explanation(options, options.explain)
     elif options.iterative > 1:
-        from ..train.progress import Display  # loads all of training
+        from ..train.command import Display  # loads all of training
 
         _show(run_prune(options, track=bar, observer=Display()))
     else:

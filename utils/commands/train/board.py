@@ -15,8 +15,8 @@ from ...darknet.model import Darknet
 from ...data.images import read_image
 from ...detection.draw import draw_detections
 from ...errors import DatasetError, ToolkitError
+from ...runtimes.detecting import Detector, Thresholds
 from ...training.history import EpochRecord
-from ..detector import Detector, Thresholds
 
 GROUPS = {
     "loss": ("loss", "box", "objectness", "classes", "distillation"),

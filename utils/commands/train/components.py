@@ -22,10 +22,9 @@ from ...training.darknet_loss import head_rules
 from ...training.distillation import Teacher
 from ...training.features import FeatureMatch, pairs_from_report
 from ...training.loop import Loaders
-from ...training.objective import Objective
 from ...training.options import TrainingOptions
 from ...training.processes import Processes
-from ...training.trainer import schedule_of
+from ...training.trainer import Objective, schedule_of
 from ..evaluate.run import Fit, open_images, require_same_classes
 from ..output import read_report
 from .settings import RunSettings
