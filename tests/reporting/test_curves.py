@@ -121,6 +121,12 @@ def test_a_network_that_finds_nothing_can_be_drawn(tmp_path, figure) -> None:
     assert figure
 
 
+def test_a_network_that_gets_better_when_pruned_stays_in_the_picture(tmp_path, figure) -> None:
+    whole, half = Point(0.0, 0.2, None, 7_346, 314_100, None), Point(0.5, 0.4, None, 4_000, 200_000, None)
+    plot_ladders(whole, {"l1": [half]}, {"l1": 0.5}, 0.01, tmp_path / "x.png", title="x", runtime="none")
+    assert all(axis.get_ylim()[1] > 40 for axis in figure[0].axes)
+
+
 def test_a_heat_map_without_any_loss_can_be_drawn(tmp_path, figure) -> None:
     plot_sensitivity(np.zeros((1, 1)), ["0 (1)"], [0.5], tmp_path / "heat.png", title="x")
     assert figure[0].axes[1].get_ylim()[1] == 5.0  # points: noise does not look like a loss

@@ -143,7 +143,10 @@ def _draw_panel(
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.xaxis.set_minor_formatter(lambda *_: "")
-    axis.set(xlabel=panel.label, ylim=(-2, min(102.0, 1.12 * max(top, 10.0))))
+    shown = [100 * point.best for points in curves.values() for point in points]
+    highest = float(np.nanmax([top, 10.0, *shown]))
+    # room for the figure above a star, and for a star at 0
+    axis.set(xlabel=panel.label, ylim=(-0.05 * highest, 1.12 * highest))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g} %")
     _plain(axis)
 

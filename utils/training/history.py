@@ -168,6 +168,7 @@ def plot_history(records: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     for name in ("loss", "box", "objectness", "classes", "distillation"):
         curve(losses, name, name)
+    losses.margins(y=0.2)  # the legend hides less
     losses.set(title="training loss", xlabel="epoch", yscale="log")
     curve(accuracy, "map50", "mAP@0.5", color="tab:green")
     best = max(records, key=lambda record: -1.0 if math.isnan(record["map50"]) else record["map50"])
@@ -187,7 +188,7 @@ def plot_history(records: Sequence[Mapping[str, Any]], path: Path) -> None:
         axis.grid(alpha=0.3)
         axis.xaxis.get_major_locator().set_params(integer=True)
         if axis.has_data():
-            axis.legend()
+            axis.legend(framealpha=0.6)
         else:
             axis.text(0.5, 0.5, "no data in this run", ha="center", transform=axis.transAxes)
     _save(figure, path)
