@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from utils.pruning.channels import ChannelGraph, ChannelTracer, UnitMask
+from utils.pruning.fold import Constant, constants
 from utils.pruning.layers import narrow
 from utils.pruning.subject import Block
+from utils.pruning.surgery import zero_removed
 
 
 class ConvNorm(nn.Module):
@@ -87,6 +89,12 @@ class ToySubject:
         tracer.pin(tracer.layer("head", np.concatenate((x, stem)), 5), "output")
         example = torch.zeros(1, 3, 12, 12, dtype=next(model.parameters()).dtype)
         return cls(model, tracer.finish(), tuple(blocks), example)
+
+    def constants(self, alive: UnitMask, blocks: Sequence[Block]) -> dict[str, Constant]:
+        return constants(self.model, self.graph, alive, blocks, self.example)
+
+    def zeroed(self, keep: UnitMask, blocks: Sequence[Block]) -> "ToySubject":
+        return self.with_model(zero_removed(self.model, self.graph, keep, blocks))
 
     def with_model(self, model: nn.Module) -> "ToySubject":
         return replace(self, model=model)

@@ -180,52 +180,37 @@ def _restore(keep: UnitMask, tensor: ChannelIds, count: int, scores: UnitScores)
     keep[removed[order[:needed]]] = True
 
 
-class UnionFind:
-    """Disjoint classes of the integers 0, 1, ... (union-find with path halving).
+def components(count: int, ties: Iterable[tuple[ChannelIds, ChannelIds]]) -> ChannelIds:
+    """(count,) the class of each of the integers 0 .. count - 1, named by its smallest member.
 
-    The smallest member names its class.
+    Args:
+        count: how many integers there are.
+        ties: pairs of vectors of equal lengths; integers at the same place are in one class.
 
-    >>> classes = UnionFind()
-    >>> classes.grow(4)
-    >>> classes.union(3, 1)
-    >>> classes.roots().tolist()
+    >>> components(4, [(np.array([3, 2]), np.array([1, 2]))]).tolist()
     [0, 1, 2, 1]
     """
-
-    def __init__(self) -> None:
-        self.parent: list[int] = []
-
-    def grow(self, count: int) -> None:
-        """Add `count` integers, each a class of its own."""
-        self.parent.extend(range(len(self.parent), len(self.parent) + count))
-
-    def find(self, item: int) -> int:
-        """The smallest member of the class of `item`."""
-        parent = self.parent
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    def union(self, first: int, second: int) -> None:
-        """Make one class of two."""
-        first, second = self.find(first), self.find(second)
-        self.parent[max(first, second)] = min(first, second)
-
-    def roots(self) -> NDArray[np.intp]:
-        """(integers,) the name of the class of each."""
-        names = np.array(self.parent, dtype=np.intp)
+    names = np.arange(count, dtype=np.intp)
+    pairs = [np.zeros((2, 0), dtype=np.intp), *map(np.stack, ties)]
+    first, second = np.concatenate(pairs, axis=1)
+    while True:
+        one, other = names[first], names[second]
+        apart = one != other
+        if not apart.any():
+            return names
+        first, second, one, other = first[apart], second[apart], one[apart], other[apart]
+        np.minimum.at(names, np.maximum(one, other), np.minimum(one, other))
         while ((further := names[names]) != names).any():
             names = further
-        return names
 
 
 class ChannelTracer:
     """Records what a front end reports about its network; `finish` returns the `ChannelGraph`."""
 
     def __init__(self) -> None:
-        self._units = UnionFind()
-        self._chains = UnionFind()
+        self._count = 0
+        self._ties: list[tuple[ChannelIds, ChannelIds]] = []
+        self._serial: list[tuple[ChannelIds, ChannelIds]] = []
         self._layers: dict[str, Layer] = {}  # of ids, until `finish` makes them units
         self._followers: dict[str, Follower] = {}
         self._pins: dict[int, str] = {}
@@ -235,10 +220,8 @@ class ChannelTracer:
 
     def new(self, count: int) -> ChannelIds:
         """`count` new ids, not tied to any other."""
-        first = len(self._units.parent)
-        self._units.grow(count)
-        self._chains.grow(count)
-        return np.arange(first, first + count, dtype=np.intp)
+        self._count += count
+        return np.arange(self._count - count, self._count, dtype=np.intp)
 
     def layer(
         self, name: str, inputs: ChannelIds, out_channels: int, groups: int = 1, norm: str | None = None
@@ -267,6 +250,14 @@ class ChannelTracer:
             self.follow(norm, outputs)
         return outputs
 
+    def record(self, name: str, layer: Layer) -> None:
+        """Add a layer whose input and output ids exist; a name that is used already keeps its first layer."""
+        self._layers.setdefault(name, layer)
+
+    def norm(self, name: str, norm: str) -> None:
+        """Say which batch norm is directly after a layer."""
+        self._layers[name] = replace(self._layers[name], norm=norm)
+
     def tie(self, first: ChannelIds, second: ChannelIds, kind: Tie = "additive") -> None:
         """Tie channel i of both: they are kept or removed together.
 
@@ -280,10 +271,9 @@ class ChannelTracer:
         """
         if len(first) != len(second):
             raise ValueError(f"cannot tie {len(first)} channels to {len(second)}")
-        for one, other in zip(first.tolist(), second.tolist(), strict=True):
-            self._units.union(one, other)
-            if kind == "serial":
-                self._chains.union(one, other)
+        self._ties.append((first, second))
+        if kind == "serial":
+            self._serial.append((first, second))
         if kind == "additive":
             self._coupled += [first, second]
         elif kind == "gate":
@@ -316,13 +306,13 @@ class ChannelTracer:
 
     def units(self) -> ChannelIds:
         """(ids,) the unit of each id, numbered in the order in which they were first seen."""
-        return np.unique(self._units.roots(), return_inverse=True)[1].astype(np.intp)
+        return np.unique(components(self._count, self._ties), return_inverse=True)[1].astype(np.intp)
 
     def finish(self) -> ChannelGraph:
         """The graph over units."""
         units = self.units()
         count = int(units.max(initial=-1)) + 1
-        chains = self._chains.roots()
+        chains = components(self._count, self._serial)
         written = np.concatenate([chains[:0], *(chains[layer.outputs] for layer in self._layers.values())])
         chain_names = np.unique(written)
         reasons: dict[int, str] = {}

@@ -40,11 +40,13 @@ class Constant:
         values: (in,) float64, constants of dead channels and removed blocks; 0 elsewhere.
         carried: (in,) float64, the part that a dead channel would still output itself if it were kept.
         is_uniform: whether it is the same in every cell, as folding needs it.
+        is_whole: whether `values` has all of it; a part that depends on the image is left out.
     """
 
     values: Tensor
     carried: Tensor
     is_uniform: bool
+    is_whole: bool = True
 
 
 class Folded(NamedTuple):
@@ -121,6 +123,7 @@ def fold(
     with torch.no_grad():
         for name, constant in found.items():
             layer, place = graph.layers[name], places[name]
+            dropped += [] if constant.is_whole else [name]
             module = model.get_submodule(name)
             weight = filters(module)
             own = constant.carried * torch.from_numpy(carried[layer.inputs])  # stays where it is
@@ -135,7 +138,7 @@ def fold(
             else:
                 place.tensor.add_((place.sign * shift).to(place.tensor))
                 bordered += [name] if _pads_with_zeros(module) else []
-    return Folded(tuple(dropped), tuple(bordered))
+    return Folded(tuple(dict.fromkeys(dropped)), tuple(bordered))
 
 
 def written_tensors(model: nn.Module, graph: ChannelGraph, carried: UnitMask) -> list[Tensor]:

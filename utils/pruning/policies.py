@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import PruningError
-from .channels import ChannelGraph, ChannelIds, UnionFind, UnitMask, UnitScores
+from .channels import ChannelGraph, ChannelIds, UnitMask, UnitScores, components
 from .scores import chain_scores, merged_scores, silent_chains, unit_scores
 from .subject import BlockPlan, Candidates, ChannelPlan, LayerScores, Merge, Policy, Subject
 
@@ -201,12 +201,8 @@ def groups(graph: ChannelGraph) -> tuple[Group, ...]:
     >>> [group.layers for group in groups(tracer.finish())]
     [('stem', 'branch'), ('head',)]
     """
-    classes = UnionFind()
-    classes.grow(graph.unit_count)
-    for layer in graph.layers.values():
-        for unit in layer.outputs.tolist():
-            classes.union(unit, int(layer.outputs[0]))
-    roots = classes.roots()
+    written = [layer.outputs for layer in graph.layers.values()]
+    roots = components(graph.unit_count, [(units, np.full_like(units, units[0])) for units in written])
     members: dict[int, list[str]] = {}
     for name, layer in graph.layers.items():
         members.setdefault(int(roots[layer.outputs[0]]), []).append(name)

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from .channels import ChannelGraph, UnitMask
+
+if TYPE_CHECKING:
+    from .fold import Constant
 
 Candidates = Literal["uncoupled", "all"]
 Merge = Literal["union", "leader", "mean", "max", "norm"]
@@ -51,6 +54,17 @@ class Subject(Protocol):
     @property
     def example(self) -> Tensor:
         """(B, ...) a small input; folding runs the network on constants of this shape."""
+
+    def constants(self, alive: UnitMask, blocks: "Sequence[Block]") -> "Mapping[str, Constant]":
+        """Layer name -> the constant at its input, for layers that have one; see `fold.constants`.
+
+        Args:
+            alive: (units,) those whose gammas are not masked in `model`.
+            blocks: removed blocks.
+        """
+
+    def zeroed(self, keep: UnitMask, blocks: "Sequence[Block]") -> Self:
+        """The same network with removed channels and blocks multiplied by 0, to be evaluated."""
 
     def with_model(self, model: nn.Module) -> Self:
         """The same structure with the tensors of another model."""

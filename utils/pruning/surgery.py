@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import PruningError
 from ..profiling import torch_threads
 from .channels import ChannelGraph, UnitMask, UnitScores, WidthLimits
-from .fold import Constant, carriers, constants, fold, written_tensors
+from .fold import Constant, carriers, fold, written_tensors
 from .layers import channel_axis, output_axis, shared_copy
 from .scores import gamma_scores, unit_scores
 from .subject import Block, BlockPlan, LayerScores, Policy, PolicyPlan, Subject
@@ -115,9 +115,10 @@ def _cut_out(
     narrowed = subject.with_model(full).narrowed(keep)
     # A removed block is named by its module, and narrowing keeps the names.
     gone = {block.name for block in cut.blocks}
+    zeroed = subject.with_model(full).zeroed(keep, cut.blocks)
     return PruningResult(
         masked=masked,
-        folded=subject.with_model(zero_removed(full, graph, keep, cut.blocks)),
+        folded=zeroed,
         compact=narrowed.shortened([block for block in narrowed.blocks if block.name in gone]),
         plans=cut.plans,
         scores=scores,
@@ -148,7 +149,8 @@ def _masked(subject: S, cut: "_Cut", alive: UnitMask) -> tuple[S, Mapping[str, C
     """The network with the gammas of all units but `alive` masked, and its constants."""
     tensors = [tensor for tensor, *_ in masked_tensors(subject.model, subject.graph, alive, cut.blocks)]
     model = mask_gammas(shared_copy(subject.model, tensors), subject.graph, alive, cut.blocks)
-    return subject.with_model(model), constants(model, subject.graph, alive, cut.blocks, subject.example)
+    masked = subject.with_model(model)
+    return masked, masked.constants(alive, cut.blocks)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ...detection.evaluator import Evaluation
 from ...errors import DatasetError
 from ...frontends.darknet.subject import DarknetSubject, section_index
 from ...profiling import measure_modules
-from ...pruning.channels import ChannelGraph, UnionFind
+from ...pruning.channels import ChannelGraph, components
 from ...pruning.policies import Candidates, candidate_channels
 from ...pruning.report import Figures, SectionChange
 from ...pruning.subject import LayerScores
@@ -224,13 +224,11 @@ def cards(before: Figures, after: Figures, timed_on: str) -> tuple[Card, ...]:
 def _groups(graph: ChannelGraph) -> dict[int, int]:
     """Section number -> number of its group, from 1, for sections whose outputs shortcuts add."""
     written = {section_index(name): layer.outputs for name, layer in graph.layers.items()}
-    coupled = {index: units[graph.coupled[units]].tolist() for index, units in written.items()}
-    classes = UnionFind()
-    classes.grow(graph.unit_count)
-    for first, *others in filter(None, coupled.values()):
-        for unit in others:
-            classes.union(first, unit)
-    sets = {index: classes.find(units[0]) for index, units in coupled.items() if units}
+    coupled = {index: units[graph.coupled[units]] for index, units in written.items()}
+    classes = components(
+        graph.unit_count, [(units, np.full_like(units, units[0])) for units in coupled.values() if len(units)]
+    )
+    sets = {index: int(classes[units[0]]) for index, units in coupled.items() if len(units)}
     numbers = {root: number for number, root in enumerate(dict.fromkeys(sets.values()), start=1)}
     return {index: numbers[root] for index, root in sets.items()}
 

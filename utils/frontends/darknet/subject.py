@@ -26,11 +26,13 @@ from ...darknet.weights import write_weights
 from ...errors import CfgError, PruningError
 from ...files import write_text
 from ...pruning.channels import ChannelGraph, ChannelIds, ChannelTracer, UnitMask
+from ...pruning.fold import Constant, constants
 from ...pruning.layers import narrow
 from ...pruning.policies import candidate_channels
 from ...pruning.scores import gamma_scores
 from ...pruning.sparsity import GammaPenalty
 from ...pruning.subject import Block, LayerScores
+from ...pruning.surgery import zero_removed
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,14 @@ class DarknetSubject:
         """(1, C, H, W) zeros, small if the network accepts that."""
         size = usable_size(self.network, 2 * self.network.size_step)
         return torch.zeros(1, self.network.channels(-1), *size).to(next(self.model.parameters()))
+
+    def constants(self, alive: UnitMask, blocks: Sequence[Block]) -> dict[str, Constant]:
+        """Layer name -> the constant at its input, see `fold.constants`."""
+        return constants(self.model, self.graph, alive, blocks, self.example)
+
+    def zeroed(self, keep: UnitMask, blocks: Sequence[Block]) -> Self:
+        """The same network with removed channels and blocks multiplied by 0, with hooks in `model`."""
+        return self.with_model(zero_removed(self.model, self.graph, keep, blocks))
 
     def with_model(self, model: nn.Module) -> Self:
         """The same structure with the tensors of another model."""

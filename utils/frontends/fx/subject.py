@@ -8,7 +8,7 @@ the code (slices, views) are changed with the channels. A parameter is narrowed 
 that reads it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
@@ -21,8 +21,10 @@ from torch.utils import _pytree as pytree
 from ...errors import PruningError
 from ...profiling import evaluating
 from ...pruning.channels import ChannelGraph, ChannelIds, UnitMask
+from ...pruning.fold import Constant, constants
 from ...pruning.layers import narrow
 from ...pruning.subject import Block
+from ...pruning.surgery import zero_removed
 from .call import Call, Rule, Size, Trace, Value, attribute, pin_labels, unique_pairs
 from .export import EXPORTED_RULES
 from .rules.compute import DARKNET_RULES
@@ -95,6 +97,14 @@ class FxSubject:
         """The same subject with these layers pinned."""
         pinned = self.pinned | set(names)
         return replace(self, graph=self.graph.pinning(pinned, "excluded"), pinned=pinned)
+
+    def constants(self, alive: UnitMask, blocks: Sequence[Block]) -> dict[str, Constant]:
+        """Layer name -> the constant at its input, see `fold.constants`."""
+        return constants(self.model, self.graph, alive, blocks, self.example)
+
+    def zeroed(self, keep: UnitMask, blocks: Sequence[Block]) -> Self:
+        """The same network with removed channels and blocks multiplied by 0, with hooks in `model`."""
+        return self.with_model(zero_removed(self.model, self.graph, keep, blocks))
 
     def with_model(self, model: nn.Module) -> Self:
         """The same structure with the tensors of another model."""

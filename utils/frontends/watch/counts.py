@@ -1,0 +1,272 @@
+"""Numbers of channels that code and modules hold, set to those of the narrowed network.
+
+The narrowed module runs once more on the example. Where an operation is given a count that does not fit the
+labels, the run goes on with the right one, so one run finds all misfits. Then the attribute of the running
+module, or of one around it, that has the wrong value is set; a count that no attribute holds is a misfit.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch._ops import OpOverload
+
+from ...errors import PruningError
+from ...pruning.channels import ChannelIds, UnitMask
+from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, TRANSPOSED
+from .run import Beside, Reshaping, Step, modules_noted, preserved
+
+
+class MisfitError(PruningError):
+    """Code holds a number of channels that cannot be changed.
+
+    Attributes:
+        misfits: the numbers.
+    """
+
+    misfits: "tuple[Misfit, ...]" = ()
+    keep: "UnitMask | None" = None
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A wrong count in a run of the narrowed network.
+
+    Attributes:
+        step, path: the operation, and the place in its arguments.
+        given, wanted: the count of the code, and the one that fits.
+        where: names of the running modules, the innermost last.
+        ids: what it counts.
+    """
+
+    step: int
+    path: tuple[int, ...]
+    given: int
+    wanted: int
+    where: tuple[str, ...]
+    ids: ChannelIds
+
+
+class _Fitting(Beside):
+    """Runs the operations of a trace with the counts that fit."""
+
+    def __init__(self, steps: Sequence[Step], keep: UnitMask) -> None:
+        super().__init__(steps)
+        self.keep = keep
+        self.misfits: list[Misfit] = []
+        self.stack: list[str] = []
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run `func` with the counts of this step."""
+        step = self.next_step(func)
+        if step is not None:
+            args = self._fitted(step, args)
+        return func(*args, **(kwargs or {}))
+
+    def _fitted(self, step: Step, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        for count in step.counts:
+            first, *rest = count.path
+            if first >= len(args):
+                continue
+            found = args[first] if not rest else args[first][rest[0]]
+            wanted = int(self.keep[count.ids].sum())
+            if not isinstance(found, int) or found in (-1, wanted):
+                continue
+            if found < 0:  # counted from the end
+                continue
+            misfit = Misfit(self.done, count.path, found, wanted, tuple(self.stack), count.ids)
+            self.misfits.append(misfit)
+            new: Any = wanted
+            if rest:
+                new = list(args[first])
+                new[rest[0]] = wanted
+            args = (*args[:first], new, *args[first + 1 :])
+        return args
+
+
+def fit_counts(
+    model: nn.Module,
+    whole: nn.Module,
+    arguments: Sequence[Any],
+    values: Mapping[str, Any],
+    steps: Sequence[Step],
+    keep: UnitMask,
+) -> None:
+    """Set the attributes of a narrowed module that hold counts.
+
+    Args:
+        model: the narrowed module; its attributes are changed.
+        whole: the module that it was narrowed from.
+        arguments, values: of its `forward`.
+        steps: the operations of the run of the whole network.
+        keep: (ids,) what is kept.
+
+    Raises:
+        MisfitError: counts remain that no attribute holds.
+    """
+    tried: set[tuple[int, str, Any, int]] = set()
+    changes: list[tuple[Change, set[tuple[int, tuple[int, ...]]]]] = []
+    before: dict[tuple[int, tuple[int, ...]], int] = {}
+    while True:
+        misfits = _misfits(model, arguments, values, steps, keep)
+        now = {(each.step, each.path): each.given for each in misfits}
+        for change, meant in changes:
+            if all(now.get(key) == before[key] for key in meant):
+                change.undo()
+        if not misfits:
+            return
+        chosen: dict[Any, tuple[Change, set[tuple[int, tuple[int, ...]]]]] = {}
+        for misfit in misfits:
+            fresh = (each for each in _candidates(model, whole, misfit) if each.key not in tried)
+            change = next(fresh, None)
+            if change is not None:
+                chosen.setdefault(change.key, (change, set()))[1].add((misfit.step, misfit.path))
+        if not chosen:
+            raise _stuck(model, misfits)
+        before, changes = now, list(chosen.values())
+        for change, _ in changes:
+            tried.add(change.key)
+            change.do()
+
+
+def _stuck(model: nn.Module, misfits: Sequence[Misfit]) -> MisfitError:
+    first = misfits[0]
+    place = next((name for name in reversed(first.where) if name), type(model).__name__)
+    error = MisfitError(
+        place,
+        f"its code has the number {first.given} where {first.wanted} channels are left",
+        "keep the number in an attribute, or take it from a shape",
+    )
+    error.misfits = tuple(misfits)
+    return error
+
+
+def _misfits(
+    model: nn.Module,
+    arguments: Sequence[Any],
+    values: Mapping[str, Any],
+    steps: Sequence[Step],
+    keep: UnitMask,
+) -> list[Misfit]:
+    fitting = _Fitting(steps, keep)
+
+    def leave() -> None:
+        fitting.stack.pop()
+
+    try:
+        with preserved(model), modules_noted(model, fitting.stack.append, leave), Reshaping(), fitting:
+            model(*arguments, **values)
+    except Exception as error:
+        if fitting.misfits:
+            return fitting.misfits
+        fact = (
+            f"the narrowed network does not run ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+        )
+        raise PruningError(
+            type(model).__name__, fact, "exclude the layers around code with channel counts"
+        ) from error
+    return fitting.misfits
+
+
+@dataclass
+class Change:
+    """A number of a module that is set to another value.
+
+    Attributes:
+        owner: the module.
+        name: of the attribute.
+        index: in a list or tuple; None for a plain number.
+        value: the new one.
+    """
+
+    owner: nn.Module
+    name: str
+    index: int | None
+    value: int
+    old: Any = None
+
+    @property
+    def key(self) -> tuple[int, str, Any, int]:
+        """What it changes."""
+        return id(self.owner), self.name, self.index, self.value
+
+    def do(self) -> None:
+        """Set it."""
+        self.old = vars(self.owner)[self.name]
+        new: Any = self.value
+        if self.index is not None:
+            new = list(self.old)
+            new[self.index] = self.value
+            new = type(self.old)(new)
+        vars(self.owner)[self.name] = new
+
+    def undo(self) -> None:
+        """Set it back."""
+        vars(self.owner)[self.name] = self.old
+
+
+def _candidates(model: nn.Module, whole: nn.Module, misfit: Misfit) -> Iterator[Change]:
+    """Numbers that may be meant: of the running module first, then of those around it.
+
+    A number that was the count in the whole network, or a multiple of it, of which the code takes a part.
+    """
+    count = len(misfit.ids)
+    pairs = [(model.get_submodule(name), whole.get_submodule(name)) for name in reversed(misfit.where)]
+    for own, old in pairs:
+        for name, value in vars(old).items():
+            if _is_number(value) and value == count:
+                yield Change(own, name, None, misfit.wanted)
+            elif type(value) in (list, tuple) and all(map(_is_number, value)):
+                for index, each in enumerate(value):
+                    if each == count:
+                        yield Change(own, name, index, misfit.wanted)
+    for own, old in pairs:
+        for name, value in vars(old).items():
+            if _is_number(value) and value > count > 1 and value % count == 0:
+                yield Change(own, name, None, value // count * misfit.wanted)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int
+
+
+def set_known_counts(model: nn.Module, whole: nn.Module) -> None:
+    """Set the attributes of torch's own modules from the shapes of their narrowed parameters."""
+    for name, module in model.named_modules():
+        before = whole.get_submodule(name)
+        weight = next((w for w in (getattr(module, "weight", None),) if isinstance(w, Tensor)), None)
+        if isinstance(module, CONVOLUTIONS) and weight is not None:
+            old = before.weight
+            if module.groups == module.in_channels and module.groups > 1:
+                shrunk = weight.shape[0] * module.in_channels // old.shape[0]
+                module.in_channels = module.groups = shrunk
+                module.out_channels = (
+                    weight.shape[0]
+                    if not isinstance(module, TRANSPOSED)
+                    else weight.shape[0] * weight.shape[1]
+                )
+            else:
+                rows, columns = (1, 0) if isinstance(module, TRANSPOSED) else (0, 1)
+                factor = (module.groups, 1) if isinstance(module, TRANSPOSED) else (1, module.groups)
+                module.out_channels = weight.shape[rows] * factor[0]
+                module.in_channels = weight.shape[columns] * factor[1]
+        elif isinstance(module, nn.Linear) and weight is not None:
+            module.out_features, module.in_features = weight.shape
+        elif isinstance(module, (*BATCH_NORMS, *INSTANCE_NORMS)):
+            tensor = weight if weight is not None else module.running_mean
+            if tensor is not None:
+                module.num_features = len(tensor)
+        elif isinstance(module, nn.GroupNorm) and weight is not None:
+            module.num_groups = len(weight) * module.num_groups // module.num_channels
+            module.num_channels = len(weight)
+        elif isinstance(module, nn.PReLU) and weight is not None:
+            module.num_parameters = len(weight)
+        elif isinstance(module, nn.Embedding) and weight is not None:
+            module.num_embeddings, module.embedding_dim = weight.shape

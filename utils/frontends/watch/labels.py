@@ -1,0 +1,93 @@
+"""Labels: which channel each element of a tensor belongs to.
+
+A tensor that was seen has for each axis that may become narrower a tensor of channel ids, expanded to its
+shape, so that an axis along which the ids do not vary takes no memory. The ids of one axis may vary along
+others too: after `view(B, heads, width, N)` those of axis 2 are other ones for each head, and all heads keep
+equally many.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+Labels = Mapping[int, Tensor]  # axis -> (shape of the tensor) int64 channel ids
+
+
+def spread(ids: Tensor, shape: Sequence[int], axis: int) -> Tensor:
+    """Ids (n,) along `axis` of a tensor of `shape`, whose size there is n.
+
+    >>> spread(torch.tensor([7, 8]), (2, 2), 1).tolist()
+    [[7, 8], [7, 8]]
+    """
+    return ids.view([-1 if place == axis else 1 for place in range(len(shape))]).expand(tuple(shape))
+
+
+def varying(label: Tensor) -> tuple[int, ...]:
+    """The axes along which ids may differ."""
+    sizes = zip(label.shape, label.stride(), strict=True)
+    return tuple(axis for axis, (size, stride) in enumerate(sizes) if stride and size > 1)
+
+
+def compact(label: Tensor) -> Tensor:
+    """The same ids with size 1 along all other axes."""
+    for axis in set(range(label.ndim)) - set(varying(label)):
+        label = label.narrow(axis, 0, 1)
+    return label
+
+
+def rows(label: Tensor, axis: int) -> Tensor:
+    """(rows, n) the different vectors of ids along `axis`; one row where ids vary along no other axis."""
+    found = compact(label).movedim(axis, -1)
+    found = found.reshape(-1, found.shape[-1])
+    return found if len(found) == 1 else torch.unique(found, dim=0)
+
+
+def resized(label: Tensor, shape: Sequence[int]) -> Tensor:
+    """The ids for a tensor of the same rank that has other sizes along axes where ids do not vary."""
+    return compact(label).expand(tuple(shape))
+
+
+def moved(label: Tensor, axis: int, move: Callable[[Tensor], Tensor]) -> tuple[Tensor, int | None]:
+    """Ids after an operation that only moves elements, and the axis that `axis` became.
+
+    Of an axis that is split, the last part counts as the axis. None if it is gone or has size 1 now.
+    """
+    marker = spread(torch.arange(label.shape[axis]), label.shape, axis)
+    after, found = move(marker), settled(move(label))
+    axes = [place for place in reversed(range(after.ndim)) if _varies(after, place)]
+    # a batch that was merged with channels and is split from them again
+    own = [place for place in axes if place in varying(found)]
+    return found, (own or axes or [None])[0]
+
+
+def settled(label: Tensor) -> Tensor:
+    """The same ids, expanded along all axes along which they are in fact equal."""
+    small = compact(label)
+    for axis in varying(small):
+        first = small.narrow(axis, 0, 1)
+        if bool((small == first).all()):
+            small = first
+    return small.expand(label.shape)
+
+
+def interleaves(label: Tensor, axis: int, move: Callable[[Tensor], Tensor], new: int) -> bool:
+    """Whether the vectors along `axis` alternate along the axis `new` that `move` makes of several axes.
+
+    Then cutting them at different places would change the order of what is left.
+    """
+    others = [place for place in varying(label) if place != axis]
+    if not others:
+        return False
+    shape = [label.shape[place] if place in others else 1 for place in range(label.ndim)]
+    number = torch.arange(math.prod(shape)).view(shape).expand(label.shape)
+    found = rows(move(number), new)[0]
+    return int((found.diff() != 0).sum()) > len(found.unique()) - 1
+
+
+def _varies(marker: Tensor, axis: int) -> bool:
+    if marker.shape[axis] < 2 or not marker.stride(axis):
+        return False
+    first = compact(marker)
+    return first.shape[axis] > 1 and bool((first.diff(dim=axis) != 0).any())

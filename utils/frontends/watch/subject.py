@@ -1,0 +1,273 @@
+"""Any `nn.Module` as a subject of the engine, followed by watching it run.
+
+The module keeps its class and its code: only tensors and the numbers that describe them change.
+Invariants: `narrowed` computes what the network computes with the removed channels at zero wherever a product
+reads them; the given module is afterwards as it was before.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...errors import PruningError
+from ...pruning.channels import ChannelGraph, ChannelIds, UnitMask
+from ...pruning.equality import tensors_in
+from ...pruning.fold import Constant
+from ...pruning.layers import shared_copy
+from ...pruning.subject import Block
+from .counts import MisfitError, fit_counts, set_known_counts
+from .labels import varying
+from .replay import Zeroed, constants_of
+from .rules import rule_of
+from .run import Run, Step, preserved
+
+Arguments = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a run showed.
+
+    Attributes:
+        graph: the channels.
+        steps: the operations in order.
+        tensors: name of a parameter or buffer -> axis -> (shape) units, size 1 where they do not vary.
+        units: (ids,) unit of each id.
+        not_followed: a text for each operation that is not supported.
+    """
+
+    graph: ChannelGraph
+    steps: tuple[Step, ...]
+    tensors: Mapping[str, Mapping[int, Tensor]]
+    units: ChannelIds
+    not_followed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class WatchedSubject:
+    """A module to prune; see `pruning.subject.Subject`.
+
+    Attributes:
+        model: the module.
+        example: (2, ...) an input, twice.
+        trace: what its run showed.
+        values: other arguments of its `forward`, fixed.
+        graph: its channels.
+        pinned: names of layers that keep their width.
+    """
+
+    model: nn.Module
+    example: Tensor
+    trace: Trace
+    values: Mapping[str, Any] = field(default_factory=dict)
+    pinned: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, model: nn.Module, example: Tensor, values: Mapping[str, Any] | None = None) -> Self:
+        """Run `model` once on `example` and follow its channels.
+
+        Raises:
+            PruningError: it does not run on the example, or runs no layer that can be pruned.
+        """
+        example = example[:1].repeat(2, *[1] * (example.ndim - 1))
+        return cls(model, example, traced(model, (example,), values or {}), values or {})
+
+    @property
+    def graph(self) -> ChannelGraph:
+        """Its channels."""
+        return self.trace.graph
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """None: removing blocks would change the code."""
+        return ()
+
+    def pinning(self, names: Iterable[str]) -> Self:
+        """The same subject with these layers pinned."""
+        pinned = self.pinned | set(names)
+        graph = self.graph.pinning(pinned, "excluded")
+        return replace(self, trace=replace(self.trace, graph=graph), pinned=pinned)
+
+    def constants(self, alive: UnitMask, blocks: Sequence[Block]) -> dict[str, Constant]:
+        """Layer name -> the constant that dead channels give it."""
+        del blocks
+        layers = self.graph.layers.items()
+        outputs, inputs = (
+            {name: torch.from_numpy(getattr(layer, side)) for name, layer in layers}
+            for side in ("outputs", "inputs")
+        )
+        return constants_of(self.model, self.example, self.values, self.trace.steps, alive, outputs, inputs)
+
+    def zeroed(self, keep: UnitMask, blocks: Sequence[Block]) -> Self:
+        """The same network with removed channels multiplied by 0."""
+        del blocks
+        return self.with_model(Zeroed(self.model, self.trace.steps, keep[self.trace.units], self.values))
+
+    def with_model(self, model: nn.Module) -> Self:
+        """The same structure with the tensors of another model."""
+        return replace(self, model=model)
+
+    def narrowed(self, keep: UnitMask) -> Self:
+        """A compact copy of the module, of its class, with the kept channels.
+
+        Raises:
+            MisfitError: its code has channel counts that no attribute holds.
+        """
+        model = shared_copy(self.model)
+        narrow_tensors(model, self.trace.tensors, keep)
+        set_known_counts(model, self.model)
+        try:
+            fit_counts(
+                model, self.model, (self.example,), self.values, self.trace.steps, keep[self.trace.units]
+            )
+        except MisfitError as error:
+            error.keep = keep
+            raise
+        return replace(self, model=model)
+
+    def resolved(self, error: MisfitError, keep: UnitMask) -> Self:
+        """The subject with constraints that make the counts of its code fit.
+
+        A count that is the width of another tensor, since the code takes it from a shape, has to stay equal to
+        it; any other one that no attribute holds is kept as it is.
+        """
+        graph, units = self.graph, self.trace.units
+        widths = {
+            ids.tobytes(): ids for layer in graph.layers.values() for ids in (layer.outputs, layer.inputs)
+        }
+        equal, kept = list(graph.equal_sections), {}
+        known = {tuple(part.tobytes() for part in parts) for parts in equal}
+        for misfit in error.misfits:
+            own = units[misfit.ids]
+            for ids in widths.values():
+                fits = len(ids) == len(own) and int(keep[ids].sum()) == misfit.given
+                if fits and (ids != own).any() and (ids.tobytes(), own.tobytes()) not in known:
+                    equal.append((ids, own))
+                    break
+            else:
+                place = next((name for name in reversed(misfit.where) if name), type(self.model).__name__)
+                kept |= dict.fromkeys(own.tolist(), f"the code of {place} has their number {len(own)}")
+        reasons = {**kept, **graph.pin_reasons}
+        pinned = graph.pinned.copy()
+        pinned[np.fromiter(reasons, dtype=np.intp)] = True
+        new = replace(graph, equal_sections=tuple(equal), pinned=pinned, pin_reasons=reasons)
+        return replace(self, trace=replace(self.trace, graph=new))
+
+    def shortened(self, blocks: Sequence[Block]) -> Self:
+        """The subject itself, as it has no blocks."""
+        del blocks
+        return self
+
+
+def traced(model: nn.Module, arguments: Arguments, values: Mapping[str, Any]) -> Trace:
+    """Run `model` once and follow its channels; errors as in `WatchedSubject.of`."""
+    run = Run(model, rule_of)
+    labels = {name: run.look(tensor).labels for name, tensor in _tensors(model)}
+    with preserved(model), run.watching():
+        try:
+            outputs = model(*arguments, **values)
+        except Exception as error:
+            shape = "x".join(map(str, arguments[0].shape))
+            text = " ".join((str(error).strip().splitlines() or [""])[0].split())[:200]
+            fact = f"does not run on a batch of shape {shape} ({type(error).__name__}: {text})"
+            raise PruningError(type(model).__name__, fact, "give an input that it accepts") from error
+    for tensor in tensors_in(outputs):
+        for label in run.look(tensor).labels.values():
+            run.pin(label, "an output of the network")
+    _find_norms(run)
+    for seen, large, small in run.gates:  # a factor that something else reads too is no gate
+        if seen.reads == 1:
+            run.tie(large, small, "gate")
+    read = np.unique(np.concatenate([np.zeros(0, dtype=np.intp), *run.read]))
+    graph, units = run.tracer.finish(), run.tracer.units()
+    graph = _pinned_unread(graph, units[read])
+    tensors = {
+        name: {axis: torch.from_numpy(units)[_small(label)] for axis, label in own.items()}
+        for name, own in labels.items()
+    }
+    if not graph.layers:
+        fact = "runs no convolution or linear layer"
+        raise PruningError(type(model).__name__, fact, "give a network with layers to prune")
+    return Trace(graph, tuple(run.steps), tensors, units, tuple(dict.fromkeys(run.not_followed)))
+
+
+def _small(label: Tensor) -> Tensor:
+    for axis in set(range(label.ndim)) - set(varying(label)):
+        label = label.narrow(axis, 0, 1)
+    return label
+
+
+def _find_norms(run: Run) -> None:
+    """Say which batch norm is the only reader of a layer; each of the two runs once."""
+    for layer, norm in run.norms.items():
+        if (
+            run.layers[layer].reads == 1
+            and run.norm_calls[norm] == 1
+            and list(run.norms.values()).count(norm) == 1
+        ):
+            run.tracer.norm(layer, norm)
+
+
+def _pinned_unread(graph: ChannelGraph, read: ChannelIds) -> ChannelGraph:
+    """Keep channels that no product reads: whatever reads them was not seen."""
+    reasons = dict(graph.pin_reasons)
+    is_read = np.zeros(graph.unit_count, dtype=np.bool_)
+    is_read[read] = True
+    for layer in graph.layers.values():
+        if not layer.depthwise:
+            is_read[layer.inputs] = True
+    for name, layer in graph.layers.items():
+        for unit in layer.outputs[~is_read[layer.outputs]].tolist():
+            reasons.setdefault(unit, f"no layer reads the output of {name}")
+    pinned = graph.pinned.copy()
+    pinned[np.fromiter(reasons, dtype=np.intp)] = True
+    return replace(graph, pinned=pinned, pin_reasons=reasons)
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def narrow_tensors(model: nn.Module, labels: Mapping[str, Mapping[int, Tensor]], keep: UnitMask) -> None:
+    """Cut the parameters and buffers of `model`, in place, each with storage of its own afterwards."""
+    kept = torch.from_numpy(keep)
+    named = dict(_tensors(model))
+    new: dict[int, Tensor] = {}
+    for name, tensor in named.items():
+        found = tensor.detach()
+        masks = {axis: kept[units] for axis, units in labels.get(name, {}).items()}
+        for axis in sorted(masks, key=lambda axis: len(masks[axis].squeeze().shape)):  # rows before columns
+            found, cut = _cut(found, axis, masks[axis])
+            for other, mask in masks.items():
+                if other != axis and cut is not None and mask.shape[axis] > 1:
+                    masks[other] = mask.index_select(axis, cut)
+        found = found.clone() if found.data_ptr() == tensor.data_ptr() else found.contiguous()
+        if isinstance(tensor, nn.Parameter):
+            found = nn.Parameter(found, requires_grad=tensor.requires_grad)
+        new[id(tensor)] = found
+    for module in model.modules():
+        for table in (module._parameters, module._buffers):
+            for name, tensor in table.items():
+                if tensor is not None and id(tensor) in new:
+                    table[name] = new[id(tensor)]  # type: ignore[assignment]
+
+
+def _cut(tensor: Tensor, axis: int, mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Without the elements along `axis` where `mask` is False; each of its vectors keeps equally many.
+
+    Also the numbers of those that are kept, where they are the same for all vectors.
+    """
+    mask = mask.to(tensor.device)
+    others = [place for place, size in enumerate(mask.shape) if size > 1 and place != axis]
+    if not others:
+        kept = mask.reshape(-1).nonzero().flatten()
+        return tensor.index_select(axis, kept), kept
+    count = int(mask.sum(axis).max())
+    order = mask.to(torch.int8).argsort(dim=axis, descending=True, stable=True).narrow(axis, 0, count)
+    shape = [count if place == axis else size for place, size in enumerate(tensor.shape)]
+    return tensor.take_along_dim(order.expand(shape), axis), None
