@@ -5,10 +5,11 @@ labels, the run goes on with the right one, so one run finds all misfits. Then t
 module, or of one around it, that has the wrong value is set; a count that no attribute holds is a misfit.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 
@@ -48,11 +49,17 @@ class Misfit:
     ids: ChannelIds
 
 
+Place = tuple[int, tuple[int, ...]]  # number of an operation, place in its arguments
+_aten = torch.ops.aten
+# Whether these run depends on sizes and on what autograd saves; the counts are never theirs.
+_FREE = frozenset({_aten.detach, _aten.clone, _aten.as_strided_, _aten._to_copy, _aten.contiguous})
+
+
 class _Fitting(Beside):
     """Runs the operations of a trace with the counts that fit."""
 
     def __init__(self, steps: Sequence[Step], keep: UnitMask) -> None:
-        super().__init__(steps)
+        super().__init__(steps, lambda func: func.overloadpacket not in _FREE)
         self.keep = keep
         self.misfits: list[Misfit] = []
         self.stack: list[str] = []
@@ -66,7 +73,11 @@ class _Fitting(Beside):
     ) -> Any:
         """Run `func` with the counts of this step."""
         step = self.next_step(func)
-        if step is not None:
+        if step is not None and step.counts:
+            if (
+                func.overloadpacket is _aten.alias
+            ):  # sliced nothing off: the count was larger than what is left
+                func, args = step.func, (args[0], *step.args[1:])
             args = self._fitted(step, args)
         return func(*args, **(kwargs or {}))
 
@@ -111,29 +122,57 @@ def fit_counts(
     Raises:
         MisfitError: counts remain that no attribute holds.
     """
+
+    def run() -> tuple[dict[Place, Misfit], Exception | None]:
+        return _misfits(model, arguments, values, steps, keep)
+
     tried: set[tuple[int, str, Any, int]] = set()
-    changes: list[tuple[Change, set[tuple[int, tuple[int, ...]]]]] = []
-    before: dict[tuple[int, tuple[int, ...]], int] = {}
-    while True:
-        misfits = _misfits(model, arguments, values, steps, keep)
-        now = {(each.step, each.path): each.given for each in misfits}
-        for change, meant in changes:
-            if all(now.get(key) == before[key] for key in meant):
-                change.undo()
-        if not misfits:
-            return
-        chosen: dict[Any, tuple[Change, set[tuple[int, tuple[int, ...]]]]] = {}
-        for misfit in misfits:
+    misfits, error = run()
+    while misfits:
+        chosen: dict[Any, tuple[Change, list[Place]]] = {}
+        for place, misfit in misfits.items():
             fresh = (each for each in _candidates(model, whole, misfit) if each.key not in tried)
             change = next(fresh, None)
             if change is not None:
-                chosen.setdefault(change.key, (change, set()))[1].add((misfit.step, misfit.path))
+                chosen.setdefault(change.key, (change, []))[1].append(place)
         if not chosen:
-            raise _stuck(model, misfits)
-        before, changes = now, list(chosen.values())
-        for change, _ in changes:
-            tried.add(change.key)
-            change.do()
+            raise _stuck(model, tuple(misfits.values()))
+        tried |= chosen.keys()
+        misfits, error = _changed(run, list(chosen.values()), misfits, error)
+    if error is not None:
+        fact = (
+            f"the narrowed network does not run ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
+        )
+        remedy = "exclude the layers around code with channel counts"
+        raise PruningError(type(model).__name__, fact, remedy) from error
+
+
+def _changed(
+    run: "Callable[[], tuple[dict[Place, Misfit], Exception | None]]",
+    changes: "Sequence[tuple[Change, list[Place]]]",
+    before: "Mapping[Place, Misfit]",
+    failed: Exception | None,
+) -> "tuple[dict[Place, Misfit], Exception | None]":
+    """Make changes, take back those without effect, and find the misfits that remain."""
+    for change, _ in changes:
+        change.do()
+    after, error = run()
+    if error is not None and failed is None:  # one of them was wrong
+        for change, _ in reversed(changes):
+            change.undo()
+        if len(changes) == 1:
+            return run()
+        for one in changes:
+            after, failed = _changed(run, [one], before, failed)
+        return after, failed
+    useless = [
+        change
+        for change, places in changes
+        if all(place in after and after[place].given == before[place].given for place in places)
+    ]
+    for change in useless:
+        change.undo()
+    return run() if useless else (after, error)
 
 
 def _stuck(model: nn.Module, misfits: Sequence[Misfit]) -> MisfitError:
@@ -154,25 +193,20 @@ def _misfits(
     values: Mapping[str, Any],
     steps: Sequence[Step],
     keep: UnitMask,
-) -> list[Misfit]:
+) -> tuple[dict[Place, Misfit], Exception | None]:
+    """The misfits of a run, and what it raised."""
     fitting = _Fitting(steps, keep)
 
     def leave() -> None:
         fitting.stack.pop()
 
+    raised: Exception | None = None
     try:
         with preserved(model), modules_noted(model, fitting.stack.append, leave), Reshaping(), fitting:
             model(*arguments, **values)
-    except Exception as error:
-        if fitting.misfits:
-            return fitting.misfits
-        fact = (
-            f"the narrowed network does not run ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
-        )
-        raise PruningError(
-            type(model).__name__, fact, "exclude the layers around code with channel counts"
-        ) from error
-    return fitting.misfits
+    except Exception as error:  # the user's code may raise anything
+        raised = error
+    return {(each.step, each.path): each for each in fitting.misfits}, raised
 
 
 @dataclass

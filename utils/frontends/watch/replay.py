@@ -4,7 +4,7 @@ The operations of the second run are those of the trace, in the same order; each
 number. A run that does something else on the way is told.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,11 +14,19 @@ from torch._ops import OpOverload
 from ...pruning.channels import UnitMask
 from ...pruning.fold import Constant
 from .labels import compact
+from .rules import PRODUCTS
 from .run import Beside, Reshaping, Step, preserved
 
 
+def _is_product(func: OpOverload) -> bool:
+    return func.overloadpacket in PRODUCTS
+
+
 class _Replay(Beside):
-    """Runs the operations of a trace in another way."""
+    """Runs the products of a trace in another way."""
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        super().__init__(steps, _is_product)
 
     def __torch_dispatch__(
         self,

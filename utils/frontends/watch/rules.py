@@ -631,6 +631,10 @@ def attention(call: Call) -> list[Labels]:
 def batch_norm(call: Call) -> Labels | list[Labels]:
     """Batch norms of all kinds: one number of each parameter for each channel."""
     value = call.run.look(call.args[0])
+    if _takes_statistics(call):
+        for axis, label in value.labels.items():
+            if axis != 1:
+                call.run.pin(label, f"{call.name} {_MIXES}")
     others = [call.run.look(each) for each in call.args[1:5] if isinstance(each, Tensor) and each.numel()]
     label = value.labels.get(1)
     if label is None:
@@ -656,6 +660,14 @@ def batch_norm(call: Call) -> Labels | list[Labels]:
             if value.writer is not None:
                 call.run.norms[value.writer] = name
     return [found] if isinstance(call.result, list | tuple) else found
+
+
+def _takes_statistics(call: Call) -> bool:
+    """Whether a batch norm computes its means itself."""
+    try:
+        return bool(call.argument("training"))
+    except KeyError:
+        return False
 
 
 def group_norm(call: Call) -> list[Labels]:
@@ -756,6 +768,12 @@ _REDUCTIONS = frozenset(
         aten.all, aten.median, aten.mode,
     }
 )  # fmt: skip
+PRODUCTS = frozenset(
+    {
+        aten.convolution, aten.mm, aten.bmm, aten.addmm, aten.baddbmm,
+        aten._scaled_dot_product_flash_attention_for_cpu,
+    }
+)  # fmt: skip
 _RULES: Mapping[Any, Rule] = MappingProxyType(
     {
         aten.convolution: convolution,
@@ -776,7 +794,7 @@ _RULES: Mapping[Any, Rule] = MappingProxyType(
         aten.native_group_norm: group_norm,
         aten.native_layer_norm: layer_norm,
         aten.copy_: written,
-        **dict.fromkeys((aten._softmax, aten._log_softmax, aten.cumsum, aten.cumprod, aten.sort), along),
+        **dict.fromkeys((aten._softmax, aten._log_softmax, aten._safe_softmax, aten.cumsum, aten.cumprod, aten.sort), along),
         **dict.fromkeys(_WINDOWS, windows),
         **dict.fromkeys(_REDUCTIONS, reduced),
         **dict.fromkeys(_SAME, passed),

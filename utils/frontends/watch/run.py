@@ -88,6 +88,7 @@ class Step:
     counts: tuple[Count, ...] = ()
     product: Product | None = None
     norm: str | None = None  # name of the batch norm that it computes
+    args: tuple[Any, ...] = ()  # without tensors
 
 
 @dataclass
@@ -236,8 +237,7 @@ class Run(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
             each.reads += 1
         call.result = func(*args, **kwargs)
         self._describe(call, tensors)
-        if func.overloadpacket is not torch.ops.aten.detach:  # autograd adds it where it saves a result
-            self.steps.append(Step(func, tuple(call.counts), call.product, call.norm))
+        self.steps.append(Step(func, tuple(call.counts), call.product, call.norm, _plain(args)))
         return call.result
 
     def _describe(self, call: Call, tensors: Sequence[Seen]) -> None:
@@ -334,15 +334,23 @@ class Run(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
         self.where = self._stack.pop()
 
 
-class Beside(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
-    """A further run of a network beside the operations of its trace.
+class OtherStepsError(PruningError):
+    """The network did not run the operations of its trace."""
 
-    A reshape is a view or a view of a copy, depending on the sizes; both count as the same.
+
+class Beside(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
+    """A further run of a network beside some operations of its trace.
+
+    Args:
+        steps: all operations of the trace.
+        matters: whether a run has to do an operation again; others may differ, as a reshape is a view or
+            a view of a copy depending on the sizes.
     """
 
-    def __init__(self, steps: Sequence[Step]) -> None:
+    def __init__(self, steps: Sequence[Step], matters: Callable[[OpOverload], bool]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.steps, self.done = steps, 0
+        self.steps, self.done = [step for step in steps if matters(step.func)], 0
+        self._matters = matters
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -350,39 +358,39 @@ class Beside(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
         return False
 
     def next_step(self, func: OpOverload) -> Step | None:
-        """The step that `func` is; None if it is a copy that the trace did not need.
+        """The step that `func` is; None if it does not matter.
 
         Raises:
             OtherStepsError: the trace has another operation here.
         """
-        if func.overloadpacket is torch.ops.aten.detach:
+        if not self._matters(func):
             return None
-        for place in (self.done, self.done + 1):
-            if place < len(self.steps) and _is_same(self.steps[place].func, func):
-                self.done = place + 1
-                return self.steps[place]
-            if place < len(self.steps) and self.steps[place].func.overloadpacket is not torch.ops.aten.clone:
-                break
-        if func.overloadpacket is torch.ops.aten.clone:
-            return None
-        wanted = self.steps[self.done].func if self.done < len(self.steps) else "the end"
-        fact = f"operation {self.done} is {func}, in the trace it was {wanted}"
-        raise OtherStepsError("forward", fact, "give an example of the size that is used")
+        step = self.steps[self.done] if self.done < len(self.steps) else None
+        if step is None or not _is_same(step.func, func):
+            wanted = "the end" if step is None else step.func
+            fact = f"operation {self.done} is {func}, in the trace it was {wanted}"
+            raise OtherStepsError("forward", fact, "give an example of the size that is used")
+        self.done += 1
+        return step
 
 
+_SLICES = frozenset(
+    {torch.ops.aten.slice, torch.ops.aten.alias}
+)  # code that slices nothing off gets an alias
 _VIEWS = frozenset({torch.ops.aten.view, torch.ops.aten._unsafe_view})
 
 
 def _is_same(one: OpOverload, other: OpOverload) -> bool:
-    return one == other or {one.overloadpacket, other.overloadpacket} <= _VIEWS
-
-
-class OtherStepsError(PruningError):
-    """The network did not run the operations of its trace."""
+    both = {one.overloadpacket, other.overloadpacket}
+    return one == other or both <= _VIEWS or both <= _SLICES
 
 
 class Reshaping(TorchFunctionMode):
-    """`reshape` as `view`, or as a view of a copy: its own check comes before operations are dispatched."""
+    """`reshape` as a view or a view of a copy, `linear` as the product of two matrices.
+
+    The check of a reshape comes before operations are dispatched, and linear layers are other operations for
+    some strides.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -393,8 +401,15 @@ class Reshaping(TorchFunctionMode):
             value, *shape = args
             shape = kwargs.get("shape", shape[0] if len(shape) == 1 else shape)
             shape = [shape] if isinstance(shape, int) else list(shape)
-            return (value if _is_viewable(value, shape) else value.contiguous()).view(*shape)
+            return self._reshaped(value, shape)
+        if func is nn.functional.linear and args[0].ndim > 2:
+            value, *rest = args
+            rows = func(self._reshaped(value, (-1, value.shape[-1])), *rest, **kwargs)
+            return rows.view(*value.shape[:-1], rows.shape[-1])
         return func(*args, **kwargs)
+
+    def _reshaped(self, value: Tensor, shape: Sequence[int]) -> Tensor:
+        return (value if _is_viewable(value, shape) else value.contiguous()).view(*shape)
 
 
 def _is_viewable(value: Tensor, shape: Sequence[int]) -> bool:
@@ -434,6 +449,17 @@ def modules_noted(
             handle.remove()
 
 
+def _plain(args: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(
+        None if isinstance(arg, Tensor) else arg for arg in args if not isinstance(arg, list | tuple)
+    )
+
+
+def _is_cache(name: str, value: object) -> bool:
+    """Whether it is a container of the user's, which a forward may fill."""
+    return type(value) in (dict, list, set) and name not in vars(nn.Module())
+
+
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.stride(), tensor.storage_offset()
 
@@ -445,6 +471,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
     states = [
         (module, dict(vars(module)), dict(module._buffers), dict(module._parameters)) for module in modules
     ]
+    holders = [value for module in modules for name, value in vars(module).items() if _is_cache(name, value)]
+    contents = [(holder, holder.copy()) for holder in holders]
     values = [(tensor, tensor.detach().clone()) for tensor in model.buffers()]
     learns = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     random = torch.get_rng_state()
@@ -462,6 +490,10 @@ def preserved(model: nn.Module) -> Iterator[None]:
             for tensor, before in values:
                 if not torch.equal(tensor, before):
                     tensor.copy_(before)
+        for holder, content in contents:
+            if holder != content:
+                holder.clear()
+                (holder.extend if isinstance(holder, list) else holder.update)(content)
         for module, state, buffers, parameters in states:
             vars(module).clear()
             vars(module).update(state)
