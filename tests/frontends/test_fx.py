@@ -11,9 +11,7 @@ from slim import Plan, apply_plan, load
 from slim import slim as slim_network
 from tests.frontends.networks import MIDDLES, Network, network
 from utils.errors import PruningError
-from utils.frontends.fx.call import Value, channels
-from utils.frontends.fx.rules import shape as shape_rules
-from utils.frontends.fx.subject import FxSubject
+from utils.frontends.watch.subject import WatchedSubject as FxSubject
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.policies import slim_threshold
 from utils.pruning.scores import named_scorer, random_scores

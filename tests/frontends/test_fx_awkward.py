@@ -16,7 +16,7 @@ from tests.frontends import awkward
 from tests.frontends.awkward import MIDDLES
 from tests.frontends.networks import Network, network
 from utils.errors import PruningError
-from utils.frontends.fx.subject import FxSubject
+from utils.frontends.watch.subject import WatchedSubject as FxSubject
 from utils.pruning.equality import outputs_in_float64, relative_difference, tensors_in
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)

@@ -10,7 +10,7 @@ from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.errors import UnsupportedSectionError
 from utils.frontends.darknet.subject import DarknetSubject
-from utils.frontends.fx.subject import FxSubject
+from utils.frontends.watch.subject import WatchedSubject as FxSubject
 from utils.pruning.channels import ChannelGraph
 
 ROOT = Path(__file__).resolve().parents[2]

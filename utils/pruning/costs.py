@@ -90,9 +90,14 @@ class Costs:
         )
 
 
-def costs_of(model: nn.Module, graph: ChannelGraph, image: Tensor) -> Costs:
-    """The costs of `model`, which `graph` describes, for images of the size of `image` (B, C, H, W)."""
-    cells = layer_cells(model, graph, image)
+def costs_of(
+    model: nn.Module, graph: ChannelGraph, image: Tensor, cells: Mapping[str, int] | None = None
+) -> Costs:
+    """The costs of `model`, which `graph` describes, for images of the size of `image` (B, C, H, W).
+
+    `cells`, how often each layer's kernel is applied, is found by a run if it is not given.
+    """
+    cells = layer_cells(model, graph, image) if cells is None else cells
     modules = dict(model.named_modules(remove_duplicate=False))
     counted: set[int] = set()  # identities of parameters: layers may share them
 

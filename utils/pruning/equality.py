@@ -25,7 +25,7 @@ def outputs_in_float64(model: nn.Module, images: Tensor) -> list[Tensor]:
         model: takes one tensor, returns anything that `tensors_in` takes; unchanged afterwards.
         images: its input, of any type and device; integers stay integers.
     """
-    with evaluating(model), torch.no_grad(), _in_float64(model), _Doubles():  # type: ignore[no-untyped-call]
+    with evaluating(model), torch.no_grad(), _in_float64(model), Doubles():  # type: ignore[no-untyped-call]
         outputs = model(images.to("cpu", torch.float64 if images.is_floating_point() else None))
     return tensors_in(outputs)
 
@@ -81,7 +81,7 @@ def _in_float64(model: nn.Module) -> Iterator[None]:
         yield
 
 
-class _Doubles(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Doubles(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Compute every operation in float64, whatever type the code asks for."""
 
     @classmethod

@@ -141,7 +141,7 @@ class GroupRatios:
             asked = [self.ratios[name] for name in group.layers if name in self.ratios]
             if asked:
                 keep &= keep_best(graph, [group], min(asked), values)
-        return ChannelPlan(keep | np.isposinf(values))
+        return ChannelPlan(_levelled(graph, keep | np.isposinf(values), values))
 
 
 def normal_threshold(ratio: float) -> GlobalThreshold:
@@ -226,6 +226,22 @@ def keep_best(
         order = np.arange(len(free)) if scores is None else np.argsort(-scores[free], kind="stable")
         fewest = 1 if len(free) == len(group.units) else 0
         keep[free[order[max(fewest, len(free) - int(len(free) * ratio)) :]]] = False
+    return keep
+
+
+def _levelled(graph: ChannelGraph, keep: UnitMask, scores: UnitScores) -> UnitMask:
+    """The same number of channels, chosen within each of the parts that must keep equally many.
+
+    Otherwise all parts of a grouped convolution would keep as many as the one with the most.
+    """
+    keep = keep | graph.pinned
+    order = np.where(graph.pinned, np.inf, scores)
+    for parts in graph.equal_sections:
+        count = max(1, round(float(np.mean([keep[part].mean() * len(part) for part in parts]))))
+        for part in parts:
+            wanted = max(count, int((graph.pinned | np.isposinf(scores))[part].sum()))
+            keep[part] = False
+            keep[part[np.argsort(-order[part], kind="stable")[:wanted]]] = True
     return keep
 
 

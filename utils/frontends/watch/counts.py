@@ -102,36 +102,59 @@ class _Fitting(Beside):
         return args
 
 
-def fit_counts(
-    model: nn.Module,
-    whole: nn.Module,
-    arguments: Sequence[Any],
-    values: Mapping[str, Any],
-    steps: Sequence[Step],
-    keep: UnitMask,
-) -> None:
-    """Set the attributes of a narrowed module that hold counts.
+@dataclass(frozen=True)
+class Fit:
+    """A narrowed module whose counts are to be set.
 
-    Args:
+    Attributes:
         model: the narrowed module; its attributes are changed.
         whole: the module that it was narrowed from.
         arguments, values: of its `forward`.
         steps: the operations of the run of the whole network.
         keep: (ids,) what is kept.
+        is_training: whether that run was in training mode.
+    """
+
+    model: nn.Module
+    whole: nn.Module
+    arguments: Sequence[Any]
+    values: Mapping[str, Any]
+    steps: Sequence[Step]
+    keep: UnitMask
+    is_training: bool = False
+
+    def run(self) -> tuple[dict[Place, Misfit], Exception | None]:
+        """The misfits of a run, and what it raised."""
+        fitting = _Fitting(self.steps, self.keep)
+
+        def leave() -> None:
+            fitting.stack.pop()
+
+        raised: Exception | None = None
+        names = modules_noted(self.model, fitting.stack.append, leave)
+        with preserved(self.model), names, Reshaping(), fitting:
+            self.model.train(self.is_training)
+            try:
+                self.model(*self.arguments, **self.values)
+            except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+                raised = error
+        return {(each.step, each.path): each for each in fitting.misfits}, raised
+
+
+def fit_counts(fit: Fit) -> None:
+    """Set the attributes of a narrowed module that hold counts.
 
     Raises:
         MisfitError: counts remain that no attribute holds.
+        PruningError: it does not run.
     """
-
-    def run() -> tuple[dict[Place, Misfit], Exception | None]:
-        return _misfits(model, arguments, values, steps, keep)
-
+    model, run = fit.model, fit.run
     tried: set[tuple[int, str, Any, int]] = set()
     misfits, error = run()
     while misfits:
         chosen: dict[Any, tuple[Change, list[Place]]] = {}
         for place, misfit in misfits.items():
-            fresh = (each for each in _candidates(model, whole, misfit) if each.key not in tried)
+            fresh = (each for each in _candidates(model, fit.whole, misfit) if each.key not in tried)
             change = next(fresh, None)
             if change is not None:
                 chosen.setdefault(change.key, (change, []))[1].append(place)
@@ -148,11 +171,11 @@ def fit_counts(
 
 
 def _changed(
-    run: "Callable[[], tuple[dict[Place, Misfit], Exception | None]]",
-    changes: "Sequence[tuple[Change, list[Place]]]",
-    before: "Mapping[Place, Misfit]",
+    run: Callable[[], tuple[dict[Place, Misfit], Exception | None]],
+    changes: Sequence[tuple["Change", list[Place]]],
+    before: Mapping[Place, Misfit],
     failed: Exception | None,
-) -> "tuple[dict[Place, Misfit], Exception | None]":
+) -> tuple[dict[Place, Misfit], Exception | None]:
     """Make changes, take back those without effect, and find the misfits that remain."""
     for change, _ in changes:
         change.do()
@@ -185,28 +208,6 @@ def _stuck(model: nn.Module, misfits: Sequence[Misfit]) -> MisfitError:
     )
     error.misfits = tuple(misfits)
     return error
-
-
-def _misfits(
-    model: nn.Module,
-    arguments: Sequence[Any],
-    values: Mapping[str, Any],
-    steps: Sequence[Step],
-    keep: UnitMask,
-) -> tuple[dict[Place, Misfit], Exception | None]:
-    """The misfits of a run, and what it raised."""
-    fitting = _Fitting(steps, keep)
-
-    def leave() -> None:
-        fitting.stack.pop()
-
-    raised: Exception | None = None
-    try:
-        with preserved(model), modules_noted(model, fitting.stack.append, leave), Reshaping(), fitting:
-            model(*arguments, **values)
-    except Exception as error:  # the user's code may raise anything
-        raised = error
-    return {(each.step, each.path): each for each in fitting.misfits}, raised
 
 
 @dataclass

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
+from ...profiling import TRANSPOSED
 from ...pruning.channels import ChannelIds, Tie
-from ...pruning.layers import CONVOLUTIONS
+from ...pruning.layers import CONVOLUTIONS, ChannelSelection
 from .labels import Labels, compact, interleaves, moved, resized, rows, spread, varying
 from .run import Call, Count, Product, Rule, Seen
 
@@ -291,6 +292,28 @@ def indexed(call: Call) -> Labels:
     return found
 
 
+def selected(call: Call) -> Labels:
+    """index_select: of another axis than the channels', or by a ChannelSelection."""
+    source = call.run.look(call.args[0])
+    axis = call.argument("dim") % source.tensor.ndim
+    module = call.run.module(call.run.where)
+    found = {place: label for place, label in source.labels.items() if place != axis}
+    found = {
+        place: resized(_at_start(call, label, axis), call.result.shape) for place, label in found.items()
+    }
+    if axis in source.labels:
+        call.run.pin(source.labels[axis], f"{call.name} selects by number")
+    index = call.run.look(call.args[2])
+    if isinstance(module, ChannelSelection) and 0 in index.labels and axis in source.labels:
+        ids = index.labels[0]
+        reads = torch.from_numpy(_along(source.labels[axis], axis))
+        call.run.add_layer(call.run.where, _ids(reads), _ids(ids), 1, False)
+        operands = {0: (axis, spread(reads, source.tensor.shape, axis))}
+        call.product = Product(call.run.where, operands, tuple(call.result.shape), None, axis, 0, 0)
+        found[axis] = spread(ids, call.result.shape, axis)
+    return found
+
+
 def padded(call: Call) -> Labels:
     """Padding with a constant: of spatial axes; channels that are added are kept."""
     source, pads = call.run.look(call.args[0]), call.argument("pad")
@@ -528,8 +551,10 @@ def _note_layer(
         written = ids
     if layer is not None and reads is not None and written is not None:
         call.run.add_layer(layer, _ids(reads), _ids(written), groups, depthwise)
+    counted = value.tensor if isinstance(call.run.module(layer or ""), TRANSPOSED) else call.result
+    cells = counted.numel() // counted.shape[1]
     operands = {} if reads is None else {place: (axis, spread(reads, value.tensor.shape, axis))}
-    call.product = Product(layer, operands, tuple(call.result.shape), bias, outputs, place)
+    call.product = Product(layer, operands, tuple(call.result.shape), bias, outputs, place, cells)
 
 
 def matrix(call: Call) -> Labels:
@@ -597,7 +622,10 @@ def _note_matrix(
         if layer is not None and (reads is None or written is None):
             layer = None
     place = begin + (right.is_static is False)
-    call.product = Product(layer, operands, tuple(call.result.shape), 0 if begin else None, outputs, place)
+    cells = call.result.numel() // call.result.shape[outputs]
+    call.product = Product(
+        layer, operands, tuple(call.result.shape), 0 if begin else None, outputs, place, cells
+    )
 
 
 def attention(call: Call) -> list[Labels]:
@@ -770,6 +798,7 @@ _REDUCTIONS = frozenset(
 )  # fmt: skip
 PRODUCTS = frozenset(
     {
+        aten.index_select,
         aten.convolution, aten.mm, aten.bmm, aten.addmm, aten.baddbmm,
         aten._scaled_dot_product_flash_attention_for_cpu,
     }
@@ -783,6 +812,7 @@ _RULES: Mapping[Any, Rule] = MappingProxyType(
         aten.cat: cat,
         aten.stack: stack,
         aten.index: indexed,
+        aten.index_select: selected,
         aten.constant_pad_nd: padded,
         **dict.fromkeys(
             (

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from ...errors import PruningError
 from ...pruning.channels import ChannelIds, ChannelTracer, Layer, Tie
-from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS
+from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS, ChannelSelection
 from .labels import Labels, compact, rows, spread, varying
 
 PARAMETRIZED = ".parametrizations."
@@ -67,6 +67,7 @@ class Product:
         layer: name of the layer with these weights; None for other products.
         operands: position in the arguments -> axis that is contracted and its labels.
         value: position of the tensor that a layer reads.
+        cells: how often a layer's kernel is applied.
         result: shape of the output.
         bias: position of the bias, if there is one.
         outputs: axis of the layer's channels in the output.
@@ -78,6 +79,7 @@ class Product:
     bias: int | None = None
     outputs: int = 1
     value: int = 0
+    cells: int = 0
 
 
 @dataclass(frozen=True)
@@ -197,6 +199,9 @@ class Run(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
                     labels[axis] = own.expand(tensor.shape)
                 else:
                     labels[axis] = spread(ids, tensor.shape, axis)
+        elif name.rpartition(".")[2] == "index" and tensor.ndim == 1:
+            if isinstance(self._model.get_submodule(name.rpartition(".")[0]), ChannelSelection):
+                labels[0] = torch.from_numpy(self.tracer.new(len(tensor)))
         self._know(Seen(tensor, labels, is_static=True))
 
     def _know(self, seen: Seen) -> None:

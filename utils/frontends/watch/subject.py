@@ -19,7 +19,7 @@ from ...pruning.equality import tensors_in
 from ...pruning.fold import Constant
 from ...pruning.layers import shared_copy
 from ...pruning.subject import Block
-from .counts import MisfitError, fit_counts, set_known_counts
+from .counts import Fit, MisfitError, fit_counts, set_known_counts
 from .labels import varying
 from .replay import Zeroed, constants_of
 from .rules import rule_of
@@ -38,6 +38,8 @@ class Trace:
         tensors: name of a parameter or buffer -> axis -> (shape) units, size 1 where they do not vary.
         units: (ids,) unit of each id.
         not_followed: a text for each operation that is not supported.
+        read: names of the parameters and buffers that an operation read.
+        training: the operations of a run in training mode, where that reads other parameters.
     """
 
     graph: ChannelGraph
@@ -45,6 +47,8 @@ class Trace:
     tensors: Mapping[str, Mapping[int, Tensor]]
     units: ChannelIds
     not_followed: tuple[str, ...]
+    read: frozenset[str] = frozenset()
+    training: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,22 +124,34 @@ class WatchedSubject:
         model = shared_copy(self.model)
         narrow_tensors(model, self.trace.tensors, keep)
         set_known_counts(model, self.model)
+        kept = keep[self.trace.units]
         try:
-            fit_counts(
-                model, self.model, (self.example,), self.values, self.trace.steps, keep[self.trace.units]
-            )
+            for steps, is_training in ((self.trace.steps, False), (self.trace.training, True)):
+                if steps:
+                    fit = Fit(model, self.model, (self.example,), self.values, steps, kept, is_training)
+                    fit_counts(fit)
         except MisfitError as error:
             error.keep = keep
             raise
         return replace(self, model=model)
 
-    def resolved(self, error: MisfitError, keep: UnitMask) -> Self:
+    def cells(self) -> dict[str, int]:
+        """Layer name -> how often its kernel is applied to one image."""
+        found = dict.fromkeys(self.graph.layers, 0)
+        for step in self.trace.steps:
+            if step.product is not None and step.product.layer is not None:
+                name = step.product.layer
+                found[name] += step.product.cells // len(self.example)
+        return found
+
+    def resolved(self, error: MisfitError) -> Self:
         """The subject with constraints that make the counts of its code fit.
 
         A count that is the width of another tensor, since the code takes it from a shape, has to stay equal to
         it; any other one that no attribute holds is kept as it is.
         """
-        graph, units = self.graph, self.trace.units
+        graph, units, keep = self.graph, self.trace.units, error.keep
+        assert keep is not None
         widths = {
             ids.tobytes(): ids for layer in graph.layers.values() for ids in (layer.outputs, layer.inputs)
         }
@@ -166,7 +182,7 @@ class WatchedSubject:
 def traced(model: nn.Module, arguments: Arguments, values: Mapping[str, Any]) -> Trace:
     """Run `model` once and follow its channels; errors as in `WatchedSubject.of`."""
     run = Run(model, rule_of)
-    labels = {name: run.look(tensor).labels for name, tensor in _tensors(model)}
+    labels = {name: run.look(tensor).labels for name, tensor in every_tensor(model)}
     with preserved(model), run.watching():
         try:
             outputs = model(*arguments, **values)
@@ -175,13 +191,14 @@ def traced(model: nn.Module, arguments: Arguments, values: Mapping[str, Any]) ->
             text = " ".join((str(error).strip().splitlines() or [""])[0].split())[:200]
             fact = f"does not run on a batch of shape {shape} ({type(error).__name__}: {text})"
             raise PruningError(type(model).__name__, fact, "give an input that it accepts") from error
-    for tensor in tensors_in(outputs):
-        for label in run.look(tensor).labels.values():
-            run.pin(label, "an output of the network")
+    steps = tuple(run.steps)
+    _pin_outputs(run, outputs)
+    was_read = frozenset(name for name, tensor in every_tensor(model) if run.look(tensor).reads)
     _find_norms(run)
     for seen, large, small in run.gates:  # a factor that something else reads too is no gate
         if seen.reads == 1:
             run.tie(large, small, "gate")
+    training = _training_steps(model, run, arguments, values, was_read)
     read = np.unique(np.concatenate([np.zeros(0, dtype=np.intp), *run.read]))
     graph, units = run.tracer.finish(), run.tracer.units()
     graph = _pinned_unread(graph, units[read])
@@ -192,7 +209,34 @@ def traced(model: nn.Module, arguments: Arguments, values: Mapping[str, Any]) ->
     if not graph.layers:
         fact = "runs no convolution or linear layer"
         raise PruningError(type(model).__name__, fact, "give a network with layers to prune")
-    return Trace(graph, tuple(run.steps), tensors, units, tuple(dict.fromkeys(run.not_followed)))
+    notes = tuple(dict.fromkeys(run.not_followed))
+    return Trace(graph, steps, tensors, units, notes, was_read, training)
+
+
+def _pin_outputs(run: Run, outputs: Any) -> None:
+    for tensor in tensors_in(outputs):
+        for label in run.look(tensor).labels.values():
+            run.pin(label, "an output of the network")
+
+
+def _training_steps(
+    model: nn.Module, run: Run, arguments: Arguments, values: Mapping[str, Any], was_read: frozenset[str]
+) -> tuple[Step, ...]:
+    """Follow the network in training mode too if that runs layers which evaluation does not.
+
+    A network that cannot train on the example alone is followed as far as it comes.
+    """
+    weights = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
+    if not weights - was_read:
+        return ()
+    before = len(run.steps)
+    with preserved(model), run.watching():
+        model.train()
+        try:
+            _pin_outputs(run, model(*arguments, **values))
+        except Exception:  # noqa: BLE001 - it may need targets, or whatever the user's code asks for
+            return ()
+    return tuple(run.steps[before:])
 
 
 def _small(label: Tensor) -> Tensor:
@@ -228,15 +272,16 @@ def _pinned_unread(graph: ChannelGraph, read: ChannelIds) -> ChannelGraph:
     return replace(graph, pinned=pinned, pin_reasons=reasons)
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
+def every_tensor(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor of every parameter and buffer; of those that modules share, each name."""
+    yield from model.named_parameters(remove_duplicate=False)
+    yield from model.named_buffers(remove_duplicate=False)
 
 
 def narrow_tensors(model: nn.Module, labels: Mapping[str, Mapping[int, Tensor]], keep: UnitMask) -> None:
     """Cut the parameters and buffers of `model`, in place, each with storage of its own afterwards."""
     kept = torch.from_numpy(keep)
-    named = dict(_tensors(model))
+    named = dict(every_tensor(model))
     new: dict[int, Tensor] = {}
     for name, tensor in named.items():
         found = tensor.detach()

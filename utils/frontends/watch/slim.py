@@ -5,26 +5,25 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ...errors import PruningError
 from ...profiling import count_parameters
 from ...pruning.costs import costs_of
-from ...pruning.equality import outputs_in_float64, relative_difference
 from ...pruning.layers import CONVOLUTIONS
 from ...pruning.policies import GlobalThreshold, GroupRatios, Policy, candidate_channels
 from ...pruning.scores import Scorer, gamma_scores, named_scorer, random_scores
 from ...pruning.sparsity import GammaPenalty
 from ...pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import Folding, PruningResult, prune
+from .counts import MisfitError
 from .options import Interface, Parts, Scheme, SlimOptions, pinned_layers, ratios_of, words
-from .plan import Plan, finished, unwrapped
-from .subject import FxSubject
-from .trace import WAY, said
+from .plan import Plan, unwrapped
+from .proof import proven
+from .subject import WatchedSubject
 
-# of the largest output; float64 rounding stays below 1e-12
-EQUAL = 1e-9
+# each round pins at least one channel count of the code, mostly all of them
+_MOST_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -154,20 +153,35 @@ def slim(
 
 def _slimmed(model: nn.Module, example: Tensor, options: SlimOptions) -> SlimResult:
     fixed = options.values or {}
-    whole = FxSubject.of(model, example, fixed)
+    whole = WatchedSubject.of(model, example, fixed)
     ratios = ratios_of(Parts(model, list(whole.graph.layers)), options)
     subject = whole.pinning(pinned_layers(whole.graph, ratios, options.interface))
-    result = prune(
-        subject,
-        [_policy(ratios, options.scheme, options.layer_keep)],
-        _scorer(options.score, options.seed),
-        folding=options.folding,
-        align=options.align,
-        min_channels=options.min_channels,
-        may_keep_all=True,
-    )
-    small = finished(model, subject, result.keep, result.compact, fixed)
-    return SlimResult(small, Plan.of(subject, result.keep, fixed), _report(model, whole, result, small))
+    subject, result = _pruned(subject, ratios, options)
+    plan = Plan.of(subject, result.keep, fixed)
+    return SlimResult(result.compact.model, plan, _report(model, subject, result))
+
+
+def _pruned(
+    subject: WatchedSubject, ratios: Mapping[str, float], options: SlimOptions
+) -> tuple[WatchedSubject, PruningResult[WatchedSubject]]:
+    """The subject with all that its code keeps fixed, and its pruning.
+
+    Numbers of channels that no attribute holds show when the network is cut; then it is planned again.
+    """
+    for _ in range(_MOST_ROUNDS):
+        try:
+            return subject, prune(
+                subject,
+                [_policy(ratios, options.scheme, options.layer_keep)],
+                _scorer(options.score, options.seed),
+                folding=options.folding,
+                align=options.align,
+                min_channels=options.min_channels,
+                may_keep_all=True,
+            )
+        except MisfitError as error:
+            subject, last = subject.resolved(error), error
+    raise last
 
 
 def gamma_penalty(
@@ -191,7 +205,7 @@ def gamma_penalty(
     model = unwrapped(model)
     if not s >= 0:
         raise PruningError(f"s {s}", "out of range", "give a penalty weight of at least 0")
-    subject = FxSubject.of(model, example, values)
+    subject = WatchedSubject.of(model, example, values)
     parts = Parts(model, list(subject.graph.layers))
     names = parts.layers if scope is None else parts.named(words(scope))
     channels = candidate_channels(subject.graph, gamma_scores(subject), "all")
@@ -248,67 +262,21 @@ def _policy(ratios: Mapping[str, float], scheme: Scheme, layer_keep: float) -> P
     return policy
 
 
-def _proven(model: nn.Module, result: PruningResult[FxSubject], example: Tensor) -> float:
-    """Difference between the compact and the zeroed network on a random input, over the largest output."""
-    images = example
-    if example.is_floating_point():
-        images = torch.rand(example.shape, generator=torch.Generator().manual_seed(0))
-    try:
-        found, expected = (outputs_in_float64(each.model, images) for each in (result.compact, result.folded))
-    except Exception as error:  # the user's own code may raise anything
-        fact = f"the comparison in float64 failed ({said(error)})"
-        raise PruningError(f"{type(model).__name__}", fact, "compute in the type of the input") from error
-    # Outputs of an untrained network may be tiny, which must not hide an error.
-    found, expected = ([each.double() for each in outputs] for outputs in (found, expected))
-    if not all(each.isfinite().all() for each in expected):
-        fact = "the outputs for a random input are not finite, so the pruned network cannot be checked"
-        remedy = "check the weights, and roots, logarithms and divisions in forward"
-        raise PruningError(type(model).__name__, fact, remedy)
-    largest = max((float(each.abs().max()) for each in expected if each.numel()), default=0.0) or 1.0
-    difference = relative_difference(
-        [each / largest for each in found], [each / largest for each in expected]
-    )
-    if not difference <= EQUAL:
-        fact = f"the pruned network differs from the zeroed one by {difference:.1e} of the largest output"
-        raise PruningError(f"{type(model).__name__}", fact, "exclude the layers around it, and report a bug")
-    return difference
-
-
-def _not_run(model: nn.Module, subject: FxSubject) -> tuple[str, ...]:
+def _not_run(model: nn.Module, subject: WatchedSubject) -> tuple[str, ...]:
     """A text for each layer of the module that its code does not run."""
-    nodes = subject.model.graph.nodes
-    called = {str(node.target) for node in nodes if node.op == "call_module"}
-    reached = called | {str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"}
-    inside = tuple(f"{name}." for name in called)  # a module that is called as it is uses its own parts
     return tuple(
         f"{name} ({type(module).__name__}) does not run on the example, so it is not pruned; "
         "if training runs it, exclude the layers that it reads"
         for name, module in model.named_modules()
         if isinstance(module, (nn.Linear, *CONVOLUTIONS))
-        and name not in reached
-        and not name.startswith(inside)
+        and not any(f"{name}.{own}" in subject.trace.read for own, _ in module.named_parameters())
     )
 
 
-def _limits(model: nn.Module, subject: FxSubject, pruned: nn.Module) -> tuple[str, ...]:
-    """A text for each restriction of a traced network that is returned instead of the given class."""
-    if type(pruned) is type(model):
-        return ()
-    found = [
-        "its code contains channel counts, so it is the traced network: it trains with the code of evaluation"
-    ]
-    if subject.model.meta.get(WAY) == "torch.export":
-        size = "x".join(map(str, subject.example.shape[1:]))
-        found.append(f"traced by torch.export: it takes inputs of {size} only, in any batch size")
-    return tuple(found)
-
-
-def _report(
-    model: nn.Module, subject: FxSubject, result: PruningResult[FxSubject], pruned: nn.Module
-) -> SlimReport:
+def _report(model: nn.Module, subject: WatchedSubject, result: PruningResult[WatchedSubject]) -> SlimReport:
     """The report, with the comparison of both networks; PruningError if they differ."""
-    graph = subject.graph
-    costs = costs_of(subject.model, graph, subject.example)
+    graph, pruned = subject.graph, result.compact.model
+    costs = costs_of(subject.model, graph, subject.example, subject.cells())
     whole = np.ones(graph.unit_count, dtype=np.bool_)
     layers = [
         LayerChange(
@@ -320,13 +288,14 @@ def _report(
         )
         for name, layer in graph.layers.items()
     ]
+    proof = proven(result.folded.model, pruned, subject)
     return SlimReport(
         layers=tuple(layers),
         parameters=(count_parameters(model), count_parameters(pruned)),
         macs=(int(costs.macs(whole)), int(costs.macs(result.keep))),
-        difference=_proven(model, result, subject.example),
-        not_followed=(*subject.not_followed, *_not_run(model, subject)),
+        difference=proof.difference,
+        not_followed=(*subject.trace.not_followed, *_not_run(model, subject)),
         pins=tuple(dict.fromkeys(graph.pin_reasons.values())),
         unfolded=result.unfolded,
-        limits=_limits(model, subject, pruned),
+        limits=proof.limits,
     )

@@ -10,13 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.fx.node import map_arg
 
 from ...errors import PruningError
 from ...pruning.channels import UnitMask, decode_mask, encode_mask
-from ...pruning.layers import narrow
-from .call import attribute
-from .subject import FxSubject, graph_of
+from .subject import WatchedSubject
 
 _PARALLEL = "module."  # prefix of names in DataParallel and DistributedDataParallel
 
@@ -41,7 +38,7 @@ class Plan:
     input_type: str = "float32"
 
     @classmethod
-    def of(cls, subject: FxSubject, keep: UnitMask, values: Mapping[str, Any]) -> "Plan":
+    def of(cls, subject: WatchedSubject, keep: UnitMask, values: Mapping[str, Any]) -> "Plan":
         """The plan of a mask over the units of a subject."""
         masks = {name: keep[layer.outputs] for name, layer in subject.graph.layers.items()}
         kept = {name: mask for name, mask in masks.items() if not mask.all()}
@@ -96,7 +93,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     example = torch.zeros(plan.input_shape, dtype=getattr(torch, plan.input_type), device=weight.device)
     if example.is_floating_point():
         example = example.to(weight)
-    subject = FxSubject.of(model, example, plan.values)
+    subject = WatchedSubject.of(model, example, plan.values)
     keep = np.ones(subject.graph.unit_count, dtype=np.bool_)
     for name, mask in plan.kept.items():
         layer = subject.graph.layers.get(name)
@@ -108,72 +105,13 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
         keep[layer.outputs[~mask]] = False
     if (subject.graph.legal(keep, np.zeros(len(keep))) != keep).any():
         raise PruningError(place, "ties channels differently from the plan", "build the network of the plan")
-    return finished(model, subject, keep, subject.narrowed(keep), plan.values)
+    return subject.narrowed(keep).model
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network in a parallel wrapper, or itself."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     return model.module if isinstance(model, wrappers) else model
-
-
-def finished(
-    model: nn.Module, subject: FxSubject, keep: UnitMask, compact: FxSubject, values: Mapping[str, Any]
-) -> nn.Module:
-    """The narrow network for the user: of the given class, or traced if its code contains channel counts.
-
-    Args:
-        model: the given network.
-        subject: its trace.
-        keep: (units,) mask of kept units.
-        compact: the subject narrowed by the engine, whose tensors are used.
-        values: other arguments of `forward` that were fixed.
-    """
-    if isinstance(model, torch.fx.GraphModule):
-        return _in_modes_of(model, compact.model)
-    plain = narrow(model, subject.graph, keep)
-    if not _runs_as(plain, compact, values):
-        return _in_modes_of(model, compact.model)
-    # Unused parts are only in the module, constants of the code only in the trace.
-    own = plain.state_dict()
-    found = {name: tensor for name, tensor in compact.model.state_dict().items() if name in own}
-    plain.load_state_dict(own | found, strict=True)
-    return plain
-
-
-def _in_modes_of(model: nn.Module, found: nn.Module) -> nn.Module:
-    """`found`, with the training or evaluation mode of the module of the same name in `model`."""
-    modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
-    for name, module in found.named_modules(remove_duplicate=False):
-        module.training = modes.get(name, model.training)
-    return found
-
-
-def _runs_as(plain: nn.Module, compact: FxSubject, values: Mapping[str, Any]) -> bool:
-    """Whether its code at the new widths is the traced code: it may branch on widths or contain counts."""
-    try:
-        found = graph_of(plain, compact.example, values)
-    except PruningError:
-        return False
-    return _code(found.graph) == _code(compact.model.graph) and _same_constants(found, compact.model)
-
-
-def _same_constants(found: torch.fx.GraphModule, compact: torch.fx.GraphModule) -> bool:
-    """Whether tensors created by the code are equal."""
-    names = [str(node.target) for node in found.graph.nodes if node.op == "get_attr"]
-    pairs = [(attribute(found, name), attribute(compact, name)) for name in names]
-    return all(
-        isinstance(one, nn.Parameter) or (isinstance(other, Tensor) and torch.equal(one, other))
-        for one, other in pairs
-        if isinstance(one, Tensor)
-    )
-
-
-def _code(graph: torch.fx.Graph) -> list[tuple[Any, ...]]:
-    """Its operations in order, without the names of nodes."""
-    number: dict[Any, Any] = {node: place for place, node in enumerate(graph.nodes)}
-    arguments = (map_arg((node.args, node.kwargs), number.__getitem__) for node in graph.nodes)
-    return [(node.op, node.target, *given) for node, given in zip(graph.nodes, arguments, strict=True)]
 
 
 def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -188,7 +126,7 @@ def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     if is_wrapped and state.keys() != model.state_dict().keys():
         state = {name.removeprefix(_PARALLEL): tensor for name, tensor in state.items()}
     try:
-        model.load_state_dict(dict(state), strict=True)
+        model.load_state_dict(state, strict=True)  # as given: modules look at its metadata
     except RuntimeError as error:
         fact = " ".join(str(error).split())[:300]
         raise PruningError("state", fact, "narrow a fresh network with its plan first: apply_plan") from error
