@@ -12,6 +12,7 @@ from slim import slim as slim_network
 from tests.frontends.networks import MIDDLES, Network, network
 from utils.errors import PruningError
 from utils.frontends.watch.subject import WatchedSubject as FxSubject
+from utils.frontends.watch.subject import settled
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.policies import slim_threshold
 from utils.pruning.scores import named_scorer, random_scores
@@ -33,7 +34,9 @@ NOT_FOLLOWED = {
 def test_compact_equals_zeroed(middle, score, folding):
     subject = FxSubject.of(network(middle), EXAMPLE)
     scorer = named_scorer(score, {"random": random_scores(3)})
-    result = prune(subject, [slim_threshold(0.5, 0.1)], scorer, folding=folding)
+    _, result = settled(
+        subject, lambda each: prune(each, [slim_threshold(0.5, 0.1)], scorer, folding=folding)
+    )
     assert not result.keep.all()
     outputs = [outputs_in_float64(each.model, IMAGES) for each in (result.compact, result.folded)]
     assert relative_difference(*outputs) <= 1e-12
@@ -51,7 +54,10 @@ def test_the_network_that_was_traced_is_left_as_it_is(middle):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
         expected = model(IMAGES)
-    prune(FxSubject.of(model, EXAMPLE), [slim_threshold(0.5, 0.1)], named_scorer("l1", {}))
+    settled(
+        FxSubject.of(model, EXAMPLE),
+        lambda each: prune(each, [slim_threshold(0.5, 0.1)], named_scorer("l1", {})),
+    )
     with torch.no_grad():
         assert torch.equal(model(IMAGES), expected)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

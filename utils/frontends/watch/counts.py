@@ -24,9 +24,12 @@ class MisfitError(PruningError):
 
     Attributes:
         misfits: the numbers.
+        failed_at: number of the operation at which the narrowed network stops, if no number is at fault.
+        keep: (units,) what was kept.
     """
 
     misfits: "tuple[Misfit, ...]" = ()
+    failed_at: int | None = None
     keep: "UnitMask | None" = None
 
 
@@ -55,11 +58,16 @@ _aten = torch.ops.aten
 _FREE = frozenset({_aten.detach, _aten.clone, _aten.as_strided_, _aten._to_copy, _aten.contiguous})
 
 
+def counts_matter(func: OpOverload) -> bool:
+    """Whether a run of the narrowed network has to do this operation."""
+    return func.overloadpacket not in _FREE
+
+
 class _Fitting(Beside):
     """Runs the operations of a trace with the counts that fit."""
 
     def __init__(self, steps: Sequence[Step], keep: UnitMask) -> None:
-        super().__init__(steps, lambda func: func.overloadpacket not in _FREE)
+        super().__init__(steps, counts_matter)
         self.keep = keep
         self.misfits: list[Misfit] = []
         self.stack: list[str] = []
@@ -103,6 +111,14 @@ class _Fitting(Beside):
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why and at which of the operations that matter a narrowed network stopped."""
+
+    error: Exception
+    step: int
+
+
+@dataclass(frozen=True)
 class Fit:
     """A narrowed module whose counts are to be set.
 
@@ -123,22 +139,22 @@ class Fit:
     keep: UnitMask
     is_training: bool = False
 
-    def run(self) -> tuple[dict[Place, Misfit], Exception | None]:
-        """The misfits of a run, and what it raised."""
+    def run(self) -> tuple[dict[Place, Misfit], Failure | None]:
+        """The misfits of a run, and how it failed."""
         fitting = _Fitting(self.steps, self.keep)
 
         def leave() -> None:
             fitting.stack.pop()
 
-        raised: Exception | None = None
+        failure: Failure | None = None
         names = modules_noted(self.model, fitting.stack.append, leave)
         with preserved(self.model), names, Reshaping(), fitting:
             self.model.train(self.is_training)
             try:
                 self.model(*self.arguments, **self.values)
             except Exception as error:  # noqa: BLE001 - the user's code may raise anything
-                raised = error
-        return {(each.step, each.path): each for each in fitting.misfits}, raised
+                failure = Failure(error, fitting.done)
+        return {(each.step, each.path): each for each in fitting.misfits}, failure
 
 
 def fit_counts(fit: Fit) -> None:
@@ -163,19 +179,25 @@ def fit_counts(fit: Fit) -> None:
         tried |= chosen.keys()
         misfits, error = _changed(run, list(chosen.values()), misfits, error)
     if error is not None:
-        fact = (
-            f"the narrowed network does not run ({type(error).__name__}: {str(error).splitlines()[0][:200]})"
-        )
-        remedy = "exclude the layers around code with channel counts"
-        raise PruningError(type(model).__name__, fact, remedy) from error
+        raise _stopped(model, error)
+
+
+def _stopped(model: nn.Module, failure: Failure) -> MisfitError:
+    error = failure.error
+    text = (str(error).strip().splitlines() or [""])[0][:200]
+    fact = f"the narrowed network does not run ({type(error).__name__}: {text})"
+    found = MisfitError(type(model).__name__, fact, "exclude the layers around code with channel counts")
+    found.failed_at = failure.step
+    found.__cause__ = error
+    return found
 
 
 def _changed(
-    run: Callable[[], tuple[dict[Place, Misfit], Exception | None]],
+    run: Callable[[], tuple[dict[Place, Misfit], Failure | None]],
     changes: Sequence[tuple["Change", list[Place]]],
     before: Mapping[Place, Misfit],
-    failed: Exception | None,
-) -> tuple[dict[Place, Misfit], Exception | None]:
+    failed: Failure | None,
+) -> tuple[dict[Place, Misfit], Failure | None]:
     """Make changes, take back those without effect, and find the misfits that remain."""
     for change, _ in changes:
         change.do()
@@ -292,6 +314,11 @@ def set_known_counts(model: nn.Module, whole: nn.Module) -> None:
                 factor = (module.groups, 1) if isinstance(module, TRANSPOSED) else (1, module.groups)
                 module.out_channels = weight.shape[rows] * factor[0]
                 module.in_channels = weight.shape[columns] * factor[1]
+        elif isinstance(module, nn.MultiheadAttention) and isinstance(module.in_proj_weight, Tensor):
+            if module.kdim == module.vdim == module.embed_dim:
+                module.kdim = module.vdim = module.in_proj_weight.shape[1]
+            module.embed_dim = module.in_proj_weight.shape[1]
+            module.head_dim = module.embed_dim // module.num_heads
         elif isinstance(module, nn.Linear) and weight is not None:
             module.out_features, module.in_features = weight.shape
         elif isinstance(module, (*BATCH_NORMS, *INSTANCE_NORMS)):

@@ -314,6 +314,48 @@ def selected(call: Call) -> Labels:
     return found
 
 
+def embedded(call: Call) -> Labels:
+    """An embedding: rows are selected by number, columns follow."""
+    table = call.run.look(call.args[0])
+    if 0 in table.labels:
+        call.run.pin(table.labels[0], f"{call.name} selects by number")
+    last = call.result.ndim - 1
+    if 1 not in table.labels:
+        return {}
+    return {last: spread(torch.from_numpy(_along(table.labels[1], 1)), call.result.shape, last)}
+
+
+def gated(call: Call) -> Labels:
+    """GLU: the second half of the channels scales the first."""
+    source = call.run.look(call.args[0])
+    axis = call.argument("dim") % source.tensor.ndim
+    found = {}
+    for place, label in source.labels.items():
+        half = source.tensor.shape[axis] // 2
+        first, second = label.narrow(axis, 0, half), label.narrow(axis, half, half)
+        call.run.tie(first, second)
+        if place == axis:
+            call.run.tracer.equal([_along(first, axis), _along(second, axis)])
+        found[place] = first
+    return found
+
+
+def unfolded(call: Call) -> Labels:
+    """im2col: the cells of each window follow each other, channel by channel."""
+    source = call.run.look(call.args[0])
+    for axis, label in source.labels.items():
+        if axis > 1:
+            call.run.pin(label, f"{call.name} slides along it")
+    if 1 not in source.labels:
+        return {}
+    label = source.labels[1]
+    for axis in set(varying(label)) - {1}:
+        label = _at_start(call, label, axis)
+    cells = call.result.shape[1] // source.tensor.shape[1]
+    ids = torch.from_numpy(_along(label, 1)).repeat_interleave(cells)
+    return {1: spread(ids, call.result.shape, 1)}
+
+
 def padded(call: Call) -> Labels:
     """Padding with a constant: of spatial axes; channels that are added are kept."""
     source, pads = call.run.look(call.args[0]), call.argument("pad")
@@ -524,12 +566,15 @@ def _contracted(call: Call, read: Tensor | None, columns: Tensor | None) -> Tens
 
 
 def _layer_of(call: Call, written: Tensor | None) -> str | None:
-    """Name of the convolution or linear module whose weights have these rows."""
+    """Name of the convolution or linear module whose weights have these rows: the running one, if it is."""
     name = None if written is None else call.run.module_of(written)
     if name is None:
         return None
-    module = call.run.module(name)
-    return name if isinstance(module, (torch.nn.Linear, *CONVOLUTIONS)) else None
+    running, module = call.run.module(call.run.where), call.run.module(name)
+    kinds = (torch.nn.Linear, *CONVOLUTIONS)
+    if isinstance(running, kinds) and running.weight is getattr(module, "weight", None):
+        return call.run.where
+    return name if isinstance(module, kinds) else None
 
 
 def _note_layer(
@@ -809,6 +854,10 @@ _RULES: Mapping[Any, Rule] = MappingProxyType(
         **dict.fromkeys((aten.mm, aten.bmm, aten.addmm, aten.baddbmm), matrix),
         aten._scaled_dot_product_flash_attention_for_cpu: attention,
         aten.as_strided_: restrided,
+        aten._prelu_kernel: elementwise,
+        aten.embedding: embedded,
+        aten.glu: gated,
+        aten.im2col: unfolded,
         aten.cat: cat,
         aten.stack: stack,
         aten.index: indexed,

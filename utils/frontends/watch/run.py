@@ -407,6 +407,10 @@ class Reshaping(TorchFunctionMode):
             shape = kwargs.get("shape", shape[0] if len(shape) == 1 else shape)
             shape = [shape] if isinstance(shape, int) else list(shape)
             return self._reshaped(value, shape)
+        if func in (torch.unflatten, Tensor.unflatten) and len(args) == 3:
+            value, axis, sizes = args
+            axis %= value.ndim
+            return self._reshaped(value, (*value.shape[:axis], *sizes, *value.shape[axis + 1 :]))
         if func is nn.functional.linear and args[0].ndim > 2:
             value, *rest = args
             rows = func(self._reshaped(value, (-1, value.shape[-1])), *rest, **kwargs)

@@ -16,14 +16,10 @@ from ...pruning.scores import Scorer, gamma_scores, named_scorer, random_scores
 from ...pruning.sparsity import GammaPenalty
 from ...pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import Folding, PruningResult, prune
-from .counts import MisfitError
 from .options import Interface, Parts, Scheme, SlimOptions, pinned_layers, ratios_of, words
 from .plan import Plan, unwrapped
 from .proof import proven
-from .subject import WatchedSubject
-
-# each round pins at least one channel count of the code, mostly all of them
-_MOST_ROUNDS = 20
+from .subject import WatchedSubject, settled
 
 
 @dataclass(frozen=True)
@@ -156,32 +152,21 @@ def _slimmed(model: nn.Module, example: Tensor, options: SlimOptions) -> SlimRes
     whole = WatchedSubject.of(model, example, fixed)
     ratios = ratios_of(Parts(model, list(whole.graph.layers)), options)
     subject = whole.pinning(pinned_layers(whole.graph, ratios, options.interface))
-    subject, result = _pruned(subject, ratios, options)
+
+    def cut(subject: WatchedSubject) -> PruningResult[WatchedSubject]:
+        return prune(
+            subject,
+            [_policy(ratios, options.scheme, options.layer_keep)],
+            _scorer(options.score, options.seed),
+            folding=options.folding,
+            align=options.align,
+            min_channels=options.min_channels,
+            may_keep_all=True,
+        )
+
+    subject, result = settled(subject, cut)
     plan = Plan.of(subject, result.keep, fixed)
     return SlimResult(result.compact.model, plan, _report(model, subject, result))
-
-
-def _pruned(
-    subject: WatchedSubject, ratios: Mapping[str, float], options: SlimOptions
-) -> tuple[WatchedSubject, PruningResult[WatchedSubject]]:
-    """The subject with all that its code keeps fixed, and its pruning.
-
-    Numbers of channels that no attribute holds show when the network is cut; then it is planned again.
-    """
-    for _ in range(_MOST_ROUNDS):
-        try:
-            return subject, prune(
-                subject,
-                [_policy(ratios, options.scheme, options.layer_keep)],
-                _scorer(options.score, options.seed),
-                folding=options.folding,
-                align=options.align,
-                min_channels=options.min_channels,
-                may_keep_all=True,
-            )
-        except MisfitError as error:
-            subject, last = subject.resolved(error), error
-    raise last
 
 
 def gamma_penalty(

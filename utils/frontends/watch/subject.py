@@ -5,7 +5,8 @@ Invariants: `narrowed` computes what the network computes with the removed chann
 reads them; the given module is afterwards as it was before.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -19,13 +20,15 @@ from ...pruning.equality import tensors_in
 from ...pruning.fold import Constant
 from ...pruning.layers import shared_copy
 from ...pruning.subject import Block
-from .counts import Fit, MisfitError, fit_counts, set_known_counts
-from .labels import varying
+from ...pruning.surgery import PruningResult
+from .counts import Fit, MisfitError, counts_matter, fit_counts, set_known_counts
+from .labels import compact, varying
 from .replay import Zeroed, constants_of
 from .rules import rule_of
 from .run import Run, Step, preserved
 
 Arguments = tuple[Any, ...]
+_MOST_ROUNDS = 40  # each keeps channels that were free before, mostly all that are at fault
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,11 @@ class WatchedSubject:
     def graph(self) -> ChannelGraph:
         """Its channels."""
         return self.trace.graph
+
+    @property
+    def not_followed(self) -> tuple[str, ...]:
+        """A text for each operation that is not supported."""
+        return self.trace.not_followed
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -167,16 +175,49 @@ class WatchedSubject:
             else:
                 place = next((name for name in reversed(misfit.where) if name), type(self.model).__name__)
                 kept |= dict.fromkeys(own.tolist(), f"the code of {place} has their number {len(own)}")
+        if error.failed_at is not None:
+            kept |= self._kept_around(error.failed_at)
         reasons = {**kept, **graph.pin_reasons}
         pinned = graph.pinned.copy()
         pinned[np.fromiter(reasons, dtype=np.intp)] = True
         new = replace(graph, equal_sections=tuple(equal), pinned=pinned, pin_reasons=reasons)
         return replace(self, trace=replace(self.trace, graph=new))
 
+    def _kept_around(self, place: int) -> dict[int, str]:
+        """The channels of one product to keep so that code which looks at widths goes the same way.
+
+        The one that follows the operation at which the narrowed network stopped; if that is kept already,
+        the nearest before it.
+        """
+        steps = [step for step in self.trace.steps if counts_matter(step.func)]
+        places = [*range(place, len(steps)), *reversed(range(min(place, len(steps))))]
+        nearest = next((each for each in places if steps[each].product is not None), None)
+        for each in [nearest, *reversed(range(place))] if nearest is not None else []:
+            product = steps[each].product
+            for _, label in product.operands.values() if product else ():
+                units = np.unique(self.trace.units[compact(label).numpy()])
+                if not self.graph.pinned[units].all():
+                    return dict.fromkeys(units.tolist(), "the code looks at their number")
+        raise PruningError(
+            type(self.model).__name__, "its code goes another way when it is narrowed", "exclude its layers"
+        )
+
     def shortened(self, blocks: Sequence[Block]) -> Self:
         """The subject itself, as it has no blocks."""
         del blocks
         return self
+
+
+def settled(
+    subject: WatchedSubject, prune: Callable[[WatchedSubject], PruningResult[WatchedSubject]]
+) -> tuple[WatchedSubject, PruningResult[WatchedSubject]]:
+    """Prune, and again with what the code keeps fixed as long as that shows when the network is cut."""
+    for _ in range(_MOST_ROUNDS):
+        try:
+            return subject, prune(subject)
+        except MisfitError as error:
+            subject, last = subject.resolved(error), error
+    raise last
 
 
 def traced(model: nn.Module, arguments: Arguments, values: Mapping[str, Any]) -> Trace:
@@ -247,12 +288,10 @@ def _small(label: Tensor) -> Tensor:
 
 def _find_norms(run: Run) -> None:
     """Say which batch norm is the only reader of a layer; each of the two runs once."""
+    calls = Counter(step.product.layer for step in run.steps if step.product is not None)
+    shared = Counter(run.norms.values())
     for layer, norm in run.norms.items():
-        if (
-            run.layers[layer].reads == 1
-            and run.norm_calls[norm] == 1
-            and list(run.norms.values()).count(norm) == 1
-        ):
+        if run.layers[layer].reads == calls[layer] == run.norm_calls[norm] == shared[norm] == 1:
             run.tracer.norm(layer, norm)
 
 
