@@ -233,7 +233,7 @@ class LocalAvgpool(nn.Module):
         if before == after:
             return F.avg_pool2d(x, self.size, self.stride, before, count_include_pad=False)
         borders = (before, after, before, after)
-        inside = F.avg_pool2d(F.pad(torch.ones_like(x[:1, :1]), borders), self.size, self.stride)
+        inside = F.avg_pool2d(F.pad(x.new_ones(1, 1, *x.shape[2:]), borders), self.size, self.stride)
         return F.avg_pool2d(F.pad(x, borders), self.size, self.stride) / inside
 
 

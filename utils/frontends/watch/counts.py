@@ -16,7 +16,7 @@ from torch._ops import OpOverload
 from ...errors import PruningError
 from ...pruning.channels import ChannelIds, UnitMask
 from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, TRANSPOSED
-from .run import Beside, Reshaping, Step, modules_noted, preserved
+from .run import Beside, OtherStepsError, Reshaping, Step, modules_noted, preserved
 
 
 class MisfitError(PruningError):
@@ -153,7 +153,7 @@ class Fit:
             try:
                 self.model(*self.arguments, **self.values)
             except Exception as error:  # noqa: BLE001 - the user's code may raise anything
-                failure = Failure(error, fitting.done)
+                failure = Failure(error, fitting.done - (not isinstance(error, OtherStepsError)))
         return {(each.step, each.path): each for each in fitting.misfits}, failure
 
 

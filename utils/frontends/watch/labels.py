@@ -8,6 +8,7 @@ equally many.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,17 +50,33 @@ def resized(label: Tensor, shape: Sequence[int]) -> Tensor:
     return compact(label).expand(tuple(shape))
 
 
-def moved(label: Tensor, axis: int, move: Callable[[Tensor], Tensor]) -> tuple[Tensor, int | None]:
-    """Ids after an operation that only moves elements, and the axis that `axis` became.
+class Moved(NamedTuple):
+    """Ids of one axis after an operation that only moves elements.
 
-    Of an axis that is split, the last part counts as the axis. None if it is gone or has size 1 now.
+    Attributes:
+        label: the ids.
+        axis: what the axis became; of one that is split, the last part. None if it is gone or has size 1.
+        torn: the other axes over which its elements lie now, as after a pixel shuffle: channels can go only
+            with all that have the same place along `axis`.
     """
+
+    label: Tensor
+    axis: int | None
+    torn: tuple[int, ...] = ()
+
+
+def moved(label: Tensor, axis: int, move: Callable[[Tensor], Tensor]) -> Moved:
+    """The ids of `axis` after `move`."""
     marker = spread(torch.arange(label.shape[axis]), label.shape, axis)
     after, found = move(marker), settled(move(label))
-    axes = [place for place in reversed(range(after.ndim)) if _varies(after, place)]
-    # a batch that was merged with channels and is split from them again
+    axes = [place for place in range(after.ndim) if _varies(after, place)]
+    if not axes:
+        return Moved(found, None)
+    if len(axes) > 1 and math.prod(after.shape[place] for place in axes) != label.shape[axis]:
+        return Moved(found, axes[0], tuple(axes[1:]))
+    # of a batch that was merged with channels and is split from them again, only one part has the ids
     own = [place for place in axes if place in varying(found)]
-    return found, (own or axes or [None])[0]
+    return Moved(found, (own or axes)[-1])
 
 
 def settled(label: Tensor) -> Tensor:

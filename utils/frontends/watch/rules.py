@@ -71,7 +71,7 @@ def meet(
                 call.run.gates.append((each, first, label))
             call.run.tie(first, label, "joint" if each is gate or each.is_static else kind)
         if fixed:
-            call.run.pin(first, f"{call.name} combines it with a tensor of fixed width")
+            call.keep(first, f"{call.name} combines it with a tensor of fixed width")
         found[axis] = first.expand(tuple(shape))
     return found
 
@@ -130,11 +130,13 @@ def moving(call: Call, again: Callable[[Tensor], Any]) -> Labels | list[Labels] 
     found: list[dict[int, Tensor]] = [{} for _ in results]
     for axis, label in source.labels.items():
         for place in range(len(results)):
-            own, new = moved(label, axis, lambda tensor, place=place: _part(again(tensor), place))
+            own, new, torn = moved(label, axis, lambda tensor, place=place: _part(again(tensor), place))
             if new is None:
                 if own.numel() and source.tensor.shape[axis] > 1:
-                    call.run.pin(label, f"{call.name} selects by number")
+                    call.keep(label, f"{call.name} selects by number")
                 continue
+            for other in torn:
+                own = _at_start(call, own, other).expand(own.shape)
             if interleaves(label, axis, lambda tensor, place=place: _part(again(tensor), place), new):
                 call.run.tie(rows(label, axis)[:1], rows(label, axis))
             call.run.equal(own, new)
@@ -169,13 +171,13 @@ def _note_counts(call: Call, source: Seen, found: list[dict[int, Tensor]]) -> No
             call.counts.append(Count((1,), parts[0]))
             call.run.tracer.equal(parts)
         elif axis in source.labels:
-            call.run.pin(source.labels[axis], f"{call.name} splits unevenly")
+            call.keep(source.labels[axis], f"{call.name} splits unevenly")
     elif packet is aten.slice:
         _note_slice(call, source, found[0])
     elif packet in _ORDERED and any(axis in source.labels for axis in _named_axes(call, source)):
         for axis in _named_axes(call, source):
             if axis in source.labels:
-                call.run.pin(source.labels[axis], f"{call.name} moves channels by number")
+                call.keep(source.labels[axis], f"{call.name} moves channels by number")
 
 
 def _note_slice(call: Call, source: Seen, found: Mapping[int, Tensor]) -> None:
@@ -187,7 +189,7 @@ def _note_slice(call: Call, source: Seen, found: Mapping[int, Tensor]) -> None:
     start = min(max((start or 0) + size * ((start or 0) < 0), 0), size)
     stop = size if stop is None else min(max(stop + size * (stop < 0), 0), size)
     if step != 1:
-        call.run.pin(label, f"{call.name} selects by number")
+        call.keep(label, f"{call.name} selects by number")
         return
     ids = _along(label, axis)
     if start > 0:
@@ -240,7 +242,7 @@ def cat(call: Call) -> Labels:
         for other in others:
             call.run.tie(first, other)
         if len(labelled) < len(parts):
-            call.run.pin(first, f"{call.name} joins it with a tensor of fixed width")
+            call.keep(first, f"{call.name} joins it with a tensor of fixed width")
         found[place] = first.expand(call.result.shape)
     return found
 
@@ -281,12 +283,14 @@ def indexed(call: Call) -> Labels:
     found: dict[int, Tensor] = {}
     for each in call.tensors[1:]:
         for label in each.labels.values():
-            call.run.pin(label, f"{call.name} indexes with it")
+            call.keep(label, f"{call.name} indexes with it")
     for axis, label in source.labels.items():
         if axis in places or masks or (axis < len(indices) and indices[axis] is not None):
-            call.run.pin(label, f"{call.name} selects by number")
+            call.keep(label, f"{call.name} selects by number")
             continue
-        own, new = moved(label, axis, lambda tensor: call.func(tensor, indices))
+        own, new, torn = moved(label, axis, lambda tensor: call.func(tensor, indices))
+        for other in torn:
+            own = _at_start(call, own, other).expand(own.shape)
         if new is not None:
             found[new] = own
     return found
@@ -302,7 +306,7 @@ def selected(call: Call) -> Labels:
         place: resized(_at_start(call, label, axis), call.result.shape) for place, label in found.items()
     }
     if axis in source.labels:
-        call.run.pin(source.labels[axis], f"{call.name} selects by number")
+        call.keep(source.labels[axis], f"{call.name} selects by number")
     index = call.run.look(call.args[2])
     if isinstance(module, ChannelSelection) and 0 in index.labels and axis in source.labels:
         ids = index.labels[0]
@@ -318,7 +322,7 @@ def embedded(call: Call) -> Labels:
     """An embedding: rows are selected by number, columns follow."""
     table = call.run.look(call.args[0])
     if 0 in table.labels:
-        call.run.pin(table.labels[0], f"{call.name} selects by number")
+        call.keep(table.labels[0], f"{call.name} selects by number")
     last = call.result.ndim - 1
     if 1 not in table.labels:
         return {}
@@ -345,7 +349,7 @@ def unfolded(call: Call) -> Labels:
     source = call.run.look(call.args[0])
     for axis, label in source.labels.items():
         if axis > 1:
-            call.run.pin(label, f"{call.name} slides along it")
+            call.keep(label, f"{call.name} slides along it")
     if 1 not in source.labels:
         return {}
     label = source.labels[1]
@@ -365,7 +369,7 @@ def padded(call: Call) -> Labels:
     for axis, label in source.labels.items():
         before, after = amounts.get(axis, (0, 0))
         if before < 0 or after < 0:
-            call.run.pin(label, f"{call.name} cuts by number")
+            call.keep(label, f"{call.name} cuts by number")
             continue
         own = label
         for other in amounts:
@@ -409,7 +413,7 @@ def windows(call: Call) -> Labels | list[Labels]:
                 or result.ndim != label.ndim
                 or result.shape[axis] != label.shape[axis]
             ):
-                call.run.pin(label, f"{call.name} changes its number")
+                call.keep(label, f"{call.name} changes its number")
                 continue
             for other in set(varying(label)) - {axis}:
                 if other > 1 or result.shape[other] != label.shape[other]:
@@ -436,7 +440,7 @@ def reduced(call: Call) -> Labels | list[Labels]:
     labels = dict(source.labels)
     for axis in gone:
         if axis in labels:
-            call.run.pin(labels.pop(axis), f"{call.name} {_MIXES}")
+            call.keep(labels.pop(axis), f"{call.name} {_MIXES}")
     result = call.result[0] if isinstance(call.result, list | tuple) else call.result
     keepdim = result.ndim == ndim
     found: dict[int, Tensor] = {}
@@ -459,7 +463,7 @@ def along(call: Call) -> Labels:
     axis = call.argument("dim") % max(1, source.tensor.ndim)
     labels = dict(source.labels)
     if axis in labels:
-        call.run.pin(labels[axis], f"{call.name} mixes channels")
+        call.keep(labels[axis], f"{call.name} mixes channels")
     return {
         place: _with_ties(call, label, axis) if place != axis else label for place, label in labels.items()
     }
@@ -493,7 +497,7 @@ def convolution(call: Call) -> Labels:
         read = torch.from_numpy(_along(read, 1))
     for axis, label in value.labels.items():
         if axis > 1:
-            call.run.pin(label, f"{call.name} slides along it")
+            call.keep(label, f"{call.name} slides along it")
     written = weight.labels.get(rows_axis)
     depthwise = groups > 1 and groups == inputs
     if depthwise:
@@ -505,7 +509,7 @@ def convolution(call: Call) -> Labels:
         columns = _grouped_columns(call, weight, groups)
     if written is not None:
         written = torch.from_numpy(_along(_first(call, written, rows_axis, groups > 1), rows_axis))
-    layer = _layer_of(call, written)
+    layer = _layer_of(call, weight, written)
     if depthwise:
         if read is not None and written is not None:
             call.run.tie(written, read.repeat_interleave(outputs // inputs), "serial")
@@ -565,16 +569,16 @@ def _contracted(call: Call, read: Tensor | None, columns: Tensor | None) -> Tens
     return None
 
 
-def _layer_of(call: Call, written: Tensor | None) -> str | None:
-    """Name of the convolution or linear module whose weights have these rows: the running one, if it is."""
-    name = None if written is None else call.run.module_of(written)
-    if name is None:
-        return None
-    running, module = call.run.module(call.run.where), call.run.module(name)
+def _layer_of(call: Call, weight: Seen, written: Tensor | None) -> str | None:
+    """Name of the convolution or linear module with these weights: the running one, if it is."""
     kinds = (torch.nn.Linear, *CONVOLUTIONS)
-    if isinstance(running, kinds) and running.weight is getattr(module, "weight", None):
-        return call.run.where
-    return name if isinstance(module, kinds) else None
+    running = call.run.module(call.run.where)
+    if isinstance(running, kinds) and isinstance(running.weight, torch.nn.Parameter):
+        memory = [each.untyped_storage()._cdata for each in (running.weight, weight.tensor)]
+        if memory[0] == memory[1]:
+            return call.run.where
+    name = None if written is None else call.run.module_of(written)
+    return name if name is not None and isinstance(call.run.module(name), kinds) else None
 
 
 def _note_layer(
@@ -633,7 +637,7 @@ def matrix(call: Call) -> Labels:
         if axis in found and not all(
             axis in each.labels or each.tensor.shape[axis] == 1 for each in (left, right)
         ):
-            call.run.pin(found[axis], f"{call.name} combines it with a tensor of fixed width")
+            call.keep(found[axis], f"{call.name} combines it with a tensor of fixed width")
     bias = None
     if begin:
         bias = call.run.look(call.args[0])
@@ -657,7 +661,7 @@ def _note_matrix(
         written = None if label is None else torch.from_numpy(_along(label, free))
         contracted = weight.labels.get(1 - free)
         reads = None if contracted is None else torch.from_numpy(_along(contracted, 1 - free))
-        layer = _layer_of(call, written)
+        layer = _layer_of(call, weight, written)
         if layer is not None and reads is not None and written is not None:
             module = call.run.module(layer)
             fits = isinstance(module, torch.nn.Linear) and len(written) == module.out_features
@@ -679,14 +683,14 @@ def attention(call: Call) -> list[Labels]:
     last = query.tensor.ndim - 1
     for each in (query, key):
         if last in each.labels:
-            call.run.pin(each.labels[last], f"{call.name} scales by its width")
+            call.keep(each.labels[last], f"{call.name} scales by its width")
     found: dict[int, Tensor] = {}
     for each in (query, key, value):
         for axis, label in each.labels.items():
             if axis == last and each is not value:
                 continue
             if axis == last - 1:
-                call.run.pin(label, f"{call.name} mixes it")
+                call.keep(label, f"{call.name} mixes it")
                 continue
             own = _at_start(call, label, last - 1)
             if axis != last and last in varying(own):
@@ -707,7 +711,7 @@ def batch_norm(call: Call) -> Labels | list[Labels]:
     if _takes_statistics(call):
         for axis, label in value.labels.items():
             if axis != 1:
-                call.run.pin(label, f"{call.name} {_MIXES}")
+                call.keep(label, f"{call.name} {_MIXES}")
     others = [call.run.look(each) for each in call.args[1:5] if isinstance(each, Tensor) and each.numel()]
     label = value.labels.get(1)
     if label is None:
@@ -764,7 +768,7 @@ def group_norm(call: Call) -> list[Labels]:
         else:
             call.run.pin(vector, f"{call.name} has parameters that are not followed")
     if groups == 1:
-        call.run.pin(vector, f"{call.name} {_MIXES}")
+        call.keep(vector, f"{call.name} {_MIXES}")
     else:
         parts = vector.view(groups, -1)
         call.run.tie(parts[:, :1], parts)
@@ -780,14 +784,14 @@ def layer_norm(call: Call) -> list[Labels]:
     found: dict[int, Tensor] = {}
     for axis, label in value.labels.items():
         if axis >= first:
-            call.run.pin(label, f"{call.name} {_MIXES}")
+            call.keep(label, f"{call.name} {_MIXES}")
         else:
             for other in range(first, value.tensor.ndim):
                 label = _at_start(call, label, other)
             found[axis] = label.expand(value.tensor.shape)
     for each in call.tensors[1:]:
         for label in each.labels.values():
-            call.run.pin(label, f"{call.name} {_MIXES}")
+            call.keep(label, f"{call.name} {_MIXES}")
     return [found]
 
 

@@ -115,8 +115,9 @@ class Call:
 
     @property
     def name(self) -> str:
-        """Name of the operation with the module that runs it."""
-        return f"{self.run.where or 'the network'} ({self.func.overloadpacket.__name__})"
+        """The module that runs it and the operation."""
+        kind = type(self.run.module(self.run.where)).__name__
+        return f"{kind} {self.run.where}".rstrip() + f" ({self.func.overloadpacket.__name__})"
 
     def argument(self, name: str) -> Any:
         """The argument of that name in the operation's schema."""
@@ -137,14 +138,16 @@ class Call:
         leaves = pytree.tree_leaves((self.args, dict(self.kwargs)))
         return [self.run.look(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
 
+    def keep(self, label: Tensor, reason: str) -> None:
+        """Keep these channels and list the reason."""
+        self.run.pin(label, reason)
+        self.run.not_followed.append(reason)
+
     def refuse(self, reason: str) -> None:
         """Keep all channels that it reads and list the reason."""
-        text = f"{self.name} {reason}"
         for each in self.tensors:
             for label in each.labels.values():
-                self.run.pin(label, text)
-        if any(each.labels and not each.is_static for each in self.tensors):
-            self.run.not_followed.append(text)
+                self.keep(label, f"{self.name} {reason}")
 
 
 Rule = Callable[[Call], "list[Labels] | Labels | None"]

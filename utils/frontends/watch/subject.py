@@ -80,6 +80,9 @@ class WatchedSubject:
         Raises:
             PruningError: it does not run on the example, or runs no layer that can be pruned.
         """
+        if not isinstance(model, nn.Module):
+            place = f"{model!r:.60}"
+            raise PruningError(place, "not a torch.nn.Module instance", "give a network that is built")
         example = example[:1].repeat(2, *[1] * (example.ndim - 1))
         return cls(model, example, traced(model, (example,), values or {}), values or {})
 
