@@ -147,6 +147,13 @@ class Fit:
             fitting.stack.pop()
 
         failure: Failure | None = None
+        plain = [module for module in self.model.modules() if _is_plain_norm(module)]
+        widths: dict[nn.Module, int] = {}
+
+        def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            widths[module] = inputs[0].shape[1]
+
+        hooks = [module.register_forward_pre_hook(note) for module in plain]
         names = modules_noted(self.model, fitting.stack.append, leave)
         with preserved(self.model), names, Reshaping(), fitting:
             self.model.train(self.is_training)
@@ -154,6 +161,10 @@ class Fit:
                 self.model(*self.arguments, **self.values)
             except Exception as error:  # noqa: BLE001 - the user's code may raise anything
                 failure = Failure(error, fitting.done - (not isinstance(error, OtherStepsError)))
+        for hook in hooks:
+            hook.remove()
+        for module, width in widths.items():
+            module.num_features = width
         return {(each.step, each.path): each for each in fitting.misfits}, failure
 
 
@@ -288,6 +299,18 @@ def _candidates(model: nn.Module, whole: nn.Module, misfit: Misfit) -> Iterator[
         for name, value in vars(old).items():
             if _is_number(value) and value > count > 1 and value % count == 0:
                 yield Change(own, name, None, value // count * misfit.wanted)
+
+
+def _is_plain_norm(module: nn.Module) -> bool:
+    """Whether it is a norm without parameters, whose width only its input shows."""
+    norms = isinstance(module, (*BATCH_NORMS, *INSTANCE_NORMS))
+    return norms and not any(True for _ in every(module))
+
+
+def every(module: nn.Module) -> Iterator[Tensor]:
+    """The parameters and buffers of a module."""
+    yield from module.parameters()
+    yield from (buffer for buffer in module.buffers() if buffer.ndim)
 
 
 def _is_number(value: object) -> bool:

@@ -56,7 +56,7 @@ def meet(
         labelled, fixed = [], False
         for each in operands:
             own = axis - (len(shape) - each.tensor.ndim)
-            if own < 0 or each.tensor.shape[own] == 1:
+            if own < 0 or each.tensor.shape[own] == 1 or not each.tensor.stride(own):  # one for all
                 continue
             if own in each.labels:
                 labelled.append((each, _aligned(each.labels[own], shape)))
@@ -136,7 +136,7 @@ def moving(call: Call, again: Callable[[Tensor], Any]) -> Labels | list[Labels] 
                     call.keep(label, f"{call.name} selects by number")
                 continue
             for other in torn:
-                own = _at_start(call, own, other).expand(own.shape)
+                own = _with_ties(call, own, other)
             if interleaves(label, axis, lambda tensor, place=place: _part(again(tensor), place), new):
                 call.run.tie(rows(label, axis)[:1], rows(label, axis))
             call.run.equal(own, new)
@@ -290,7 +290,7 @@ def indexed(call: Call) -> Labels:
             continue
         own, new, torn = moved(label, axis, lambda tensor: call.func(tensor, indices))
         for other in torn:
-            own = _at_start(call, own, other).expand(own.shape)
+            own = _with_ties(call, own, other)
         if new is not None:
             found[new] = own
     return found
