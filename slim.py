@@ -36,8 +36,8 @@ channel counts, it is the traced network, and `report.limits` lists its restrict
 removed.
 """
 
-from utils.frontends.watch.plan import Plan, apply_plan, load
-from utils.frontends.watch.slim import SlimReport, SlimResult, gamma_penalty, slim
+from utils.frontends.module.plan import Plan, apply_plan, load
+from utils.frontends.module.slim import SlimReport, SlimResult, gamma_penalty, slim
 from utils.pruning.layers import ChannelSelection
 from utils.pruning.soft_loss import KLSoftLoss, taught_loss
 

@@ -39,7 +39,7 @@ from utils.errors import ToolkitError
 from utils.exporters.parity import onnx_infer
 from utils.exporters.tracing import trace_onnx
 from utils.files import write_text
-from utils.frontends.fx.subject import FxSubject
+from utils.frontends.module.subject import ModuleSubject
 from utils.options import POSITIVE_FLOAT
 from utils.profiling import interleaved_times
 
@@ -129,7 +129,7 @@ def measured(name: str, case: Case, ratio: float, seconds: float) -> Row:
     model = with_random_norms(case.build())
     image = torch.rand(1, case.channels, case.size, case.size, generator=torch.Generator().manual_seed(0))
     result = slim(model, image, ratio, **case.options)
-    graph = FxSubject.of(model, image, case.options.get("values")).graph
+    graph = ModuleSubject.of(model, image, case.options.get("values")).graph
     reasons = Counter(graph.pin_reasons.values())
     report = result.report
     with torch.no_grad():

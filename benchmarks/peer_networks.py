@@ -24,7 +24,7 @@ from examples.resnet import resnet18, resnet50, resnet_cifar
 from examples.vgg import VGG16
 from slim import slim
 from utils.extras import package
-from utils.frontends.fx.subject import FxSubject
+from utils.frontends.module.subject import ModuleSubject
 from utils.profiling import count_parameters, median_interval
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.surgery import Folding
@@ -62,7 +62,7 @@ Cut = Callable[[nn.Module, Tensor, float], peer.PeerResult[nn.Module]]
 def by_slim(model: nn.Module, example: Tensor, ratio: float) -> peer.PeerResult[nn.Module]:
     """As users call it, but with nothing folded: a folded constant is not zero."""
     found = slim(model, example, ratio, align=ALIGN, folding="off")
-    graph = FxSubject.of(model, example).graph
+    graph = ModuleSubject.of(model, example).graph
     keep = np.ones(graph.unit_count, dtype=np.bool_)
     for name, mask in found.plan.kept.items():
         keep[graph.layers[name].outputs[~mask]] = False
@@ -198,7 +198,7 @@ def _lap(model: nn.Module, example: Tensor, ratio: float) -> dict[str, float]:
 
 def output_layers(model: nn.Module, example: Tensor) -> list[nn.Module]:
     """The layers that write the outputs, which keep their widths."""
-    graph = FxSubject.of(model, example).graph
+    graph = ModuleSubject.of(model, example).graph
     found = []
     for name, layer in graph.layers.items():
         if {graph.pin_reasons.get(unit) for unit in layer.outputs} == {"an output of the network"}:

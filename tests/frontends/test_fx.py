@@ -12,7 +12,7 @@ from slim import Plan, apply_plan, load
 from slim import slim as slim_network
 from tests.frontends.networks import MIDDLES, Network, network
 from utils.errors import PruningError
-from utils.frontends.watch.subject import WatchedSubject, settled
+from utils.frontends.module.subject import ModuleSubject, settled
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.policies import slim_threshold
 from utils.pruning.scores import named_scorer, random_scores
@@ -33,7 +33,7 @@ NOT_FOLLOWED = {
 @pytest.mark.parametrize("folding", ["interior", "borders", "off"])
 @pytest.mark.parametrize("middle", MIDDLES)
 def test_compact_equals_zeroed(middle, score, folding):
-    subject = WatchedSubject.of(network(middle), EXAMPLE)
+    subject = ModuleSubject.of(network(middle), EXAMPLE)
     scorer = named_scorer(score, {"random": random_scores(3)})
     _, result = settled(
         subject, lambda each: prune(each, [slim_threshold(0.5, 0.1)], scorer, folding=folding)
@@ -45,7 +45,7 @@ def test_compact_equals_zeroed(middle, score, folding):
 
 @pytest.mark.parametrize("middle", MIDDLES)
 def test_what_is_not_followed_is_named(middle):
-    found = WatchedSubject.of(network(middle), EXAMPLE).not_followed
+    found = ModuleSubject.of(network(middle), EXAMPLE).not_followed
     assert bool(found) == (middle in NOT_FOLLOWED)
     assert all(NOT_FOLLOWED[middle] in text for text in found)
 
@@ -57,7 +57,7 @@ def test_the_network_that_was_traced_is_left_as_it_is(middle):
     with torch.no_grad():
         expected = model(IMAGES)
     settled(
-        WatchedSubject.of(model, EXAMPLE),
+        ModuleSubject.of(model, EXAMPLE),
         lambda each: prune(each, [slim_threshold(0.5, 0.1)], named_scorer("l1", {})),
     )
     with torch.no_grad():
@@ -73,7 +73,7 @@ class Unknown(nn.Module):
 
 
 def test_an_unknown_operation_pins_what_it_reads_and_nothing_else():
-    subject = WatchedSubject.of(Network(Unknown()).eval(), EXAMPLE)
+    subject = ModuleSubject.of(Network(Unknown()).eval(), EXAMPLE)
     layers = subject.graph.layers
     assert subject.graph.pinned[layers["stem.0"].outputs].all()
     assert not subject.graph.pinned[layers["behind"].outputs].any()
@@ -82,7 +82,7 @@ def test_an_unknown_operation_pins_what_it_reads_and_nothing_else():
 
 def test_an_example_that_does_not_fit_is_refused():
     with pytest.raises(PruningError, match="Network: does not run on a batch of shape 2x5x16x16"):
-        WatchedSubject.of(network("nothing"), torch.zeros(1, 5, 16, 16))
+        ModuleSubject.of(network("nothing"), torch.zeros(1, 5, 16, 16))
 
 
 class Decides(nn.Module):
@@ -90,8 +90,8 @@ class Decides(nn.Module):
         return x if x.sum() > 0 else -x
 
 
-def test_code_that_looks_at_numbers_is_followed_and_keeps_what_it_looks_at():
-    subject = WatchedSubject.of(Network(Decides()).eval(), EXAMPLE)
+def test_code_that_looks_at_numbers_keeps_what_it_looks_at():
+    subject = ModuleSubject.of(Network(Decides()).eval(), EXAMPLE)
     assert any("sum" in text for text in subject.not_followed)
     assert subject.graph.pinned[subject.graph.layers["stem.0"].outputs].all()
     assert not subject.graph.pinned[subject.graph.layers["behind"].outputs].any()
@@ -100,13 +100,13 @@ def test_code_that_looks_at_numbers_is_followed_and_keeps_what_it_looks_at():
 def test_channels_of_a_shuffle_go_from_the_same_place_of_each_group():
     """Else those that are left would change places."""
     middle = network("shuffles")
-    graph = WatchedSubject.of(middle, EXAMPLE).graph
+    graph = ModuleSubject.of(middle, EXAMPLE).graph
     assert any(np.unique(layer.outputs).size < layer.outputs.size for layer in graph.layers.values())
     assert slim_network(middle, EXAMPLE, 0.5, "random", align=1).report.difference <= 1e-12
 
 
 def test_layers_called_twice_have_one_width_throughout():
-    graph = WatchedSubject.of(network("called twice"), EXAMPLE).graph
+    graph = ModuleSubject.of(network("called twice"), EXAMPLE).graph
     assert graph.layers["middle.conv"].inputs.tolist() == graph.layers["middle.conv"].outputs.tolist()
 
 
@@ -125,7 +125,7 @@ class Changed(Own):
 
 
 def test_a_convolution_by_another_name_is_one():
-    subject = WatchedSubject.of(Network(Own(16)).eval(), EXAMPLE)
+    subject = ModuleSubject.of(Network(Own(16)).eval(), EXAMPLE)
     assert "middle" in subject.graph.layers
     assert subject.not_followed == ()
 
@@ -140,7 +140,7 @@ def test_a_convolution_by_another_name_is_one():
 )
 def test_layers_that_compute_their_weights_pin_what_they_read(middle, fact):
     model = Network(middle).eval()
-    subject = WatchedSubject.of(model, EXAMPLE)
+    subject = ModuleSubject.of(model, EXAMPLE)
     assert any(fact in text for text in subject.not_followed)
     assert subject.graph.pinned[subject.graph.layers["stem.0"].outputs].all()
     assert not subject.graph.pinned[subject.graph.layers["behind"].outputs].any()

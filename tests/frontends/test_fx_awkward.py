@@ -16,7 +16,7 @@ from tests.frontends import awkward
 from tests.frontends.awkward import MIDDLES
 from tests.frontends.networks import Network, network
 from utils.errors import PruningError
-from utils.frontends.watch.subject import WatchedSubject
+from utils.frontends.module.subject import ModuleSubject
 from utils.pruning.equality import outputs_in_float64, relative_difference, tensors_in
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
@@ -78,7 +78,7 @@ def test_a_fresh_network_narrowed_by_the_plan_takes_the_pruned_state(name):
 @pytest.mark.parametrize("name", CASES)
 def test_what_stays_says_why(name):
     text = MIDDLES[CASES[name]]
-    found = [note for note in WatchedSubject.of(built(name), EXAMPLE).not_followed if text in note]
+    found = [note for note in ModuleSubject.of(built(name), EXAMPLE).not_followed if text in note]
     assert bool(found) == bool(text)
 
 

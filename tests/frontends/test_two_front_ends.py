@@ -10,7 +10,7 @@ from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.errors import UnsupportedSectionError
 from utils.frontends.darknet.subject import DarknetSubject
-from utils.frontends.watch.subject import WatchedSubject
+from utils.frontends.module.subject import ModuleSubject
 from utils.pruning.channels import ChannelGraph
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ def test_units_of_the_cfg_are_units_of_the_code(path):
     cfg = DarknetSubject.of(model)
     # [reorg] reads rows of a map as channels: at the smallest size a run of channels fills a row by chance
     size = [side * (1 + ("reorg" in path.read_text())) for side in cfg.example.shape[2:]]
-    code = WatchedSubject.of(model, torch.zeros(1, cfg.example.shape[1], *size)).graph
+    code = ModuleSubject.of(model, torch.zeros(1, cfg.example.shape[1], *size)).graph
     assert set(cfg.graph.layers) == set(code.layers)
     names = list(cfg.graph.layers)
     one, other = ids(cfg.graph, names), ids(code, names)

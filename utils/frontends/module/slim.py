@@ -19,7 +19,7 @@ from ...pruning.surgery import Folding, PruningResult, prune
 from .options import Interface, Parts, Scheme, SlimOptions, pinned_layers, ratios_of, words
 from .plan import Plan, unwrapped
 from .proof import proven
-from .subject import WatchedSubject, settled
+from .subject import ModuleSubject, settled
 
 
 @dataclass(frozen=True)
@@ -149,11 +149,11 @@ def slim(
 
 def _slimmed(model: nn.Module, example: Tensor, options: SlimOptions) -> SlimResult:
     fixed = options.values or {}
-    whole = WatchedSubject.of(model, example, fixed)
+    whole = ModuleSubject.of(model, example, fixed)
     ratios = ratios_of(Parts(model, list(whole.graph.layers)), options)
     subject = whole.pinning(pinned_layers(whole.graph, ratios, options.interface))
 
-    def cut(subject: WatchedSubject) -> PruningResult[WatchedSubject]:
+    def cut(subject: ModuleSubject) -> PruningResult[ModuleSubject]:
         return prune(
             subject,
             [_policy(ratios, options.scheme, options.layer_keep)],
@@ -190,7 +190,7 @@ def gamma_penalty(
     model = unwrapped(model)
     if not s >= 0:
         raise PruningError(f"s {s}", "out of range", "give a penalty weight of at least 0")
-    subject = WatchedSubject.of(model, example, values)
+    subject = ModuleSubject.of(model, example, values)
     parts = Parts(model, list(subject.graph.layers))
     names = parts.layers if scope is None else parts.named(words(scope))
     channels = candidate_channels(subject.graph, gamma_scores(subject), "all")
@@ -247,7 +247,7 @@ def _policy(ratios: Mapping[str, float], scheme: Scheme, layer_keep: float) -> P
     return policy
 
 
-def _not_run(model: nn.Module, subject: WatchedSubject) -> tuple[str, ...]:
+def _not_run(model: nn.Module, subject: ModuleSubject) -> tuple[str, ...]:
     """A text for each layer of the module that its code does not run."""
     return tuple(
         f"{name} ({type(module).__name__}) does not run on the example, so it is not pruned; "
@@ -258,7 +258,7 @@ def _not_run(model: nn.Module, subject: WatchedSubject) -> tuple[str, ...]:
     )
 
 
-def _report(model: nn.Module, subject: WatchedSubject, result: PruningResult[WatchedSubject]) -> SlimReport:
+def _report(model: nn.Module, subject: ModuleSubject, result: PruningResult[ModuleSubject]) -> SlimReport:
     """The report, with the comparison of both networks; PruningError if they differ."""
     graph, pruned = subject.graph, result.compact.model
     costs = costs_of(subject.model, graph, subject.example, subject.cells())

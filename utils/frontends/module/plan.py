@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ...errors import PruningError
 from ...pruning.channels import UnitMask, decode_mask, encode_mask
-from .subject import WatchedSubject
+from .subject import ModuleSubject
 
 _PARALLEL = "module."  # prefix of names in DataParallel and DistributedDataParallel
 
@@ -38,7 +38,7 @@ class Plan:
     input_type: str = "float32"
 
     @classmethod
-    def of(cls, subject: WatchedSubject, keep: UnitMask, values: Mapping[str, Any]) -> "Plan":
+    def of(cls, subject: ModuleSubject, keep: UnitMask, values: Mapping[str, Any]) -> "Plan":
         """The plan of a mask over the units of a subject."""
         masks = {name: keep[layer.outputs] for name, layer in subject.graph.layers.items()}
         kept = {name: mask for name, mask in masks.items() if not mask.all()}
@@ -93,7 +93,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     example = torch.zeros(plan.input_shape, dtype=getattr(torch, plan.input_type), device=weight.device)
     if example.is_floating_point():
         example = example.to(weight)
-    subject = WatchedSubject.of(model, example, plan.values)
+    subject = ModuleSubject.of(model, example, plan.values)
     keep = np.ones(subject.graph.unit_count, dtype=np.bool_)
     for name, mask in plan.kept.items():
         layer = subject.graph.layers.get(name)

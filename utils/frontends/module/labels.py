@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...pruning.channels import ChannelIds
+
 Labels = Mapping[int, Tensor]  # axis -> (shape of the tensor) int64 channel ids
 
 
@@ -43,6 +45,17 @@ def rows(label: Tensor, axis: int) -> Tensor:
     found = compact(label).movedim(axis, -1)
     found = found.reshape(-1, found.shape[-1])
     return found if len(found) == 1 else torch.unique(found, dim=0)
+
+
+def ids_of(label: Tensor) -> ChannelIds:
+    """All ids, as a vector."""
+    found: ChannelIds = label.reshape(-1).numpy()
+    return found
+
+
+def vector(label: Tensor, axis: int) -> Tensor:
+    """(n,) the ids along an axis, at the first place of all others."""
+    return rows(label, axis)[0]
 
 
 def resized(label: Tensor, shape: Sequence[int]) -> Tensor:

@@ -8,7 +8,7 @@ reads them; the given module is afterwards as it was before.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -21,11 +21,12 @@ from ...pruning.fold import Constant
 from ...pruning.layers import shared_copy
 from ...pruning.subject import Block
 from ...pruning.surgery import PruningResult
+from .beside import Step, preserved
 from .counts import Fit, MisfitError, counts_matter, fit_counts, set_known_counts
 from .labels import compact, varying
 from .replay import Zeroed, constants_of
-from .rules import rule_of
-from .run import Run, Step, preserved
+from .rules.table import rule_of
+from .run import Run
 
 Arguments = tuple[Any, ...]
 _MOST_ROUNDS = 40  # each keeps channels that were free before, mostly all that are at fault
@@ -55,7 +56,7 @@ class Trace:
 
 
 @dataclass(frozen=True)
-class WatchedSubject:
+class ModuleSubject:
     """A module to prune; see `pruning.subject.Subject`.
 
     Attributes:
@@ -80,7 +81,7 @@ class WatchedSubject:
         Raises:
             PruningError: it does not run on the example, or runs no layer that can be pruned.
         """
-        if not isinstance(model, nn.Module):
+        if not isinstance(cast(object, model), nn.Module):
             place = f"{model!r:.60}"
             raise PruningError(place, "not a torch.nn.Module instance", "give a network that is built")
         example = example[:1].repeat(2, *[1] * (example.ndim - 1))
@@ -166,7 +167,8 @@ class WatchedSubject:
         widths = {
             ids.tobytes(): ids for layer in graph.layers.values() for ids in (layer.outputs, layer.inputs)
         }
-        equal, kept = list(graph.equal_sections), {}
+        equal = list(graph.equal_sections)
+        kept: dict[int, str] = {}
         known = {tuple(part.tobytes() for part in parts) for parts in equal}
         for misfit in error.misfits:
             own = units[misfit.ids]
@@ -212,8 +214,8 @@ class WatchedSubject:
 
 
 def settled(
-    subject: WatchedSubject, prune: Callable[[WatchedSubject], PruningResult[WatchedSubject]]
-) -> tuple[WatchedSubject, PruningResult[WatchedSubject]]:
+    subject: ModuleSubject, prune: Callable[[ModuleSubject], PruningResult[ModuleSubject]]
+) -> tuple[ModuleSubject, PruningResult[ModuleSubject]]:
     """Prune, and again with what the code keeps fixed as long as that shows when the network is cut."""
     for _ in range(_MOST_ROUNDS):
         try:
@@ -224,7 +226,7 @@ def settled(
 
 
 def traced(model: nn.Module, arguments: Arguments, values: Mapping[str, Any]) -> Trace:
-    """Run `model` once and follow its channels; errors as in `WatchedSubject.of`."""
+    """Run `model` once and follow its channels; errors as in `ModuleSubject.of`."""
     run = Run(model, rule_of)
     labels = {name: run.look(tensor).labels for name, tensor in every_tensor(model)}
     with preserved(model), run.watching():
@@ -239,7 +241,7 @@ def traced(model: nn.Module, arguments: Arguments, values: Mapping[str, Any]) ->
     _pin_outputs(run, outputs)
     was_read = frozenset(name for name, tensor in every_tensor(model) if run.look(tensor).reads)
     _find_norms(run)
-    for seen, large, small in run.gates:  # a factor that something else reads too is no gate
+    for seen, large, small in run.gates:  # not a gate: a factor that something else reads too
         if seen.reads == 1:
             run.tie(large, small, "gate")
     training = _training_steps(model, run, arguments, values, was_read)
@@ -339,9 +341,9 @@ def narrow_tensors(model: nn.Module, labels: Mapping[str, Mapping[int, Tensor]],
         new[id(tensor)] = found
     for module in model.modules():
         for table in (module._parameters, module._buffers):
-            for name, tensor in table.items():
-                if tensor is not None and id(tensor) in new:
-                    table[name] = new[id(tensor)]  # type: ignore[assignment]
+            for name, old in table.items():
+                if old is not None and id(old) in new:
+                    table[name] = new[id(old)]  # type: ignore[assignment]
 
 
 def _cut(tensor: Tensor, axis: int, mask: Tensor) -> tuple[Tensor, Tensor | None]:

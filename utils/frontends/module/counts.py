@@ -15,8 +15,9 @@ from torch._ops import OpOverload
 
 from ...errors import PruningError
 from ...pruning.channels import ChannelIds, UnitMask
-from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS, TRANSPOSED
-from .run import Beside, OtherStepsError, Reshaping, Step, modules_noted, preserved
+from ...profiling import TRANSPOSED
+from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS
+from .beside import Beside, OtherStepsError, Reshaping, Step, modules_noted, preserved
 
 
 class MisfitError(PruningError):
@@ -164,7 +165,7 @@ class Fit:
         for hook in hooks:
             hook.remove()
         for module, width in widths.items():
-            module.num_features = width
+            setattr(module, "num_features", width)  # noqa: B010 - of norms of all kinds
         return {(each.step, each.path): each for each in fitting.misfits}, failure
 
 
@@ -324,8 +325,9 @@ def set_known_counts(model: nn.Module, whole: nn.Module) -> None:
         weight = next((w for w in (getattr(module, "weight", None),) if isinstance(w, Tensor)), None)
         if isinstance(module, CONVOLUTIONS) and weight is not None:
             old = before.weight
+            assert isinstance(old, Tensor)
             if module.groups == module.in_channels and module.groups > 1:
-                shrunk = weight.shape[0] * module.in_channels // old.shape[0]
+                shrunk = int(weight.shape[0] * module.in_channels // old.shape[0])
                 module.in_channels = module.groups = shrunk
                 module.out_channels = (
                     weight.shape[0]

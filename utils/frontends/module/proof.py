@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ...errors import PruningError
 from ...pruning.equality import Doubles, tensors_in
 from ...pruning.layers import shared_copy
-from .run import OtherStepsError, preserved
-from .subject import WatchedSubject
+from .beside import OtherStepsError, preserved
+from .subject import ModuleSubject
 
 EQUAL = 1e-9  # of the largest output; float64 rounding stays below 1e-12
 
@@ -32,7 +32,7 @@ class Proof:
     limits: tuple[str, ...] = ()
 
 
-def proven(zeroed: nn.Module, pruned: nn.Module, subject: WatchedSubject) -> Proof:
+def proven(zeroed: nn.Module, pruned: nn.Module, subject: ModuleSubject) -> Proof:
     """Compare `pruned` with `zeroed`, the original whose removed channels are 0.
 
     Raises:
@@ -110,7 +110,7 @@ def _difference(name: str, found: list[Tensor], expected: list[Tensor]) -> float
     return difference
 
 
-def _require_training(pruned: nn.Module, subject: WatchedSubject) -> None:
+def _require_training(pruned: nn.Module, subject: ModuleSubject) -> None:
     """The pruned network takes a step wherever the original takes one."""
     if not _trains(subject.model, subject):
         return
@@ -122,11 +122,11 @@ def _require_training(pruned: nn.Module, subject: WatchedSubject) -> None:
         ) from error
 
 
-def _trains(model: nn.Module, subject: WatchedSubject) -> bool:
+def _trains(model: nn.Module, subject: ModuleSubject) -> bool:
     return _step(model, subject) is None
 
 
-def _step(model: nn.Module, subject: WatchedSubject) -> Exception | None:
+def _step(model: nn.Module, subject: ModuleSubject) -> Exception | None:
     copy = shared_copy(model)
     with preserved(copy):
         copy.train()
@@ -135,6 +135,6 @@ def _step(model: nn.Module, subject: WatchedSubject) -> Exception | None:
             loss = sum(each.double().mean() for each in outputs if each.requires_grad)
             if isinstance(loss, Tensor):
                 loss.backward()  # type: ignore[no-untyped-call]
-        except Exception as error:  # the user's own code may raise anything
+        except Exception as error:  # noqa: BLE001 - the user's own code may raise anything
             return error
     return None

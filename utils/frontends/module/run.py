@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ...errors import PruningError
 from ...pruning.channels import ChannelIds, ChannelTracer, Layer, Tie
 from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS, ChannelSelection
+from .beside import Count, Product, Reshaping, Step, modules_noted
 from .labels import Labels, compact, rows, spread, varying
 
 PARAMETRIZED = ".parametrizations."
@@ -44,53 +43,6 @@ class Seen:
     is_static: bool = False
     writer: str | None = None
     reads: int = 0
-
-
-@dataclass(frozen=True)
-class Count:
-    """An argument of an operation that counts channels.
-
-    Attributes:
-        path: place in the arguments: position, and index in it if it is a list.
-        ids: the channels that it counts.
-    """
-
-    path: tuple[int, ...]
-    ids: ChannelIds
-
-
-@dataclass(frozen=True)
-class Product:
-    """A contraction of channels: what reads them.
-
-    Attributes:
-        layer: name of the layer with these weights; None for other products.
-        operands: position in the arguments -> axis that is contracted and its labels.
-        value: position of the tensor that a layer reads.
-        cells: how often a layer's kernel is applied.
-        result: shape of the output.
-        bias: position of the bias, if there is one.
-        outputs: axis of the layer's channels in the output.
-    """
-
-    layer: str | None
-    operands: Mapping[int, tuple[int, Tensor]]
-    result: tuple[int, ...]
-    bias: int | None = None
-    outputs: int = 1
-    value: int = 0
-    cells: int = 0
-
-
-@dataclass(frozen=True)
-class Step:
-    """An operation of the run, as far as a narrowed network needs to know it."""
-
-    func: OpOverload
-    counts: tuple[Count, ...] = ()
-    product: Product | None = None
-    norm: str | None = None  # name of the batch norm that it computes
-    args: tuple[Any, ...] = ()  # without tensors
 
 
 @dataclass
@@ -142,6 +94,17 @@ class Call:
         """Keep these channels and list the reason."""
         self.run.pin(label, reason)
         self.run.not_followed.append(reason)
+
+    def one_of(self, label: Tensor, axis: int) -> Tensor:
+        """The label with size 1 along an axis, whose places are tied if they have ids of their own."""
+        start = label.narrow(axis, 0, 1)
+        if axis in varying(label):
+            self.run.tie(start, label)
+        return start
+
+    def alike(self, label: Tensor, axis: int) -> Tensor:
+        """The label with the same ids everywhere along an axis."""
+        return self.one_of(label, axis).expand(label.shape)
 
     def refuse(self, reason: str) -> None:
         """Keep all channels that it reads and list the reason."""
@@ -342,174 +305,11 @@ class Run(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
         self.where = self._stack.pop()
 
 
-class OtherStepsError(PruningError):
-    """The network did not run the operations of its trace."""
-
-
-class Beside(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
-    """A further run of a network beside some operations of its trace.
-
-    Args:
-        steps: all operations of the trace.
-        matters: whether a run has to do an operation again; others may differ, as a reshape is a view or
-            a view of a copy depending on the sizes.
-    """
-
-    def __init__(self, steps: Sequence[Step], matters: Callable[[OpOverload], bool]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.steps, self.done = [step for step in steps if matters(step.func)], 0
-        self._matters = matters
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """False, see `Run`."""
-        return False
-
-    def next_step(self, func: OpOverload) -> Step | None:
-        """The step that `func` is; None if it does not matter.
-
-        Raises:
-            OtherStepsError: the trace has another operation here.
-        """
-        if not self._matters(func):
-            return None
-        step = self.steps[self.done] if self.done < len(self.steps) else None
-        if step is None or not _is_same(step.func, func):
-            wanted = "the end" if step is None else step.func
-            fact = f"operation {self.done} is {func}, in the trace it was {wanted}"
-            raise OtherStepsError("forward", fact, "give an example of the size that is used")
-        self.done += 1
-        return step
-
-
-_SLICES = frozenset(
-    {torch.ops.aten.slice, torch.ops.aten.alias}
-)  # code that slices nothing off gets an alias
-_VIEWS = frozenset({torch.ops.aten.view, torch.ops.aten._unsafe_view})
-
-
-def _is_same(one: OpOverload, other: OpOverload) -> bool:
-    both = {one.overloadpacket, other.overloadpacket}
-    return one == other or both <= _VIEWS or both <= _SLICES
-
-
-class Reshaping(TorchFunctionMode):
-    """`reshape` as a view or a view of a copy, `linear` as the product of two matrices.
-
-    The check of a reshape comes before operations are dispatched, and linear layers are other operations for
-    some strides.
-    """
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Run `func`."""
-        kwargs = kwargs or {}
-        if func in (torch.reshape, Tensor.reshape) and args:
-            value, *shape = args
-            shape = kwargs.get("shape", shape[0] if len(shape) == 1 else shape)
-            shape = [shape] if isinstance(shape, int) else list(shape)
-            return self._reshaped(value, shape)
-        if func in (torch.unflatten, Tensor.unflatten) and len(args) == 3:
-            value, axis, sizes = args
-            axis %= value.ndim
-            return self._reshaped(value, (*value.shape[:axis], *sizes, *value.shape[axis + 1 :]))
-        if func is nn.functional.linear and args[0].ndim > 2:
-            value, *rest = args
-            rows = func(self._reshaped(value, (-1, value.shape[-1])), *rest, **kwargs)
-            return rows.view(*value.shape[:-1], rows.shape[-1])
-        return func(*args, **kwargs)
-
-    def _reshaped(self, value: Tensor, shape: Sequence[int]) -> Tensor:
-        return (value if _is_viewable(value, shape) else value.contiguous()).view(*shape)
-
-
-def _is_viewable(value: Tensor, shape: Sequence[int]) -> bool:
-    if value.is_contiguous():
-        return True
-    try:
-        with _disable_current_modes():
-            torch.empty_strided(value.shape, value.stride(), device="meta").view(*shape)
-    except RuntimeError:
-        return False
-    return True
-
-
-@contextmanager
-def modules_noted(
-    model: nn.Module, enter: Callable[[str], None], leave: Callable[[], None]
-) -> Iterator[None]:
-    """Call `enter` with the name of each module of `model` before it runs, and `leave` afterwards."""
-    names = {id(module): name for name, module in model.named_modules()}
-
-    def before(module: nn.Module, _inputs: object) -> None:
-        if id(module) in names:
-            enter(names[id(module)])
-
-    def after(module: nn.Module, _inputs: object, _output: object) -> None:
-        if id(module) in names:
-            leave()
-
-    handles = (
-        nn.modules.module.register_module_forward_pre_hook(before),
-        nn.modules.module.register_module_forward_hook(after, always_call=True),
-    )
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _plain(args: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(
         None if isinstance(arg, Tensor) else arg for arg in args if not isinstance(arg, list | tuple)
     )
 
 
-def _is_cache(name: str, value: object) -> bool:
-    """Whether it is a container of the user's, which a forward may fill."""
-    return type(value) in (dict, list, set) and name not in vars(nn.Module())
-
-
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.stride(), tensor.storage_offset()
-
-
-@contextmanager
-def preserved(model: nn.Module) -> Iterator[None]:
-    """Run the network in evaluation mode, all parameters learning; restore everything afterwards."""
-    modules = list(model.modules())
-    states = [
-        (module, dict(vars(module)), dict(module._buffers), dict(module._parameters)) for module in modules
-    ]
-    holders = [value for module in modules for name, value in vars(module).items() if _is_cache(name, value)]
-    contents = [(holder, holder.copy()) for holder in holders]
-    values = [(tensor, tensor.detach().clone()) for tensor in model.buffers()]
-    learns = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    random = torch.get_rng_state()
-    try:
-        model.eval()
-        for parameter, _ in learns:
-            parameter.requires_grad_(parameter.is_floating_point())
-        with torch.enable_grad():
-            yield
-    finally:
-        torch.set_rng_state(random)
-        for parameter, before in learns:
-            parameter.requires_grad_(before)
-        with torch.no_grad():
-            for tensor, before in values:
-                if not torch.equal(tensor, before):
-                    tensor.copy_(before)
-        for holder, content in contents:
-            if holder != content:
-                holder.clear()
-                (holder.extend if isinstance(holder, list) else holder.update)(content)
-        for module, state, buffers, parameters in states:
-            vars(module).clear()
-            vars(module).update(state)
-            module._buffers.clear()
-            module._buffers.update(buffers)
-            module._parameters.clear()
-            module._parameters.update(parameters)

@@ -1,0 +1,378 @@
+"""Operations that move elements, or change the sizes of other axes than the channels."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....pruning.channels import ChannelIds
+from ....pruning.layers import ChannelSelection
+from ..beside import Count, Product
+from ..labels import Labels, compact, ids_of, interleaves, moved, resized, rows, spread, varying, vector
+from ..run import Call, Seen
+from .elementwise import MIXES, elementwise, meet
+
+aten = torch.ops.aten
+Moves = Labels | list[Labels]
+
+
+ORDERED = frozenset({aten.roll, aten.unfold, aten.diagonal, aten.as_strided, aten.take, aten.cumsum})
+
+
+def move(call: Call) -> Moves | None:
+    """A view or copy that only moves elements of its first tensor."""
+    return moving(call, lambda tensor: _again(call, tensor))
+
+
+def _again(call: Call, tensor: Tensor) -> Any:
+    packet = call.func.overloadpacket
+    if packet in (aten.view, aten._unsafe_view, aten.reshape):
+        return tensor.reshape(call.result.shape)
+    if packet in (aten.expand,):
+        return tensor.expand(call.result.shape)
+    return call.func(tensor, *call.args[1:], **call.kwargs)
+
+
+def moving(call: Call, again: Callable[[Tensor], Any]) -> Moves | None:
+    """Labels after `again`, which does to ids what the operation does to elements."""
+    (source, *_) = call.tensors
+    results = call.result if isinstance(call.result, list | tuple) else [call.result]
+    found: list[dict[int, Tensor]] = [{} for _ in results]
+    for axis, label in source.labels.items():
+        for place in range(len(results)):
+            part = partial(_moved_part, again, place)
+            own, new, torn = moved(label, axis, part)
+            if new is None:
+                if own.numel() and source.tensor.shape[axis] > 1:
+                    call.keep(label, f"{call.name} selects by number")
+                continue
+            for other in torn:
+                own = call.alike(own, other)
+            if interleaves(label, axis, part, new):
+                call.run.tie(rows(label, axis)[:1], rows(label, axis))
+            call.run.equal(own, new)
+            found[place][new] = own
+    _note_counts(call, source, found)
+    return [*found] if isinstance(call.result, list | tuple) else found[0]
+
+
+def _moved_part(again: Callable[[Tensor], Any], place: int, tensor: Tensor) -> Tensor:
+    found = again(tensor)
+    part: Tensor = found[place] if isinstance(found, list | tuple) else found
+    return part
+
+
+def _note_counts(call: Call, source: Seen, found: list[dict[int, Tensor]]) -> None:
+    packet = call.func.overloadpacket
+    if packet in (aten.view, aten._unsafe_view, aten.expand, aten.reshape):
+        for axis, label in found[0].items():
+            call.counts.append(Count((1, axis), ids_of(vector(label, axis))))
+    elif packet is aten.split_with_sizes:
+        axis = call.argument("dim") % source.tensor.ndim
+        sizes: dict[int, list[ChannelIds]] = {}
+        for place, labels in enumerate(found):
+            if axis in labels:
+                ids = ids_of(vector(labels[axis], axis))
+                call.counts.append(Count((1, place), ids))
+                sizes.setdefault(len(ids), []).append(ids)
+        for parts in sizes.values():  # one number of the code may be the size of all
+            call.run.tracer.equal(parts)
+    elif packet is aten.split:
+        axis = call.argument("dim") % source.tensor.ndim
+        parts = [ids_of(vector(labels[axis], axis)) for labels in found if axis in labels]
+        if len(parts) == len(found) and len({len(part) for part in parts}) == 1:
+            call.counts.append(Count((1,), parts[0]))
+            call.run.tracer.equal(parts)
+        elif axis in source.labels:
+            call.keep(source.labels[axis], f"{call.name} splits unevenly")
+    elif packet is aten.slice:
+        _note_slice(call, source)
+    elif packet in ORDERED and any(axis in source.labels for axis in _named_axes(call, source)):
+        for axis in _named_axes(call, source):
+            if axis in source.labels:
+                call.keep(source.labels[axis], f"{call.name} moves channels by number")
+
+
+def _note_slice(call: Call, source: Seen) -> None:
+    axis = call.argument("dim") % source.tensor.ndim
+    if axis not in source.labels:
+        return
+    size, label = source.tensor.shape[axis], source.labels[axis]
+    start, stop, step = (call.argument(name) for name in ("start", "end", "step"))
+    start = min(max((start or 0) + size * ((start or 0) < 0), 0), size)
+    stop = size if stop is None else min(max(stop + size * (stop < 0), 0), size)
+    if step != 1:
+        call.keep(label, f"{call.name} selects by number")
+        return
+    ids = ids_of(vector(label, axis))
+    if start > 0:
+        call.counts.append(Count((2,), ids[:start]))
+    if stop < size:
+        call.counts.append(Count((3,), ids[:stop]))
+    length = stop - start
+    # `shape[1] // 2` in the code needs halves that stay equal
+    if 0 < length < size and size % length == 0 and start % length == 0:
+        call.run.tracer.equal([ids[first : first + length] for first in range(0, size, length)])
+
+
+def _named_axes(call: Call, source: Seen) -> list[int]:
+    for name in ("dim", "dims"):
+        try:
+            axes = call.argument(name)
+        except KeyError:
+            continue
+        axes = [axes] if isinstance(axes, int) else list(axes or range(source.tensor.ndim))
+        return [axis % source.tensor.ndim for axis in axes]
+    return list(range(source.tensor.ndim))
+
+
+def stack(call: Call) -> Labels:
+    """Tensors along a new axis."""
+    axis = (call.argument("dim") or 0) % call.result.ndim
+    parts = [call.run.look(tensor) for tensor in call.args[0]]
+    shape = [size for place, size in enumerate(call.result.shape) if place != axis]
+    together = meet(call, parts, shape)
+    return {
+        place + (place >= axis): label.unsqueeze(axis).expand(call.result.shape)
+        for place, label in together.items()
+    }
+
+
+def cat(call: Call) -> Labels:
+    """Concatenation: along the axis the ids follow each other, along others they meet."""
+    parts = [call.run.look(tensor) for tensor in call.args[0]]
+    parts = [each for each in parts if each.tensor.shape != (0,)]
+    axis = call.argument("dim") % call.result.ndim
+    found: dict[int, Tensor] = {}
+    for place in range(call.result.ndim):
+        labelled = [each for each in parts if place in each.labels]
+        if not labelled:
+            continue
+        if place == axis:
+            found[place] = _joined(call, parts, axis)
+            continue
+        first, *others = (compact(call.one_of(each.labels[place], axis)) for each in labelled)
+        for other in others:
+            call.run.tie(first, other)
+        if len(labelled) < len(parts):
+            call.keep(first, f"{call.name} joins it with a tensor of fixed width")
+        found[place] = first.expand(call.result.shape)
+    return found
+
+
+def _joined(call: Call, parts: Sequence[Seen], axis: int) -> Tensor:
+    shape = list(call.result.shape)
+    labels = []
+    for each in parts:
+        size = each.tensor.shape[axis]
+        if axis in each.labels:
+            labels.append(compact(each.labels[axis]))
+            continue
+        ids = torch.from_numpy(call.run.tracer.new(size))
+        call.run.tracer.pin(ids.numpy(), f"{call.name} joins channels that are not followed")
+        labels.append(spread(ids, [size if place == axis else 1 for place in range(len(shape))], axis))
+    sizes = [max(label.shape[place] for label in labels) for place in range(len(shape))]
+    whole = [
+        label.expand([label.shape[axis] if p == axis else size for p, size in enumerate(sizes)])
+        for label in labels
+    ]
+    return torch.cat(whole, axis).expand(shape)
+
+
+def indexed(call: Call) -> Labels:
+    """Advanced indexing: indexed axes keep their elements, others follow."""
+    source = call.run.look(call.args[0])
+    indices = call.args[1]
+    places = [place for place, each in enumerate(indices) if each is not None]
+    masks = any(indices[place].dtype in (torch.bool, torch.uint8) for place in places)
+    found: dict[int, Tensor] = {}
+    for each in call.tensors[1:]:
+        for label in each.labels.values():
+            call.keep(label, f"{call.name} indexes with it")
+    for axis, label in source.labels.items():
+        if axis in places or masks or (axis < len(indices) and indices[axis] is not None):
+            call.keep(label, f"{call.name} selects by number")
+            continue
+        own, new, torn = moved(label, axis, lambda tensor: call.func(tensor, indices))
+        for other in torn:
+            own = call.alike(own, other)
+        if new is not None:
+            found[new] = own
+    return found
+
+
+def selected(call: Call) -> Labels:
+    """index_select: of another axis than the channels', or by a ChannelSelection."""
+    source = call.run.look(call.args[0])
+    axis = call.argument("dim") % source.tensor.ndim
+    module = call.run.module(call.run.where)
+    found = {place: label for place, label in source.labels.items() if place != axis}
+    found = {place: resized(call.one_of(label, axis), call.result.shape) for place, label in found.items()}
+    if axis in source.labels:
+        call.keep(source.labels[axis], f"{call.name} selects by number")
+    index = call.run.look(call.args[2])
+    if isinstance(module, ChannelSelection) and 0 in index.labels and axis in source.labels:
+        ids = index.labels[0]
+        reads = vector(source.labels[axis], axis)
+        call.run.add_layer(call.run.where, ids_of(reads), ids_of(ids), 1, False)
+        operands = {0: (axis, spread(reads, source.tensor.shape, axis))}
+        call.product = Product(call.run.where, operands, tuple(call.result.shape), None, axis, 0, 0)
+        found[axis] = spread(ids, call.result.shape, axis)
+    return found
+
+
+def embedded(call: Call) -> Labels:
+    """An embedding: rows are selected by number, columns follow."""
+    table = call.run.look(call.args[0])
+    if 0 in table.labels:
+        call.keep(table.labels[0], f"{call.name} selects by number")
+    last = call.result.ndim - 1
+    if 1 not in table.labels:
+        return {}
+    return {last: spread((vector(table.labels[1], 1)), call.result.shape, last)}
+
+
+def gated(call: Call) -> Labels:
+    """GLU: the second half of the channels scales the first."""
+    source = call.run.look(call.args[0])
+    axis = call.argument("dim") % source.tensor.ndim
+    found = {}
+    for place, label in source.labels.items():
+        half = source.tensor.shape[axis] // 2
+        first, second = label.narrow(axis, 0, half), label.narrow(axis, half, half)
+        call.run.tie(first, second)
+        if place == axis:
+            call.run.tracer.equal([ids_of(vector(first, axis)), ids_of(vector(second, axis))])
+        found[place] = first
+    return found
+
+
+def unfolded(call: Call) -> Labels:
+    """im2col: the cells of each window follow each other, channel by channel."""
+    source = call.run.look(call.args[0])
+    for axis, label in source.labels.items():
+        if axis > 1:
+            call.keep(label, f"{call.name} slides along it")
+    if 1 not in source.labels:
+        return {}
+    label = source.labels[1]
+    for axis in set(varying(label)) - {1}:
+        label = call.one_of(label, axis)
+    cells = call.result.shape[1] // source.tensor.shape[1]
+    ids = (vector(label, 1)).repeat_interleave(cells)
+    return {1: spread(ids, call.result.shape, 1)}
+
+
+def padded(call: Call) -> Labels:
+    """Padding with a constant: of spatial axes; channels that are added are kept."""
+    source, pads = call.run.look(call.args[0]), call.argument("pad")
+    ndim = source.tensor.ndim
+    amounts = {ndim - 1 - place // 2: pads[place : place + 2] for place in range(0, len(pads), 2)}
+    found: dict[int, Tensor] = {}
+    for axis, label in source.labels.items():
+        before, after = amounts.get(axis, (0, 0))
+        if before < 0 or after < 0:
+            call.keep(label, f"{call.name} cuts by number")
+            continue
+        own = label
+        for other in amounts:
+            if other != axis and amounts[other] != [0, 0]:
+                own = call.one_of(own, other)
+        if before or after:
+            own = compact(own)
+            pieces = []
+            depth = 2 * (ndim - 1 - axis)
+            for count, piece in ((before, depth), (after, depth + 1)):
+                ids = torch.from_numpy(call.run.tracer.new(count))
+                pieces.append(spread(ids, [count if p == axis else 1 for p in range(ndim)], axis))
+                if count:
+                    call.counts.append(Count((1, piece), ids.numpy()))
+            shape = [-1 if p == axis else n for p, n in enumerate(own.shape)]
+            own = torch.cat(
+                [
+                    piece.expand([piece.shape[axis] if p == axis else n for p, n in enumerate(own.shape)])
+                    for piece in (pieces[0], own, pieces[1])
+                ],
+                axis,
+            )
+            del shape
+        found[axis] = resized(own, call.result.shape)
+    return found
+
+
+def windows(call: Call) -> Moves:
+    """Operations within each channel that may change the sizes of other axes, as pools and resizing."""
+    source = call.tensors[0]
+    results = call.result if isinstance(call.result, list | tuple) else [call.result]
+    found = []
+    for result in results:
+        own: dict[int, Tensor] = {}
+        for axis, label in source.labels.items():
+            if (
+                not isinstance(result, Tensor)
+                or result.ndim != label.ndim
+                or result.shape[axis] != label.shape[axis]
+            ):
+                call.keep(label, f"{call.name} changes its number")
+                continue
+            for other in set(varying(label)) - {axis}:
+                if other > 1 or result.shape[other] != label.shape[other]:
+                    label = call.one_of(label, other)
+            own[axis] = resized(label, result.shape)
+        found.append(own)
+    return [*found] if isinstance(call.result, list | tuple) else found[0]
+
+
+def reduced(call: Call) -> Moves:
+    """Reductions: channels that are reduced are kept, others follow."""
+    if call.func._overloadname == "other":  # the larger of two tensors
+        return elementwise(call)
+    source = call.run.look(call.args[0])
+    ndim = source.tensor.ndim
+    try:
+        axes = call.argument("dim")
+    except KeyError:
+        axes = None
+    axes = (
+        list(range(ndim)) if axes is None or axes == [] else [axes] if isinstance(axes, int) else list(axes)
+    )
+    gone = sorted({axis % ndim for axis in axes}) if ndim else []
+    labels = dict(source.labels)
+    for axis in gone:
+        if axis in labels:
+            call.keep(labels.pop(axis), f"{call.name} {MIXES}")
+    result = call.result[0] if isinstance(call.result, list | tuple) else call.result
+    keepdim = result.ndim == ndim
+    found: dict[int, Tensor] = {}
+    for axis, label in labels.items():
+        for each in gone:
+            label = call.one_of(label, each)
+        shape = [1 if place in gone else size for place, size in enumerate(source.tensor.shape)]
+        label = resized(label, shape)
+        if not keepdim:
+            for each in reversed(gone):
+                label = label.select(each, 0)
+            axis -= sum(each < axis for each in gone)
+        found[axis] = label.expand(result.shape)
+    return [found] * len(call.result) if isinstance(call.result, list | tuple) else found
+
+
+def along(call: Call) -> Labels:
+    """Operations along one axis, such as softmax: channels there are kept, others follow."""
+    source = call.run.look(call.args[0])
+    axis = call.argument("dim") % max(1, source.tensor.ndim)
+    labels = dict(source.labels)
+    if axis in labels:
+        call.keep(labels[axis], f"{call.name} mixes channels")
+    return {place: call.alike(label, axis) if place != axis else label for place, label in labels.items()}
+
+
+def restrided(call: Call) -> Labels:
+    """Other strides of the same elements, as pools give maps of one cell."""
+    (source,) = call.tensors
+    if any(label.shape != call.result.shape for label in source.labels.values()):
+        call.refuse("reads memory in another order")
+        return {}
+    return source.labels

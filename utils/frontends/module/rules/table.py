@@ -1,0 +1,143 @@
+"""Which rule an operation has."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+
+from ..run import Rule
+from .elementwise import batch_norm, elementwise, group_norm, layer_norm, nothing, passed, written
+from .products import attention, convolution, matrix
+from .shape import (
+    ORDERED,
+    along,
+    cat,
+    embedded,
+    gated,
+    indexed,
+    move,
+    padded,
+    reduced,
+    restrided,
+    selected,
+    stack,
+    unfolded,
+    windows,
+)
+
+aten = torch.ops.aten
+
+
+_MOVERS = frozenset(
+    {
+        aten._unsafe_view, aten.reshape, aten.repeat, aten.roll, aten.flip, aten.pixel_shuffle,
+        aten.pixel_unshuffle, aten.channel_shuffle, aten.split, aten.split_with_sizes, aten.unbind,
+        aten.native_channel_shuffle, aten.lift_fresh,
+    }
+)  # fmt: skip
+
+
+_SAME = frozenset(
+    {
+        aten.clone, aten.contiguous, aten._to_copy, aten.detach, aten.alias, aten.dropout, aten.hardswish_,
+        aten.hardswish, aten.relu_, aten.elu_, aten.gelu, aten.copy, aten.hardtanh_, aten.hardtanh,
+        aten.native_dropout, aten.celu_, aten.leaky_relu_, aten.silu_, aten.mish_, aten.threshold_,
+        aten.sigmoid_, aten.tanh_, aten.clamp_, aten.clamp_min_, aten.clamp_max_, aten.hardsigmoid_,
+        aten.zero_, aten.fill_, aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like,
+        aten.rand_like, aten.randn_like, aten.bernoulli_, aten.nan_to_num_, aten.abs_, aten.exp_,
+        aten.neg_, aten.sqrt_,
+        aten.rsqrt_, aten.square_,
+    }
+)  # fmt: skip
+
+
+_WINDOWS = frozenset(
+    {
+        aten.max_pool2d_with_indices, aten.max_pool3d_with_indices, aten.max_pool1d, aten.max_pool2d,
+        aten.avg_pool1d,
+        aten.avg_pool2d, aten.avg_pool3d, aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d,
+        aten.adaptive_max_pool2d, aten.adaptive_max_pool3d, aten.adaptive_avg_pool1d,
+        aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d, aten.upsample_linear1d,
+        aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten.upsample_trilinear3d,
+        aten._upsample_nearest_exact2d,
+        aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa,
+        aten.reflection_pad1d, aten.reflection_pad2d, aten.reflection_pad3d, aten.replication_pad1d,
+        aten.replication_pad2d, aten.replication_pad3d, aten.grid_sampler_2d,
+    }
+)  # fmt: skip
+
+
+_REDUCTIONS = frozenset(
+    {
+        aten.mean, aten.sum, aten.var, aten.std, aten.var_mean, aten.std_mean, aten.amax, aten.amin, aten.max,
+        aten.min, aten.argmax, aten.argmin, aten.linalg_vector_norm, aten.norm, aten.logsumexp, aten.prod,
+        aten.any,
+        aten.all, aten.median, aten.mode,
+    }
+)  # fmt: skip
+
+
+PRODUCTS = frozenset(
+    {
+        aten.index_select,
+        aten.convolution, aten.mm, aten.bmm, aten.addmm, aten.baddbmm,
+        aten._scaled_dot_product_flash_attention_for_cpu,
+    }
+)  # fmt: skip
+
+
+_RULES: Mapping[Any, Rule] = MappingProxyType(
+    {
+        aten.convolution: convolution,
+        **dict.fromkeys((aten.mm, aten.bmm, aten.addmm, aten.baddbmm), matrix),
+        aten._scaled_dot_product_flash_attention_for_cpu: attention,
+        aten.as_strided_: restrided,
+        aten._prelu_kernel: elementwise,
+        aten.embedding: embedded,
+        aten.glu: gated,
+        aten.im2col: unfolded,
+        aten.cat: cat,
+        aten.stack: stack,
+        aten.index: indexed,
+        aten.index_select: selected,
+        aten.constant_pad_nd: padded,
+        **dict.fromkeys(
+            (
+                aten.native_batch_norm, aten.cudnn_batch_norm, aten._native_batch_norm_legit,
+        aten._native_batch_norm_legit_no_training, aten._batch_norm_with_update,
+        aten._batch_norm_no_update,
+            ),
+            batch_norm,
+        ),
+        aten.native_group_norm: group_norm,
+        aten.native_layer_norm: layer_norm,
+        aten.copy_: written,
+        **dict.fromkeys((aten._softmax, aten._log_softmax, aten._safe_softmax, aten.cumsum, aten.cumprod,
+        aten.sort), along),
+        **dict.fromkeys(_WINDOWS, windows),
+        **dict.fromkeys(_REDUCTIONS, reduced),
+        **dict.fromkeys(_SAME, passed),
+        **dict.fromkeys(_MOVERS, move),
+        **dict.fromkeys((aten.new_full, aten.new_zeros, aten.new_ones, aten.new_empty, aten.sym_size),
+        nothing),
+    }
+)  # fmt: skip
+
+
+def rule_of(func: OpOverload) -> Rule | None:
+    """The rule of an operation, None for one that is not supported."""
+    packet = func.overloadpacket
+    if packet in _RULES:
+        return _RULES[packet]
+    if packet in ORDERED or func.is_view:
+        return move
+    return elementwise if torch.Tag.pointwise in func.tags or _is_inplace_pointwise(packet) else None
+
+
+def _is_inplace_pointwise(packet: Any) -> bool:
+    name = packet.__name__
+    plain = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    overloads = [getattr(plain, each) for each in plain.overloads()] if plain is not None else []
+    return any(torch.Tag.pointwise in each.tags for each in overloads)
