@@ -29,11 +29,11 @@ folding     "interior": the constants that removed channels output move into the
 Fine-tuning with a teacher of any architecture: `taught_loss(student(images), teacher(images), targets,
 KLSoftLoss(5))`, all of them lists with one entry per head.
 
-Layers are traced by torch.fx, with torch.export as fallback; channels of unsupported operations are kept, and
-the report lists them. Every result is verified: it computes what the network computes with the removed
-channels at zero, after `folding`. It is a module of the given class; if the code of that class contains
-channel counts, it is the traced network, and `report.limits` lists its restrictions. A parallel wrapper is
-removed.
+The network runs once on the example, and every operation is followed; channels of unsupported operations are
+kept, and the report lists them. Every result is verified: it computes what the network computes with the removed
+channels at zero, after `folding`, in batches of 1, 2 and 3 and at three sizes. It is a module of the given
+class with its code: attributes that hold numbers of channels are set, and channels whose number is written in
+the code are kept. A parallel wrapper is removed.
 """
 
 from utils.frontends.module.plan import Plan, apply_plan, load

@@ -234,7 +234,7 @@ MIDDLES: dict[type[nn.Module], str] = {
     Powers: "",
     PixelsByThemselves: "mean) computes statistics over channels",
     AttentionOverWindows: "",
-    Heads: "attention",
+    Heads: "mean) computes statistics over channels",
     AsFloat: "",
     WhereTheLargestWere: "MaxUnpool2d",
     NormsOfOneLayer: "",

@@ -208,7 +208,7 @@ class ChannelTracer:
     """Records what a front end reports about its network; `finish` returns the `ChannelGraph`."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self.count = 0  # of ids
         self._ties: list[tuple[ChannelIds, ChannelIds]] = []
         self._serial: list[tuple[ChannelIds, ChannelIds]] = []
         self._layers: dict[str, Layer] = {}  # of ids, until `finish` makes them units
@@ -220,8 +220,8 @@ class ChannelTracer:
 
     def new(self, count: int) -> ChannelIds:
         """`count` new ids, not tied to any other."""
-        self._count += count
-        return np.arange(self._count - count, self._count, dtype=np.intp)
+        self.count += count
+        return np.arange(self.count - count, self.count, dtype=np.intp)
 
     def layer(
         self, name: str, inputs: ChannelIds, out_channels: int, groups: int = 1, norm: str | None = None
@@ -306,13 +306,13 @@ class ChannelTracer:
 
     def units(self) -> ChannelIds:
         """(ids,) the unit of each id, numbered in the order in which they were first seen."""
-        return np.unique(components(self._count, self._ties), return_inverse=True)[1].astype(np.intp)
+        return np.unique(components(self.count, self._ties), return_inverse=True)[1].astype(np.intp)
 
     def finish(self) -> ChannelGraph:
         """The graph over units."""
         units = self.units()
         count = int(units.max(initial=-1)) + 1
-        chains = components(self._count, self._serial)
+        chains = components(self.count, self._serial)
         written = np.concatenate([chains[:0], *(chains[layer.outputs] for layer in self._layers.values())])
         chain_names = np.unique(written)
         reasons: dict[int, str] = {}

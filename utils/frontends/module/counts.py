@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 
 from ...errors import PruningError
-from ...pruning.channels import ChannelIds, UnitMask
 from ...profiling import TRANSPOSED
+from ...pruning.channels import ChannelIds, UnitMask
 from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS
 from .beside import Beside, OtherStepsError, Reshaping, Step, modules_noted, preserved
 

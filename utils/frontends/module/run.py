@@ -150,8 +150,8 @@ class Run(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
         self.names[id(tensor)] = name
         labels: dict[int, Tensor] = {}
         if tensor.is_floating_point():
-            self.owners.append((self.tracer._count, name))
-            parent, _, leaf = name.rpartition(".")
+            self.owners.append((self.tracer.count, name))
+            parent = name.rpartition(".")[0]
             module = self._model.get_submodule(parent.split(PARAMETRIZED)[0])
             convolves = isinstance(module, CONVOLUTIONS) and tensor.ndim > 2
             for axis, size in enumerate(tensor.shape[:2] if convolves else tensor.shape):
@@ -165,9 +165,10 @@ class Run(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
                     labels[axis] = own.expand(tensor.shape)
                 else:
                     labels[axis] = spread(ids, tensor.shape, axis)
-        elif name.rpartition(".")[2] == "index" and tensor.ndim == 1:
-            if isinstance(self._model.get_submodule(name.rpartition(".")[0]), ChannelSelection):
-                labels[0] = torch.from_numpy(self.tracer.new(len(tensor)))
+        elif name.endswith("index") and isinstance(
+            self._model.get_submodule(name.rpartition(".")[0]), ChannelSelection
+        ):
+            labels[0] = torch.from_numpy(self.tracer.new(len(tensor)))
         self._know(Seen(tensor, labels, is_static=True))
 
     def _know(self, seen: Seen) -> None:

@@ -159,8 +159,8 @@ class ModuleSubject:
     def resolved(self, error: MisfitError) -> Self:
         """The subject with constraints that make the counts of its code fit.
 
-        A count that is the width of another tensor, since the code takes it from a shape, has to stay equal to
-        it; any other one that no attribute holds is kept as it is.
+        A count that is the width of another tensor, since the code takes it from a shape, has to stay equal
+        to it; any other one that no attribute holds is kept as it is.
         """
         graph, units, keep = self.graph, self.trace.units, error.keep
         assert keep is not None

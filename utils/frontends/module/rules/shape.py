@@ -211,7 +211,8 @@ def selected(call: Call) -> Labels:
     found = {place: label for place, label in source.labels.items() if place != axis}
     found = {place: resized(call.one_of(label, axis), call.result.shape) for place, label in found.items()}
     if axis in source.labels:
-        call.keep(source.labels[axis], f"{call.name} selects by number")
+        keep = call.run.pin if isinstance(module, ChannelSelection) else call.keep
+        keep(source.labels[axis], f"{call.name} selects by number")
     index = call.run.look(call.args[2])
     if isinstance(module, ChannelSelection) and 0 in index.labels and axis in source.labels:
         ids = index.labels[0]
