@@ -30,10 +30,10 @@ Fine-tuning with a teacher of any architecture: `taught_loss(student(images), te
 KLSoftLoss(5))`, all of them lists with one entry per head.
 
 The network runs once on the example, and every operation is followed; channels of unsupported operations are
-kept, and the report lists them. Every result is verified: it computes what the network computes with the removed
-channels at zero, after `folding`, in batches of 1, 2 and 3 and at three sizes. It is a module of the given
-class with its code: attributes that hold numbers of channels are set, and channels whose number is written in
-the code are kept. A parallel wrapper is removed.
+kept, and the report lists them. Every result is verified: it computes what the network computes with the
+removed channels at zero, after `folding`, in batches of 1, 2 and 3 and at three sizes. It is a module of the
+given class with its code: attributes that hold numbers of channels are set, and channels whose number is
+written in the code are kept. A parallel wrapper is removed.
 """
 
 from utils.frontends.module.plan import Plan, apply_plan, load
