@@ -55,7 +55,7 @@ def test_a_history_survives_a_checkpoint_unless_of_another_version() -> None:
 @pytest.mark.parametrize(("epochs", "sparse"), [(1, True), (300, True), (5, False)])
 def test_pictures_of_short_and_long_runs_are_drawn(tmp_path: Path, epochs: int, sparse: bool) -> None:
     history = History(tuple(record(epoch, sparse) for epoch in range(1, epochs + 1)))
-    history.write(tmp_path)
+    history.draw(tmp_path)
     for name, wanted in (("history.png", True), ("gammas.png", sparse)):
         assert (tmp_path / name).exists() == wanted
         if wanted:

@@ -114,9 +114,12 @@ class History:
         return History((*self.records, record))
 
     def write(self, folder: Path) -> None:
-        """Write FILES into `folder`."""
-        table, picture, gammas = (folder / name for name in FILES)
-        write_text(table, self.to_csv())
+        """Write the table, the first of FILES, into `folder`."""
+        write_text(folder / FILES[0], self.to_csv())
+
+    def draw(self, folder: Path) -> None:
+        """Draw the pictures, the others of FILES, into `folder`."""
+        _, picture, gammas = (folder / name for name in FILES)
         plot_history([asdict(record) for record in self.records], picture)
         if any(record.gamma_counts for record in self.records):
             plot_gammas([record.gamma_counts for record in self.records], GAMMA_BINS, gammas)

@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
 OUTPUTS = (LAST, PREVIOUS, BEST, *HISTORY_FILES)
+_DRAWING_SECONDS = 30.0  # between two drawings of the history in a run
 # keys of mallopt(3), and their values
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 _LARGEST, _PAD = 2**31 - 1, 64 << 20
@@ -131,8 +132,13 @@ def train(
     if resume:
         run.restore(resume)
     with listening() as interruption:
-        while len(run.history.records) < options.epochs:
-            run.epoch(interruption)
+        try:
+            while len(run.history.records) < options.epochs:
+                run.epoch(interruption)
+        except InterruptedTrainingError:
+            run.draw()
+            raise
+        run.draw()
     return run.history
 
 
@@ -160,7 +166,8 @@ class _EpochLoop:
         self.history = History()
         self._returns = self._position = 0
         self._good: tuple[dict[str, Any], dict[str, Tensor]] | None = None
-        self._saved_at = time.monotonic()
+        self._saved_at = self._drawn_at = time.monotonic()
+        self._is_drawn = True
         # whether the file that the next checkpoint replaces is an earlier state of this run
         self._rotates = True
 
@@ -206,7 +213,20 @@ class _EpochLoop:
         if self.processes.is_first and self.history.records and not self.trainer.done:
             # the run may have been killed, or copied elsewhere, before all files were written
             self._save(is_best=self.history.best is self.history.records[-1])
-            self.history.write(self.output)
+            self._write()
+
+    def draw(self) -> None:
+        """Draw the history, if the pictures are older than the table."""
+        if not self._is_drawn:
+            self.history.draw(self.output)
+            self._is_drawn, self._drawn_at = True, time.monotonic()
+
+    def _write(self) -> None:
+        """Write the table, and the pictures from time to time: they take a second, as a short epoch does."""
+        self.history.write(self.output)
+        self._is_drawn = False
+        if time.monotonic() - self._drawn_at > _DRAWING_SECONDS:
+            self.draw()
 
     def _after_batch(self, number: int, means: Mapping[str, float]) -> None:
         for observer in self.observers:
@@ -260,7 +280,7 @@ class _EpochLoop:
         is_best = self.history.best is record
         if self.processes.is_first:  # the others only keep the record
             self._save(is_best)
-            self.history.write(self.output)
+            self._write()
             for observer in self.observers:
                 observer.epoch_done(record, is_best, trainer.evaluated, gammas)
         self.processes.barrier()
