@@ -137,11 +137,13 @@ class GroupRatios:
         graph = subject.graph
         values = unit_scores(graph, scores)
         keep = np.ones(graph.unit_count, dtype=np.bool_)
+        shares = np.zeros(graph.unit_count)
         for group in groups(graph):
             asked = [self.ratios[name] for name in group.layers if name in self.ratios]
             if asked:
                 keep &= keep_best(graph, [group], min(asked), values)
-        return ChannelPlan(_levelled(graph, keep | np.isposinf(values), values))
+                shares[group.units] = min(asked)
+        return ChannelPlan(_levelled(graph, keep | np.isposinf(values), values, shares))
 
 
 def normal_threshold(ratio: float) -> GlobalThreshold:
@@ -229,17 +231,20 @@ def keep_best(
     return keep
 
 
-def _levelled(graph: ChannelGraph, keep: UnitMask, scores: UnitScores) -> UnitMask:
-    """The same number of channels, chosen within each of the parts that must keep equally many.
+def _levelled(
+    graph: ChannelGraph, keep: UnitMask, scores: UnitScores, shares: NDArray[np.float64]
+) -> UnitMask:
+    """Choose within each of the parts that must keep equally many channels: `shares` of each part go.
 
     Otherwise all parts of a grouped convolution would keep as many as the one with the most.
     """
-    keep = keep | graph.pinned
-    order = np.where(graph.pinned, np.inf, scores)
+    must = graph.pinned | np.isposinf(scores)
+    order = np.where(must, np.inf, scores)
+    keep = keep | must
     for parts in graph.equal_sections:
-        count = max(1, round(float(np.mean([keep[part].mean() * len(part) for part in parts]))))
+        count = max(1, *(len(part) - int(len(part) * shares[part].min()) for part in parts))
         for part in parts:
-            wanted = max(count, int((graph.pinned | np.isposinf(scores))[part].sum()))
+            wanted = max(count, int(must[part].sum()))
             keep[part] = False
             keep[part[np.argsort(-order[part], kind="stable")[:wanted]]] = True
     return keep

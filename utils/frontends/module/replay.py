@@ -114,6 +114,7 @@ class _Answering(_Replay):
         super().__init__(steps)
         self.alive, self.outputs, self.inputs = alive, outputs, inputs
         self.found: dict[str, Constant] = {}
+        self.is_other_size = False
         self.generator = torch.Generator().manual_seed(0)
 
     def step(self, step: Step, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -125,8 +126,8 @@ class _Answering(_Replay):
             self._note(product.layer, args[product.value], product.operands[product.value][0])
         bias = args[product.bias] if product.bias is not None else None
         weight = next(arg for arg in args if isinstance(arg, Tensor))
-        noise = torch.rand(product.result, generator=self.generator, dtype=torch.float32)
-        answer = noise.to(weight)
+        shape = func(*args, **kwargs).shape if self.is_other_size else product.result
+        answer = torch.rand(shape, generator=self.generator, dtype=torch.float32).to(weight)
         behind = [-1 if place == product.outputs else 1 for place in range(answer.ndim)]
         live = self.alive[self.outputs[product.layer]].to(answer.device)
         answer = answer * live.view(behind)
@@ -173,9 +174,30 @@ def constants_of(
     """
     answering = _Answering(steps, torch.from_numpy(alive), outputs, inputs)
     with preserved(model), Reshaping(), answering:
-        model(example, **values)
-    return {
-        name: constant
-        for name, constant in answering.found.items()
-        if bool(constant.values.any()) or not constant.is_whole
-    }
+        model(_noise(example, example.shape), **values)
+    found = {n: each for n, each in answering.found.items() if each.values.any() or not each.is_whole}
+    larger = (*example.shape[:2], *(size + 32 for size in example.shape[2:]))
+    if not found or larger == tuple(example.shape):
+        return found
+    again = _Answering(steps, torch.from_numpy(alive), outputs, inputs)
+    again.is_other_size = True
+    try:
+        with preserved(model), Reshaping(), again:
+            model(_noise(example, larger), **values)
+    except Exception:  # noqa: BLE001 - it takes no other size, so there is nothing to compare
+        return found
+    return {name: _common(constant, again.found.get(name, constant)) for name, constant in found.items()}
+
+
+def _noise(example: Tensor, shape: Sequence[int]) -> Tensor:
+    """Another image in each place of the batch; integers are the example's."""
+    if not example.is_floating_point():
+        return example
+    return torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0)).to(example)
+
+
+def _common(one: Constant, other: Constant) -> Constant:
+    """What is the same at two sizes."""
+    same = torch.isclose(one.values, other.values, rtol=1e-5, atol=1e-7)
+    values = torch.where(same, one.values, torch.zeros((), dtype=torch.float64))
+    return Constant(values, values, one.is_uniform, one.is_whole and bool(same.all()))
