@@ -6,6 +6,7 @@ largest takes seconds. A cell is "ok", "n/a: reason" or "FAILED: what happened".
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -55,12 +56,12 @@ class Candidate:
     @cached_property
     def model(self) -> Darknet:
         """Built, with random weights."""
-        return randomise(Darknet(self.network))
+        return randomise(Darknet(self.network, initialise=False))
 
     @cached_property
     def pruned(self) -> PruningResult[DarknetSubject]:
         """By slim, in float64."""
-        subject = DarknetSubject.of(randomise(Darknet(self.network)).double())
+        subject = DarknetSubject.of(deepcopy(self.model).double())
         return prune(subject, [slim_threshold(0.6, 0.1)])
 
     @contextmanager

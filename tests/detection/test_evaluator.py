@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -174,6 +175,12 @@ def open_network(shared: Path, folder: str, cfg: str) -> Darknet:
     return model.eval()
 
 
+@pytest.fixture(scope="module")
+def heads_of_batches() -> dict[str, list[list[torch.Tensor]]]:
+    """Text of a network but for its masks, which only decoding reads -> raw heads of each batch."""
+    return {}
+
+
 @pytest.mark.parametrize(
     "folder, cfg, expected",
     [
@@ -182,15 +189,22 @@ def open_network(shared: Path, folder: str, cfg: str) -> Darknet:
         ("yolov3-tiny", "yolov3-tiny", 0.239287),
     ],
 )
-def test_map_is_the_c_programs(shared, folder, cfg, expected):
+def test_map_is_the_c_programs(shared, folder, cfg, expected, heads_of_batches):
     """`detector map` on coco_mini val, area; it decodes JPEG with another library: 0.3 points."""
     model = open_network(shared, folder, cfg)
     data = read_data_file(shared / "data/coco_mini/coco_mini.data")
     size = (model.network.height, model.network.width)
     loader = make_loader(DetectionDataset.from_split(data, "valid", size), 8)
 
+    text = (shared / f"weights/{folder}/{cfg}.cfg").read_text()
+    same = "\n".join(line for line in text.splitlines() if not line.startswith("mask"))
+    found, numbers = heads_of_batches.setdefault(same, []), count()
+
     def predict(images: torch.Tensor) -> torch.Tensor:
-        return decode_heads(model(images), model.head_specs)
+        number = next(numbers)
+        if number == len(found):
+            found.append([head.clone() for head in model(images)])
+        return decode_heads([head.clone() for head in found[number]], model.head_specs)
 
     result = evaluate(predict, loader, data.names, Scoring(specs=model.head_specs))
     assert result.map50 == pytest.approx(expected, abs=0.003)

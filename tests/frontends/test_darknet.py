@@ -51,12 +51,11 @@ def test_compact_equals_zeroed(cfg, policies, seed):
         with pytest.raises(PruningError, match=refusal):
             prune(subject, policies)
         return
-    for folding in ("interior", "borders", "off"):
-        result = prune(subject, policies, folding=folding)
-        expected = heads(result.folded.model, image(model))
-        assert expected.abs().max() > 0
-        difference = (heads(result.compact.model, image(model)) - expected).abs().max()
-        assert difference <= 1e-12 * max(1, float(expected.abs().max()))
+    result = prune(subject, policies, folding=("interior", "borders", "off")[seed])
+    expected = heads(result.folded.model, image(model))
+    assert expected.abs().max() > 0
+    difference = (heads(result.compact.model, image(model)) - expected).abs().max()
+    assert difference <= 1e-12 * max(1, float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("cfg", CFGS, ids=lambda path: path.stem)
