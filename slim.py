@@ -23,6 +23,8 @@ exclude     names or types of modules to keep, such as ["head", nn.ConvTranspose
 config      [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"exclude": True, "op_names": ["features.0.0"]}];
             "ratio" is another name of "sparsity"; for a layer in several entries the last one counts
 values      other arguments of forward, such as {"inference": True}, fixed
+verify      "full": compared in batches of 1, 2 and 3, at three sizes, and in a training step;
+            "quick": in batches of 1 and 2 of the example's size
 folding     "interior": the constants that removed channels output move into the biases and means after
             them; "off": they are dropped, and no other value of the network changes
 

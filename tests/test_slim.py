@@ -47,6 +47,14 @@ def test_widths_are_multiples(align):
     assert widths(result)["behind"] == {1: 7, 4: 8, 8: 8}[align]
 
 
+def test_a_quick_check_is_one_too_and_its_seconds_are_told():
+    quick = slim(network("inverted residuals"), EXAMPLE, verify="quick").report
+    assert quick.difference <= 1e-12
+    assert set(quick.seconds) == {"trace, plan and cut", "proof"}
+    with pytest.raises(PruningError, match="verify 'never'"):
+        slim(network("nothing"), EXAMPLE, verify="never")
+
+
 def test_each_group_loses_its_share():
     model = network("inverted residuals")
     found = widths(slim(model, EXAMPLE, 0.25, align=1))

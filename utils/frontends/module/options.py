@@ -14,7 +14,13 @@ from ...pruning.surgery import Folding
 
 Scheme = Literal["uniform", "global", "guarded"]
 Interface = Literal["follow", "keep"]
-_CHOICES = {"scheme": get_args(Scheme), "interface": get_args(Interface), "folding": get_args(Folding)}
+Verify = Literal["quick", "full"]
+_CHOICES = {
+    "scheme": get_args(Scheme),
+    "interface": get_args(Interface),
+    "folding": get_args(Folding),
+    "verify": get_args(Verify),
+}
 _KEYS = ("sparsity", "ratio", "exclude", "op_types", "op_names")  # of a config entry
 
 
@@ -39,6 +45,7 @@ class SlimOptions:
     folding: Folding = "interior"
     values: Mapping[str, Any] | None = None
     seed: int = 0
+    verify: Verify = "full"
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():

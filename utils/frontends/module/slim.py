@@ -1,7 +1,8 @@
 """Prune any network in one call and compare the result with the zeroed network: the API of `slim.py`."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ...pruning.scores import Scorer, gamma_scores, named_scorer, random_scores
 from ...pruning.sparsity import GammaPenalty
 from ...pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import Folding, PruningResult, prune
-from .options import Interface, Parts, Scheme, SlimOptions, pinned_layers, ratios_of, words
+from .options import Interface, Parts, Scheme, SlimOptions, Verify, pinned_layers, ratios_of, words
 from .plan import Plan, unwrapped
 from .proof import proven
 from .subject import ModuleSubject, settled
@@ -47,6 +48,7 @@ class SlimReport:
         pins: reasons why channels are kept.
         unfolded: layers that lost the constants of removed channels.
         limits: restrictions of the pruned network that the given one does not have.
+        seconds: what took how long.
     """
 
     layers: tuple[LayerChange, ...]
@@ -57,6 +59,7 @@ class SlimReport:
     pins: tuple[str, ...]
     unfolded: tuple[str, ...]
     limits: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -110,6 +113,7 @@ def slim(
     folding: Folding = "interior",
     values: Mapping[str, Any] | None = None,
     seed: int = 0,
+    verify: Verify = "full",
     least: int | None = None,
 ) -> SlimResult:
     """Remove channels from a copy of `model`; slim.py has a manual.
@@ -133,6 +137,8 @@ def slim(
             a few dead channels ("borders"), or are dropped ("off").
         values: other arguments of `forward`, fixed.
         seed: seed of random scores.
+        verify: comparison of the result: "full", in batches of 1, 2 and 3, at three sizes and in a training
+            step; "quick", in batches of 1 and 2 of the example's size.
         least: older name of `min_channels`.
 
     Raises:
@@ -142,13 +148,14 @@ def slim(
     options = SlimOptions(
         ratio=ratio, score=score, scope=scope, exclude=exclude, align=align, scheme=scheme, config=config,
         interface=interface, layer_keep=layer_keep, min_channels=min_channels if least is None else least,
-        folding=folding, values=values, seed=seed,
+        folding=folding, values=values, seed=seed, verify=verify,
     )  # fmt: skip
     return _slimmed(unwrapped(model), _only(example_inputs), options)
 
 
 def _slimmed(model: nn.Module, example: Tensor, options: SlimOptions) -> SlimResult:
     fixed = options.values or {}
+    started = time.perf_counter()
     whole = ModuleSubject.of(model, example, fixed)
     ratios = ratios_of(Parts(model, list(whole.graph.layers)), options)
     subject = whole.pinning(pinned_layers(whole.graph, ratios, options.interface))
@@ -165,8 +172,11 @@ def _slimmed(model: nn.Module, example: Tensor, options: SlimOptions) -> SlimRes
         )
 
     subject, result = settled(subject, cut)
+    cut_at = time.perf_counter()
+    report = _report(model, subject, result, options.verify)
+    seconds = {"trace, plan and cut": cut_at - started, "proof": time.perf_counter() - cut_at}
     plan = Plan.of(subject, result.keep, fixed)
-    return SlimResult(result.compact.model, plan, _report(model, subject, result))
+    return SlimResult(result.compact.model, plan, replace(report, seconds=seconds))
 
 
 def gamma_penalty(
@@ -258,7 +268,9 @@ def _not_run(model: nn.Module, subject: ModuleSubject) -> tuple[str, ...]:
     )
 
 
-def _report(model: nn.Module, subject: ModuleSubject, result: PruningResult[ModuleSubject]) -> SlimReport:
+def _report(
+    model: nn.Module, subject: ModuleSubject, result: PruningResult[ModuleSubject], verify: Verify
+) -> SlimReport:
     """The report, with the comparison of both networks; PruningError if they differ."""
     graph, pruned = subject.graph, result.compact.model
     costs = costs_of(subject.model, graph, subject.example, subject.cells())
@@ -273,7 +285,7 @@ def _report(model: nn.Module, subject: ModuleSubject, result: PruningResult[Modu
         )
         for name, layer in graph.layers.items()
     ]
-    proof = proven(result.folded.model, pruned, subject)
+    proof = proven(result.folded.model, pruned, subject, verify)
     return SlimReport(
         layers=tuple(layers),
         parameters=(count_parameters(model), count_parameters(pruned)),
