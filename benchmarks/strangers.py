@@ -1,0 +1,276 @@
+"""Prune networks that nobody here wrote, by slim and by Torch-Pruning, each in a process of its own.
+
+    python benchmarks/strangers.py                 # all of them; goes on where the CSV file ends
+    python benchmarks/strangers.py --only timm/resnet18 ultralytics/yolov8n
+
+Needs an environment of its own with torch 2.14.1, torchvision 0.29.1 and
+    pip install timm ultralytics segmentation-models-pytorch transformers pytorchcv torch-pruning
+Half of the channels, L1, multiples of 8, random weights with norms spread out by a seed, one thread, small
+inputs. Columns of benchmarks/strangers.csv:
+    removed, removed_peer    shares of the parameters
+    seconds, seconds_proof   of slim (verify="full"): trace, plan and cut; the proof
+    seconds_peer             graph and cut
+    own_class                whether slim returned the given class
+    difference               largest difference of the proof, over the largest output, float64
+    error, error_peer        why there is no result; a network counts as failed after --limit seconds
+What the peer computes is not checked here.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch
+from torch import Tensor, nn
+
+TABLE = ROOT / "benchmarks" / "strangers.csv"
+COLUMNS = (
+    "network", "size", "parameters", "removed", "removed_peer", "seconds", "seconds_proof", "seconds_peer",
+    "own_class", "difference", "limits", "not_followed", "unfolded", "error", "error_peer",
+)  # fmt: skip
+RATIO, ALIGN, LIMIT = 0.5, 8, 240.0
+NETWORKS = {
+    "torchvision": {
+        64: "resnet18 resnet50 resnext50_32x4d wide_resnet50_2 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large "
+        "efficientnet_b0 efficientnet_v2_s regnet_y_400mf regnet_x_400mf shufflenet_v2_x1_0 densenet121 "
+        "squeezenet1_1 googlenet mnasnet0_5 convnext_tiny vgg11_bn swin_t swin_v2_t",
+        96: "inception_v3 alexnet",
+        224: "vit_b_16 maxvit_t",
+    },
+    "timm": {
+        64: "resnet18 resnetv2_50 efficientnet_b0 mobilenetv3_small_100 ghostnet_100 fasternet_t0 "
+        "res2net50_26w_4s hrnet_w18_small dla34 rexnet_100 mnasnet_100 tf_efficientnetv2_b0 convnext_atto "
+        "convnextv2_atto poolformer_s12 efficientvit_b0 repvgg_a0 regnetx_002 regnety_002 nf_resnet50 skresnet18 "
+        "seresnet18 cspresnet50 cspdarknet53 darknet53 selecsls42b xception41 densenet121 dpn48b vovnet39a "
+        "ese_vovnet19b_dw lcnet_050 tinynet_e hardcorenas_a mixnet_s gernet_s edgenext_xx_small pvt_v2_b0 "
+        "starnet_s1 mobilenetv4_conv_small repghostnet_050 fastvit_t8 mobileone_s0 nfnet_l0 mobilevit_xxs",
+        96: "inception_v4",
+        224: "vit_tiny_patch16_224 deit_tiny_patch16_224 levit_128s efficientvit_m0 efficientformer_l1 "
+        "swin_tiny_patch4_window7_224 mixer_s32_224 gmlp_s16_224 resmlp_12_224 visformer_tiny coat_tiny",
+        240: "crossvit_tiny_240",
+        256: "botnet26t_256 maxvit_rmlp_pico_rw_256",
+    },
+    "ultralytics": {64: "yolov5n yolov8n yolov9t yolov10n yolo11n yolo12n yolo26n yolov8n-seg yolov8n-pose"},
+    "smp": {
+        64: "Unet/resnet18 Unet/efficientnet-b0 Unet/mit_b0 UnetPlusPlus/resnet18 MAnet/resnet18 MAnet/mit_b0 "
+        "Linknet/resnet18 FPN/resnet18 FPN/mit_b0 DeepLabV3/resnet18 DeepLabV3Plus/resnet18 UPerNet/resnet18 "
+        "Segformer/resnet18 Segformer/mit_b0",
+        96: "PSPNet/resnet18",
+        128: "PAN/resnet18",
+    },
+    "pytorchcv": {
+        224: "shufflenet_g3_w1 menet108_8x1_g3 pyramidnet101_a360 preresnet18 wrn50_2 diracnet18v2 igcv3_w1 "
+        "mobilenet_w1 sqnxt23_w1 shufflenetv2b_w1 bninception drnc26 dla60 hardnet39ds proxylessnas_cpu spnasnet "
+        "resnesta18 sknet50 scnet50 airnet50_1x64d_r2",
+        96: "centernet_resnet18_voc lwopenpose2d_mobilenet_cmupan_coco",
+    },
+}
+
+
+def main() -> None:
+    """Run what the CSV file lacks and print the summary."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", nargs="+", metavar="PACKAGE/NAME", help="these alone, again")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for each network and program")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        program, network, size = args.one.split(":")
+        print(json.dumps((by_slim if program == "slim" else by_peer)(network, int(size))))
+        return
+    rows = _read()
+    wanted = [
+        (f"{package}/{name}", size)
+        for package, sizes in NETWORKS.items()
+        for size, names in sizes.items()
+        for name in names.split()
+    ]
+    for network, size in wanted:
+        if (network in args.only) if args.only else network not in rows:
+            row: dict[str, Any] = {"network": network, "size": size}
+            for program in ("slim", "peer"):
+                row |= _in_a_process(program, network, size, args.limit)
+            rows[network] = {name: str(row.get(name, "")) for name in COLUMNS}
+            print(", ".join(f"{name} {value}" for name, value in rows[network].items() if value), flush=True)
+            _write(rows)
+    _summary(list(rows.values()))
+
+
+def _in_a_process(program: str, network: str, size: int, limit: float) -> dict[str, Any]:
+    words = [sys.executable, __file__, "--one", f"{program}:{network}:{size}"]
+    error = "error" if program == "slim" else "error_peer"
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        return {error: f"more than {limit:.0f} s"}
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return {error: last[:200]}
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def by_slim(network: str, size: int) -> dict[str, Any]:
+    """The columns of slim."""
+    from slim import slim
+
+    model = built(network)
+    result = slim(model, torch.rand(1, 3, size, size), RATIO, "l1", align=ALIGN)
+    report = result.report
+    return {
+        "parameters": report.parameters[0],
+        "removed": round(1 - report.parameters[1] / report.parameters[0], 4),
+        "seconds": round(report.seconds["trace, plan and cut"], 3),
+        "seconds_proof": round(report.seconds["proof"], 3),
+        "own_class": type(result.model) is type(model),
+        "difference": f"{report.difference:.1e}",
+        "limits": "; ".join(report.limits),
+        "not_followed": len(report.not_followed),
+        "unfolded": len(report.unfolded),
+    }
+
+
+def by_peer(network: str, size: int) -> dict[str, Any]:
+    """The columns of Torch-Pruning."""
+    import torch_pruning
+
+    model, example = built(network), torch.rand(1, 3, size, size)
+    before = sum(parameter.numel() for parameter in model.parameters())
+    last = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
+    start = time.perf_counter()
+    pruner = torch_pruning.pruner.MagnitudePruner(
+        model,
+        example,
+        importance=torch_pruning.importance.GroupMagnitudeImportance(p=1),
+        pruning_ratio=RATIO,
+        round_to=ALIGN,
+        ignored_layers=[last],
+    )
+    pruner.step()
+    seconds = time.perf_counter() - start
+    with torch.no_grad():
+        model(example)
+    after = sum(parameter.numel() for parameter in model.parameters())
+    return {"removed_peer": round(1 - after / before, 4), "seconds_peer": round(seconds, 3)}
+
+
+def built(network: str) -> nn.Module:
+    """A network with random weights and norms spread out, in evaluation mode; always the same."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    package, name = network.split("/", 1)
+    model = _MAKERS[package](name).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for module in model.modules():
+            for own in ("weight", "running_var"):
+                _fill(
+                    getattr(module, own, None),
+                    lambda tensor: torch.rand(tensor.shape, generator=generator) + 0.5,
+                )
+            for own in ("bias", "running_mean"):
+                _fill(
+                    getattr(module, own, None),
+                    lambda tensor: torch.randn(tensor.shape, generator=generator) / 10,
+                )
+    return model
+
+
+def _fill(tensor: object, values: Callable[[Tensor], Tensor]) -> None:
+    if isinstance(tensor, Tensor) and tensor.ndim == 1 and tensor.is_floating_point():
+        tensor.copy_(values(tensor))
+
+
+def _torchvision(name: str) -> nn.Module:
+    import torchvision
+
+    found: nn.Module = getattr(torchvision.models, name)(weights=None)
+    return found
+
+
+def _timm(name: str) -> nn.Module:
+    import timm
+
+    found: nn.Module = timm.create_model(name)
+    return found
+
+
+def _ultralytics(name: str) -> nn.Module:
+    import ultralytics
+
+    found: nn.Module = ultralytics.YOLO(f"{name}.yaml").model
+    return found
+
+
+def _smp(name: str) -> nn.Module:
+    import segmentation_models_pytorch
+
+    kind, encoder = name.split("/")
+    found: nn.Module = getattr(segmentation_models_pytorch, kind)(encoder, encoder_weights=None)
+    return found
+
+
+def _pytorchcv(name: str) -> nn.Module:
+    from pytorchcv.model_provider import get_model
+
+    found: nn.Module = get_model(name, pretrained=False)
+    return found
+
+
+_MAKERS: dict[str, Callable[[str], nn.Module]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "ultralytics": _ultralytics,
+    "smp": _smp,
+    "pytorchcv": _pytorchcv,
+}
+
+
+def _read() -> dict[str, dict[str, str]]:
+    if not TABLE.exists():
+        return {}
+    with TABLE.open(newline="") as file:
+        return {row["network"]: row for row in csv.DictReader(file)}
+
+
+def _write(rows: dict[str, dict[str, str]]) -> None:
+    temporary = TABLE.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows.values())
+    temporary.replace(TABLE)
+
+
+def _summary(rows: Sequence[dict[str, str]]) -> None:
+    done = [row for row in rows if not row["error"]]
+    both = [row for row in done if not row["error_peer"]]
+    ratios = sorted(float(row["seconds"]) / max(float(row["seconds_peer"]), 1e-3) for row in both)
+    print(
+        f"{len(rows)} networks: slim fails on {len(rows) - len(done)}, the peer on {sum(bool(r['error_peer']) for r in rows)}"
+    )
+    print(
+        f"under 15 % removed: slim {sum(float(r['removed']) < 0.15 for r in done)}, the peer {sum(float(r['removed_peer']) < 0.15 for r in both)}"
+    )
+    print(f"another class: {sum(r['own_class'] != 'True' for r in done)}")
+    less = [row["network"] for row in both if float(row["removed"]) < 0.95 * float(row["removed_peer"])]
+    print(f"less than 95 % of the peer's reduction: {len(less)}: {', '.join(less)}")
+    if ratios:
+        print(f"seconds over the peer's, median: {ratios[len(ratios) // 2]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
