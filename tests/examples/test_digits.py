@@ -25,12 +25,10 @@ def _nothing_trained() -> None:
     digits._baseline.cache_clear()
 
 
-@pytest.fixture(scope="module")
-def outcomes(few: Digits) -> list[Outcome]:
-    digits._baseline.cache_clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(digits, "load_digits", lambda: (few, few))
-        return list(Course("ResNet", ratios=(0.7,), epochs=1, tune_epochs=1).run())
+@pytest.fixture
+def outcomes(few: Digits, monkeypatch: pytest.MonkeyPatch) -> list[Outcome]:
+    monkeypatch.setattr(digits, "load_digits", lambda: (few, few))
+    return list(Course("ResNet", ratios=(0.7,), epochs=1, tune_epochs=1).run())
 
 
 def test_the_images_are_split_and_the_answers_are_right():
