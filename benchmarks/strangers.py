@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[0] = str(ROOT)  # not benchmarks, where torch_pruning is the name of another file
 
 import torch
 from torch import Tensor, nn
@@ -39,39 +39,45 @@ COLUMNS = (
     "own_class", "difference", "limits", "not_followed", "unfolded", "error", "error_peer",
 )  # fmt: skip
 RATIO, ALIGN, LIMIT = 0.5, 8, 240.0
-NETWORKS = {
+NETWORKS = {  # package -> side of the images -> names
     "torchvision": {
-        64: "resnet18 resnet50 resnext50_32x4d wide_resnet50_2 mobilenet_v2 mobilenet_v3_small mobilenet_v3_large "
-        "efficientnet_b0 efficientnet_v2_s regnet_y_400mf regnet_x_400mf shufflenet_v2_x1_0 densenet121 "
-        "squeezenet1_1 googlenet mnasnet0_5 convnext_tiny vgg11_bn swin_t swin_v2_t",
+        64: "resnet18 resnet50 resnext50_32x4d wide_resnet50_2 mobilenet_v2 mobilenet_v3_small "
+        "mobilenet_v3_large efficientnet_b0 efficientnet_v2_s regnet_y_400mf regnet_x_400mf "
+        "shufflenet_v2_x1_0 densenet121 squeezenet1_1 googlenet mnasnet0_5 convnext_tiny "
+        "vgg11_bn swin_t swin_v2_t",
         96: "inception_v3 alexnet",
         224: "vit_b_16 maxvit_t",
     },
     "timm": {
         64: "resnet18 resnetv2_50 efficientnet_b0 mobilenetv3_small_100 ghostnet_100 fasternet_t0 "
-        "res2net50_26w_4s hrnet_w18_small dla34 rexnet_100 mnasnet_100 tf_efficientnetv2_b0 convnext_atto "
-        "convnextv2_atto poolformer_s12 efficientvit_b0 repvgg_a0 regnetx_002 regnety_002 nf_resnet50 skresnet18 "
-        "seresnet18 cspresnet50 cspdarknet53 darknet53 selecsls42b xception41 densenet121 dpn48b vovnet39a "
-        "ese_vovnet19b_dw lcnet_050 tinynet_e hardcorenas_a mixnet_s gernet_s edgenext_xx_small pvt_v2_b0 "
-        "starnet_s1 mobilenetv4_conv_small repghostnet_050 fastvit_t8 mobileone_s0 nfnet_l0 mobilevit_xxs",
+        "res2net50_26w_4s hrnet_w18_small dla34 rexnet_100 mnasnet_100 tf_efficientnetv2_b0 "
+        "convnext_atto convnextv2_atto poolformer_s12 efficientvit_b0 repvgg_a0 regnetx_002 "
+        "regnety_002 nf_resnet50 skresnet18 seresnet18 cspresnet50 cspdarknet53 darknet53 "
+        "selecsls42b xception41 densenet121 dpn48b vovnet39a ese_vovnet19b_dw lcnet_050 "
+        "tinynet_e hardcorenas_a mixnet_s gernet_s edgenext_xx_small pvt_v2_b0 starnet_s1 "
+        "mobilenetv4_conv_small repghostnet_050 fastvit_t8 mobileone_s0 nfnet_l0 "
+        "mobilevit_xxs",
         96: "inception_v4",
-        224: "vit_tiny_patch16_224 deit_tiny_patch16_224 levit_128s efficientvit_m0 efficientformer_l1 "
-        "swin_tiny_patch4_window7_224 mixer_s32_224 gmlp_s16_224 resmlp_12_224 visformer_tiny coat_tiny",
+        224: "vit_tiny_patch16_224 deit_tiny_patch16_224 levit_128s efficientvit_m0 "
+        "efficientformer_l1 swin_tiny_patch4_window7_224 mixer_s32_224 gmlp_s16_224 "
+        "resmlp_12_224 visformer_tiny coat_tiny",
         240: "crossvit_tiny_240",
         256: "botnet26t_256 maxvit_rmlp_pico_rw_256",
     },
-    "ultralytics": {64: "yolov5n yolov8n yolov9t yolov10n yolo11n yolo12n yolo26n yolov8n-seg yolov8n-pose"},
+    "ultralytics": {
+        64: "yolov5n yolov8n yolov9t yolov10n yolo11n yolo12n yolo26n yolov8n-seg yolov8n-pose",
+    },
     "smp": {
-        64: "Unet/resnet18 Unet/efficientnet-b0 Unet/mit_b0 UnetPlusPlus/resnet18 MAnet/resnet18 MAnet/mit_b0 "
-        "Linknet/resnet18 FPN/resnet18 FPN/mit_b0 DeepLabV3/resnet18 DeepLabV3Plus/resnet18 UPerNet/resnet18 "
-        "Segformer/resnet18 Segformer/mit_b0",
+        64: "Unet/resnet18 Unet/efficientnet-b0 Unet/mit_b0 UnetPlusPlus/resnet18 MAnet/resnet18 "
+        "MAnet/mit_b0 Linknet/resnet18 FPN/resnet18 FPN/mit_b0 DeepLabV3/resnet18 "
+        "DeepLabV3Plus/resnet18 UPerNet/resnet18 Segformer/resnet18 Segformer/mit_b0",
         96: "PSPNet/resnet18",
         128: "PAN/resnet18",
     },
     "pytorchcv": {
-        224: "shufflenet_g3_w1 menet108_8x1_g3 pyramidnet101_a360 preresnet18 wrn50_2 diracnet18v2 igcv3_w1 "
-        "mobilenet_w1 sqnxt23_w1 shufflenetv2b_w1 bninception drnc26 dla60 hardnet39ds proxylessnas_cpu spnasnet "
-        "resnesta18 sknet50 scnet50 airnet50_1x64d_r2",
+        224: "shufflenet_g3_w1 menet108_8x1_g3 pyramidnet101_a360 preresnet18 wrn50_2 diracnet18v2 "
+        "igcv3_w1 mobilenet_w1 sqnxt23_w1 shufflenetv2b_w1 bninception drnc26 dla60 "
+        "hardnet39ds proxylessnas_cpu spnasnet resnesta18 sknet50 scnet50 airnet50_1x64d_r2",
         96: "centernet_resnet18_voc lwopenpose2d_mobilenet_cmupan_coco",
     },
 }
@@ -79,9 +85,8 @@ NETWORKS = {
 
 def main() -> None:
     """Run what the CSV file lacks and print the summary."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    text = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=text)
     parser.add_argument("--only", nargs="+", metavar="PACKAGE/NAME", help="these alone, again")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for each network and program")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -176,22 +181,12 @@ def built(network: str) -> nn.Module:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for module in model.modules():
-            for own in ("weight", "running_var"):
-                _fill(
-                    getattr(module, own, None),
-                    lambda tensor: torch.rand(tensor.shape, generator=generator) + 0.5,
-                )
-            for own in ("bias", "running_mean"):
-                _fill(
-                    getattr(module, own, None),
-                    lambda tensor: torch.randn(tensor.shape, generator=generator) / 10,
-                )
+            for own in ("weight", "running_var", "bias", "running_mean"):
+                tensor = getattr(module, own, None)
+                if isinstance(tensor, Tensor) and tensor.ndim == 1 and tensor.is_floating_point():
+                    low, high = (0.5, 1.5) if own in ("weight", "running_var") else (-0.2, 0.2)
+                    tensor.uniform_(low, high, generator=generator)
     return model
-
-
-def _fill(tensor: object, values: Callable[[Tensor], Tensor]) -> None:
-    if isinstance(tensor, Tensor) and tensor.ndim == 1 and tensor.is_floating_point():
-        tensor.copy_(values(tensor))
 
 
 def _torchvision(name: str) -> nn.Module:
@@ -259,13 +254,11 @@ def _summary(rows: Sequence[dict[str, str]]) -> None:
     done = [row for row in rows if not row["error"]]
     both = [row for row in done if not row["error_peer"]]
     ratios = sorted(float(row["seconds"]) / max(float(row["seconds_peer"]), 1e-3) for row in both)
-    print(
-        f"{len(rows)} networks: slim fails on {len(rows) - len(done)}, the peer on {sum(bool(r['error_peer']) for r in rows)}"
-    )
-    print(
-        f"under 15 % removed: slim {sum(float(r['removed']) < 0.15 for r in done)}, the peer {sum(float(r['removed_peer']) < 0.15 for r in both)}"
-    )
-    print(f"another class: {sum(r['own_class'] != 'True' for r in done)}")
+    failed = sum(bool(row["error_peer"]) for row in rows)
+    print(f"{len(rows)} networks: slim fails on {len(rows) - len(done)}, the peer on {failed}")
+    few = [sum(float(row[name]) < 0.15 for row in both) for name in ("removed", "removed_peer")]
+    print(f"under 15 % removed, of {len(both)} that both prune: slim {few[0]}, the peer {few[1]}")
+    print(f"another class: {sum(row['own_class'] != 'True' for row in done)}")
     less = [row["network"] for row in both if float(row["removed"]) < 0.95 * float(row["removed_peer"])]
     print(f"less than 95 % of the peer's reduction: {len(less)}: {', '.join(less)}")
     if ratios:
