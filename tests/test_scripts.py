@@ -244,7 +244,7 @@ def test_nothing_is_written_when_the_proof_fails(
         model.layers[13].conv.bias.data += 1e-3
         return model
 
-    monkeypatch.setattr("utils.pruning.surgery.zero_removed", broken)
+    monkeypatch.setattr("utils.frontends.darknet.subject.zero_removed", broken)
     assert re.match(
         r".*zeroed / compact: .*computes different outputs; nothing was written",
         fail("slim_prune.py", *FILES, *SLIM),

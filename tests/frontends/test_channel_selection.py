@@ -54,7 +54,9 @@ def test_the_sum_that_is_selected_from_stays():
     widths = {layer.name: layer.after for layer in report.layers}
     assert [widths[name] for name in ("stem", "conv1", "conv2")] == [8, 8, 8]
     assert widths["select1"] == widths["select2"] == 4
-    assert any("select1 selects channels by number" in reason for reason in report.pins)
+    assert any(
+        "ChannelSelection select1 (index_select) selects by number" in reason for reason in report.pins
+    )
 
 
 def test_a_score_of_weights_leaves_selections_whole():

@@ -6,6 +6,7 @@ where the original takes them, and the pruned one takes a training step where th
 
 import itertools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -40,33 +41,63 @@ def proven(zeroed: nn.Module, pruned: nn.Module, subject: ModuleSubject, verify:
     Raises:
         PruningError: they differ, or the pruned network does not run or train where the original does.
     """
-    name = type(pruned).__name__
-    original, small = (shared_copy(model).double() for model in (zeroed, pruned))
+    original, small = (shared_copy(each).double() for each in (zeroed, pruned))
+    pair = _Pair(type(pruned).__name__, original, small, subject)
     largest, limits = 0.0, []
     for images in itertools.islice(_inputs(subject.example), 2 if verify == "quick" else None):
-        is_example = images.shape[2:] == subject.example.shape[2:]
         try:
-            expected = _outputs(original, images, {})
+            difference = pair.compared(images)
         except OtherStepsError:
             limits.append(f"at {_size(images)} its code does something else than at {_size(subject.example)}")
             continue
-        except Exception as error:  # the user's own code may raise anything
-            if is_example and len(images) == 2:
-                raise PruningError(
-                    name, f"the comparison in float64 failed ({error})", "report a bug"
-                ) from error
-            continue  # the original does not take this size
-        try:
-            found = _outputs(small, images, subject.values)
-        except Exception as error:
-            fact = (
-                f"the pruned network does not run on {tuple(images.shape)} ({type(error).__name__}: {error})"
-            )
-            raise PruningError(name, fact, "exclude the layers around it, and report a bug") from error
-        largest = max(largest, _difference(name, found, expected))
+        if difference is None and images.shape == subject.example.shape:
+            fact = "the comparison in float64 failed, though the network runs"
+            raise PruningError(pair.name, fact, "compute in the type of the input")
+        largest = max(largest, difference or 0.0)
     if verify == "full":
         _require_training(pruned, subject)
     return Proof(largest, tuple(dict.fromkeys(limits)))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The original with removed channels at zero, and the pruned network, both of float64."""
+
+    name: str
+    original: nn.Module
+    pruned: nn.Module
+    subject: ModuleSubject
+
+    def compared(self, images: Tensor) -> float | None:
+        """The difference for these images; None if the original does not take them.
+
+        Where code asks for another type of number, all operations are computed in float64.
+        """
+        plain = self._difference(images, nullcontext())
+        if plain is not None and plain <= EQUAL:
+            return plain
+        difference = self._difference(images, Doubles())  # type: ignore[no-untyped-call]
+        if difference is not None and not difference <= EQUAL:
+            fact = f"the pruned network differs from the zeroed one by {difference:.1e} of the largest output"
+            raise PruningError(self.name, fact, "exclude the layers around it, and report a bug")
+        return difference
+
+    def _difference(self, images: Tensor, way: AbstractContextManager[object]) -> float | None:
+        try:
+            with way:
+                expected = _outputs(self.original, images, {})
+        except OtherStepsError:
+            raise
+        except Exception:  # noqa: BLE001 - the user's own code may raise anything
+            return None
+        try:
+            with way:
+                found = _outputs(self.pruned, images, self.subject.values)
+        except Exception as error:
+            shape, text = tuple(images.shape), f"{type(error).__name__}: {error}"
+            fact = f"the pruned network does not run on {shape} ({text})"
+            raise PruningError(self.name, fact, "exclude the layers around it, and report a bug") from error
+        return _difference(self.name, found, expected)
 
 
 def _size(images: Tensor) -> str:
@@ -83,12 +114,14 @@ def _inputs(example: Tensor) -> Iterator[Tensor]:
             yield torch.rand(batch, *example.shape[1:], generator=generator, dtype=torch.float64)
     if example.ndim == 4 and example.is_floating_point():
         channels, height, width = example.shape[1:]
-        for larger in ((height + 32, width + 64), (2 * height, 2 * width)):
-            yield torch.rand(2, channels, *larger, generator=generator, dtype=torch.float64)
+        smaller = (max(32, height // 64 * 32), max(32, width // 64 * 32))
+        for other in (smaller, (height + 32, width + 64)):
+            if other != (height, width):
+                yield torch.rand(2, channels, *other, generator=generator, dtype=torch.float64)
 
 
 def _outputs(model: nn.Module, images: Tensor, values: object) -> list[Tensor]:
-    with preserved(model), Doubles(), torch.no_grad():
+    with preserved(model), torch.no_grad():
         return tensors_in(model(images, **values))  # type: ignore[arg-type]
 
 
@@ -106,11 +139,7 @@ def _difference(name: str, found: list[Tensor], expected: list[Tensor]) -> float
         raise PruningError(name, fact, remedy)
     # outputs of an untrained network may be tiny, which must not hide an error
     scale = max((float(each.abs().max()) for _, each in pairs), default=0.0) or 1.0
-    difference = max((float((one - other).abs().max()) for one, other in pairs), default=0.0) / scale
-    if not difference <= EQUAL:
-        fact = f"the pruned network differs from the zeroed one by {difference:.1e} of the largest output"
-        raise PruningError(name, fact, "exclude the layers around it, and report a bug")
-    return difference
+    return max((float((one - other).abs().max()) for one, other in pairs), default=0.0) / scale
 
 
 def _require_training(pruned: nn.Module, subject: ModuleSubject) -> None:
