@@ -155,28 +155,25 @@ def test_a_least_map_is_asked_of_the_last_round_alone(folder, fail: Fail):
 
 
 @pytest.mark.parametrize(
-    "change",
+    "changes",
     [
-        ("--score", "l1"),
-        ("--seed", "1"),
-        ("--iterative", "3"),
-        ("--recalibrate", "0"),
-        ("--no-eval",),
-        ("--weights",),
+        [("--score", "l1"), ("--seed", "1"), ("--iterative", "3")],
+        [("--recalibrate", "0"), ("--no-eval",), ("--weights",)],
     ],
 )
-def test_rounds_of_a_run_with_other_options_or_weights_are_not_taken(folder, monkeypatch, change):
-    words = list(WORDS)
-    slim_prune(*words)
+def test_rounds_of_a_run_with_other_options_or_weights_are_not_taken(folder, monkeypatch, changes):
+    slim_prune(*WORDS)
     trained = []
     monkeypatch.setattr("utils.commands.prune.iterative.train", lambda args, _observer: trained.append(args))
-    if change == ("--weights",):
-        save_weights(Darknet.from_cfg("small.cfg"), "small.weights")
-    else:
-        words += change
-    with pytest.raises(ToolkitError, match="tuned"):  # nothing was trained, so there is no such file
-        slim_prune(*words)
-    assert len(trained) == 1
+    for number, change in enumerate(changes, start=1):
+        words = WORDS
+        if change == ("--weights",):
+            save_weights(Darknet.from_cfg("small.cfg"), "small.weights")
+        else:
+            words += change
+        with pytest.raises(ToolkitError, match="tuned"):  # nothing was trained, so there is no such file
+            slim_prune(*words)
+        assert len(trained) == number
 
 
 def test_a_round_that_has_nothing_to_do_passes_the_network_on(folder, monkeypatch):
