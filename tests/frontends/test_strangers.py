@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from slim import Plan, apply_plan, load, slim
+from utils.errors import PruningError
 
 ROOT = Path(__file__).resolve().parents[3] / "shared" / "cases" / "networks"
 # the smallest share of the parameters that half of the channels, in multiples of 8, is to remove
@@ -104,7 +105,7 @@ def test_a_branch_of_training_is_narrowed_with_what_it_reads(name: str) -> None:
 
 
 class Scaled(nn.Module):
-    """What would be a constant channel is scaled by something that is none."""
+    """What would be a constant channel is scaled by something that varies."""
 
     def __init__(self, scale: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -129,13 +130,30 @@ def by_the_size(y: Tensor, _: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("scale", [gated, by_the_mean, by_the_size])
-def test_a_constant_that_is_none_is_listed_not_folded(scale: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_what_only_looks_constant_is_listed_not_folded(scale: Callable[[Tensor, Tensor], Tensor]) -> None:
     model = Scaled(scale).eval()
     with torch.no_grad():
         model.norm.bias.uniform_(1, 2)
     result = slim(model, torch.rand(1, 3, 16, 16), align=1)
     assert result.report.unfolded == ("b",)
     assert torch.equal(result.model.b.bias, model.b.bias)
+
+
+class OtherInDouble(nn.Module):
+    """Runs another convolution on numbers of double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).relu()
+        return self.c(self.b(x) if x.dtype == torch.float64 else x)
+
+
+def test_a_network_that_cannot_be_compared_is_refused_not_called_equal() -> None:
+    with pytest.raises(PruningError, match="runs other operations in float64"):
+        slim(OtherInDouble().eval(), torch.rand(1, 3, 16, 16))
 
 
 class Wrapped(nn.Module):

@@ -47,7 +47,10 @@ def proven(zeroed: nn.Module, pruned: nn.Module, subject: ModuleSubject, verify:
     for images in itertools.islice(_inputs(subject.example), 2 if verify == "quick" else None):
         try:
             difference = pair.compared(images)
-        except OtherStepsError:
+        except OtherStepsError as error:
+            if images.shape == subject.example.shape:  # else nothing would be compared at all
+                fact = f"the network runs other operations in float64 ({error.fact})"
+                raise PruningError(pair.name, fact, "compute in the type of the input") from error
             limits.append(f"at {_size(images)} its code does something else than at {_size(subject.example)}")
             continue
         if difference is None and images.shape == subject.example.shape:
@@ -101,7 +104,7 @@ class _Pair:
 
 
 def _size(images: Tensor) -> str:
-    return "x".join(map(str, images.shape[1:]))
+    return "x".join(map(str, images.shape))
 
 
 def _inputs(example: Tensor) -> Iterator[Tensor]:
@@ -144,7 +147,7 @@ def _difference(name: str, found: list[Tensor], expected: list[Tensor]) -> float
 
 def _require_training(pruned: nn.Module, subject: ModuleSubject) -> None:
     """The pruned network takes a step wherever the original takes one."""
-    if not _trains(subject.model, subject):
+    if _step(subject.model, subject) is not None:
         return
     error = _step(pruned, subject)
     if error is not None:
@@ -154,11 +157,8 @@ def _require_training(pruned: nn.Module, subject: ModuleSubject) -> None:
         ) from error
 
 
-def _trains(model: nn.Module, subject: ModuleSubject) -> bool:
-    return _step(model, subject) is None
-
-
 def _step(model: nn.Module, subject: ModuleSubject) -> Exception | None:
+    """What a training step on a copy raises."""
     copy = shared_copy(model)
     with preserved(copy):
         copy.train()
