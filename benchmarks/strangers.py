@@ -17,13 +17,14 @@ What the peer computes is not checked here.
 """
 
 import argparse
-import csv
 import json
+import statistics
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,9 @@ sys.path[0] = str(ROOT)  # not benchmarks, where torch_pruning is the name of an
 import torch
 from torch import Tensor, nn
 
+from utils.commands.csv_results import read_rows, write_rows
+
 TABLE = ROOT / "benchmarks" / "strangers.csv"
-COLUMNS = (
-    "network", "size", "parameters", "removed", "removed_peer", "seconds", "seconds_proof", "seconds_peer",
-    "own_class", "difference", "limits", "not_followed", "unfolded", "error", "error_peer",
-)  # fmt: skip
 RATIO, ALIGN, LIMIT = 0.5, 8, 240.0
 NETWORKS = {  # package -> side of the images -> names
     "torchvision": {
@@ -83,6 +82,27 @@ NETWORKS = {  # package -> side of the images -> names
 }
 
 
+@dataclass(frozen=True)
+class Row:
+    """A line of the CSV file; the module says what the columns are. None and "": no result."""
+
+    network: str
+    size: int
+    parameters: int | None = None
+    removed: float | None = None
+    removed_peer: float | None = None
+    seconds: float | None = None
+    seconds_proof: float | None = None
+    seconds_peer: float | None = None
+    own_class: str = ""
+    difference: float | None = None
+    limits: str = ""
+    not_followed: int | None = None
+    unfolded: int | None = None
+    error: str = ""
+    error_peer: str = ""
+
+
 def main() -> None:
     """Run what the CSV file lacks and print the summary."""
     text = argparse.RawDescriptionHelpFormatter
@@ -95,7 +115,7 @@ def main() -> None:
         program, network, size = args.one.split(":")
         print(json.dumps((by_slim if program == "slim" else by_peer)(network, int(size))))
         return
-    rows = _read()
+    rows = {row.network: row for row in read_rows(TABLE, Row)}
     wanted = [
         (f"{package}/{name}", size)
         for package, sizes in NETWORKS.items()
@@ -104,12 +124,15 @@ def main() -> None:
     ]
     for network, size in wanted:
         if (network in args.only) if args.only else network not in rows:
-            row: dict[str, Any] = {"network": network, "size": size}
+            found: dict[str, Any] = {}
             for program in ("slim", "peer"):
-                row |= _in_a_process(program, network, size, args.limit)
-            rows[network] = {name: str(row.get(name, "")) for name in COLUMNS}
-            print(", ".join(f"{name} {value}" for name, value in rows[network].items() if value), flush=True)
-            _write(rows)
+                found |= _in_a_process(program, network, size, args.limit)
+            rows[network] = Row(network, size, **found)
+            shown = asdict(rows[network]).items()
+            print(
+                ", ".join(f"{name} {value}" for name, value in shown if value not in (None, "")), flush=True
+            )
+            write_rows(TABLE, list(rows.values()))
     _summary(list(rows.values()))
 
 
@@ -139,8 +162,8 @@ def by_slim(network: str, size: int) -> dict[str, Any]:
         "removed": round(1 - report.parameters[1] / report.parameters[0], 4),
         "seconds": round(report.seconds["trace, plan and cut"], 3),
         "seconds_proof": round(report.seconds["proof"], 3),
-        "own_class": type(result.model) is type(model),
-        "difference": f"{report.difference:.1e}",
+        "own_class": str(type(result.model) is type(model)),
+        "difference": float(f"{report.difference:.1e}"),
         "limits": "; ".join(report.limits),
         "not_followed": len(report.not_followed),
         "unfolded": len(report.unfolded),
@@ -149,21 +172,13 @@ def by_slim(network: str, size: int) -> dict[str, Any]:
 
 def by_peer(network: str, size: int) -> dict[str, Any]:
     """The columns of Torch-Pruning."""
-    import torch_pruning
+    from benchmarks.peer import network_pruner
 
     model, example = built(network), torch.rand(1, 3, size, size)
     before = sum(parameter.numel() for parameter in model.parameters())
     last = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
     start = time.perf_counter()
-    pruner = torch_pruning.pruner.MagnitudePruner(
-        model,
-        example,
-        importance=torch_pruning.importance.GroupMagnitudeImportance(p=1),
-        pruning_ratio=RATIO,
-        round_to=ALIGN,
-        ignored_layers=[last],
-    )
-    pruner.step()
+    network_pruner(model, example, RATIO, ALIGN, [last]).step()
     seconds = time.perf_counter() - start
     with torch.no_grad():
         model(example)
@@ -234,35 +249,23 @@ _MAKERS: dict[str, Callable[[str], nn.Module]] = {
 }
 
 
-def _read() -> dict[str, dict[str, str]]:
-    if not TABLE.exists():
-        return {}
-    with TABLE.open(newline="") as file:
-        return {row["network"]: row for row in csv.DictReader(file)}
-
-
-def _write(rows: dict[str, dict[str, str]]) -> None:
-    temporary = TABLE.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows.values())
-    temporary.replace(TABLE)
-
-
-def _summary(rows: Sequence[dict[str, str]]) -> None:
-    done = [row for row in rows if not row["error"]]
-    both = [row for row in done if not row["error_peer"]]
-    ratios = sorted(float(row["seconds"]) / max(float(row["seconds_peer"]), 1e-3) for row in both)
-    failed = sum(bool(row["error_peer"]) for row in rows)
+def _summary(rows: Sequence[Row]) -> None:
+    done = [row for row in rows if not row.error]
+    both = [row for row in done if not row.error_peer]
+    failed = sum(bool(row.error_peer) for row in rows)
     print(f"{len(rows)} networks: slim fails on {len(rows) - len(done)}, the peer on {failed}")
-    few = [sum(float(row[name]) < 0.15 for row in both) for name in ("removed", "removed_peer")]
-    print(f"under 15 % removed, of {len(both)} that both prune: slim {few[0]}, the peer {few[1]}")
-    print(f"another class: {sum(row['own_class'] != 'True' for row in done)}")
-    less = [row["network"] for row in both if float(row["removed"]) < 0.95 * float(row["removed_peer"])]
+    few = [sum(share < 0.15 for share in shares) for shares in zip(*map(_shares, both), strict=True)]
+    print(f"under 15 % removed, of {len(both)} that both prune (slim, the peer): {few}")
+    print(f"another class: {sum(row.own_class != 'True' for row in done)}")
+    less = [row.network for row in both if _shares(row)[0] < 0.95 * _shares(row)[1]]
     print(f"less than 95 % of the peer's reduction: {len(less)}: {', '.join(less)}")
+    ratios = [(row.seconds or 0) / max(row.seconds_peer or 0, 1e-3) for row in both]
     if ratios:
-        print(f"seconds over the peer's, median: {ratios[len(ratios) // 2]:.2f}")
+        print(f"seconds over the peer's, median: {statistics.median(ratios):.2f}")
+
+
+def _shares(row: Row) -> tuple[float, float]:
+    return row.removed or 0.0, row.removed_peer or 0.0
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from slim import Plan, apply_plan, load
 from slim import slim as slim_network
 from tests.frontends.networks import MIDDLES, Network, network
 from utils.errors import PruningError
-from utils.frontends.module.subject import ModuleSubject, settled
+from utils.frontends.module.subject import ModuleSubject, prune_settled
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.policies import slim_threshold
 from utils.pruning.scores import named_scorer, random_scores
@@ -35,7 +35,7 @@ NOT_FOLLOWED = {
 def test_compact_equals_zeroed(middle, score, folding):
     subject = ModuleSubject.of(network(middle), EXAMPLE)
     scorer = named_scorer(score, {"random": random_scores(3)})
-    _, result = settled(
+    _, result = prune_settled(
         subject, lambda each: prune(each, [slim_threshold(0.5, 0.1)], scorer, folding=folding)
     )
     assert not result.keep.all()
@@ -56,7 +56,7 @@ def test_the_network_that_was_traced_is_left_as_it_is(middle):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with torch.no_grad():
         expected = model(IMAGES)
-    settled(
+    prune_settled(
         ModuleSubject.of(model, EXAMPLE),
         lambda each: prune(each, [slim_threshold(0.5, 0.1)], named_scorer("l1", {})),
     )

@@ -111,10 +111,11 @@ class ChannelGraph:
 
     def pinning(self, layers: Iterable[str], reason: str) -> "ChannelGraph":
         """The same graph with all outputs of these layers pinned too."""
-        reasons = dict(self.pin_reasons)
-        for name in layers:
-            for unit in self.layers[name].outputs.tolist():
-                reasons.setdefault(unit, reason)
+        return self.keeping({unit: reason for name in layers for unit in self.layers[name].outputs.tolist()})
+
+    def keeping(self, reasons: Mapping[int, str]) -> "ChannelGraph":
+        """The same graph with these units pinned too; one that is pinned already keeps its reason."""
+        reasons = {**reasons, **self.pin_reasons}
         pinned = _marked(self.unit_count, np.fromiter(reasons, dtype=np.intp))
         return replace(self, pinned=pinned, pin_reasons=reasons)
 
@@ -308,9 +309,9 @@ class ChannelTracer:
         """(ids,) the unit of each id, numbered in the order in which they were first seen."""
         return np.unique(components(self.count, self._ties), return_inverse=True)[1].astype(np.intp)
 
-    def finish(self) -> ChannelGraph:
-        """The graph over units."""
-        units = self.units()
+    def finish(self, units: ChannelIds | None = None) -> ChannelGraph:
+        """The graph over units; a caller that has `units()` already gives them."""
+        units = self.units() if units is None else units
         count = int(units.max(initial=-1)) + 1
         chains = components(self.count, self._serial)
         written = np.concatenate([chains[:0], *(chains[layer.outputs] for layer in self._layers.values())])

@@ -58,7 +58,6 @@ class Step:
     func: OpOverload
     counts: tuple[Count, ...] = ()
     product: Product | None = None
-    norm: str | None = None  # name of the batch norm that it computes
     args: tuple[Any, ...] = ()  # without tensors
 
 
@@ -85,6 +84,22 @@ class Beside(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
         """False, see `Run`."""
         return False
 
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run `func`, as its step wants it if it has one."""
+        step = self.next_step(func)
+        return func(*args, **(kwargs or {})) if step is None else self.step(step, func, args, kwargs or {})
+
+    def step(self, step: Step, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The result of an operation that matters."""
+        del step
+        return func(*args, **kwargs)
+
     def next_step(self, func: OpOverload) -> Step | None:
         """The step that `func` is; None if it does not matter.
 
@@ -102,11 +117,8 @@ class Beside(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
         return step
 
 
-_SLICES = frozenset(
-    {torch.ops.aten.slice, torch.ops.aten.alias}
-)  # code that slices nothing off gets an alias
-
-
+# code that slices nothing off gets an alias
+_SLICES = frozenset({torch.ops.aten.slice, torch.ops.aten.alias})
 _VIEWS = frozenset({torch.ops.aten.view, torch.ops.aten._unsafe_view})
 
 

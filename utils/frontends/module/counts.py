@@ -73,22 +73,12 @@ class _Fitting(Beside):
         self.misfits: list[Misfit] = []
         self.stack: list[str] = []
 
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Run `func` with the counts of this step."""
-        step = self.next_step(func)
-        if step is not None and step.counts:
-            if (
-                func.overloadpacket is _aten.alias
-            ):  # sliced nothing off: the count was larger than what is left
-                func, args = step.func, (args[0], *step.args[1:])
-            args = self._fitted(step, args)
-        return func(*args, **(kwargs or {}))
+    def step(self, step: Step, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """`func` with the counts of this step."""
+        if step.counts and func.overloadpacket is _aten.alias:
+            # it sliced nothing off, since the count was larger than what is left
+            func, args = step.func, (args[0], *step.args[1:])
+        return func(*self._fitted(step, args), **kwargs)
 
     def _fitted(self, step: Step, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for count in step.counts:
@@ -97,9 +87,7 @@ class _Fitting(Beside):
                 continue
             found = args[first] if not rest else args[first][rest[0]]
             wanted = int(self.keep[count.ids].sum())
-            if not isinstance(found, int) or found in (-1, wanted):
-                continue
-            if found < 0:  # counted from the end
+            if not isinstance(found, int) or found < 0 or found == wanted:  # below 0: counted from the end
                 continue
             misfit = Misfit(self.done, count.path, found, wanted, tuple(self.stack), count.ids)
             self.misfits.append(misfit)
@@ -304,14 +292,8 @@ def _candidates(model: nn.Module, whole: nn.Module, misfit: Misfit) -> Iterator[
 
 def _is_plain_norm(module: nn.Module) -> bool:
     """Whether it is a norm without parameters, whose width only its input shows."""
-    norms = isinstance(module, (*BATCH_NORMS, *INSTANCE_NORMS))
-    return norms and not any(True for _ in every(module))
-
-
-def every(module: nn.Module) -> Iterator[Tensor]:
-    """The parameters and buffers of a module."""
-    yield from module.parameters()
-    yield from (buffer for buffer in module.buffers() if buffer.ndim)
+    has_tensors = any(True for _ in (*module.parameters(), *module.buffers()))
+    return isinstance(module, (*BATCH_NORMS, *INSTANCE_NORMS)) and not has_tensors
 
 
 def _is_number(value: object) -> bool:
@@ -322,7 +304,8 @@ def set_known_counts(model: nn.Module, whole: nn.Module) -> None:
     """Set the attributes of torch's own modules from the shapes of their narrowed parameters."""
     for name, module in model.named_modules():
         before = whole.get_submodule(name)
-        weight = next((w for w in (getattr(module, "weight", None),) if isinstance(w, Tensor)), None)
+        weight = getattr(module, "weight", None)
+        weight = weight if isinstance(weight, Tensor) else None
         if isinstance(module, CONVOLUTIONS) and weight is not None:
             old = before.weight
             assert isinstance(old, Tensor)

@@ -81,7 +81,7 @@ class Moved(NamedTuple):
 def moved(label: Tensor, axis: int, move: Callable[[Tensor], Tensor]) -> Moved:
     """The ids of `axis` after `move`."""
     marker = spread(torch.arange(label.shape[axis]), label.shape, axis)
-    after, found = move(marker), settled(move(label))
+    after, found = move(marker), without_copies(move(label))
     axes = [place for place in range(after.ndim) if _varies(after, place)]
     if not axes:
         return Moved(found, None)
@@ -92,7 +92,7 @@ def moved(label: Tensor, axis: int, move: Callable[[Tensor], Tensor]) -> Moved:
     return Moved(found, (own or axes)[-1])
 
 
-def settled(label: Tensor) -> Tensor:
+def without_copies(label: Tensor) -> Tensor:
     """The same ids, expanded along all axes along which they are in fact equal."""
     small = compact(label)
     for axis in varying(small):

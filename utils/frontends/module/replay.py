@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 
-from ...pruning.channels import UnitMask
+from ...pruning.channels import ChannelGraph, UnitMask
 from ...pruning.fold import Constant
 from .beside import Beside, Reshaping, Step, preserved
 from .labels import compact
@@ -27,22 +27,6 @@ class _Replay(Beside):
 
     def __init__(self, steps: Sequence[Step]) -> None:
         super().__init__(steps, _is_product)
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Run `func` as this step wants it."""
-        step = self.next_step(func)
-        return func(*args, **(kwargs or {})) if step is None else self.step(step, func, args, kwargs or {})
-
-    def step(self, step: Step, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The result of one operation."""
-        del step
-        return func(*args, **kwargs)
 
 
 class _Zeroing(_Replay):
@@ -105,16 +89,11 @@ class _Answering(_Replay):
     """
 
     def __init__(
-        self,
-        steps: tuple[Step, ...],
-        alive: Tensor,
-        outputs: Mapping[str, Tensor],
-        inputs: Mapping[str, Tensor],
+        self, steps: tuple[Step, ...], graph: ChannelGraph, alive: UnitMask, is_other_size: bool = False
     ) -> None:
         super().__init__(steps)
-        self.alive, self.outputs, self.inputs = alive, outputs, inputs
+        self.graph, self.alive, self.is_other_size = graph, alive, is_other_size
         self.found: dict[str, Constant] = {}
-        self.is_other_size = False
         self.generator = torch.Generator().manual_seed(0)
 
     def step(self, step: Step, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -129,7 +108,7 @@ class _Answering(_Replay):
         shape = func(*args, **kwargs).shape if self.is_other_size else product.result
         answer = torch.rand(shape, generator=self.generator, dtype=torch.float32).to(weight)
         behind = [-1 if place == product.outputs else 1 for place in range(answer.ndim)]
-        live = self.alive[self.outputs[product.layer]].to(answer.device)
+        live = torch.from_numpy(self.alive[self.graph.layers[product.layer].outputs]).to(answer.device)
         answer = answer * live.view(behind)
         if isinstance(bias, Tensor):
             own = bias.view(behind) if bias.ndim == 1 else bias
@@ -137,7 +116,7 @@ class _Answering(_Replay):
         return answer
 
     def _note(self, layer: str, value: Tensor, axis: int) -> None:
-        dead = ~self.alive[self.inputs[layer]]
+        dead = torch.from_numpy(~self.alive[self.graph.layers[layer].inputs])
         if not dead.any() or value.shape[axis] != len(dead):
             return
         channels = value.detach().movedim(axis, 0).reshape(len(dead), -1).cpu().double()
@@ -159,9 +138,8 @@ def constants_of(
     example: Tensor,
     values: Mapping[str, Any],
     steps: tuple[Step, ...],
+    graph: ChannelGraph,
     alive: UnitMask,
-    outputs: Mapping[str, Tensor],
-    inputs: Mapping[str, Tensor],
 ) -> dict[str, Constant]:
     """Layer name -> the constant that dead channels give it, for layers that get one.
 
@@ -169,18 +147,17 @@ def constants_of(
         model: the network with the gammas of dead channels at 0.
         example, values: arguments of its `forward`.
         steps: the operations of its trace.
-        alive: (units,) the others.
-        outputs, inputs: layer name -> units of its output and input channels.
+        graph: its channels.
+        alive: (units,) those that are not dead.
     """
-    answering = _Answering(steps, torch.from_numpy(alive), outputs, inputs)
+    answering = _Answering(steps, graph, alive)
     with preserved(model), Reshaping(), answering:
         model(_noise(example, example.shape), **values)
     found = {n: each for n, each in answering.found.items() if each.values.any() or not each.is_whole}
     larger = (*example.shape[:2], *(size + 32 for size in example.shape[2:]))
     if not found or larger == tuple(example.shape):
         return found
-    again = _Answering(steps, torch.from_numpy(alive), outputs, inputs)
-    again.is_other_size = True
+    again = _Answering(steps, graph, alive, is_other_size=True)
     try:
         with preserved(model), Reshaping(), again:
             model(_noise(example, larger), **values)

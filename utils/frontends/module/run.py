@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ...pruning.channels import ChannelIds, ChannelTracer, Layer, Tie
 from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS, ChannelSelection
 from .beside import Count, Product, Reshaping, Step, modules_noted
-from .labels import Labels, compact, rows, spread, varying
+from .labels import Labels, compact, rows, spread, varying, vector
 
 PARAMETRIZED = ".parametrizations."
 
@@ -63,7 +63,6 @@ class Call:
     result: Any
     counts: list[Count] = field(default_factory=list)
     product: Product | None = None
-    norm: str | None = None
 
     @property
     def name(self) -> str:
@@ -106,6 +105,12 @@ class Call:
         """The label with the same ids everywhere along an axis."""
         return self.one_of(label, axis).expand(label.shape)
 
+    def along(self, label: Tensor, axis: int) -> Tensor:
+        """(n,) the ids along an axis; what varies along others is tied."""
+        for other in set(varying(label)) - {axis}:
+            label = self.one_of(label, other)
+        return vector(label, axis)
+
     def refuse(self, reason: str) -> None:
         """Keep all channels that it reads and list the reason."""
         for each in self.tensors:
@@ -130,13 +135,12 @@ class Run(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
         self.read: list[ChannelIds] = []  # ids that a product contracts
         self.gates: list[tuple[Seen, Tensor, Tensor]] = []
         self.where = ""
+        self._around: list[str] = []  # the modules that run around that one
         self._rule_of = rule_of
         self._model = model
-        self._modules = {id(module): name for name, module in model.named_modules()}
         self._known: dict[int, Seen] = {}
         self._storages: dict[int, list[Seen]] = {}
         self._sections: set[bytes] = set()
-        self.names: dict[int, str] = {}
         self.owners: list[tuple[int, str]] = []  # first id of each labelled parameter, its name
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._label(name, tensor)
@@ -147,7 +151,6 @@ class Run(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
         return False
 
     def _label(self, name: str, tensor: Tensor) -> None:
-        self.names[id(tensor)] = name
         labels: dict[int, Tensor] = {}
         if tensor.is_floating_point():
             self.owners.append((self.tracer.count, name))
@@ -209,7 +212,7 @@ class Run(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
             each.reads += 1
         call.result = func(*args, **kwargs)
         self._describe(call, tensors)
-        self.steps.append(Step(func, tuple(call.counts), call.product, call.norm, _plain(args)))
+        self.steps.append(Step(func, tuple(call.counts), call.product, _plain(args)))
         return call.result
 
     def _describe(self, call: Call, tensors: Sequence[Seen]) -> None:
@@ -276,13 +279,9 @@ class Run(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
     def module_of(self, label: Tensor) -> str | None:
         """Name of the module that owns the parameter whose rows have this label."""
         name = self.parameter_of(label)
-        return (
-            None
-            if name is None
-            else name.split(PARAMETRIZED)[0]
-            if PARAMETRIZED in name
-            else name.rpartition(".")[0]
-        )
+        if name is None:
+            return None
+        return name.split(PARAMETRIZED)[0] if PARAMETRIZED in name else name.rpartition(".")[0]
 
     def is_norm(self, name: str) -> bool:
         """Whether the module of that name is a batch norm."""
@@ -299,11 +298,11 @@ class Run(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
             yield
 
     def _enter(self, name: str) -> None:
-        self._stack = [*getattr(self, "_stack", []), self.where]
+        self._around.append(self.where)
         self.where = name
 
     def _leave(self) -> None:
-        self.where = self._stack.pop()
+        self.where = self._around.pop()
 
 
 def _plain(args: Sequence[Any]) -> tuple[Any, ...]:

@@ -20,7 +20,7 @@ from ...pruning.surgery import Folding, PruningResult, prune
 from .options import Interface, Parts, Scheme, SlimOptions, Verify, pinned_layers, ratios_of, words
 from .plan import Plan, unwrapped
 from .proof import proven
-from .subject import ModuleSubject, settled
+from .subject import ModuleSubject, prune_settled
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _slimmed(model: nn.Module, example: Tensor, options: SlimOptions) -> SlimRes
             may_keep_all=True,
         )
 
-    subject, result = settled(subject, cut)
+    subject, result = prune_settled(subject, cut)
     cut_at = time.perf_counter()
     report = _report(model, subject, result, options.verify)
     seconds = {"trace, plan and cut": cut_at - started, "proof": time.perf_counter() - cut_at}

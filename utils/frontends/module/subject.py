@@ -23,7 +23,7 @@ from ...pruning.subject import Block
 from ...pruning.surgery import PruningResult
 from .beside import Step, preserved
 from .counts import Fit, MisfitError, counts_matter, fit_counts, set_known_counts
-from .labels import compact, varying
+from .labels import compact
 from .replay import Zeroed, constants_of
 from .rules.table import rule_of
 from .run import Run
@@ -111,12 +111,7 @@ class ModuleSubject:
     def constants(self, alive: UnitMask, blocks: Sequence[Block]) -> dict[str, Constant]:
         """Layer name -> the constant that dead channels give it."""
         del blocks
-        layers = self.graph.layers.items()
-        outputs, inputs = (
-            {name: torch.from_numpy(getattr(layer, side)) for name, layer in layers}
-            for side in ("outputs", "inputs")
-        )
-        return constants_of(self.model, self.example, self.values, self.trace.steps, alive, outputs, inputs)
+        return constants_of(self.model, self.example, self.values, self.trace.steps, self.graph, alive)
 
     def zeroed(self, keep: UnitMask, blocks: Sequence[Block]) -> Self:
         """The same network with removed channels multiplied by 0."""
@@ -182,10 +177,7 @@ class ModuleSubject:
                 kept |= dict.fromkeys(own.tolist(), f"the code of {place} has their number {len(own)}")
         if error.failed_at is not None:
             kept |= self._kept_around(error.failed_at)
-        reasons = {**kept, **graph.pin_reasons}
-        pinned = graph.pinned.copy()
-        pinned[np.fromiter(reasons, dtype=np.intp)] = True
-        new = replace(graph, equal_sections=tuple(equal), pinned=pinned, pin_reasons=reasons)
+        new = replace(graph, equal_sections=tuple(equal)).keeping(kept)
         return replace(self, trace=replace(self.trace, graph=new))
 
     def _kept_around(self, place: int) -> dict[int, str]:
@@ -213,7 +205,7 @@ class ModuleSubject:
         return self
 
 
-def settled(
+def prune_settled(
     subject: ModuleSubject, prune: Callable[[ModuleSubject], PruningResult[ModuleSubject]]
 ) -> tuple[ModuleSubject, PruningResult[ModuleSubject]]:
     """Prune, and again with what the code keeps fixed as long as that shows when the network is cut."""
@@ -246,10 +238,10 @@ def traced(model: nn.Module, arguments: Arguments, values: Mapping[str, Any]) ->
             run.tie(large, small, "gate")
     training = _training_steps(model, run, arguments, values, was_read)
     read = np.unique(np.concatenate([np.zeros(0, dtype=np.intp), *run.read]))
-    graph, units = run.tracer.finish(), run.tracer.units()
-    graph = _pinned_unread(graph, units[read])
+    units = run.tracer.units()
+    graph = _pinned_unread(run.tracer.finish(units), units[read])
     tensors = {
-        name: {axis: torch.from_numpy(units)[_small(label)] for axis, label in own.items()}
+        name: {axis: torch.from_numpy(units)[compact(label)] for axis, label in own.items()}
         for name, own in labels.items()
     }
     if not graph.layers:
@@ -285,12 +277,6 @@ def _training_steps(
     return tuple(run.steps[before:])
 
 
-def _small(label: Tensor) -> Tensor:
-    for axis in set(range(label.ndim)) - set(varying(label)):
-        label = label.narrow(axis, 0, 1)
-    return label
-
-
 def _find_norms(run: Run) -> None:
     """Say which batch norm is the only reader of a layer; each of the two runs once."""
     calls = Counter(step.product.layer for step in run.steps if step.product is not None)
@@ -302,7 +288,7 @@ def _find_norms(run: Run) -> None:
 
 def _pinned_unread(graph: ChannelGraph, read: ChannelIds) -> ChannelGraph:
     """Keep channels that no product reads: whatever reads them was not seen."""
-    reasons = dict(graph.pin_reasons)
+    reasons: dict[int, str] = {}
     is_read = np.zeros(graph.unit_count, dtype=np.bool_)
     is_read[read] = True
     for layer in graph.layers.values():
@@ -311,9 +297,7 @@ def _pinned_unread(graph: ChannelGraph, read: ChannelIds) -> ChannelGraph:
     for name, layer in graph.layers.items():
         for unit in layer.outputs[~is_read[layer.outputs]].tolist():
             reasons.setdefault(unit, f"no layer reads the output of {name}")
-    pinned = graph.pinned.copy()
-    pinned[np.fromiter(reasons, dtype=np.intp)] = True
-    return replace(graph, pinned=pinned, pin_reasons=reasons)
+    return graph.keeping(reasons)
 
 
 def every_tensor(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -7,15 +7,11 @@ from torch import Tensor
 
 from ....pruning.channels import Tie
 from ..beside import Count
-from ..labels import Labels, ids_of, varying, vector
+from ..labels import Labels, ids_of, spread, vector
 from ..run import Call, Seen
 
 aten = torch.ops.aten
-
-
 MIXES = "computes statistics over channels"
-
-
 _SUMS = frozenset({aten.add, aten.add_, aten.sub, aten.sub_})
 
 
@@ -92,19 +88,16 @@ def batch_norm(call: Call) -> Labels | list[Labels]:
         found: Labels = value.labels
     else:
         label = value.labels[1]
-        for axis in set(varying(label)) - {1}:
-            label = call.one_of(label, axis)
-        along_one = vector(label, 1)
+        ids = call.along(label, 1)
         for each in others:
             if 0 in each.labels:
-                call.run.tie(along_one, (vector(each.labels[0], 0)))
+                call.run.tie(ids, vector(each.labels[0], 0))
             elif len(each.tensor) > 1:
                 call.run.pin(label, f"{call.name} has parameters that are not followed")
-        found = {**value.labels, 1: label.expand(value.tensor.shape)}
+        found = {**value.labels, 1: spread(ids, value.tensor.shape, 1)}
         weight = next((each for each in others if 0 in each.labels), None)
         name = None if weight is None else call.run.module_of(vector(weight.labels[0], 0))
         if name is not None and call.run.is_norm(name):
-            call.norm = name
             call.run.norm_calls[name] = call.run.norm_calls.get(name, 0) + 1
             if value.writer is not None:
                 call.run.norms[value.writer] = name
@@ -131,9 +124,7 @@ def group_norm(call: Call) -> list[Labels]:
             for own in each.labels.values():
                 call.run.pin(own, f"{call.name} normalizes channels that are not followed")
         return [{}]
-    for axis in set(varying(label)) - {1}:
-        label = call.one_of(label, axis)
-    ids = vector(label, 1)
+    ids = call.along(label, 1)
     for each in followers:
         if 0 in each.labels:
             call.run.tie(ids, vector(each.labels[0], 0))
@@ -145,7 +136,7 @@ def group_norm(call: Call) -> list[Labels]:
         parts = ids.view(groups, -1)
         call.run.tie(parts[:, :1], parts)
         call.counts.append(Count((6,), ids_of(parts[:, 0])))
-    return [{1: label.expand(value.tensor.shape)}]
+    return [{1: spread(ids, value.tensor.shape, 1)}]
 
 
 def layer_norm(call: Call) -> list[Labels]:

@@ -34,17 +34,12 @@ def convolution(call: Call) -> Labels:
         if axis > 1:
             call.keep(label, f"{call.name} slides along it")
     rows, columns_axis = (1, 0) if transposed and groups == 1 else (0, 1)
-    read = _along_one(call, value.labels.get(1), 1)
-    written = _along_one(call, weight.labels.get(rows), rows)
+    read = call.along(value.labels[1], 1) if 1 in value.labels else None
+    written = call.along(weight.labels[rows], rows) if rows in weight.labels else None
     if depthwise:
         _tie_each(call, read, written, inputs)
     else:
-        columns = (
-            _grouped_columns(call, weight, groups)
-            if groups > 1
-            else _along_one(call, weight.labels.get(columns_axis), columns_axis)
-        )
-        read = _contracted(call, read, columns)
+        read = _contracted(call, read, _columns(call, weight, columns_axis, groups))
         for side in (read, written):
             if groups > 1 and side is not None:
                 call.run.equal(side.view(groups, -1), 1)
@@ -55,15 +50,6 @@ def convolution(call: Call) -> Labels:
             call.run.pin(written, f"{call.name} has a bias {_UNKNOWN}")
     _note_layer(call, value, weight, read, written, depthwise)
     return {} if written is None else {1: spread(written, call.result.shape, 1)}
-
-
-def _along_one(call: Call, label: Tensor | None, axis: int) -> Tensor | None:
-    """(n,) ids along an axis; what varies along others is tied."""
-    if label is None:
-        return None
-    for other in set(varying(label)) - {axis}:
-        label = call.one_of(label, other)
-    return vector(label, axis)
 
 
 def _tie_each(call: Call, read: Tensor | None, written: Tensor | None, inputs: int) -> None:
@@ -81,11 +67,13 @@ def _tie_each(call: Call, read: Tensor | None, written: Tensor | None, inputs: i
     call.run.tie(each[:, :1], each)
 
 
-def _grouped_columns(call: Call, weight: Seen, groups: int) -> Tensor | None:
-    """(inputs,) ids of the columns of all groups, one after the other."""
-    label = weight.labels.get(1)
+def _columns(call: Call, weight: Seen, axis: int, groups: int) -> Tensor | None:
+    """(inputs,) ids of the columns; of all groups, one after the other."""
+    label = weight.labels.get(axis)
     if label is None:
         return None
+    if groups == 1:
+        return call.along(label, axis)
     for axis in set(varying(label)) - {0, 1}:
         label = call.one_of(label, axis)
     label = label.reshape(*label.shape[:2], -1)[..., 0]

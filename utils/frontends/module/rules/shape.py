@@ -16,9 +16,7 @@ from .elementwise import MIXES, elementwise, meet
 
 aten = torch.ops.aten
 Moves = Labels | list[Labels]
-
-
-ORDERED = frozenset({aten.roll, aten.unfold, aten.diagonal, aten.as_strided, aten.take, aten.cumsum})
+ORDERED = frozenset({aten.roll, aten.unfold, aten.diagonal, aten.as_strided, aten.take})
 
 
 def move(call: Call) -> Moves | None:
@@ -30,7 +28,7 @@ def _again(call: Call, tensor: Tensor) -> Any:
     packet = call.func.overloadpacket
     if packet in (aten.view, aten._unsafe_view, aten.reshape):
         return tensor.reshape(call.result.shape)
-    if packet in (aten.expand,):
+    if packet is aten.expand:
         return tensor.expand(call.result.shape)
     return call.func(tensor, *call.args[1:], **call.kwargs)
 
@@ -43,19 +41,28 @@ def moving(call: Call, again: Callable[[Tensor], Any]) -> Moves | None:
     for axis, label in source.labels.items():
         for place in range(len(results)):
             part = partial(_moved_part, again, place)
-            own, new, torn = moved(label, axis, part)
+            own, new = _followed(call, label, axis, part)
             if new is None:
                 if own.numel() and source.tensor.shape[axis] > 1:
                     call.keep(label, f"{call.name} selects by number")
                 continue
-            for other in torn:
-                own = call.alike(own, other)
             if interleaves(label, axis, part, new):
-                call.run.tie(rows(label, axis)[:1], rows(label, axis))
+                vectors = rows(label, axis)
+                call.run.tie(vectors[:1], vectors)
             call.run.equal(own, new)
             found[place][new] = own
     _note_counts(call, source, found)
     return [*found] if isinstance(call.result, list | tuple) else found[0]
+
+
+def _followed(
+    call: Call, label: Tensor, axis: int, again: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, int | None]:
+    """The ids of an axis after `again`, and what it became; elements that are torn apart go together."""
+    own, new, torn = moved(label, axis, again)
+    for other in torn:
+        own = call.alike(own, other)
+    return own, new
 
 
 def _moved_part(again: Callable[[Tensor], Any], place: int, tensor: Tensor) -> Tensor:
@@ -192,12 +199,10 @@ def indexed(call: Call) -> Labels:
         for label in each.labels.values():
             call.keep(label, f"{call.name} indexes with it")
     for axis, label in source.labels.items():
-        if axis in places or masks or (axis < len(indices) and indices[axis] is not None):
+        if axis in places or masks:
             call.keep(label, f"{call.name} selects by number")
             continue
-        own, new, torn = moved(label, axis, lambda tensor: call.func(tensor, indices))
-        for other in torn:
-            own = call.alike(own, other)
+        own, new = _followed(call, label, axis, lambda tensor: call.func(tensor, indices))
         if new is not None:
             found[new] = own
     return found
@@ -219,7 +224,7 @@ def selected(call: Call) -> Labels:
         reads = vector(source.labels[axis], axis)
         call.run.add_layer(call.run.where, ids_of(reads), ids_of(ids), 1, False)
         operands = {0: (axis, spread(reads, source.tensor.shape, axis))}
-        call.product = Product(call.run.where, operands, tuple(call.result.shape), None, axis, 0, 0)
+        call.product = Product(call.run.where, operands, tuple(call.result.shape), outputs=axis)
         found[axis] = spread(ids, call.result.shape, axis)
     return found
 
@@ -232,7 +237,7 @@ def embedded(call: Call) -> Labels:
     last = call.result.ndim - 1
     if 1 not in table.labels:
         return {}
-    return {last: spread((vector(table.labels[1], 1)), call.result.shape, last)}
+    return {last: spread(vector(table.labels[1], 1), call.result.shape, last)}
 
 
 def gated(call: Call) -> Labels:
@@ -258,11 +263,8 @@ def unfolded(call: Call) -> Labels:
             call.keep(label, f"{call.name} slides along it")
     if 1 not in source.labels:
         return {}
-    label = source.labels[1]
-    for axis in set(varying(label)) - {1}:
-        label = call.one_of(label, axis)
     cells = call.result.shape[1] // source.tensor.shape[1]
-    ids = (vector(label, 1)).repeat_interleave(cells)
+    ids = call.along(source.labels[1], 1).repeat_interleave(cells)
     return {1: spread(ids, call.result.shape, 1)}
 
 
@@ -290,7 +292,6 @@ def padded(call: Call) -> Labels:
                 pieces.append(spread(ids, [count if p == axis else 1 for p in range(ndim)], axis))
                 if count:
                     call.counts.append(Count((1, piece), ids.numpy()))
-            shape = [-1 if p == axis else n for p, n in enumerate(own.shape)]
             own = torch.cat(
                 [
                     piece.expand([piece.shape[axis] if p == axis else n for p, n in enumerate(own.shape)])
@@ -298,7 +299,6 @@ def padded(call: Call) -> Labels:
                 ],
                 axis,
             )
-            del shape
         found[axis] = resized(own, call.result.shape)
     return found
 

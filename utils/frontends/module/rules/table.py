@@ -28,8 +28,6 @@ from .shape import (
 )
 
 aten = torch.ops.aten
-
-
 _MOVERS = frozenset(
     {
         aten._unsafe_view, aten.reshape, aten.repeat, aten.roll, aten.flip, aten.pixel_shuffle,
@@ -37,8 +35,6 @@ _MOVERS = frozenset(
         aten.native_channel_shuffle, aten.lift_fresh,
     }
 )  # fmt: skip
-
-
 _SAME = frozenset(
     {
         aten.clone, aten.contiguous, aten._to_copy, aten.detach, aten.alias, aten.dropout, aten.hardswish_,
@@ -47,47 +43,44 @@ _SAME = frozenset(
         aten.sigmoid_, aten.tanh_, aten.clamp_, aten.clamp_min_, aten.clamp_max_, aten.hardsigmoid_,
         aten.zero_, aten.fill_, aten.zeros_like, aten.ones_like, aten.full_like, aten.empty_like,
         aten.rand_like, aten.randn_like, aten.bernoulli_, aten.nan_to_num_, aten.abs_, aten.exp_,
-        aten.neg_, aten.sqrt_,
-        aten.rsqrt_, aten.square_,
+        aten.neg_, aten.sqrt_, aten.rsqrt_, aten.square_,
     }
 )  # fmt: skip
-
-
 _WINDOWS = frozenset(
     {
         aten.max_pool2d_with_indices, aten.max_pool3d_with_indices, aten.max_pool1d, aten.max_pool2d,
-        aten.avg_pool1d,
-        aten.avg_pool2d, aten.avg_pool3d, aten._adaptive_avg_pool2d, aten._adaptive_avg_pool3d,
-        aten.adaptive_max_pool2d, aten.adaptive_max_pool3d, aten.adaptive_avg_pool1d,
-        aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d, aten.upsample_linear1d,
-        aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten.upsample_trilinear3d,
-        aten._upsample_nearest_exact2d,
-        aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa,
+        aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d, aten._adaptive_avg_pool2d,
+        aten._adaptive_avg_pool3d, aten.adaptive_max_pool2d, aten.adaptive_max_pool3d,
+        aten.adaptive_avg_pool1d, aten.upsample_nearest1d, aten.upsample_nearest2d, aten.upsample_nearest3d,
+        aten.upsample_linear1d, aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten.upsample_trilinear3d,
+        aten._upsample_nearest_exact2d, aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa,
         aten.reflection_pad1d, aten.reflection_pad2d, aten.reflection_pad3d, aten.replication_pad1d,
         aten.replication_pad2d, aten.replication_pad3d, aten.grid_sampler_2d,
     }
 )  # fmt: skip
-
-
 _REDUCTIONS = frozenset(
     {
         aten.mean, aten.sum, aten.var, aten.std, aten.var_mean, aten.std_mean, aten.amax, aten.amin, aten.max,
         aten.min, aten.argmax, aten.argmin, aten.linalg_vector_norm, aten.norm, aten.logsumexp, aten.prod,
-        aten.any,
-        aten.all, aten.median, aten.mode,
+        aten.any, aten.all, aten.median, aten.mode,
     }
 )  # fmt: skip
-
-
+_BATCH_NORMS = frozenset(
+    {
+        aten.native_batch_norm, aten.cudnn_batch_norm, aten._native_batch_norm_legit,
+        aten._native_batch_norm_legit_no_training, aten._batch_norm_with_update, aten._batch_norm_no_update,
+    }
+)  # fmt: skip
+_ALONG = frozenset(
+    {aten._softmax, aten._log_softmax, aten._safe_softmax, aten.cumsum, aten.cumprod, aten.sort}
+)
+_FACTORIES = frozenset({aten.new_full, aten.new_zeros, aten.new_ones, aten.new_empty, aten.sym_size})
 PRODUCTS = frozenset(
     {
-        aten.index_select,
-        aten.convolution, aten.mm, aten.bmm, aten.addmm, aten.baddbmm,
+        aten.index_select, aten.convolution, aten.mm, aten.bmm, aten.addmm, aten.baddbmm,
         aten._scaled_dot_product_flash_attention_for_cpu,
     }
 )  # fmt: skip
-
-
 _RULES: Mapping[Any, Rule] = MappingProxyType(
     {
         aten.convolution: convolution,
@@ -103,25 +96,16 @@ _RULES: Mapping[Any, Rule] = MappingProxyType(
         aten.index: indexed,
         aten.index_select: selected,
         aten.constant_pad_nd: padded,
-        **dict.fromkeys(
-            (
-                aten.native_batch_norm, aten.cudnn_batch_norm, aten._native_batch_norm_legit,
-        aten._native_batch_norm_legit_no_training, aten._batch_norm_with_update,
-        aten._batch_norm_no_update,
-            ),
-            batch_norm,
-        ),
+        **dict.fromkeys(_BATCH_NORMS, batch_norm),
         aten.native_group_norm: group_norm,
         aten.native_layer_norm: layer_norm,
         aten.copy_: written,
-        **dict.fromkeys((aten._softmax, aten._log_softmax, aten._safe_softmax, aten.cumsum, aten.cumprod,
-        aten.sort), along),
+        **dict.fromkeys(_ALONG, along),
         **dict.fromkeys(_WINDOWS, windows),
         **dict.fromkeys(_REDUCTIONS, reduced),
         **dict.fromkeys(_SAME, passed),
         **dict.fromkeys(_MOVERS, move),
-        **dict.fromkeys((aten.new_full, aten.new_zeros, aten.new_ones, aten.new_empty, aten.sym_size),
-        nothing),
+        **dict.fromkeys(_FACTORIES, nothing),
     }
 )  # fmt: skip
 
