@@ -38,8 +38,8 @@ given class with its code: attributes that hold numbers of channels are set, and
 written in the code are kept. A parallel wrapper is removed.
 """
 
-from utils.frontends.module.plan import Plan, apply_plan, load
-from utils.frontends.module.slim import SlimReport, SlimResult, gamma_penalty, slim
+from utils.frontends.module.result import Plan, SlimReport, SlimResult, apply_plan, load
+from utils.frontends.module.slim import gamma_penalty, slim
 from utils.pruning.layers import ChannelSelection
 from utils.pruning.soft_loss import KLSoftLoss, taught_loss
 

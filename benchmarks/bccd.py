@@ -247,7 +247,7 @@ def _figures(cfg: Path, weights: Path, data: Path) -> tuple[float, float, int, i
     from utils.commands.evaluate.run import evaluate_network, open_split
     from utils.commands.inputs import open_files
     from utils.data.listing import read_data_file
-    from utils.profiling import count_macs
+    from utils.pruning.costs import count_macs
 
     torch.set_num_threads(1)
     model = open_files(cfg, weights)

@@ -30,7 +30,7 @@ from utils.darknet.model import Darknet
 from utils.data.listing import DataFile, read_data_file
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import POSITIVE_INT, add_options, from_arguments
-from utils.profiling import count_macs, count_parameters
+from utils.pruning.costs import count_macs, count_parameters
 from utils.pruning.policies import slim_threshold
 from utils.pruning.recalibrate import recalibrate
 from utils.pruning.surgery import prune

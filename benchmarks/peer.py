@@ -20,7 +20,7 @@ from utils.darknet.model import Darknet
 from utils.darknet.modules import ConnectedBlock, ConvBlock, Route, Shortcut
 from utils.darknet.sections import Route as RouteSection
 from utils.errors import ToolkitError
-from utils.profiling import count_parameters
+from utils.pruning.costs import count_parameters
 
 # How the gammas of a group are normalized: Torch-Pruning's default, and none as in Network Slimming.
 NORMALIZERS = {"mean": "mean", "raw": None}

@@ -20,7 +20,8 @@ from utils.darknet.model import Darknet
 from utils.data.listing import DataFile, read_data_file
 from utils.errors import UnsupportedSectionError
 from utils.frontends.darknet.subject import DarknetSubject, usable_size
-from utils.profiling import count_parameters, median_interval
+from utils.profiling import median_interval
+from utils.pruning.costs import count_parameters
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.policies import slim_threshold
 from utils.pruning.recalibrate import recalibrate

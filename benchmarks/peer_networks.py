@@ -25,7 +25,8 @@ from examples.vgg import VGG16
 from slim import slim
 from utils.extras import package
 from utils.frontends.module.subject import ModuleSubject
-from utils.profiling import count_parameters, median_interval
+from utils.profiling import median_interval
+from utils.pruning.costs import count_parameters
 from utils.pruning.equality import outputs_in_float64, relative_difference
 from utils.pruning.surgery import Folding
 

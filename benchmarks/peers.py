@@ -22,7 +22,9 @@ from utils.cli import run_main
 from utils.commands.arguments import ImageSizeOptions, Parser
 from utils.commands.benchmark.models import Model
 from utils.options import POSITIVE_INT, add_options
-from utils.profiling import count_parameters, interleaved_times, median_interval, torch_threads
+from utils.profiling import interleaved_times, median_interval
+from utils.pruning.costs import count_parameters
+from utils.pruning.layers import torch_threads
 from utils.runtimes.runtime import find_runtime, random_images
 
 OURS = ("torch", "onnxruntime", "openvino")

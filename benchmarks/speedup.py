@@ -36,10 +36,9 @@ from utils.commands.prune.options import PruningOptions, amount
 from utils.darknet.model import Darknet
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import FRACTION, POSITIVE_INT, add_options, from_arguments
-from utils.profiling import count_macs, count_parameters
 from utils.pruning.budget_search import BudgetSearch, Limit
 from utils.pruning.channels import UnitMask, WidthLimits
-from utils.pruning.costs import Costs, costs_of
+from utils.pruning.costs import Costs, costs_of, count_macs, count_parameters
 from utils.pruning.policies import slim_threshold
 from utils.pruning.subject import ChannelPlan
 from utils.pruning.surgery import prune

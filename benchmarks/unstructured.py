@@ -39,7 +39,9 @@ from utils.exporters.tracing import BoxesAndScores, module_session
 from utils.files import write_text
 from utils.frontends.darknet.subject import DarknetSubject
 from utils.options import FRACTION, POSITIVE_INT
-from utils.profiling import count_macs, count_parameters, interleaved_times, median_interval, torch_threads
+from utils.profiling import interleaved_times, median_interval
+from utils.pruning.costs import count_macs, count_parameters
+from utils.pruning.layers import torch_threads
 from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import prune
 from utils.runtimes.runtime import NAMES, find_runtime, random_images

@@ -18,7 +18,7 @@ from utils.commands.benchmark.models import Model
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
 from utils.errors import MissingPackageError
-from utils.profiling import count_parameters
+from utils.pruning.costs import count_parameters
 
 CFG = Path(__file__).parent / "cfgs/upsample.cfg"
 

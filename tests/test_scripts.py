@@ -17,7 +17,7 @@ from tests.project import CFG, DATA, FILES, Fail
 from utils.cli import COMMANDS
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
-from utils.profiling import count_macs, count_parameters
+from utils.pruning.costs import count_macs, count_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("models", "slim"))

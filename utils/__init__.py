@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from .commands.train.run import TrainingResult, train
     from .darknet.checkpoint import convert, load_weights, save_weights
     from .darknet.model import Darknet
-    from .frontends.module.plan import Plan, apply_plan, load
-    from .frontends.module.slim import SlimReport, SlimResult, gamma_penalty, slim
+    from .frontends.module.result import Plan, SlimReport, SlimResult, apply_plan, load
+    from .frontends.module.slim import gamma_penalty, slim
     from .pruning.layers import ChannelSelection
     from .pruning.soft_loss import KLSoftLoss, taught_loss
 
@@ -60,8 +60,8 @@ _HOMES = {
     "commands.train.run": ("TrainingResult", "train"),
     "darknet.checkpoint": ("convert", "load_weights", "save_weights"),
     "darknet.model": ("Darknet",),
-    "frontends.module.plan": ("Plan", "apply_plan", "load"),
-    "frontends.module.slim": ("SlimReport", "SlimResult", "gamma_penalty", "slim"),
+    "frontends.module.result": ("Plan", "SlimReport", "SlimResult", "apply_plan", "load"),
+    "frontends.module.slim": ("gamma_penalty", "slim"),
     "pruning.layers": ("ChannelSelection",),
     "pruning.soft_loss": ("KLSoftLoss", "taught_loss"),
 }

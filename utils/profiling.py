@@ -1,8 +1,4 @@
-"""Cost of a network: parameters, multiply-adds, latency.
-
-Counts are taken from the modules as they run, never from a formula about an architecture, so they hold for a
-pruned network as they do for the original. A network keeps its state.
-"""
+"""Latency of a network, and of its modules, measured; a network keeps its state."""
 
 import math
 import time
@@ -14,19 +10,10 @@ from itertools import count
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 PLAIN_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-def count_parameters(model: nn.Module) -> int:
-    """Number of values in all parameters, frozen ones too; no buffers; a shared parameter counts once.
-
-    >>> count_parameters(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)))
-    232
-    """
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 @contextmanager
@@ -39,59 +26,6 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Let each operation of torch use `count` threads inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def count_macs(model: nn.Module, image_size: tuple[int, int], channels: int = 3) -> int:
-    """Multiply-adds of the convolutions and linear layers on one image; all else is left out.
-
-    Counted from the shapes while the network runs, so it holds for any module, and the two quicker ways are
-    tested against it: `pruning.costs` counts by mask, without building the narrowed network, and
-    `darknet.network.section_costs` from the text of a cfg alone. Each gives the same number.
-
-    Args:
-        model: takes images (B, channels, H, W).
-        image_size: (height, width) in pixels.
-        channels: of the image.
-
-    >>> count_macs(nn.Conv2d(3, 8, 3, padding=1, bias=False), (4, 6))
-    5184
-    """
-    total = 0
-
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        total += _macs(module, inputs[0], output)
-
-    parameter = next(model.parameters(), torch.empty(0))
-    image = torch.zeros(1, channels, *image_size, dtype=parameter.dtype, device=parameter.device)
-    counted = (*PLAIN_CONVOLUTIONS, *TRANSPOSED, nn.Linear)
-    hooks = [module.register_forward_hook(add) for module in model.modules() if isinstance(module, counted)]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return total
-
-
-def _macs(module: nn.Module, source: Tensor, output: Tensor) -> int:
-    if isinstance(module, PLAIN_CONVOLUTIONS):
-        return output.numel() * module.in_channels // module.groups * math.prod(module.kernel_size)
-    if isinstance(module, TRANSPOSED):  # each input value is spread by one kernel
-        return source.numel() * module.out_channels // module.groups * math.prod(module.kernel_size)
-    return output.numel() * module.in_features if isinstance(module, nn.Linear) else 0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Every cfg at hand through everything, and docs/results/acceptance.md says so."""
+"""Every cfg at hand through everything, and docs/results/acceptance.md says so; of large ones a sample."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from tests.acceptance import page
 from tests.acceptance.checks import COLUMNS, Candidate, check
+from tests.sampling import ALL
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"
@@ -20,6 +21,23 @@ CFGS = sorted(
 )
 
 
+LARGE = 60  # convolutions; YOLOv3 has 75
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """All cfgs where the page is written, else those that are not large, and the largest one."""
+    if "path" in metafunc.fixturenames:
+        whole = ALL or metafunc.config.getoption("--write-table", default=False)
+        paths = [
+            path for path in CFGS if whole or path == ROOT / "cfg/yolov4.cfg" or _convolutions(path) < LARGE
+        ]
+        metafunc.parametrize("path", paths, ids=lambda path: f"{page.group_of(path)}-{path.stem}")
+
+
+def _convolutions(path: Path) -> int:
+    return path.read_text(encoding="utf-8", errors="replace").count("[convolutional]")
+
+
 @pytest.fixture(scope="module")
 def candidates() -> dict[Path, Candidate]:
     """One at a time, so that the large ones do not stand in memory together."""
@@ -27,7 +45,6 @@ def candidates() -> dict[Path, Candidate]:
 
 
 @pytest.mark.parametrize("group", COLUMNS, ids=lambda group: group.__name__)
-@pytest.mark.parametrize("path", CFGS, ids=lambda path: f"{page.group_of(path)}-{path.stem}")
 def test_cfg_is_accepted(
     path: Path,
     group: Callable[..., None],

@@ -21,7 +21,7 @@ from utils.data.listing import read_data_file
 from utils.data.shapes import make_shapes
 from utils.errors import ToolkitError
 from utils.options import from_arguments
-from utils.profiling import count_macs, count_parameters
+from utils.pruning.costs import count_macs, count_parameters
 
 ROW = CellResult("a", "1", "r", "01", "image", "cpu", "1.0", "torch", 1, "square", 64, 2, 64, 64)
 

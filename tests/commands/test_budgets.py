@@ -14,8 +14,9 @@ from utils.commands.prune import job as pruning_job
 from utils.commands.prune.options import Amount, amount
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
-from utils.profiling import Latency, count_macs, count_parameters
+from utils.profiling import Latency
 from utils.pruning.channels import decode_mask
+from utils.pruning.costs import count_macs, count_parameters
 from utils.pruning.latency import Fingerprint, LatencyTable
 
 QUICK = ("--verify", "quick", "--no-report", "--no-eval")

@@ -10,7 +10,7 @@ import torch
 from tests.project import CFG, FILES, Fail
 from utils.darknet.checkpoint import save_weights
 from utils.darknet.model import Darknet
-from utils.profiling import count_parameters
+from utils.pruning.costs import count_parameters
 
 
 @pytest.fixture

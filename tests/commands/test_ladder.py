@@ -12,6 +12,7 @@ import prune
 import shortcut_prune
 import slim_prune
 from tests.commands.trials import WORDS, make_project
+from tests.sampling import some
 from utils.cli import run_main
 from utils.commands.csv_results import read_rows, write_rows
 from utils.commands.ladder import rungs as ladder_rungs
@@ -100,11 +101,11 @@ def test_an_interrupted_run_keeps_its_rungs(evaluations, monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [
+    some([
         ("--recalibrate", "2"), ("--eval-images", "3"), ("--layer_keep", "0.5"), ("--merge", "max"),
         ("--align", "4"), ("--seed", "1"), ("--fold", "off"), ("--strategy", "normal"),
         ("--img_size", "64"), ("--keep-sections", "0"), ("--min-channels", "3"), ("--batch-size", "2"),
-    ],
+    ], 3),
     ids=lambda words: words[0],
 )  # fmt: skip
 def test_a_changed_option_computes_anew_and_keeps_the_rows_before(evaluations, words) -> None:

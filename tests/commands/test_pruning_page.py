@@ -21,7 +21,8 @@ from utils.darknet.model import Darknet
 from utils.darknet.network import Network
 from utils.detection.evaluator import Evaluation
 from utils.frontends.darknet.subject import DarknetSubject
-from utils.profiling import Latency, count_macs, count_parameters
+from utils.profiling import Latency
+from utils.pruning.costs import count_macs, count_parameters
 from utils.pruning.policies import WeakestBlocks, slim_threshold
 from utils.pruning.report import Figures, SectionChange
 from utils.pruning.scores import gamma_scores

@@ -6,7 +6,7 @@ import pytest
 
 from utils.darknet.model import Darknet
 from utils.darknet.network import Network, section_costs
-from utils.profiling import count_macs, count_parameters
+from utils.pruning.costs import count_macs, count_parameters
 
 CFGS = sorted(Path(__file__).parents[1].glob("cfgs/*.cfg"))
 

@@ -10,7 +10,7 @@ from utils.darknet.model import Darknet, fused
 from utils.darknet.network import Network
 from utils.darknet.weights import fields, read_weights, write_weights
 from utils.frontends.darknet.subject import DarknetSubject, gamma_penalty
-from utils.profiling import count_parameters
+from utils.pruning.costs import count_parameters
 from utils.pruning.policies import slim_threshold
 from utils.pruning.surgery import prune
 from utils.training.optimizer import WeightAverage

@@ -17,6 +17,7 @@ from examples.preresnet import PreResNet
 from examples.resnet import Bottleneck, ResNet, resnet18, resnet50, resnet_cifar
 from examples.vgg import VGG16
 from slim import Plan, SlimResult, apply_plan, gamma_penalty, load, slim
+from tests.sampling import some
 from utils.exporters.tracing import trace_onnx
 
 # network, input shape, options of `slim`
@@ -104,7 +105,7 @@ RATIOS = {
 }
 
 
-@pytest.mark.parametrize("name, ratio", [(name, ratio) for name in NETWORKS for ratio in RATIOS[name]])
+@pytest.mark.parametrize("name, ratio", some((name, ratio) for name in NETWORKS for ratio in RATIOS[name]))
 def test_pruned_equals_zeroed_and_all_is_followed(name, ratio):
     report = pruned(name, ratio)[0].report
     assert report.difference <= 1e-12
@@ -131,7 +132,7 @@ def columns_left(full: nn.Module, small: nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some(NETWORKS))
 def test_without_folding_it_equals_the_network_with_removed_inputs_zeroed(name):
     """What is left is read off the random weights, so nothing that pruned judges it."""
     model, image = built(name)
@@ -165,7 +166,7 @@ def test_a_fresh_network_narrowed_by_the_plan_takes_the_pruned_state(name):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", some(NETWORKS, start=1))
 def test_the_pruned_network_in_onnxruntime_computes_what_it_does_in_torch(name, tmp_path):
     result, image = pruned(name, 0.5)
     trace_onnx(result.model, image, tmp_path / "pruned.onnx", 17)  # as it is called without `inference`
@@ -176,7 +177,7 @@ def test_the_pruned_network_in_onnxruntime_computes_what_it_does_in_torch(name, 
     )
 
 
-@pytest.mark.parametrize("ratio", [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+@pytest.mark.parametrize("ratio", some([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8], 3))
 def test_mobilenetv2_keeps_multiples_of_8_in_all_ratios(ratio):
     model, image = built("mobilenetv2")
     report = slim(model, image, ratio, align=8, verify="quick").report

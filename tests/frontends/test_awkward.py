@@ -17,7 +17,8 @@ from tests.frontends.awkward import MIDDLES
 from tests.frontends.networks import Network, network
 from utils.errors import PruningError
 from utils.frontends.module.subject import ModuleSubject
-from utils.pruning.equality import outputs_in_float64, relative_difference, tensors_in
+from utils.pruning.equality import outputs_in_float64, relative_difference
+from utils.pruning.layers import tensors_in
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))

@@ -15,8 +15,7 @@ from utils.darknet.model import Darknet
 from utils.darknet.network import Network, section_costs
 from utils.errors import CfgError
 from utils.frontends.darknet.subject import DarknetSubject, narrowed_network, usable_size
-from utils.profiling import count_macs, count_parameters
-from utils.pruning.costs import costs_of
+from utils.pruning.costs import costs_of, count_macs, count_parameters
 
 FEATURES = sorted((Path(__file__).parents[1] / "cfgs").glob("*.cfg"))
 STOCK = cfgs()

@@ -17,8 +17,8 @@ from utils.frontends.darknet.subject import (
     trace,
     usable_size,
 )
-from utils.profiling import count_parameters
 from utils.pruning.channels import UnitMask
+from utils.pruning.costs import count_parameters
 from utils.pruning.policies import WeakestBlocks, normal_threshold, slim_threshold
 from utils.pruning.subject import Subject
 from utils.pruning.surgery import prune

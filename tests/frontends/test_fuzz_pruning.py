@@ -1,5 +1,6 @@
 """Random legal networks, strung together from pieces of the feature cfgs, pruned at random in every way."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.acceptance.checks import randomise
+from tests.sampling import some
 from utils.darknet.cfg import RawSection, format_cfg, parse_cfg, read_text
 from utils.darknet.edit import residual_blocks
 from utils.darknet.model import Darknet
@@ -120,8 +122,7 @@ MERGES = ("union", "leader", "mean", "max", "norm")
 WIDTHS = ((1, 1, "borders"), (2, 3, "interior"), (8, 1, "off"))
 
 
-@pytest.mark.parametrize("merge", MERGES)
-@pytest.mark.parametrize("path", CFGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path, merge", some(product(CFGS, MERGES)), ids=lambda one: Path(one).stem)
 def test_feature_cfg_by_every_merge(path, merge):
     """Each cfg meets every merge and all widths, and each merge meets all widths."""
     network = Network.from_cfg(path)

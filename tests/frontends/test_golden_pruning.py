@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from tests.frontends.golden import GOLDEN, NETS, structure
+from tests.sampling import some
 from utils.darknet.model import Darknet
 from utils.frontends.darknet.subject import DarknetSubject, classic_scores
-from utils.profiling import count_parameters
 from utils.pruning.channels import encode_mask
+from utils.pruning.costs import count_parameters
 from utils.pruning.policies import GlobalThreshold, WeakestBlocks, normal_threshold, slim_threshold
 from utils.pruning.surgery import prune
 
@@ -71,7 +72,7 @@ def _policies(run: dict) -> list:
     return blocks or [normal_threshold(given["--percent"])]
 
 
-@pytest.mark.parametrize(("net", "run"), _runs())
+@pytest.mark.parametrize(("net", "run"), some(_runs()))
 def test_classic_run_is_reproduced(net, run):
     subject = subject_of(net)
     result = prune(subject, _policies(run), classic_scores, rescore=True)

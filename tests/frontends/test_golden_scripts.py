@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.frontends.golden import GOLDEN, NETS, structure
+from tests.sampling import some
 from utils.darknet.edit import residual_blocks
 from utils.darknet.network import Network
 from utils.errors import PruningError
@@ -61,7 +62,7 @@ def golden(name: str) -> tuple[str, dict]:
     return net, next(run for run in runs if run["run"] == name)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", some(RUNS))
 def test_script_writes_what_the_published_one_wrote(name, weights, tmp_path):
     net, run = golden(name)
     network, report = run_script(run, weights(net), tmp_path)

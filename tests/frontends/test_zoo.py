@@ -1,4 +1,4 @@
-"""A sample of benchmarks/zoo.py: each strategy on half of the feature cfgs, and small stock cfgs.
+"""A sample of benchmarks/zoo.py: each strategy on a third of the feature cfgs, and small stock cfgs.
 
 `python benchmarks/zoo.py` runs every stock cfg under every strategy; tests/frontends/test_darknet.py prunes
 every feature cfg.
@@ -15,12 +15,12 @@ FEATURES = ("depthwise", "groups", "reorg", "route_groups", "sam", "scale_channe
 CHAIN = "slim, layers, slim, layers"
 
 
-# Three of six for each strategy, other ones for each of six that follow each other.
+# Two of six for each strategy, other ones for each of three that follow each other.
 SAMPLE = [
     (name, strategy)
     for number, strategy in enumerate(STRATEGIES)
     for place, name in enumerate(FEATURES)
-    if (place + number) % 6 in (0, 1, 3)
+    if (place + number) % 6 in (0, 3)
 ]
 
 

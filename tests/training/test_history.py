@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.sampling import some
 from utils.commands.train.board import Board
 from utils.errors import ToolkitError
 from utils.training.history import GAMMA_BINS, EpochRecord, History, gamma_statistics
@@ -52,7 +53,7 @@ def test_a_history_survives_a_checkpoint_unless_of_another_version() -> None:
             History.from_list([old])
 
 
-@pytest.mark.parametrize(("epochs", "sparse"), [(1, True), (300, True), (5, False)])
+@pytest.mark.parametrize(("epochs", "sparse"), some([(1, True), (5, False), (300, True)]))
 def test_pictures_of_short_and_long_runs_are_drawn(tmp_path: Path, epochs: int, sparse: bool) -> None:
     history = History(tuple(record(epoch, sparse) for epoch in range(1, epochs + 1)))
     history.draw(tmp_path)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import train
+from tests.sampling import some
 from tests.training.tiny import TINY_CFG
 from utils.commands.train.run import newest_run
 from utils.darknet.checkpoint import read_checkpoint
@@ -105,7 +106,7 @@ def assert_equal(one: object, two: object, place: str) -> None:
         assert one == two, place
 
 
-@pytest.mark.parametrize("step", [2, 7])
+@pytest.mark.parametrize("step", some([7, 2]))
 def test_a_killed_run_resumed_ends_bitwise_as_the_undisturbed_one(
     cfg: Path, data: Path, whole: Path, root: Path, tmp_path: Path, step: int
 ) -> None:
@@ -120,7 +121,7 @@ def test_a_killed_run_resumed_ends_bitwise_as_the_undisturbed_one(
     assert_equal_runs(whole, tmp_path)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), some([(signal.SIGTERM, 143), (signal.SIGINT, 130)]))
 def test_a_run_that_is_asked_to_end_saves_and_says_how_to_go_on(
     cfg: Path, data: Path, whole: Path, root: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.sampling import some
 from tests.training.tiny import SPEC, frozen_model, make_model, part_of, with_batches_of, write_cfg
 from utils.data.shapes import make_shapes
 from utils.pruning.sparsity import GammaPenalty
@@ -121,7 +122,7 @@ def test_an_odd_number_of_images_is_validated_by_two_processes_as_by_one(tmp_pat
     assert json.loads(alone[0])[1:] == [3, 3]
 
 
-@pytest.mark.parametrize("sparsifier", ["l1", "proximal"])
+@pytest.mark.parametrize("sparsifier", some(["proximal", "l1"]))
 def test_two_processes_of_four_images_are_one_of_eight(tmp_path: Path, root: Path, sparsifier: str) -> None:
     """Two steps with batch norm frozen: the loss counts the objects of all, the penalty once."""
     launch(root, tmp_path, 2, PROGRAM, sparsifier)

@@ -15,7 +15,7 @@ from utils.commands.train.settings import RunSettings
 from utils.darknet.checkpoint import save_checkpoint
 from utils.darknet.model import Darknet
 from utils.errors import ToolkitError
-from utils.profiling import count_parameters
+from utils.pruning.costs import count_parameters
 
 Starter = Callable[..., dict[str, Any]]
 

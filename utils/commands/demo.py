@@ -37,7 +37,8 @@ from ..detection.draw import draw_detections
 from ..detection.evaluator import Scoring, evaluate
 from ..errors import ToolkitError
 from ..options import from_arguments, option
-from ..profiling import count_macs, count_parameters, measure_latency
+from ..profiling import measure_latency
+from ..pruning.costs import count_macs, count_parameters
 from ..runtimes.detecting import as_predict
 from ..runtimes.onnxruntime import OnnxRuntime
 from .arguments import MachineOptions, Parser, add_command, next_command, prepare, provenance, write_json

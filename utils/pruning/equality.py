@@ -7,15 +7,14 @@ they are used.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..profiling import evaluating
+from .layers import DispatchMode, tensors_in
 
 
 def outputs_in_float64(model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -28,21 +27,6 @@ def outputs_in_float64(model: nn.Module, images: Tensor) -> list[Tensor]:
     with evaluating(model), torch.no_grad(), _in_float64(model), Doubles():  # type: ignore[no-untyped-call]
         outputs = model(images.to("cpu", torch.float64 if images.is_floating_point() else None))
     return tensors_in(outputs)
-
-
-def tensors_in(found: Any) -> list[Tensor]:
-    """The tensors in the outputs of a network: sequences, dicts, named tuples, dataclasses.
-
-    >>> tensors_in({"a": torch.zeros(1), "b": (None, 2, [torch.ones(1)])})
-    [tensor([0.]), tensor([1.])]
-    """
-    tensors: list[Tensor] = []
-    for leaf in pytree.tree_leaves(found):
-        if isinstance(leaf, Tensor):
-            tensors.append(leaf)
-        elif is_dataclass(leaf):
-            tensors += tensors_in([getattr(leaf, field.name) for field in fields(leaf)])
-    return tensors
 
 
 def relative_difference(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
@@ -81,13 +65,8 @@ def _in_float64(model: nn.Module) -> Iterator[None]:
         yield
 
 
-class Doubles(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Doubles(DispatchMode):  # type: ignore[no-untyped-call]
     """Compute every operation in float64, whatever type the code asks for."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """False, as nothing is compiled here: True would load torch.compile, which takes seconds."""
-        return False
 
     def __torch_dispatch__(
         self,

@@ -11,12 +11,16 @@ activations) runs as it is.
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Size, Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..profiling import PLAIN_CONVOLUTIONS, TRANSPOSED, evaluating
 from .channels import ChannelGraph, Layer, UnitMask
@@ -162,6 +166,40 @@ def layer_cells(model: nn.Module, graph: ChannelGraph, image: Tensor) -> dict[st
     return cells
 
 
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let each operation of torch use `count` threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A mode that nothing is compiled under: without this torch loads its compiler, which takes seconds."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+def tensors_in(found: Any) -> list[Tensor]:
+    """The tensors in the outputs of a network: sequences, dicts, named tuples, dataclasses.
+
+    >>> tensors_in({"a": torch.zeros(1), "b": (None, 2, [torch.ones(1)])})
+    [tensor([0.]), tensor([1.])]
+    """
+    tensors: list[Tensor] = []
+    for leaf in pytree.tree_leaves(found):
+        if isinstance(leaf, Tensor):
+            tensors.append(leaf)
+        elif is_dataclass(leaf):
+            tensors += tensors_in([getattr(leaf, field.name) for field in fields(leaf)])
+    return tensors
+
+
 def shared_copy(model: nn.Module, own: Collection[Tensor] = ()) -> nn.Module:
     """A copy of `model` that shares all tensors with it but those in `own`; three versions fit in memory.
 
@@ -205,10 +243,53 @@ def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:
             norms.add(found)
     for places in shared:
         _share_again(places)
+    for module in model.modules():
+        set_widths(module)
     for tensor in (*model.parameters(), *model.buffers()):
         if id(tensor) in before:  # not narrowed: the copy gets its own all the same
             tensor.data = tensor.data.clone()
     return model
+
+
+def set_widths(module: nn.Module) -> None:
+    """Set the numbers that one of torch's own modules holds from the shapes of its narrowed tensors."""
+    weight = getattr(module, "weight", None)
+    weight = weight if isinstance(weight, Tensor) else None
+    if isinstance(module, nn.MultiheadAttention) and isinstance(module.in_proj_weight, Tensor):
+        if module.kdim == module.vdim == module.embed_dim:
+            module.kdim = module.vdim = module.in_proj_weight.shape[1]
+        module.embed_dim = module.in_proj_weight.shape[1]
+        module.head_dim = module.embed_dim // module.num_heads
+    elif isinstance(module, (*BATCH_NORMS, *INSTANCE_NORMS)):
+        tensor = weight if weight is not None else module.running_mean
+        if tensor is not None:
+            module.num_features = len(tensor)
+    elif weight is None:
+        return
+    elif isinstance(module, CONVOLUTIONS):
+        _set_convolution(module, weight)
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.GroupNorm):
+        module.num_groups = len(weight) * module.num_groups // module.num_channels
+        module.num_channels = len(weight)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(weight)
+    elif isinstance(module, nn.Embedding):
+        module.num_embeddings, module.embedding_dim = weight.shape
+
+
+def _set_convolution(module: nn.Module, weight: Tensor) -> None:
+    """The numbers of a convolution; those of before tell how many channels each group has."""
+    assert isinstance(module, CONVOLUTIONS)
+    transposed = isinstance(module, TRANSPOSED)
+    if module.groups == module.in_channels > 1:
+        rows = module.in_channels if transposed else module.out_channels
+        module.groups = len(weight) * module.groups // rows
+    in_groups, out_groups = (1, module.groups) if transposed else (module.groups, 1)
+    rows, columns = (1, 0) if transposed else (0, 1)
+    module.out_channels = weight.shape[rows] * out_groups
+    module.in_channels = weight.shape[columns] * in_groups
 
 
 def _shared(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
@@ -240,13 +321,6 @@ def _cut_layer(module: nn.Module, layer: Layer, keep: UnitMask) -> None:
     module.weight = _parameter(weight, cut.movedim(0, output_axis(module)).contiguous())
     if isinstance(module.bias, Tensor):
         module.bias = _parameter(module.bias, module.bias.detach()[torch.from_numpy(rows)])
-    if isinstance(module, nn.Linear):
-        module.in_features, module.out_features = int(inputs.sum()), len(rows)
-        return
-    assert isinstance(module, CONVOLUTIONS)
-    module.in_channels, module.out_channels = int(inputs.sum()), len(rows)
-    if layer.depthwise:
-        module.groups = module.in_channels
 
 
 def narrow_weight(weight: Tensor, inputs: NDArray[np.bool_], rows: NDArray[np.intp], layer: Layer) -> Tensor:
@@ -278,12 +352,6 @@ def _cut_follower(model: nn.Module, name: str, mask: NDArray[np.bool_], axis: in
     for key, buffer in list(found.named_buffers(recurse=False)):
         if buffer.ndim:
             setattr(found, key, cut(buffer))
-    if isinstance(found, (*BATCH_NORMS, *INSTANCE_NORMS)):
-        found.num_features = len(rows)
-    elif isinstance(found, nn.GroupNorm):
-        found.num_groups, found.num_channels = len(rows) * found.num_groups // found.num_channels, len(rows)
-    elif isinstance(found, nn.PReLU):
-        found.num_parameters = len(rows)
 
 
 def _named(model: nn.Module, name: str) -> nn.Module | nn.Parameter:

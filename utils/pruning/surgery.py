@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import PruningError
-from ..profiling import torch_threads
 from .channels import ChannelGraph, UnitMask, UnitScores, WidthLimits
 from .fold import Constant, carriers, fold, written_tensors
-from .layers import channel_axis, output_axis, shared_copy
+from .layers import channel_axis, output_axis, shared_copy, torch_threads
 from .scores import gamma_scores, unit_scores
 from .subject import Block, BlockPlan, LayerScores, Policy, PolicyPlan, Subject
 

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from ...data.images import fit, resize_exactly
 from ...detection.boxes import suppress
 from ...errors import ToolkitError
-from ...profiling import interleaved_times, latency_of, measure_latency, median_interval, torch_threads
+from ...profiling import interleaved_times, latency_of, measure_latency, median_interval
+from ...pruning.layers import torch_threads
 from ...runtimes.detecting import Thresholds, as_predict
 from ...runtimes.runtime import Images, Runtime, Session, find_runtime
 from ...runtimes.torch import Torch

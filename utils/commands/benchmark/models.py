@@ -14,7 +14,7 @@ from ...darknet.checkpoint import is_checkpoint
 from ...darknet.model import Darknet, fused
 from ...errors import ToolkitError
 from ...exporters.tracing import BoxesAndScores, module_session
-from ...profiling import count_macs, count_parameters
+from ...pruning.costs import count_macs, count_parameters
 from ...runtimes.detecting import (
     DetectingNetwork,
     detecting,

@@ -18,7 +18,7 @@ from ...detection.decode import decode_heads
 from ...detection.evaluator import STYLES, Evaluation, Predict, Scoring
 from ...errors import ToolkitError
 from ...options import FRACTION, POSITIVE_INT, check_ranges, option
-from ...profiling import torch_threads
+from ...pruning.layers import torch_threads
 from ...runtimes.detecting import Detecting, Facts, detecting, facts_of
 from ..arguments import (
     ImageSizeOptions,

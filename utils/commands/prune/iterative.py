@@ -19,9 +19,9 @@ import torch
 
 from ...errors import ToolkitError
 from ...frontends.darknet.subject import DarknetSubject
-from ...profiling import torch_threads
 from ...pruning.budget_search import WithinBudgetError
 from ...pruning.channels import decode_mask
+from ...pruning.layers import torch_threads
 from ...pruning.report import Check, SectionChange
 from ...training.loop import BEST, LAST
 from ...training.processes import InterruptedTrainingError

@@ -21,8 +21,9 @@ from ...errors import ToolkitError
 from ...files import require_writable
 from ...frontends.darknet.subject import DarknetSubject, classic_scores
 from ...options import given
-from ...profiling import Latency, count_parameters, measure_latency
+from ...profiling import Latency, measure_latency
 from ...pruning.conv_classes import Convolution
+from ...pruning.costs import count_parameters
 from ...pruning.latency import LatencyTable
 from ...pruning.recalibrate import recalibrate
 from ...pruning.report import Figures

@@ -38,7 +38,7 @@ from ...darknet.model import Darknet
 from ...data.listing import read_data_file
 from ...errors import ToolkitError
 from ...options import add_options, from_arguments
-from ...profiling import count_parameters
+from ...pruning.costs import count_parameters
 from ...training.darknet_loss import head_rules
 from ...training.history import EpochRecord
 from ...training.loop import OUTPUTS, Loaders

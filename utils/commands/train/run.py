@@ -22,7 +22,7 @@ from ...darknet.pretrained import load_pretrained
 from ...data.listing import read_data_file
 from ...errors import ToolkitError, WeightsError
 from ...files import protect_inputs, require_writable
-from ...profiling import count_macs
+from ...pruning.costs import count_macs
 from ...training import loop
 from ...training.distillation import Teacher
 from ...training.history import EpochRecord

@@ -17,7 +17,7 @@ from ...darknet.network import Network
 from ...data.augment import Augment
 from ...errors import CfgError, ToolkitError
 from ...options import POSITIVE_INT, given
-from ...profiling import count_parameters
+from ...pruning.costs import count_parameters
 from ...training.options import TrainingOptions
 from ..output import multiply_adds, read_report
 from .options import PENALTY, TrainOptions

@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 
 from ...errors import PruningError
-from ...profiling import TRANSPOSED
 from ...pruning.channels import ChannelIds, UnitMask
-from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS, INSTANCE_NORMS
-from .beside import Beside, OtherStepsError, Reshaping, Step, modules_noted, preserved
+from ...pruning.layers import BATCH_NORMS, INSTANCE_NORMS
+from .steps import Beside, OtherStepsError, Reshaping, Step, modules_noted, preserved
 
 
 class MisfitError(PruningError):
@@ -298,45 +297,3 @@ def _is_plain_norm(module: nn.Module) -> bool:
 
 def _is_number(value: object) -> bool:
     return type(value) is int
-
-
-def set_known_counts(model: nn.Module, whole: nn.Module) -> None:
-    """Set the attributes of torch's own modules from the shapes of their narrowed parameters."""
-    for name, module in model.named_modules():
-        before = whole.get_submodule(name)
-        weight = getattr(module, "weight", None)
-        weight = weight if isinstance(weight, Tensor) else None
-        if isinstance(module, CONVOLUTIONS) and weight is not None:
-            old = before.weight
-            assert isinstance(old, Tensor)
-            if module.groups == module.in_channels and module.groups > 1:
-                shrunk = int(weight.shape[0] * module.in_channels // old.shape[0])
-                module.in_channels = module.groups = shrunk
-                module.out_channels = (
-                    weight.shape[0]
-                    if not isinstance(module, TRANSPOSED)
-                    else weight.shape[0] * weight.shape[1]
-                )
-            else:
-                rows, columns = (1, 0) if isinstance(module, TRANSPOSED) else (0, 1)
-                factor = (module.groups, 1) if isinstance(module, TRANSPOSED) else (1, module.groups)
-                module.out_channels = weight.shape[rows] * factor[0]
-                module.in_channels = weight.shape[columns] * factor[1]
-        elif isinstance(module, nn.MultiheadAttention) and isinstance(module.in_proj_weight, Tensor):
-            if module.kdim == module.vdim == module.embed_dim:
-                module.kdim = module.vdim = module.in_proj_weight.shape[1]
-            module.embed_dim = module.in_proj_weight.shape[1]
-            module.head_dim = module.embed_dim // module.num_heads
-        elif isinstance(module, nn.Linear) and weight is not None:
-            module.out_features, module.in_features = weight.shape
-        elif isinstance(module, (*BATCH_NORMS, *INSTANCE_NORMS)):
-            tensor = weight if weight is not None else module.running_mean
-            if tensor is not None:
-                module.num_features = len(tensor)
-        elif isinstance(module, nn.GroupNorm) and weight is not None:
-            module.num_groups = len(weight) * module.num_groups // module.num_channels
-            module.num_channels = len(weight)
-        elif isinstance(module, nn.PReLU) and weight is not None:
-            module.num_parameters = len(weight)
-        elif isinstance(module, nn.Embedding) and weight is not None:
-            module.num_embeddings, module.embedding_dim = weight.shape

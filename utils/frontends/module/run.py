@@ -16,12 +16,22 @@ import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...pruning.channels import ChannelIds, ChannelTracer, Layer, Tie
-from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS, ChannelSelection
-from .beside import Count, Product, Reshaping, Step, modules_noted
-from .labels import Labels, compact, rows, spread, varying, vector
+from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS, ChannelSelection, DispatchMode
+from .steps import (
+    Count,
+    Labels,
+    Product,
+    Reshaping,
+    Step,
+    compact,
+    modules_noted,
+    rows,
+    spread,
+    varying,
+    vector,
+)
 
 PARAMETRIZED = ".parametrizations."
 
@@ -121,10 +131,10 @@ class Call:
 Rule = Callable[[Call], "list[Labels] | Labels | None"]
 
 
-class Run(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
+class Run(DispatchMode):
     """One run of the example: computes the tensors, and beside them their labels."""
 
-    def __init__(self, model: nn.Module, rule_of: Callable[[OpOverload], Rule | None]) -> None:
+    def __init__(self, model: nn.Module, rules: Mapping[Any, Rule]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tracer = ChannelTracer()
         self.not_followed: list[str] = []
@@ -136,7 +146,7 @@ class Run(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
         self.gates: list[tuple[Seen, Tensor, Tensor]] = []
         self.where = ""
         self._around: list[str] = []  # the modules that run around that one
-        self._rule_of = rule_of
+        self._rules = rules
         self._model = model
         self._known: dict[int, Seen] = {}
         self._storages: dict[int, list[Seen]] = {}
@@ -144,11 +154,6 @@ class Run(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
         self.owners: list[tuple[int, str]] = []  # first id of each labelled parameter, its name
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._label(name, tensor)
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """False, as nothing is compiled here: True would load torch.compile, which takes seconds."""
-        return False
 
     def _label(self, name: str, tensor: Tensor) -> None:
         labels: dict[int, Tensor] = {}
@@ -239,6 +244,15 @@ class Run(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
             writer.writer = call.product.layer
             self.layers.setdefault(call.product.layer, writer)
 
+    def _rule_of(self, func: OpOverload) -> Rule | None:
+        """The rule of an operation, None for one that is not supported."""
+        packet = func.overloadpacket
+        if packet in self._rules:
+            return self._rules[packet]
+        if func.is_view:
+            return self._rules["view"]
+        return self._rules["pointwise"] if _is_pointwise(func) else None
+
     # what rules report
 
     def tie(self, first: Tensor, second: Tensor, kind: Tie = "joint") -> None:
@@ -313,3 +327,13 @@ def _plain(args: Sequence[Any]) -> tuple[Any, ...]:
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.stride(), tensor.storage_offset()
+
+
+def _is_pointwise(func: OpOverload) -> bool:
+    """Whether torch says so, of the operation or of the one that `func` does in place."""
+    if torch.Tag.pointwise in func.tags:
+        return True
+    name = func.overloadpacket.__name__
+    plain = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    overloads = [getattr(plain, each) for each in plain.overloads()] if plain is not None else []
+    return any(torch.Tag.pointwise in each.tags for each in overloads)

@@ -1,99 +1,78 @@
-"""Prune any network in one call and compare the result with the zeroed network: the API of `slim.py`."""
+"""Prune any network in one call and compare the result with the zeroed network: the API of `slim.py`.
+
+The options are checked first, and the layers that they name get a ratio each.
+"""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor, nn
 
 from ...errors import PruningError
-from ...profiling import count_parameters
-from ...pruning.costs import costs_of
-from ...pruning.layers import CONVOLUTIONS
+from ...pruning.channels import ChannelGraph
 from ...pruning.policies import GlobalThreshold, GroupRatios, Policy, candidate_channels
 from ...pruning.scores import Scorer, gamma_scores, named_scorer, random_scores
 from ...pruning.sparsity import GammaPenalty
 from ...pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import Folding, PruningResult, prune
-from .options import Interface, Parts, Scheme, SlimOptions, Verify, pinned_layers, ratios_of, words
-from .plan import Plan, unwrapped
-from .proof import proven
+from .proof import Verify
+from .result import Plan, SlimResult, report_of, unwrapped
 from .subject import ModuleSubject, prune_settled
 
+Scheme = Literal["uniform", "global", "guarded"]
+Interface = Literal["follow", "keep"]
+_CHOICES = {
+    "scheme": get_args(Scheme),
+    "interface": get_args(Interface),
+    "folding": get_args(Folding),
+    "verify": get_args(Verify),
+}
+_KEYS = ("sparsity", "ratio", "exclude", "op_types", "op_names")  # of a config entry
+
 
 @dataclass(frozen=True)
-class LayerChange:
-    """A layer: its type, its output channels before and after pruning, and how many of them are pinned."""
+class SlimOptions:
+    """The keywords of `slim`, checked; described there.
 
-    name: str
-    kind: str
-    before: int
-    after: int
-    pinned: int
-
-
-@dataclass(frozen=True)
-class SlimReport:
-    """Result of a pruning run in figures; prints itself.
-
-    Attributes:
-        layers: in the order of the network.
-        parameters: parameters before and after, frozen ones included.
-        macs: multiply-adds of one example before and after, in convolutions and linear layers.
-        difference: largest difference between the outputs of the zeroed and the pruned network, over the
-            largest output, in float64.
-        not_followed: operations that are not supported, whose input channels are therefore kept.
-        pins: reasons why channels are kept.
-        unfolded: layers that lost the constants of removed channels.
-        limits: restrictions of the pruned network that the given one does not have.
-        seconds: what took how long.
+    Raises:
+        PruningError: a value is out of range or not one of those allowed.
     """
 
-    layers: tuple[LayerChange, ...]
-    parameters: tuple[int, int]
-    macs: tuple[int, int]
-    difference: float
-    not_followed: tuple[str, ...]
-    pins: tuple[str, ...]
-    unfolded: tuple[str, ...]
-    limits: tuple[str, ...] = ()
-    seconds: Mapping[str, float] = field(default_factory=dict)
+    ratio: float = 0.5
+    score: str | Scorer = "l1"
+    scope: str | Sequence[str] | None = None
+    exclude: Iterable[str | type[nn.Module]] = ()
+    align: int = 8
+    scheme: Scheme = "uniform"
+    config: Sequence[Mapping[str, Any]] | None = None
+    interface: Interface = "follow"
+    layer_keep: float = 0.1
+    min_channels: int = 1
+    folding: Folding = "interior"
+    values: Mapping[str, Any] | None = None
+    seed: int = 0
+    verify: Verify = "full"
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        width = max((len(layer.name) for layer in self.layers), default=0)
-        lines = [
-            f"{layer.name:<{width}}  {layer.before:>5} -> {layer.after:<5} {layer.kind}"
-            + (f", {layer.pinned} pinned" if layer.pinned else "")
-            for layer in self.layers
-        ]
-        for name, (before, after) in (("parameters", self.parameters), ("multiply-adds", self.macs)):
-            lines.append(f"{name}: {before:,} -> {after:,} ({after / max(1, before):.1%})")
-        lines.append(f"zeroed / pruned: {self.difference:.1e} of the largest output, float64")
-        lines += [f"not followed: {text}" for text in self.not_followed]
-        lines += [f"constants lost at: {', '.join(self.unfolded)}"] if self.unfolded else []
-        lines += [f"limit: {text}" for text in self.limits]
-        return "\n".join(lines)
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                remedy = f"use {', '.join(allowed)}"
+                raise PruningError(f"{name} {getattr(self, name)!r}", "invalid value", remedy)
+        for name in ("align", "min_channels"):
+            count = getattr(self, name)
+            if not isinstance(count, int) or count < 1:
+                raise PruningError(f"{name} {count}", "invalid value", "give a whole number from 1")
+        if not _is_ratio(self.ratio):
+            raise PruningError(f"ratio {self.ratio!r}", "invalid value", "give a number from 0 to below 1")
+        if not 0 <= self.layer_keep <= 1:
+            raise PruningError(f"layer_keep {self.layer_keep}", "invalid value", "give a number from 0 to 1")
 
 
-@dataclass(frozen=True)
-class SlimResult:
-    """A pruned network.
-
-    Attributes:
-        model: of the given class, or the traced network where the code of that class contains channel counts.
-        plan: the channels that are left, to narrow a freshly built network with.
-        report: figures, and operations that are not supported.
-    """
-
-    model: nn.Module
-    plan: Plan
-    report: SlimReport
+def _is_ratio(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value < 1
 
 
 def slim(
@@ -173,7 +152,7 @@ def _slimmed(model: nn.Module, example: Tensor, options: SlimOptions) -> SlimRes
 
     subject, result = prune_settled(subject, cut)
     cut_at = time.perf_counter()
-    report = _report(model, subject, result, options.verify)
+    report = report_of(model, subject, result, options.verify)
     seconds = {"trace, plan and cut": cut_at - started, "proof": time.perf_counter() - cut_at}
     plan = Plan.of(subject, result.keep, fixed)
     return SlimResult(result.compact.model, plan, replace(report, seconds=seconds))
@@ -257,42 +236,98 @@ def _policy(ratios: Mapping[str, float], scheme: Scheme, layer_keep: float) -> P
     return policy
 
 
-def _not_run(model: nn.Module, subject: ModuleSubject) -> tuple[str, ...]:
-    """A text for each layer of the module that its code does not run."""
-    return tuple(
-        f"{name} ({type(module).__name__}) does not run on the example, so it is not pruned; "
-        "if training runs it, exclude the layers that it reads"
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, *CONVOLUTIONS))
-        and not any(f"{name}.{own}" in subject.trace.read for own, _ in module.named_parameters())
-    )
+@dataclass(frozen=True)
+class Parts:
+    """Layers by the names or types of the modules that they are or are inside of."""
+
+    model: nn.Module
+    layers: list[str]
+
+    def named(self, names: Iterable[str]) -> list[str]:
+        """Layers of these names, or inside of modules of these names."""
+        found = []
+        for wanted in names:
+            inside = [name for name in self.layers if name == wanted or name.startswith(f"{wanted}.")]
+            if not inside:
+                fact = "is not a layer and contains none"
+                raise PruningError(f"{wanted!r}", fact, f"the layers are {', '.join(self.layers)}")
+            found += inside
+        return found
+
+    def of_types(self, kinds: Iterable[str | type[nn.Module]]) -> list[str]:
+        """Layers that are, or are inside of, modules of one of these types."""
+        wanted, modules = set(kinds), dict(self.model.named_modules())
+
+        def is_one(name: str) -> bool:
+            parts = name.split(".")
+            chain = (type(modules[".".join(parts[:count])]) for count in range(1, len(parts) + 1))
+            return any(kind in wanted or kind.__name__ in wanted for kind in chain)
+
+        return [name for name in self.layers if is_one(name)]
 
 
-def _report(
-    model: nn.Module, subject: ModuleSubject, result: PruningResult[ModuleSubject], verify: Verify
-) -> SlimReport:
-    """The report, with the comparison of both networks; PruningError if they differ."""
-    graph, pruned = subject.graph, result.compact.model
-    costs = costs_of(subject.model, graph, subject.example, subject.cells())
-    whole = np.ones(graph.unit_count, dtype=np.bool_)
-    layers = [
-        LayerChange(
-            name,
-            type(subject.model.get_submodule(name)).__name__,
-            len(layer.outputs),
-            int(result.keep[layer.outputs].sum()),
-            int(graph.pinned[layer.outputs].sum()),
+def words(names: str | Sequence[str]) -> list[str]:
+    """One name or several, as a list."""
+    return [names] if isinstance(names, str) else list(names)
+
+
+def ratios_of(parts: Parts, options: SlimOptions) -> dict[str, float]:
+    """Ratio of each layer: 0 for an excluded one; layers outside of `scope` have no entry."""
+    inside = set(parts.layers if options.scope is None else parts.named(words(options.scope)))
+    ratio = options.ratio if options.config is None else 0.0
+    ratios = dict.fromkeys((name for name in parts.layers if name in inside), ratio)
+    for entry in options.config or ():
+        meant = _entry_layers(parts, entry)
+        ratios |= dict.fromkeys(
+            (name for name in parts.layers if name in meant & inside), _entry_ratio(entry)
         )
-        for name, layer in graph.layers.items()
-    ]
-    proof = proven(result.folded.model, pruned, subject, verify)
-    return SlimReport(
-        layers=tuple(layers),
-        parameters=(count_parameters(model), count_parameters(pruned)),
-        macs=(int(costs.macs(whole)), int(costs.macs(result.keep))),
-        difference=proof.difference,
-        not_followed=(*subject.trace.not_followed, *_not_run(model, subject)),
-        pins=tuple(dict.fromkeys(graph.pin_reasons.values())),
-        unfolded=result.unfolded,
-        limits=proof.limits,
-    )
+    exclude = options.exclude
+    for wanted in [exclude] if isinstance(exclude, str | type) else exclude:
+        excluded = parts.of_types([wanted]) if isinstance(wanted, type) else parts.named([wanted])
+        ratios |= dict.fromkeys((name for name in excluded if name in inside), 0.0)
+    return ratios
+
+
+def _entry_ratio(entry: Mapping[str, Any]) -> float:
+    place = f"config {dict(entry)}"
+    if entry.get("exclude"):
+        if {"sparsity", "ratio"} & entry.keys():
+            raise PruningError(place, "has both a sparsity and exclude", "remove one of them")
+        return 0.0
+    ratio = entry.get("sparsity", entry.get("ratio"))
+    if ratio is None or not _is_ratio(ratio):
+        fact = "no sparsity" if ratio is None else "sparsity out of range"
+        raise PruningError(place, fact, "give a sparsity from 0 to below 1, or exclude")
+    return float(ratio)
+
+
+def _entry_layers(parts: Parts, entry: Mapping[str, Any]) -> set[str]:
+    """Layers that a config entry applies to; with both types and names, those that match both."""
+    if not isinstance(entry, Mapping):
+        raise PruningError(f"config {entry!r}", "not a dict", "give a list of dicts")
+    place = f"config {dict(entry)}"
+    unknown = sorted(entry.keys() - set(_KEYS))
+    if unknown:
+        raise PruningError(place, f"unknown key {', '.join(unknown)}", f"use {', '.join(_KEYS)}")
+    if entry.keys() == {"exclude"}:
+        raise PruningError(place, "excludes nothing by name", "give op_names or op_types")
+    found = set(parts.layers)
+    if "op_names" in entry:
+        found &= set(parts.named(entry["op_names"]))
+    if "op_types" in entry and "default" not in entry["op_types"]:
+        found &= set(parts.of_types(entry["op_types"]))
+    if not found:
+        kinds = sorted({type(parts.model.get_submodule(name)).__name__ for name in parts.layers})
+        remedy = f"the layers are {', '.join(parts.layers)}, of types {', '.join(kinds)}"
+        raise PruningError(place, "matches no layer", remedy)
+    return found
+
+
+def pinned_layers(graph: ChannelGraph, ratios: Mapping[str, float], interface: Interface) -> list[str]:
+    """Layers to pin: the excluded ones, and under "keep" those that layers outside of the scope read."""
+    pinned = [name for name, ratio in ratios.items() if ratio == 0]
+    if interface == "keep":
+        read = [layer.inputs for name, layer in graph.layers.items() if name not in ratios]
+        units = np.unique(np.concatenate([np.zeros(0, dtype=np.intp), *read]))
+        pinned += [name for name in ratios if np.isin(graph.layers[name].outputs, units).any()]
+    return pinned

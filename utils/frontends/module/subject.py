@@ -16,17 +16,15 @@ from torch import Tensor, nn
 
 from ...errors import PruningError
 from ...pruning.channels import ChannelGraph, ChannelIds, UnitMask
-from ...pruning.equality import tensors_in
 from ...pruning.fold import Constant
-from ...pruning.layers import shared_copy
+from ...pruning.layers import set_widths, shared_copy, tensors_in
 from ...pruning.subject import Block
 from ...pruning.surgery import PruningResult
-from .beside import Step, preserved
-from .counts import Fit, MisfitError, counts_matter, fit_counts, set_known_counts
-from .labels import compact
-from .replay import Zeroed, constants_of
-from .rules.table import rule_of
+from .counts import Fit, MisfitError, counts_matter, fit_counts
+from .proof import Zeroed, constants_of
+from .rules.table import RULES
 from .run import Run
+from .steps import Step, compact, preserved
 
 Arguments = tuple[Any, ...]
 _MOST_ROUNDS = 40  # each keeps channels that were free before, mostly all that are at fault
@@ -130,7 +128,8 @@ class ModuleSubject:
         """
         model = shared_copy(self.model)
         narrow_tensors(model, self.trace.tensors, keep)
-        set_known_counts(model, self.model)
+        for module in model.modules():
+            set_widths(module)
         kept = keep[self.trace.units]
         try:
             for steps, is_training in ((self.trace.steps, False), (self.trace.training, True)):
@@ -219,7 +218,7 @@ def prune_settled(
 
 def traced(model: nn.Module, arguments: Arguments, values: Mapping[str, Any]) -> Trace:
     """Run `model` once and follow its channels; errors as in `ModuleSubject.of`."""
-    run = Run(model, rule_of)
+    run = Run(model, RULES)
     labels = {name: run.look(tensor).labels for name, tensor in every_tensor(model)}
     with preserved(model), run.watching():
         try:

@@ -9,10 +9,22 @@ from torch import Tensor
 
 from ....pruning.channels import ChannelIds
 from ....pruning.layers import ChannelSelection
-from ..beside import Count, Product
-from ..labels import Labels, compact, ids_of, interleaves, moved, resized, rows, spread, varying, vector
 from ..run import Call, Seen
-from .elementwise import MIXES, elementwise, meet
+from ..steps import (
+    Count,
+    Labels,
+    Product,
+    compact,
+    ids_of,
+    interleaves,
+    moved,
+    resized,
+    rows,
+    spread,
+    varying,
+    vector,
+)
+from .values import MIXES, elementwise, meet
 
 aten = torch.ops.aten
 Moves = Labels | list[Labels]

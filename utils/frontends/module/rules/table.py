@@ -1,15 +1,12 @@
-"""Which rule an operation has."""
+"""Which rule an operation has; of those that are not here, views and pointwise ones have one of their own."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch._ops import OpOverload
 
 from ..run import Rule
-from .elementwise import batch_norm, elementwise, group_norm, layer_norm, nothing, passed, written
-from .products import attention, convolution, matrix
 from .shape import (
     ORDERED,
     along,
@@ -25,6 +22,18 @@ from .shape import (
     stack,
     unfolded,
     windows,
+)
+from .values import (
+    attention,
+    batch_norm,
+    convolution,
+    elementwise,
+    group_norm,
+    layer_norm,
+    matrix,
+    nothing,
+    passed,
+    written,
 )
 
 aten = torch.ops.aten
@@ -81,12 +90,15 @@ PRODUCTS = frozenset(
         aten._scaled_dot_product_flash_attention_for_cpu,
     }
 )  # fmt: skip
-_RULES: Mapping[Any, Rule] = MappingProxyType(
+RULES: Mapping[Any, Rule] = MappingProxyType(
     {
         aten.convolution: convolution,
         **dict.fromkeys((aten.mm, aten.bmm, aten.addmm, aten.baddbmm), matrix),
         aten._scaled_dot_product_flash_attention_for_cpu: attention,
         aten.as_strided_: restrided,
+        "view": move,
+        "pointwise": elementwise,
+        **dict.fromkeys(ORDERED, move),
         aten._prelu_kernel: elementwise,
         aten.embedding: embedded,
         aten.glu: gated,
@@ -108,20 +120,3 @@ _RULES: Mapping[Any, Rule] = MappingProxyType(
         **dict.fromkeys(_FACTORIES, nothing),
     }
 )  # fmt: skip
-
-
-def rule_of(func: OpOverload) -> Rule | None:
-    """The rule of an operation, None for one that is not supported."""
-    packet = func.overloadpacket
-    if packet in _RULES:
-        return _RULES[packet]
-    if packet in ORDERED or func.is_view:
-        return move
-    return elementwise if torch.Tag.pointwise in func.tags or _is_inplace_pointwise(packet) else None
-
-
-def _is_inplace_pointwise(packet: Any) -> bool:
-    name = packet.__name__
-    plain = getattr(aten, name.removesuffix("_"), None) if name.endswith("_") else None
-    overloads = [getattr(plain, each) for each in plain.overloads()] if plain is not None else []
-    return any(torch.Tag.pointwise in each.tags for each in overloads)

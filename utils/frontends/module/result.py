@@ -1,10 +1,10 @@
-"""The plan of a pruned network: which channels are left, as JSON; and a fresh network narrowed by it.
+"""What `slim` returns: the pruned network, its report, and its plan, to narrow a fresh network with.
 
 Invariant: `apply_plan(fresh, plan)` strictly loads the `state_dict` of the network that the plan is from.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,10 @@ from torch import Tensor, nn
 
 from ...errors import PruningError
 from ...pruning.channels import UnitMask, decode_mask, encode_mask
+from ...pruning.costs import costs_of, count_parameters
+from ...pruning.layers import CONVOLUTIONS
+from ...pruning.surgery import PruningResult
+from .proof import Verify, proven
 from .subject import ModuleSubject
 
 _PARALLEL = "module."  # prefix of names in DataParallel and DistributedDataParallel
@@ -74,6 +78,79 @@ class Plan:
             ) from error
 
 
+@dataclass(frozen=True)
+class LayerChange:
+    """A layer: its type, its output channels before and after pruning, and how many of them are pinned."""
+
+    name: str
+    kind: str
+    before: int
+    after: int
+    pinned: int
+
+
+@dataclass(frozen=True)
+class SlimReport:
+    """Result of a pruning run in figures; prints itself.
+
+    Attributes:
+        layers: in the order of the network.
+        parameters: parameters before and after, frozen ones included.
+        macs: multiply-adds of one example before and after, in convolutions and linear layers.
+        difference: largest difference between the outputs of the zeroed and the pruned network, over the
+            largest output, in float64.
+        not_followed: operations that are not supported, whose input channels are therefore kept.
+        pins: reasons why channels are kept.
+        unfolded: layers that lost the constants of removed channels.
+        limits: restrictions of the pruned network that the given one does not have.
+        seconds: what took how long.
+    """
+
+    layers: tuple[LayerChange, ...]
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    difference: float
+    not_followed: tuple[str, ...]
+    pins: tuple[str, ...]
+    unfolded: tuple[str, ...]
+    limits: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        width = max((len(layer.name) for layer in self.layers), default=0)
+        lines = [
+            f"{layer.name:<{width}}  {layer.before:>5} -> {layer.after:<5} {layer.kind}"
+            + (f", {layer.pinned} pinned" if layer.pinned else "")
+            for layer in self.layers
+        ]
+        for name, (before, after) in (("parameters", self.parameters), ("multiply-adds", self.macs)):
+            lines.append(f"{name}: {before:,} -> {after:,} ({after / max(1, before):.1%})")
+        lines.append(f"zeroed / pruned: {self.difference:.1e} of the largest output, float64")
+        lines += [f"not followed: {text}" for text in self.not_followed]
+        lines += [f"constants lost at: {', '.join(self.unfolded)}"] if self.unfolded else []
+        lines += [f"limit: {text}" for text in self.limits]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class SlimResult:
+    """A pruned network.
+
+    Attributes:
+        model: of the given class, or the traced network where the code of that class contains channel counts.
+        plan: the channels that are left, to narrow a freshly built network with.
+        report: figures, and operations that are not supported.
+    """
+
+    model: nn.Module
+    plan: Plan
+    report: SlimReport
+
+
 def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     """A copy of `model`, freshly built or trained, with only the channels that the plan keeps.
 
@@ -130,3 +207,54 @@ def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     except RuntimeError as error:
         fact = " ".join(str(error).split())[:300]
         raise PruningError("state", fact, "narrow a fresh network with its plan first: apply_plan") from error
+
+
+def _not_run(model: nn.Module, subject: ModuleSubject) -> tuple[str, ...]:
+    """A text for each layer of the module that its code does not run."""
+    return tuple(
+        f"{name} ({type(module).__name__}) does not run on the example, so it is not pruned; "
+        "if training runs it, exclude the layers that it reads"
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, *CONVOLUTIONS))
+        and not any(f"{name}.{own}" in subject.trace.read for own, _ in module.named_parameters())
+    )
+
+
+def report_of(
+    model: nn.Module, subject: ModuleSubject, result: PruningResult[ModuleSubject], verify: Verify
+) -> SlimReport:
+    """The report, with the comparison of both networks.
+
+    Args:
+        model: as given.
+        subject: the network that was pruned.
+        result: of the engine.
+        verify: see `proof.proven`.
+
+    Raises:
+        PruningError: the pruned network differs from the zeroed one.
+    """
+    graph, pruned = subject.graph, result.compact.model
+    costs = costs_of(subject.model, graph, subject.example, subject.cells())
+    whole = np.ones(graph.unit_count, dtype=np.bool_)
+    layers = [
+        LayerChange(
+            name,
+            type(subject.model.get_submodule(name)).__name__,
+            len(layer.outputs),
+            int(result.keep[layer.outputs].sum()),
+            int(graph.pinned[layer.outputs].sum()),
+        )
+        for name, layer in graph.layers.items()
+    ]
+    proof = proven(result.folded.model, pruned, subject, verify)
+    return SlimReport(
+        layers=tuple(layers),
+        parameters=(count_parameters(model), count_parameters(pruned)),
+        macs=(int(costs.macs(whole)), int(costs.macs(result.keep))),
+        difference=proof.difference,
+        not_followed=(*subject.trace.not_followed, *_not_run(model, subject)),
+        pins=tuple(dict.fromkeys(graph.pin_reasons.values())),
+        unfolded=result.unfolded,
+        limits=proof.limits,
+    )

@@ -1,18 +1,133 @@
-"""Around a run of a network: its state preserved, its modules noted, its operations beside a trace."""
+"""Steps of a run: the labels of their tensors, their counts and products; and further runs beside them.
 
+Labels say which channel each element of a tensor belongs to. A tensor that was seen has for each axis that
+may become narrower a tensor of channel ids, expanded to its shape, so that an axis along which the ids do not
+vary takes no memory. The ids of one axis may vary along others too: after `view(B, heads, width, N)` those of
+axis 2 are other ones for each head, and all heads keep equally many.
+"""
+
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ...errors import PruningError
 from ...pruning.channels import ChannelIds
+from ...pruning.layers import DispatchMode
+
+Labels = Mapping[int, Tensor]  # axis -> (shape of the tensor) int64 channel ids
+
+
+def spread(ids: Tensor, shape: Sequence[int], axis: int) -> Tensor:
+    """Ids (n,) along `axis` of a tensor of `shape`, whose size there is n.
+
+    >>> spread(torch.tensor([7, 8]), (2, 2), 1).tolist()
+    [[7, 8], [7, 8]]
+    """
+    return ids.view([-1 if place == axis else 1 for place in range(len(shape))]).expand(tuple(shape))
+
+
+def varying(label: Tensor) -> tuple[int, ...]:
+    """The axes along which ids may differ."""
+    sizes = zip(label.shape, label.stride(), strict=True)
+    return tuple(axis for axis, (size, stride) in enumerate(sizes) if stride and size > 1)
+
+
+def compact(label: Tensor) -> Tensor:
+    """The same ids with size 1 along all other axes."""
+    for axis in set(range(label.ndim)) - set(varying(label)):
+        label = label.narrow(axis, 0, 1)
+    return label
+
+
+def rows(label: Tensor, axis: int) -> Tensor:
+    """(rows, n) the different vectors of ids along `axis`; one row where ids vary along no other axis."""
+    found = compact(label).movedim(axis, -1)
+    found = found.reshape(-1, found.shape[-1])
+    return found if len(found) == 1 else torch.unique(found, dim=0)
+
+
+def ids_of(label: Tensor) -> ChannelIds:
+    """All ids, as a vector."""
+    found: ChannelIds = label.reshape(-1).numpy()
+    return found
+
+
+def vector(label: Tensor, axis: int) -> Tensor:
+    """(n,) the ids along an axis, at the first place of all others."""
+    return rows(label, axis)[0]
+
+
+def resized(label: Tensor, shape: Sequence[int]) -> Tensor:
+    """The ids for a tensor of the same rank that has other sizes along axes where ids do not vary."""
+    return compact(label).expand(tuple(shape))
+
+
+class Moved(NamedTuple):
+    """Ids of one axis after an operation that only moves elements.
+
+    Attributes:
+        label: the ids.
+        axis: what the axis became; of one that is split, the last part. None if it is gone or has size 1.
+        torn: the other axes over which its elements lie now, as after a pixel shuffle: channels can go only
+            with all that have the same place along `axis`.
+    """
+
+    label: Tensor
+    axis: int | None
+    torn: tuple[int, ...] = ()
+
+
+def moved(label: Tensor, axis: int, move: Callable[[Tensor], Tensor]) -> Moved:
+    """The ids of `axis` after `move`."""
+    marker = spread(torch.arange(label.shape[axis]), label.shape, axis)
+    after, found = move(marker), without_copies(move(label))
+    axes = [place for place in range(after.ndim) if _varies(after, place)]
+    if not axes:
+        return Moved(found, None)
+    if len(axes) > 1 and math.prod(after.shape[place] for place in axes) != label.shape[axis]:
+        return Moved(found, axes[0], tuple(axes[1:]))
+    # of a batch that was merged with channels and is split from them again, only one part has the ids
+    own = [place for place in axes if place in varying(found)]
+    return Moved(found, (own or axes)[-1])
+
+
+def without_copies(label: Tensor) -> Tensor:
+    """The same ids, expanded along all axes along which they are in fact equal."""
+    small = compact(label)
+    for axis in varying(small):
+        first = small.narrow(axis, 0, 1)
+        if bool((small == first).all()):
+            small = first
+    return small.expand(label.shape)
+
+
+def interleaves(label: Tensor, axis: int, move: Callable[[Tensor], Tensor], new: int) -> bool:
+    """Whether the vectors along `axis` alternate along the axis `new` that `move` makes of several axes.
+
+    Then cutting them at different places would change the order of what is left.
+    """
+    others = [place for place in varying(label) if place != axis]
+    if not others:
+        return False
+    shape = [label.shape[place] if place in others else 1 for place in range(label.ndim)]
+    number = torch.arange(math.prod(shape)).view(shape).expand(label.shape)
+    found = rows(move(number), new)[0]
+    return int((found.diff() != 0).sum()) > len(found.unique()) - 1
+
+
+def _varies(marker: Tensor, axis: int) -> bool:
+    if marker.shape[axis] < 2 or not marker.stride(axis):
+        return False
+    first = compact(marker)
+    return first.shape[axis] > 1 and bool((first.diff(dim=axis) != 0).any())
 
 
 @dataclass(frozen=True)
@@ -65,7 +180,7 @@ class OtherStepsError(PruningError):
     """The network did not run the operations of its trace."""
 
 
-class Beside(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
+class Beside(DispatchMode):
     """A further run of a network beside some operations of its trace.
 
     Args:
@@ -78,11 +193,6 @@ class Beside(TorchDispatchMode):  # type: ignore[misc, no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps, self.done = [step for step in steps if matters(step.func)], 0
         self._matters = matters
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """False, see `Run`."""
-        return False
 
     def __torch_dispatch__(
         self,
