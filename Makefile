@@ -19,7 +19,7 @@ demo: $(VENV)/user.installed
 	$(BIN)/python -m utils.commands.demo
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/dev.installed
 	$(BIN)/ruff check

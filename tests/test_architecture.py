@@ -5,11 +5,9 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = sorted((ROOT / "utils").rglob("*.py"))
@@ -64,8 +62,22 @@ def calls(path: Path, name: str) -> Iterator[ast.Call]:
             yield node
 
 
-def all_files(*groups: list[Path]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("path", [path for group in groups for path in group], ids=name_of)
+def all_files(*groups: list[Path]) -> Callable[[Callable[[Path], None]], Callable[[], None]]:
+    """Check every file in one test, which names those that fail."""
+
+    def decorated(check: Callable[[Path], None]) -> Callable[[], None]:
+        def test() -> None:
+            failed = []
+            for path in (path for group in groups for path in group):
+                try:
+                    check(path)
+                except AssertionError as error:
+                    failed.append(f"{name_of(path)}: {error}")
+            assert not failed, "\n".join(failed)
+
+        return test
+
+    return decorated
 
 
 def test_imports_go_down_only() -> None:

@@ -2,11 +2,8 @@
 
 import importlib
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import pytest
 import torch
 
 from tests.project import CFG, DATA, FILES, Fail
+from tests.running import run, run_forked
 from utils.cli import COMMANDS
 from utils.darknet.checkpoint import load_weights, save_weights
 from utils.darknet.model import Darknet
@@ -24,18 +22,9 @@ SCRIPTS = sorted(path.stem for path in ROOT.glob("*.py") if path.stem not in ("m
 OWN_OPTIONS = {"doctor", "new_cfg", "benchmark"}  # compute nothing, or take several networks at once
 
 
-def run(folder: Path, script: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run `python script words` in `folder`."""
-    command = [sys.executable, str(ROOT / script), *words]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
 def succeed(folder: Path, script: str, *words: str) -> str:
     """What the script prints; it must end well and name the next command last."""
-    done = run(folder, script, *words)
+    done = run_forked(folder, script, *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("next: python ")
     return done.stdout
@@ -256,7 +245,7 @@ def test_the_next_command_can_be_typed_with_spaces_in_names(project: Path) -> No
     (project / "small.cfg").rename(project / "my net.cfg")
     text = succeed(project, "slim_prune.py", "--cfg", "my net.cfg", *FILES[2:], *SLIM)
     words = shlex.split(text.splitlines()[-1].removeprefix("next: python "))
-    done = run(project, words[0], *words[1:])
+    done = run_forked(project, words[0], *words[1:])
     assert done.returncode == 0, done.stderr
 
 

@@ -53,7 +53,7 @@ def test_a_history_survives_a_checkpoint_unless_of_another_version() -> None:
             History.from_list([old])
 
 
-@pytest.mark.parametrize(("epochs", "sparse"), some([(1, True), (5, False), (300, True)]))
+@pytest.mark.parametrize(("epochs", "sparse"), some([(1, True), (5, False), (300, True)], 3, 1))
 def test_pictures_of_short_and_long_runs_are_drawn(tmp_path: Path, epochs: int, sparse: bool) -> None:
     history = History(tuple(record(epoch, sparse) for epoch in range(1, epochs + 1)))
     history.draw(tmp_path)
