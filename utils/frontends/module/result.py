@@ -3,9 +3,10 @@
 Invariant: `apply_plan(fresh, plan)` strictly loads the `state_dict` of the network that the plan is from.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,9 +18,14 @@ from ...pruning.costs import costs_of, count_parameters
 from ...pruning.layers import CONVOLUTIONS
 from ...pruning.surgery import PruningResult
 from .proof import Verify, proven
+from .run import PARAMETRIZED
 from .subject import ModuleSubject
 
-_PARALLEL = "module."  # prefix of names in DataParallel and DistributedDataParallel
+# prefixes of names in DataParallel and DistributedDataParallel, and of compiled networks
+_WRAPPED = ("module.", "_orig_mod.")
+_MOST_REASONS, _LEAST_SHARE = 8, 0.0005  # that a report prints
+_ROUNDED = "numbers of channels are rounded up, and are equal where the code needs it"
+_UNSEEN = "they do not run on the example"
 
 
 @dataclass(frozen=True)
@@ -90,11 +96,19 @@ class LayerChange:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """Parameters that stay, though a share of their channels was asked for, and the reason."""
+
+    reason: str
+    parameters: int
+
+
+@dataclass(frozen=True)
 class SlimReport:
     """Result of a pruning run in figures; prints itself.
 
     Attributes:
-        layers: in the order of the network.
+        layers: those that were followed in the order of the network, then all others with weights.
         parameters: parameters before and after, frozen ones included.
         macs: multiply-adds of one example before and after, in convolutions and linear layers.
         difference: largest difference between the outputs of the zeroed and the pruned network, over the
@@ -104,6 +118,8 @@ class SlimReport:
         unfolded: layers that lost the constants of removed channels.
         limits: restrictions of the pruned network that the given one does not have.
         seconds: what took how long.
+        asked: share of the channels to remove, 0..1; the largest of a config.
+        rest: parameters beyond those that are left where each layer loses that share, most first.
     """
 
     layers: tuple[LayerChange, ...]
@@ -115,6 +131,8 @@ class SlimReport:
     unfolded: tuple[str, ...]
     limits: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    asked: float = 0.0
+    rest: tuple[Rest, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -133,6 +151,17 @@ class SlimReport:
         lines += [f"not followed: {text}" for text in self.not_followed]
         lines += [f"constants lost at: {', '.join(self.unfolded)}"] if self.unfolded else []
         lines += [f"limit: {text}" for text in self.limits]
+        removed = [1 - after / max(1, before) for before, after in (self.parameters, self.macs)]
+        lines.append(
+            f"asked for {self.asked:.0%} of the channels: {removed[0]:.1%} of the parameters are removed, "
+            f"{removed[1]:.1%} of the multiply-adds"
+        )
+        whole = max(1, self.parameters[0])
+        shown = [each for each in self.rest[:_MOST_REASONS] if each.parameters >= _LEAST_SHARE * whole]
+        lines += ["kept beyond what was asked for:"] if shown else []
+        lines += [f"  {each.parameters / whole:6.1%} of the parameters: {each.reason}" for each in shown]
+        hidden = sum(each.parameters for each in self.rest[len(shown) :])
+        lines += [f"  {hidden / whole:6.1%} of the parameters: other reasons"] if hidden and shown else []
         return "\n".join(lines)
 
 
@@ -186,22 +215,35 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network in a parallel wrapper, or itself."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return model.module if isinstance(model, wrappers) else model
+    """The network in a parallel wrapper or a compiled one, or itself.
+
+    Raises:
+        PruningError: it is a ScriptModule, whose code cannot be watched.
+    """
+    while True:
+        if isinstance(model, torch.jit.ScriptModule):
+            fact = "is a TorchScript module, whose layers cannot be changed"
+            raise PruningError(type(model).__name__, fact, "give the nn.Module that it was made from")
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
+            model = cast(nn.Module, model._orig_mod)
+        else:
+            return model
 
 
 def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a state dict strictly, also one that a parallel wrapper saved.
+    """Load a state dict strictly, also one that a parallel wrapper or a compiled network saved.
 
     Raises:
         PruningError: it is of another network (with the differences), or not a state dict.
     """
     if not isinstance(state, Mapping):
         raise PruningError("state", f"is a {type(state).__name__}", "give what state_dict() returned")
-    is_wrapped = all(str(name).startswith(_PARALLEL) for name in state)
-    if is_wrapped and state.keys() != model.state_dict().keys():
-        state = {name.removeprefix(_PARALLEL): tensor for name, tensor in state.items()}
+    for prefix in (*_WRAPPED, *_WRAPPED):  # one may be inside of the other
+        is_wrapped = all(str(name).startswith(prefix) for name in state)
+        if is_wrapped and state.keys() != model.state_dict().keys():
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     try:
         model.load_state_dict(state, strict=True)  # as given: modules look at its metadata
     except RuntimeError as error:
@@ -221,7 +263,11 @@ def _not_run(model: nn.Module, subject: ModuleSubject) -> tuple[str, ...]:
 
 
 def report_of(
-    model: nn.Module, subject: ModuleSubject, result: PruningResult[ModuleSubject], verify: Verify
+    model: nn.Module,
+    subject: ModuleSubject,
+    result: PruningResult[ModuleSubject],
+    verify: Verify,
+    asked: float,
 ) -> SlimReport:
     """The report, with the comparison of both networks.
 
@@ -230,6 +276,7 @@ def report_of(
         subject: the network that was pruned.
         result: of the engine.
         verify: see `proof.proven`.
+        asked: share of the channels to remove.
 
     Raises:
         PruningError: the pruned network differs from the zeroed one.
@@ -249,7 +296,7 @@ def report_of(
     ]
     proof = proven(result.folded.model, pruned, subject, verify)
     return SlimReport(
-        layers=tuple(layers),
+        layers=(*layers, *_other_layers(subject, pruned)),
         parameters=(count_parameters(model), count_parameters(pruned)),
         macs=(int(costs.macs(whole)), int(costs.macs(result.keep))),
         difference=proof.difference,
@@ -257,4 +304,63 @@ def report_of(
         pins=tuple(dict.fromkeys(graph.pin_reasons.values())),
         unfolded=result.unfolded,
         limits=proof.limits,
+        asked=asked,
+        rest=_rest(subject, pruned, asked),
     )
+
+
+def _other_layers(subject: ModuleSubject, pruned: nn.Module) -> list[LayerChange]:
+    """A line for each weight that belongs to no layer of the graph, by its name, with its first axis."""
+    after = dict(pruned.named_parameters())
+    found = []
+    for name, tensor in subject.model.named_parameters():
+        module = name.rpartition(".")[0]
+        if tensor.ndim < 2 or module in subject.graph.layers or PARAMETRIZED in name:
+            continue
+        units = subject.trace.tensors.get(name, {}).get(0)
+        pinned = len(tensor)
+        if units is not None and name in subject.trace.read:
+            pinned = int(subject.graph.pinned[units.numpy()].sum())
+        kind = type(subject.model.get_submodule(module)).__name__
+        found.append(LayerChange(name, kind, len(tensor), len(after[name]), min(pinned, len(tensor))))
+    return found
+
+
+def _rest(subject: ModuleSubject, pruned: nn.Module, asked: float) -> tuple[Rest, ...]:
+    """What is left of each parameter beyond the asked share, by the reasons why its channels are kept."""
+    graph, after = subject.graph, dict(pruned.named_parameters())
+    kinds = {reason: _kind_of(reason) for reason in dict.fromkeys(graph.pin_reasons.values())}
+    texts = [*dict.fromkeys(kinds.values()), _ROUNDED, _UNSEEN]
+    number = {text: place for place, text in enumerate(texts)}
+    codes = np.full(graph.unit_count, -1)
+    for unit, reason in graph.pin_reasons.items():
+        codes[unit] = number[kinds[reason]]
+    total = np.zeros(len(texts))
+    for name, tensor in subject.model.named_parameters():
+        axes = [units.numpy().reshape(-1) for units in subject.trace.tensors.get(name, {}).values()]
+        excess = after[name].numel() - tensor.numel() * (1 - asked) ** min(2, max(1, len(axes)))
+        if excess <= 0:
+            continue
+        votes = np.zeros(len(texts))
+        if name not in subject.trace.read:
+            votes[number[_UNSEEN]] = 1
+            axes = []
+        for units in axes:
+            found = codes[units]
+            votes += np.bincount(found[found >= 0], minlength=len(texts)) / len(units)
+        if not votes.any():
+            votes[number[_ROUNDED]] = 1
+        total += excess * votes / votes.sum()
+    rest = [Rest(text, round(count)) for text, count in zip(texts, total.tolist(), strict=True) if count >= 1]
+    return tuple(sorted(rest, key=lambda each: -each.parameters))
+
+
+def _kind_of(reason: str) -> str:
+    """A reason without the names of layers.
+
+    >>> _kind_of("LayerNorm blocks.0.norm (native_layer_norm) computes statistics over channels")
+    'LayerNorm (native_layer_norm) computes statistics over channels'
+    """
+    reason = re.sub(r"^(\w+) \S+ (\(\w+\)) ", r"\1 \2 ", reason)
+    reason = re.sub(r"^no layer reads the output of \S+$", "no layer reads them", reason)
+    return re.sub(r"^the code of \S+ has their number \d+$", "the code has their number", reason)

@@ -144,6 +144,7 @@ class Run(DispatchMode):
         self.norm_calls: dict[str, int] = {}
         self.read: list[ChannelIds] = []  # ids that a product contracts
         self.gates: list[tuple[Seen, Tensor, Tensor]] = []
+        self.inputs: list[Tensor] = []
         self.where = ""
         self._around: list[str] = []  # the modules that run around that one
         self._rules = rules

@@ -6,9 +6,10 @@ The options are checked first, and the layers that they name get a ratio each.
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from ...errors import PruningError
@@ -20,7 +21,7 @@ from ...pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import Folding, PruningResult, prune
 from .proof import Verify
 from .result import Plan, SlimResult, report_of, unwrapped
-from .subject import ModuleSubject, prune_settled
+from .subject import ModuleSubject, every_tensor, prune_settled
 
 Scheme = Literal["uniform", "global", "guarded"]
 Interface = Literal["follow", "keep"]
@@ -67,6 +68,8 @@ class SlimOptions:
                 raise PruningError(f"{name} {count}", "invalid value", "give a whole number from 1")
         if not _is_ratio(self.ratio):
             raise PruningError(f"ratio {self.ratio!r}", "invalid value", "give a number from 0 to below 1")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
+            raise PruningError(f"seed {self.seed!r}", "invalid value", "give a whole number from 0")
         if not 0 <= self.layer_keep <= 1:
             raise PruningError(f"layer_keep {self.layer_keep}", "invalid value", "give a number from 0 to 1")
 
@@ -135,6 +138,7 @@ def slim(
 def _slimmed(model: nn.Module, example: Tensor, options: SlimOptions) -> SlimResult:
     fixed = options.values or {}
     started = time.perf_counter()
+    _require_sound(model)
     whole = ModuleSubject.of(model, example, fixed)
     ratios = ratios_of(Parts(model, list(whole.graph.layers)), options)
     subject = whole.pinning(pinned_layers(whole.graph, ratios, options.interface))
@@ -152,7 +156,8 @@ def _slimmed(model: nn.Module, example: Tensor, options: SlimOptions) -> SlimRes
 
     subject, result = prune_settled(subject, cut)
     cut_at = time.perf_counter()
-    report = report_of(model, subject, result, options.verify)
+    asked = options.ratio if options.config is None else max(ratios.values(), default=0.0)
+    report = report_of(model, subject, result, options.verify, asked)
     seconds = {"trace, plan and cut": cut_at - started, "proof": time.perf_counter() - cut_at}
     plan = Plan.of(subject, result.keep, fixed)
     return SlimResult(result.compact.model, plan, replace(report, seconds=seconds))
@@ -186,6 +191,26 @@ def gamma_penalty(
     judged = {name: mask for name, mask in channels.items() if name in names}
     norms = {name: model.get_submodule(str(subject.graph.layers[name].norm)) for name in judged}
     return GammaPenalty(norms, s, judged)  # type: ignore[arg-type]  # batch norms of any dimension
+
+
+def _require_sound(model: nn.Module) -> None:
+    """Refuse a network whose numbers cannot be pruned, by the name of the first tensor or part at fault."""
+    if not isinstance(cast(object, model), nn.Module):
+        return  # what follows says so
+    for name, module in model.named_modules():
+        if "quantized" in type(module).__module__.split("."):
+            fact = f"is quantized ({type(module).__name__}), and has no weights to cut"
+            raise PruningError(name or type(model).__name__, fact, "prune the float network, then quantize")
+        if isinstance(module, torch.jit.ScriptModule):
+            fact = "is a TorchScript module, whose layers cannot be changed"
+            raise PruningError(name, fact, "give the nn.Module that it was made from")
+    for name, tensor in every_tensor(model):
+        if tensor.is_meta:
+            raise PruningError(name, "is on the device meta, without numbers", "load the weights first")
+        # other buffers may be masks of minus infinity
+        counts = isinstance(tensor, nn.Parameter) or name.endswith(("running_mean", "running_var"))
+        if counts and tensor.is_floating_point() and not tensor.isfinite().all():
+            raise PruningError(name, "has NaN or infinite values", "give an earlier checkpoint")
 
 
 def _only(example_inputs: Tensor | Sequence[Tensor]) -> Tensor:

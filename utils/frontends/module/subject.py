@@ -219,6 +219,7 @@ def prune_settled(
 def traced(model: nn.Module, arguments: Arguments, values: Mapping[str, Any]) -> Trace:
     """Run `model` once and follow its channels; errors as in `ModuleSubject.of`."""
     run = Run(model, RULES)
+    run.inputs = tensors_in(arguments)
     labels = {name: run.look(tensor).labels for name, tensor in every_tensor(model)}
     with preserved(model), run.watching():
         try:

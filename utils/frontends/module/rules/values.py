@@ -17,6 +17,7 @@ from ..steps import Count, Labels, Product, compact, ids_of, spread, varying, ve
 aten = torch.ops.aten
 MIXES = "computes statistics over channels"
 _UNKNOWN = "that are not followed"
+_INPUT = "the input of the network"
 _SUMS = frozenset({aten.add, aten.add_, aten.sub, aten.sub_})
 
 
@@ -246,9 +247,12 @@ def _contracted(call: Call, read: Tensor | None, columns: Tensor | None) -> Tens
         call.run.tie(read, columns)
         call.run.read += [ids_of(read), ids_of(columns)]
         return columns
+    reads_input = any(call.args[0] is each for each in call.run.inputs)
     for label, other in ((read, "weights"), (columns, "channels")):
         if label is not None:
-            call.run.pin(label, f"{call.name} contracts it with {other} {_UNKNOWN}")
+            call.run.pin(
+                label, _INPUT if reads_input else f"{call.name} contracts it with {other} {_UNKNOWN}"
+            )
             return label
     return None
 
