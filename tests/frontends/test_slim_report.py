@@ -45,11 +45,12 @@ def test_every_weight_of_the_network_has_a_line():
     report = slim(model, torch.zeros(1, 7, dtype=torch.long), 0.5).report
     lines = {layer.name for layer in report.layers}
     weights = [name for name, tensor in model.named_parameters() if tensor.ndim > 1]
-    assert [name for name in weights if not {name, name.removesuffix(".weight")} & lines] == []
+    layers = [name.removesuffix(".weight").removesuffix(".in_proj_weight") for name in weights]
+    assert [name for name, layer in zip(weights, layers, strict=True) if not {name, layer} & lines] == []
     assert report.rest[0].reason == "LayerNorm (native_layer_norm) computes statistics over channels"
 
 
-def test_reasons_of_excluded_layers_and_of_layers_that_do_not_run_are_among_them():
+def test_excluded_layers_and_those_that_do_not_run_are_reasons():
     class Spare(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             return self[1](self[0](x))

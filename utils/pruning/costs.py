@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..profiling import PLAIN_CONVOLUTIONS, TRANSPOSED, evaluating
 from .channels import ChannelGraph, Layer, UnitMask
-from .layers import filters, layer_cells
+from .layers import bias_of, filters, layer_cells
 
 Cost = Callable[[UnitMask], float]
 # (layer name, kept inputs, kept outputs) -> cost of the layer at these widths
@@ -154,7 +154,7 @@ def costs_of(
 
     work, followers = {}, {}
     for name in graph.layers:
-        weight, bias = filters(modules[name]), modules[name].bias
+        weight, bias = filters(modules[name]), bias_of(modules[name])
         shared = not new(modules[name].parameters(recurse=False))
         work[name] = Work(weight[0, 0].numel(), cells[name], bias is not None, shared)
     for name, follower in graph.followers.items():

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..profiling import TRANSPOSED
 from .channels import ChannelGraph, Layer, UnitMask
-from .layers import BATCH_NORMS, answering, bias_alone, channel_axis, filters
+from .layers import BATCH_NORMS, answering, bias_alone, bias_of, channel_axis, filters, weight_of
 from .subject import Block
 
 # A carrier's kernel is divided by its constant, and float32 has to hold the quotient.
@@ -171,7 +171,7 @@ def _places(model: nn.Module, graph: ChannelGraph) -> dict[str, _Place | None]:
     places: dict[str, _Place | None] = {}
     for name, layer in graph.layers.items():
         norm = model.get_submodule(layer.norm) if layer.norm is not None else None
-        bias = model.get_submodule(name).bias
+        bias = bias_of(model.get_submodule(name))
         places[name] = _Place(bias, 1) if isinstance(bias, Tensor) else None
         if isinstance(norm, BATCH_NORMS) and norm.running_mean is not None:
             places[name] = _Place(norm.running_mean, -1)
@@ -213,12 +213,12 @@ def _load(weight: Tensor, shares: Tensor, carrier: int) -> None:
 
 def _carrying(model: nn.Module, graph: ChannelGraph, found: Mapping[str, Constant]) -> tuple[str, ...]:
     """Layers in which a carrier can represent all constants: zero-padded, dense, with unshared weights."""
-    uses = Counter(id(model.get_submodule(name).weight) for name in graph.layers)
+    uses = Counter(id(weight_of(model.get_submodule(name))) for name in graph.layers)
 
     def can(name: str, constant: Constant) -> bool:
         module = model.get_submodule(name)
         dense = graph.layers[name].groups == 1
-        return _pads_with_zeros(module) and dense and constant.is_uniform and uses[id(module.weight)] == 1
+        return _pads_with_zeros(module) and dense and constant.is_uniform and uses[id(weight_of(module))] == 1
 
     return tuple(name for name, constant in found.items() if can(name, constant))
 

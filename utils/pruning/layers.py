@@ -27,6 +27,7 @@ from .channels import ChannelGraph, Layer, UnitMask
 
 Answer = Callable[[str, nn.Module, Tensor], Tensor]  # layer name, the layer, its input -> its output
 CONVOLUTIONS = (*PLAIN_CONVOLUTIONS, *TRANSPOSED)
+LAYERS = (nn.Linear, nn.MultiheadAttention, *CONVOLUTIONS)  # what has channels of its own to remove
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _DIMENSIONS = (F.conv1d, F.conv2d, F.conv3d)
@@ -81,9 +82,19 @@ def is_depthwise(module: nn.Module) -> bool:
 
 def filters(module: nn.Module) -> Tensor:
     """(out, in / groups, ...) the weights, or a view of them: writing to it changes them."""
-    weight = module.weight
+    weight = weight_of(module)
     assert isinstance(weight, Tensor)
     return weight.transpose(0, 1) if output_axis(module) else weight
+
+
+def weight_of(module: nn.Module) -> Tensor | nn.Module | None:
+    """The weights of a layer or norm; of attention those that give q, k and v."""
+    return module.in_proj_weight if isinstance(module, nn.MultiheadAttention) else module.weight
+
+
+def bias_of(module: nn.Module) -> Tensor | nn.Module | None:
+    """The bias of a layer, see `weight_of`."""
+    return module.in_proj_bias if isinstance(module, nn.MultiheadAttention) else module.bias
 
 
 def output_axis(module: nn.Module) -> int:
@@ -270,8 +281,11 @@ def set_widths(module: nn.Module) -> None:
         _set_convolution(module, weight)
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        module.normalized_shape = tuple(weight.shape)
     elif isinstance(module, nn.GroupNorm):
-        module.num_groups = len(weight) * module.num_groups // module.num_channels
+        if module.num_groups > 1:
+            module.num_groups = len(weight) * module.num_groups // module.num_channels
         module.num_channels = len(weight)
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(weight)

@@ -241,12 +241,17 @@ def _levelled(
     must = graph.pinned | np.isposinf(scores)
     order = np.where(must, np.inf, scores)
     keep = keep | must
-    for parts in graph.equal_sections:
+    levelled = np.zeros(graph.unit_count, dtype=np.bool_)  # heads before the queries that consist of them
+    for parts in sorted(graph.equal_sections, key=lambda parts: len(parts[0])):
+        whole = [part for part in parts if levelled[part].all()]
         count = max(1, *(len(part) - int(len(part) * shares[part].min()) for part in parts))
+        count = max((int(keep[part].sum()) for part in whole), default=count)
         for part in parts:
             wanted = max(count, int(must[part].sum()))
-            keep[part] = False
-            keep[part[np.argsort(-order[part], kind="stable")[:wanted]]] = True
+            if int(keep[part].sum()) != wanted:
+                keep[part] = False
+                keep[part[np.argsort(-order[part], kind="stable")[:wanted]]] = True
+            levelled[part] = True
     return keep
 
 

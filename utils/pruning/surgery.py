@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..errors import PruningError
 from .channels import ChannelGraph, UnitMask, UnitScores, WidthLimits
 from .fold import Constant, carriers, fold, written_tensors
-from .layers import channel_axis, output_axis, shared_copy, torch_threads
+from .layers import channel_axis, output_axis, shared_copy, torch_threads, weight_of
 from .scores import gamma_scores, unit_scores
 from .subject import Block, BlockPlan, LayerScores, Policy, PolicyPlan, Subject
 
@@ -216,11 +216,12 @@ def masked_tensors(
     for name, layer in graph.layers.items():
         dead = torch.from_numpy(~keep[layer.outputs]) | (name in gone)
         module = model.get_submodule(layer.norm or name)
-        if not isinstance(module.weight, Tensor):  # a norm without gammas
+        if not isinstance(weight_of(module), Tensor):  # a norm without gammas
             module = model.get_submodule(name)
-        assert isinstance(module.weight, Tensor)
+        weight = weight_of(module)
+        assert isinstance(weight, Tensor)
         if bool(dead.any()):
-            found.append((module.weight, dead, output_axis(module)))
+            found.append((weight, dead, output_axis(module)))
     return found
 
 

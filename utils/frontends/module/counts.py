@@ -6,9 +6,10 @@ module, or of one around it, that has the wrong value is set; a count that no at
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
@@ -16,7 +17,7 @@ from torch._ops import OpOverload
 from ...errors import PruningError
 from ...pruning.channels import ChannelIds, UnitMask
 from ...pruning.layers import BATCH_NORMS, INSTANCE_NORMS
-from .steps import Beside, OtherStepsError, Reshaping, Step, modules_noted, preserved
+from .steps import SCALES, Beside, OtherStepsError, Reshaping, Step, modules_noted, preserved
 
 
 class MisfitError(PruningError):
@@ -52,8 +53,10 @@ class Misfit:
     ids: ChannelIds
 
 
+Scale = tuple[ChannelIds, float]  # channels whose products are to be multiplied by a number
 Place = tuple[int, tuple[int, ...]]  # number of an operation, place in its arguments
 _aten = torch.ops.aten
+_QUOTIENTS = frozenset({_aten.div, _aten.div_})
 # Whether these run depends on sizes and on what autograd saves; the counts are never theirs.
 _FREE = frozenset({_aten.detach, _aten.clone, _aten.as_strided_, _aten._to_copy, _aten.contiguous})
 
@@ -70,14 +73,32 @@ class _Fitting(Beside):
         super().__init__(steps, counts_matter)
         self.keep = keep
         self.misfits: list[Misfit] = []
+        self.scales: list[Scale] = []
         self.stack: list[str] = []
 
     def step(self, step: Step, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """`func` with the counts of this step."""
+        if step.scaled is not None:
+            self._note_scale(step, args, kwargs)
         if step.counts and func.overloadpacket is _aten.alias:
             # it sliced nothing off, since the count was larger than what is left
             func, args = step.func, (args[0], *step.args[1:])
         return func(*self._fitted(step, args), **kwargs)
+
+    def _note_scale(self, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Note by how much a number that follows from a width has changed."""
+        ids = step.scaled
+        assert ids is not None
+        packet, factor = step.func.overloadpacket, 1.0
+        if packet not in SCALES:  # attention, whose scale is 1 / sqrt(width) unless it is given
+            factor = 1.0 if kwargs.get("scale") is not None else (self.keep[ids].mean()) ** 0.5
+        elif len(step.args) > 1 and isinstance(step.args[1], float) and len(args) > 1:
+            before, after = step.args[1], args[1]
+            is_changed = isinstance(after, float) and before and after and after != before
+            factor = before / after if is_changed else 1.0
+            factor = 1 / factor if packet in _QUOTIENTS else factor
+        if factor != 1.0:
+            self.scales.append((ids, factor))
 
     def _fitted(self, step: Step, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for count in step.counts:
@@ -117,6 +138,7 @@ class Fit:
         steps: the operations of the run of the whole network.
         keep: (ids,) what is kept.
         is_training: whether that run was in training mode.
+        scales: what the last run found of channels whose products have another scale.
     """
 
     model: nn.Module
@@ -126,9 +148,10 @@ class Fit:
     steps: Sequence[Step]
     keep: UnitMask
     is_training: bool = False
+    scales: list[Scale] = field(default_factory=list)
 
     def run(self) -> tuple[dict[Place, Misfit], Failure | None]:
-        """The misfits of a run, and how it failed."""
+        """The misfits of a run, and how it failed; what has another scale is left in `scales`."""
         fitting = _Fitting(self.steps, self.keep)
 
         def leave() -> None:
@@ -153,6 +176,7 @@ class Fit:
             hook.remove()
         for module, width in widths.items():
             setattr(module, "num_features", width)  # noqa: B010 - of norms of all kinds
+        self.scales[:] = fitting.scales
         return {(each.step, each.path): each for each in fitting.misfits}, failure
 
 
@@ -297,3 +321,45 @@ def _is_plain_norm(module: nn.Module) -> bool:
 
 def _is_number(value: object) -> bool:
     return type(value) is int
+
+
+def rescale(
+    model: nn.Module,
+    scales: Sequence[Scale],
+    tensors: Mapping[str, Mapping[int, Tensor]],
+    units: ChannelIds,
+    keep: UnitMask,
+) -> None:
+    """Undo the change of scales: attention divides by the root of a width, which is smaller now.
+
+    Two factors of a product write the same channels, so each takes the root; of both the last parameter
+    that multiplies: the scale and shift of a norm if there is one, else the weights and biases of the layers.
+
+    Args:
+        model: narrowed; its parameters are changed.
+        scales: as a run found them.
+        tensors: parameter -> axis -> (shape) units, size 1 where they do not vary; before narrowing.
+        units: (ids,) unit of each id.
+        keep: (units,) what is kept.
+    """
+    factors: dict[bytes, Scale] = {}
+    for ids, factor in scales:
+        own = np.unique(units[ids])
+        _, before = factors.get(own.tobytes(), (own, 1.0))
+        factors[own.tobytes()] = own, before * factor
+    named = dict(model.named_parameters())
+    for own, factor in factors.values():
+        found = {}
+        for name in named:
+            for axis, label in tensors.get(name, {}).items():
+                mask = np.isin(label.numpy(), own)
+                if mask.any() and mask.size == label.shape[axis]:
+                    kept = keep[label.numpy().reshape(-1)]
+                    found[name] = (axis, torch.from_numpy(mask.reshape(-1)[kept]))
+        wide = {name.rpartition(".")[0] for name in found if named[name].ndim > 1}
+        norms = {name: each for name, each in found.items() if name.rpartition(".")[0] not in wide}
+        for name, (axis, rows) in (norms or found).items():
+            parameter = named[name]
+            shape = [-1 if place == axis else 1 for place in range(parameter.ndim)]
+            factor_of_rows = torch.where(rows, factor**0.5, 1.0).to(parameter).view(shape)
+            parameter.data.mul_(factor_of_rows)

@@ -25,41 +25,65 @@ from ...pruning.equality import Doubles
 from ...pruning.fold import Constant
 from ...pruning.layers import shared_copy, tensors_in
 from .rules.table import PRODUCTS
-from .steps import Beside, OtherStepsError, Reshaping, Step, compact, preserved
+from .steps import Beside, OtherStepsError, Product, Reshaping, Step, compact, preserved, vector
 
 if TYPE_CHECKING:
     from .subject import ModuleSubject
 
 Verify = Literal["quick", "full"]
+aten = torch.ops.aten
+_NORMS = frozenset({aten.native_layer_norm, aten.native_group_norm})
 EQUAL = 1e-9  # of the largest output; float64 rounding stays below 1e-12
+EQUAL_RESCALED = 1e-5  # where weights were multiplied, and rounded to their type
 
 
-def _is_product(func: OpOverload) -> bool:
-    return func.overloadpacket in PRODUCTS
+class DifferenceError(PruningError):
+    """The pruned network does not compute what the original does without the removed channels."""
 
 
 class _Replay(Beside):
     """Runs the products of a trace in another way."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
-        super().__init__(steps, _is_product)
+        super().__init__(steps, lambda func: func.overloadpacket in PRODUCTS)
 
 
 class _Zeroing(_Replay):
     """Multiplies removed channels by 0 wherever a product reads them."""
 
-    def __init__(self, steps: tuple[Step, ...], keep: Tensor) -> None:
+    def __init__(self, steps: tuple[Step, ...], keep: Tensor, are_norms_whole: bool) -> None:
         super().__init__(steps)
-        self.keep = keep
+        self.keep, self.are_norms_whole = keep, are_norms_whole
 
     def step(self, step: Step, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """`func` of operands whose removed channels are 0."""
         given = list(args)
+        if step.product is not None and step.product.is_norm and not self.are_norms_whole:
+            return self._over_kept(step.product, func, given, kwargs)
         for place, (_, label) in (step.product.operands if step.product else {}).items():
             mask = self.keep[compact(label)]
             if not mask.all():
                 given[place] = given[place] * _fitted(mask, given[place]).to(given[place])
         return func(*given, **kwargs)
+
+    def _over_kept(
+        self, product: Product, func: OpOverload, args: list[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Statistics of the kept channels; what a norm puts out is 0 in the others."""
+        axis, label = product.operands[0]
+        kept = self.keep[vector(label, axis)].nonzero().flatten().to(args[0].device)
+        whole, args[0] = args[0], args[0].index_select(axis, kept)
+        if func.overloadpacket not in _NORMS:
+            return func(*args, **kwargs)
+        first = 2 if func.overloadpacket is aten.native_layer_norm else 1
+        for place in (first, first + 1):
+            args[place] = args[place].index_select(0, kept) if args[place] is not None else None
+        if first == 2:
+            args[1] = [len(kept)]
+        else:
+            args[4] = len(kept)  # after the tensors and the number of images
+        found, *others = func(*args, **kwargs)
+        return (torch.zeros_like(whole).index_copy(axis, kept, found), *others)
 
 
 def _fitted(mask: Tensor, value: Tensor) -> Tensor:
@@ -75,7 +99,8 @@ def _fitted(mask: Tensor, value: Tensor) -> Tensor:
 class Zeroed(nn.Module):
     """A network whose removed channels are multiplied by 0 wherever a product reads them.
 
-    To evaluate, not to train: it runs in evaluation mode.
+    To evaluate, not to train: it runs in evaluation mode. Norms that lose channels compute statistics of
+    the others, or with `are_norms_whole` of all of them, 0 where they are removed.
 
     Args:
         model: the full-size network.
@@ -90,10 +115,11 @@ class Zeroed(nn.Module):
         super().__init__()
         self.model = model
         self._steps, self._keep, self._values = steps, torch.from_numpy(keep), dict(values)
+        self.are_norms_whole = False
 
     def forward(self, *args: Any) -> Any:
         """The outputs of the network with the removed channels at zero."""
-        with preserved(self.model), Reshaping(), _Zeroing(self._steps, self._keep):
+        with preserved(self.model), Reshaping(), _Zeroing(self._steps, self._keep, self.are_norms_whole):
             return self.model(*args, **self._values)
 
 
@@ -209,14 +235,18 @@ class Proof:
     limits: tuple[str, ...] = ()
 
 
-def proven(zeroed: nn.Module, pruned: nn.Module, subject: "ModuleSubject", verify: Verify = "full") -> Proof:
-    """Compare `pruned` with `zeroed`, the original whose removed channels are 0.
+def proven(
+    zeroed: nn.Module, compact: "ModuleSubject", subject: "ModuleSubject", verify: Verify = "full"
+) -> Proof:
+    """Compare `compact` with `zeroed`, the original `subject` whose removed channels are 0.
 
     Raises:
         PruningError: they differ, or the pruned network does not run or train where the original does.
     """
+    pruned = compact.model
     original, small = (shared_copy(each).double() for each in (zeroed, pruned))
-    pair = _Pair(type(pruned).__name__, original, small, subject)
+    tolerance = EQUAL_RESCALED if compact.is_rescaled else EQUAL
+    pair = _Pair(type(pruned).__name__, original, small, subject, tolerance)
     largest, limits = 0.0, []
     for images in itertools.islice(_inputs(subject.example), 2 if verify == "quick" else None):
         try:
@@ -244,6 +274,7 @@ class _Pair:
     original: nn.Module
     pruned: nn.Module
     subject: "ModuleSubject"
+    tolerance: float
 
     def compared(self, images: Tensor) -> float | None:
         """The difference for these images; None if the original does not take them.
@@ -251,15 +282,15 @@ class _Pair:
         Where code asks for another type of number, all operations are computed in float64.
         """
         plain = self._difference(images, nullcontext())
-        if plain is not None and plain <= EQUAL:
+        if plain is not None and plain <= self.tolerance:
             return plain
         difference = self._difference(images, Doubles())  # type: ignore[no-untyped-call]
-        if difference is not None and not difference <= EQUAL:
+        if difference is not None and not difference <= self.tolerance:
             if _is_random(self.original, images):
                 fact = "draws random numbers in evaluation mode too, so nothing can be compared"
                 raise PruningError(self.name, fact, "make it deterministic in evaluation mode")
             fact = f"the pruned network differs from the zeroed one by {difference:.1e} of the largest output"
-            raise PruningError(self.name, fact, "exclude the layers around it, and report a bug")
+            raise DifferenceError(self.name, fact, "exclude the layers around it, and report a bug")
         return difference
 
     def _difference(self, images: Tensor, way: AbstractContextManager[object]) -> float | None:
@@ -288,6 +319,14 @@ def _is_random(model: nn.Module, images: Tensor) -> bool:
             torch.manual_seed(seed)
             found.append(_outputs(model, images, {}))
     return any(not torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def cost_of_norms(zeroed: Zeroed, example: Tensor) -> float:
+    """How much the outputs for a random input change if norms take all channels, over the largest output."""
+    images = next(_inputs(example)).to(example)
+    kept = _outputs(zeroed, images, {})
+    zeroed.are_norms_whole = True
+    return _difference("norms", kept, _outputs(zeroed, images, {}))
 
 
 def _size(images: Tensor) -> str:

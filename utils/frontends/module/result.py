@@ -6,7 +6,7 @@ Invariant: `apply_plan(fresh, plan)` strictly loads the `state_dict` of the netw
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from ...errors import PruningError
 from ...pruning.channels import UnitMask, decode_mask, encode_mask
 from ...pruning.costs import costs_of, count_parameters
-from ...pruning.layers import CONVOLUTIONS
+from ...pruning.layers import LAYERS
 from ...pruning.surgery import PruningResult
-from .proof import Verify, proven
-from .run import PARAMETRIZED
+from .proof import Verify, Zeroed, cost_of_norms, proven
+from .run import PARAMETRIZED, Norms
+from .steps import vector
 from .subject import ModuleSubject
 
 # prefixes of names in DataParallel and DistributedDataParallel, and of compiled networks
@@ -38,6 +39,7 @@ class Plan:
     Attributes:
         input_shape: shape of the example that the network was traced with.
         input_type: its number type, such as "float32".
+        norms: whether channels of norms over channels could go.
         kept: layer name -> (out,) mask of kept output channels; layers that keep all have no entry.
         values: other arguments of `forward` that were fixed.
     """
@@ -46,14 +48,16 @@ class Plan:
     kept: Mapping[str, UnitMask]
     values: Mapping[str, Any] = field(default_factory=dict)
     input_type: str = "float32"
+    norms: Norms = "exact"
 
     @classmethod
-    def of(cls, subject: ModuleSubject, keep: UnitMask, values: Mapping[str, Any]) -> "Plan":
+    def of(cls, subject: ModuleSubject, keep: UnitMask, values: Mapping[str, Any], norms: Norms) -> "Plan":
         """The plan of a mask over the units of a subject."""
         masks = {name: keep[layer.outputs] for name, layer in subject.graph.layers.items()}
         kept = {name: mask for name, mask in masks.items() if not mask.all()}
         example = subject.example[:1]
-        return cls(tuple(example.shape), kept, dict(values), str(example.dtype).removeprefix("torch."))
+        kind = str(example.dtype).removeprefix("torch.")
+        return cls(tuple(example.shape), kept, dict(values), kind, norms)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; a mask as "count:hex"."""
@@ -63,6 +67,7 @@ class Plan:
             "input_type": self.input_type,
             "kept": kept,
             "values": dict(self.values),
+            "norms": self.norms,
         }
 
     @classmethod
@@ -77,7 +82,10 @@ class Plan:
             input_type = plain.get("input_type", "float32")  # plans of older versions have none
             if not isinstance(getattr(torch, input_type), torch.dtype):
                 raise TypeError(f"unknown input_type {input_type}")
-            return cls(tuple(plain["input_shape"]), kept, plain["values"], input_type)
+            norms = plain.get("norms", "exact")
+            if norms not in get_args(Norms):
+                raise TypeError(f"unknown norms {norms}")
+            return cls(tuple(plain["input_shape"]), kept, plain["values"], input_type, norms)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PruningError(
                 "plan", f"not a valid plan ({error!r})", "give what Plan.to_json returned"
@@ -199,7 +207,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     example = torch.zeros(plan.input_shape, dtype=getattr(torch, plan.input_type), device=weight.device)
     if example.is_floating_point():
         example = example.to(weight)
-    subject = ModuleSubject.of(model, example, plan.values)
+    subject = ModuleSubject.of(model, example, plan.values, plan.norms)
     keep = np.ones(subject.graph.unit_count, dtype=np.bool_)
     for name, mask in plan.kept.items():
         layer = subject.graph.layers.get(name)
@@ -257,7 +265,7 @@ def _not_run(model: nn.Module, subject: ModuleSubject) -> tuple[str, ...]:
         f"{name} ({type(module).__name__}) does not run on the example, so it is not pruned; "
         "if training runs it, exclude the layers that it reads"
         for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, *CONVOLUTIONS))
+        if isinstance(module, LAYERS)
         and not any(f"{name}.{own}" in subject.trace.read for own, _ in module.named_parameters())
     )
 
@@ -294,7 +302,7 @@ def report_of(
         )
         for name, layer in graph.layers.items()
     ]
-    proof = proven(result.folded.model, pruned, subject, verify)
+    proof = proven(result.folded.model, result.compact, subject, verify)
     return SlimReport(
         layers=(*layers, *_other_layers(subject, pruned)),
         parameters=(count_parameters(model), count_parameters(pruned)),
@@ -303,9 +311,25 @@ def report_of(
         not_followed=(*subject.trace.not_followed, *_not_run(model, subject)),
         pins=tuple(dict.fromkeys(graph.pin_reasons.values())),
         unfolded=result.unfolded,
-        limits=proof.limits,
+        limits=(*_cost_of_norms(subject, result), *proof.limits),
         asked=asked,
         rest=_rest(subject, pruned, asked),
+    )
+
+
+def _cost_of_norms(subject: ModuleSubject, result: PruningResult[ModuleSubject]) -> tuple[str, ...]:
+    """A sentence on norms that are approximate, none if there are no such."""
+    products = [step.product for step in subject.trace.steps if step.product and step.product.is_norm]
+    kept = result.keep[subject.trace.units]
+    over = (vector(label, axis).numpy() for each in products for axis, label in each.operands.values())
+    count = sum(not kept[ids].all() for ids in over)
+    if not count:
+        return ()
+    assert isinstance(result.folded.model, Zeroed)
+    cost = cost_of_norms(result.folded.model, subject.example)
+    return (
+        f"{count} norms are over the kept channels alone (norms='approximate'), which changes the outputs "
+        f"for a random input by {cost:.1%} of the largest, before any training",
     )
 
 
@@ -315,7 +339,7 @@ def _other_layers(subject: ModuleSubject, pruned: nn.Module) -> list[LayerChange
     found = []
     for name, tensor in subject.model.named_parameters():
         module = name.rpartition(".")[0]
-        if tensor.ndim < 2 or module in subject.graph.layers or PARAMETRIZED in name:
+        if tensor.ndim < 2 or PARAMETRIZED in name or module in subject.graph.layers:
             continue
         units = subject.trace.tensors.get(name, {}).get(0)
         pinned = len(tensor)

@@ -9,7 +9,7 @@ rule pins the channels that it reads and is listed, so a result is never wrong.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,12 +20,14 @@ from torch.utils import _pytree as pytree
 from ...pruning.channels import ChannelIds, ChannelTracer, Layer, Tie
 from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS, ChannelSelection, DispatchMode
 from .steps import (
+    SCALES,
     Count,
     Labels,
     Product,
     Reshaping,
     Step,
     compact,
+    ids_of,
     modules_noted,
     rows,
     spread,
@@ -34,6 +36,8 @@ from .steps import (
 )
 
 PARAMETRIZED = ".parametrizations."
+MIXES = "computes statistics over channels"
+Norms = Literal["exact", "approximate"]  # of what statistics over channels are: all, or the kept ones
 
 
 @dataclass
@@ -46,6 +50,7 @@ class Seen:
         is_static: whether it depends on parameters and buffers alone.
         writer: name of the layer that it is the direct output of.
         reads: how often an operation read it.
+        contracted: the channels that it is a sum of products over, if it is the result of no layer.
     """
 
     tensor: Tensor
@@ -53,6 +58,7 @@ class Seen:
     is_static: bool = False
     writer: str | None = None
     reads: int = 0
+    contracted: ChannelIds | None = None
 
 
 @dataclass
@@ -73,6 +79,8 @@ class Call:
     result: Any
     counts: list[Count] = field(default_factory=list)
     product: Product | None = None
+    scaled: ChannelIds | None = None
+    contracted: ChannelIds | None = None
 
     @property
     def name(self) -> str:
@@ -104,6 +112,18 @@ class Call:
         self.run.pin(label, reason)
         self.run.not_followed.append(reason)
 
+    def computes_over(self, label: Tensor, axis: int) -> bool:
+        """Whether statistics of the first argument along `axis` may be of the kept channels alone.
+
+        Else the channels are kept.
+        """
+        if self.run.statistics == "exact" or set(varying(label)) - {axis}:
+            self.keep(label, f"{self.name} {MIXES}")
+            return False
+        self.product = Product(None, {0: (axis, label)}, (), is_norm=True)
+        self.run.read.append(ids_of(vector(label, axis)))
+        return True
+
     def one_of(self, label: Tensor, axis: int) -> Tensor:
         """The label with size 1 along an axis, whose places are tied if they have ids of their own."""
         start = label.narrow(axis, 0, 1)
@@ -134,7 +154,7 @@ Rule = Callable[[Call], "list[Labels] | Labels | None"]
 class Run(DispatchMode):
     """One run of the example: computes the tensors, and beside them their labels."""
 
-    def __init__(self, model: nn.Module, rules: Mapping[Any, Rule]) -> None:
+    def __init__(self, model: nn.Module, rules: Mapping[Any, Rule], norms: Norms = "exact") -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tracer = ChannelTracer()
         self.not_followed: list[str] = []
@@ -147,6 +167,7 @@ class Run(DispatchMode):
         self.inputs: list[Tensor] = []
         self.where = ""
         self._around: list[str] = []  # the modules that run around that one
+        self.statistics = norms
         self._rules = rules
         self._model = model
         self._known: dict[int, Seen] = {}
@@ -218,7 +239,7 @@ class Run(DispatchMode):
             each.reads += 1
         call.result = func(*args, **kwargs)
         self._describe(call, tensors)
-        self.steps.append(Step(func, tuple(call.counts), call.product, _plain(args)))
+        self.steps.append(Step(func, tuple(call.counts), call.product, _plain(args), call.scaled))
         return call.result
 
     def _describe(self, call: Call, tensors: Sequence[Seen]) -> None:
@@ -230,6 +251,9 @@ class Run(DispatchMode):
                 call.refuse("is not supported")
             else:
                 found = rule(call)
+        if call.func.overloadpacket in SCALES and len(tensors) == 1 and not tensors[0].is_static:
+            label = tensors[0].labels.get(tensors[0].tensor.ndim - 1)
+            call.scaled = tensors[0].contracted if label is None else ids_of(compact(label))
         labels = found if isinstance(found, list) else [found] if found is not None else []
         static = bool(tensors) and all(each.is_static for each in tensors)
         for place, result in enumerate(results):
@@ -239,7 +263,10 @@ class Run(DispatchMode):
             if before is not None and before.tensor is result:  # changed in place
                 before.labels, before.is_static = own or before.labels, static and before.is_static
                 continue
-            self._know(Seen(result, own, static))
+            contracted = tensors[0].contracted if tensors and _is_view(call.func) else None
+            if call.product is not None and call.product.layer is None:
+                contracted = call.contracted
+            self._know(Seen(result, own, static, contracted=contracted))
         if call.product is not None and call.product.layer and results:
             writer = self.look(results[0])
             writer.writer = call.product.layer
@@ -328,6 +355,10 @@ def _plain(args: Sequence[Any]) -> tuple[Any, ...]:
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.stride(), tensor.storage_offset()
+
+
+def _is_view(func: OpOverload) -> bool:
+    return func.is_view or func.overloadpacket is torch.ops.aten._unsafe_view
 
 
 def _is_pointwise(func: OpOverload) -> bool:

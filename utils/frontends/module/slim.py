@@ -19,8 +19,9 @@ from ...pruning.scores import Scorer, gamma_scores, named_scorer, random_scores
 from ...pruning.sparsity import GammaPenalty
 from ...pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import Folding, PruningResult, prune
-from .proof import Verify
+from .proof import DifferenceError, Verify
 from .result import Plan, SlimResult, report_of, unwrapped
+from .run import Norms
 from .subject import ModuleSubject, every_tensor, prune_settled
 
 Scheme = Literal["uniform", "global", "guarded"]
@@ -30,6 +31,7 @@ _CHOICES = {
     "interface": get_args(Interface),
     "folding": get_args(Folding),
     "verify": get_args(Verify),
+    "norms": get_args(Norms),
 }
 _KEYS = ("sparsity", "ratio", "exclude", "op_types", "op_names")  # of a config entry
 
@@ -56,6 +58,7 @@ class SlimOptions:
     values: Mapping[str, Any] | None = None
     seed: int = 0
     verify: Verify = "full"
+    norms: Norms = "exact"
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -96,6 +99,7 @@ def slim(
     values: Mapping[str, Any] | None = None,
     seed: int = 0,
     verify: Verify = "full",
+    norms: Norms = "exact",
     least: int | None = None,
 ) -> SlimResult:
     """Remove channels from a copy of `model`; slim.py has a manual.
@@ -121,6 +125,9 @@ def slim(
         seed: seed of random scores.
         verify: comparison of the result: "full", in batches of 1, 2 and 3, at three sizes and in a training
             step; "quick", in batches of 1 and 2 of the example's size.
+        norms: channels that layer norms and their kin compute statistics over stay ("exact"), or may go:
+            then the statistics are of those that are left ("approximate"), and the report says by how much
+            the outputs change for that.
         least: older name of `min_channels`.
 
     Raises:
@@ -130,7 +137,7 @@ def slim(
     options = SlimOptions(
         ratio=ratio, score=score, scope=scope, exclude=exclude, align=align, scheme=scheme, config=config,
         interface=interface, layer_keep=layer_keep, min_channels=min_channels if least is None else least,
-        folding=folding, values=values, seed=seed, verify=verify,
+        folding=folding, values=values, seed=seed, verify=verify, norms=norms,
     )  # fmt: skip
     return _slimmed(unwrapped(model), _only(example_inputs), options)
 
@@ -139,7 +146,7 @@ def _slimmed(model: nn.Module, example: Tensor, options: SlimOptions) -> SlimRes
     fixed = options.values or {}
     started = time.perf_counter()
     _require_sound(model)
-    whole = ModuleSubject.of(model, example, fixed)
+    whole = ModuleSubject.of(model, example, fixed, options.norms)
     ratios = ratios_of(Parts(model, list(whole.graph.layers)), options)
     subject = whole.pinning(pinned_layers(whole.graph, ratios, options.interface))
 
@@ -154,12 +161,19 @@ def _slimmed(model: nn.Module, example: Tensor, options: SlimOptions) -> SlimRes
             may_keep_all=True,
         )
 
+    asked = options.ratio if options.config is None else max(ratios.values(), default=0.0)
     subject, result = prune_settled(subject, cut)
     cut_at = time.perf_counter()
-    asked = options.ratio if options.config is None else max(ratios.values(), default=0.0)
-    report = report_of(model, subject, result, options.verify, asked)
+    try:
+        report = report_of(model, subject, result, options.verify, asked)
+    except DifferenceError:
+        kept = subject.with_scales_kept()
+        if (kept.graph.pinned == subject.graph.pinned).all():
+            raise
+        subject, result = prune_settled(kept, cut)
+        report = report_of(model, subject, result, options.verify, asked)
     seconds = {"trace, plan and cut": cut_at - started, "proof": time.perf_counter() - cut_at}
-    plan = Plan.of(subject, result.keep, fixed)
+    plan = Plan.of(subject, result.keep, fixed, options.norms)
     return SlimResult(result.compact.model, plan, replace(report, seconds=seconds))
 
 

@@ -22,6 +22,8 @@ from ...errors import PruningError
 from ...pruning.channels import ChannelIds
 from ...pruning.layers import DispatchMode
 
+_aten = torch.ops.aten
+SCALES = frozenset({_aten.mul, _aten.mul_, _aten.div, _aten.div_})  # that multiply by a number
 Labels = Mapping[int, Tensor]  # axis -> (shape of the tensor) int64 channel ids
 
 
@@ -93,6 +95,9 @@ def moved(label: Tensor, axis: int, move: Callable[[Tensor], Tensor]) -> Moved:
     if not axes:
         return Moved(found, None)
     if len(axes) > 1 and math.prod(after.shape[place] for place in axes) != label.shape[axis]:
+        last = rows(after, axes[-1])[0]
+        if len(last.unique()) == len(last) and axes[-1] in varying(found):
+            return Moved(found, axes[-1])  # the other part is merged with a batch, as heads are in attention
         return Moved(found, axes[0], tuple(axes[1:]))
     # of a batch that was merged with channels and is split from them again, only one part has the ids
     own = [place for place in axes if place in varying(found)]
@@ -155,6 +160,7 @@ class Product:
         result: shape of the output.
         bias: position of the bias, if there is one.
         outputs: axis of the layer's channels in the output.
+        is_norm: whether it is no contraction but statistics, which are of the kept channels alone.
     """
 
     layer: str | None
@@ -164,6 +170,7 @@ class Product:
     outputs: int = 1
     value: int = 0
     cells: int = 0
+    is_norm: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,7 @@ class Step:
     counts: tuple[Count, ...] = ()
     product: Product | None = None
     args: tuple[Any, ...] = ()  # without tensors
+    scaled: ChannelIds | None = None  # channels on the last axis of what it multiplies by a number
 
 
 class OtherStepsError(PruningError):

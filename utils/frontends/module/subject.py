@@ -20,11 +20,11 @@ from ...pruning.fold import Constant
 from ...pruning.layers import set_widths, shared_copy, tensors_in
 from ...pruning.subject import Block
 from ...pruning.surgery import PruningResult
-from .counts import Fit, MisfitError, counts_matter, fit_counts
+from .counts import Fit, MisfitError, counts_matter, fit_counts, rescale
 from .proof import Zeroed, constants_of
 from .rules.table import RULES
-from .run import Run
-from .steps import Step, compact, preserved
+from .run import Norms, Run
+from .steps import Step, compact, preserved, vector
 
 Arguments = tuple[Any, ...]
 _MOST_ROUNDS = 40  # each keeps channels that were free before, mostly all that are at fault
@@ -64,6 +64,7 @@ class ModuleSubject:
         values: other arguments of its `forward`, fixed.
         graph: its channels.
         pinned: names of layers that keep their width.
+        is_rescaled: whether weights were multiplied, and rounded, since a scale of the code follows a width.
     """
 
     model: nn.Module
@@ -71,10 +72,24 @@ class ModuleSubject:
     trace: Trace
     values: Mapping[str, Any] = field(default_factory=dict)
     pinned: frozenset[str] = frozenset()
+    is_rescaled: bool = False
 
     @classmethod
-    def of(cls, model: nn.Module, example: Tensor, values: Mapping[str, Any] | None = None) -> Self:
+    def of(
+        cls,
+        model: nn.Module,
+        example: Tensor,
+        values: Mapping[str, Any] | None = None,
+        norms: Norms = "exact",
+    ) -> Self:
         """Run `model` once on `example` and follow its channels.
+
+        Args:
+            model: the module.
+            example: (1, ...) an input.
+            values: other arguments of its `forward`, fixed.
+            norms: whether the channels that a norm computes statistics over stay ("exact"), or may go, so
+                that the statistics are of those that are left ("approximate").
 
         Raises:
             PruningError: it does not run on the example, or runs no layer that can be pruned.
@@ -83,7 +98,7 @@ class ModuleSubject:
             place = f"{model!r:.60}"
             raise PruningError(place, "not a torch.nn.Module instance", "give a network that is built")
         example = example[:1].repeat(2, *[1] * (example.ndim - 1))
-        return cls(model, example, traced(model, (example,), values or {}), values or {})
+        return cls(model, example, traced(model, (example,), values or {}, norms), values or {})
 
     @property
     def graph(self) -> ChannelGraph:
@@ -130,16 +145,19 @@ class ModuleSubject:
         narrow_tensors(model, self.trace.tensors, keep)
         for module in model.modules():
             set_widths(module)
-        kept = keep[self.trace.units]
+        kept, is_rescaled = keep[self.trace.units], False
         try:
             for steps, is_training in ((self.trace.steps, False), (self.trace.training, True)):
                 if steps:
                     fit = Fit(model, self.model, (self.example,), self.values, steps, kept, is_training)
                     fit_counts(fit)
+                    if fit.scales and not is_training:
+                        rescale(model, fit.scales, self.trace.tensors, self.trace.units, keep)
+                        is_rescaled = True
         except MisfitError as error:
             error.keep = keep
             raise
-        return replace(self, model=model)
+        return replace(self, model=model, is_rescaled=is_rescaled)
 
     def cells(self) -> dict[str, int]:
         """Layer name -> how often its kernel is applied to one image."""
@@ -198,6 +216,13 @@ class ModuleSubject:
             type(self.model).__name__, "its code goes another way when it is narrowed", "exclude its layers"
         )
 
+    def with_scales_kept(self) -> Self:
+        """The subject without freedom where a number of the code may follow from a number of channels."""
+        scaled = [self.trace.units[step.scaled] for step in self.trace.steps if step.scaled is not None]
+        units = np.unique(np.concatenate([np.zeros(0, dtype=np.intp), *scaled]))
+        graph = self.graph.keeping(dict.fromkeys(units.tolist(), "the code computes a number from theirs"))
+        return replace(self, trace=replace(self.trace, graph=graph))
+
     def shortened(self, blocks: Sequence[Block]) -> Self:
         """The subject itself, as it has no blocks."""
         del blocks
@@ -216,9 +241,11 @@ def prune_settled(
     raise last
 
 
-def traced(model: nn.Module, arguments: Arguments, values: Mapping[str, Any]) -> Trace:
+def traced(
+    model: nn.Module, arguments: Arguments, values: Mapping[str, Any], norms: Norms = "exact"
+) -> Trace:
     """Run `model` once and follow its channels; errors as in `ModuleSubject.of`."""
-    run = Run(model, RULES)
+    run = Run(model, RULES, norms)
     run.inputs = tensors_in(arguments)
     labels = {name: run.look(tensor).labels for name, tensor in every_tensor(model)}
     with preserved(model), run.watching():
@@ -233,6 +260,7 @@ def traced(model: nn.Module, arguments: Arguments, values: Mapping[str, Any]) ->
     _pin_outputs(run, outputs)
     was_read = frozenset(name for name, tensor in every_tensor(model) if run.look(tensor).reads)
     _find_norms(run)
+    _tie_heads(model, run, was_read)
     for seen, large, small in run.gates:  # not a gate: a factor that something else reads too
         if seen.reads == 1:
             run.tie(large, small, "gate")
@@ -284,6 +312,25 @@ def _find_norms(run: Run) -> None:
     for layer, norm in run.norms.items():
         if run.layers[layer].reads == calls[layer] == run.norm_calls[norm] == shared[norm] == 1:
             run.tracer.norm(layer, norm)
+
+
+def _tie_heads(model: nn.Module, run: Run, was_read: frozenset[str]) -> None:
+    """The code of torch's own attention has one width for what it reads and for q, k and v."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and f"{name}.out_proj.weight".lstrip(".") in was_read:
+            weights = [
+                module.in_proj_weight,
+                module.q_proj_weight,
+                module.k_proj_weight,
+                module.v_proj_weight,
+            ]
+            found = [run.look(each).labels for each in weights if isinstance(each, Tensor)]
+            width = module.embed_dim
+            parts = [each for own in found if 0 in own for each in vector(own[0], 0).split(width)]
+            outputs = run.look(module.out_proj.weight).labels
+            parts += [vector(outputs[0], 0)] if 0 in outputs else []
+            if len(parts) > 1:
+                run.tracer.equal([np.ascontiguousarray(part.numpy()) for part in parts])
 
 
 def _pinned_unread(graph: ChannelGraph, read: ChannelIds) -> ChannelGraph:

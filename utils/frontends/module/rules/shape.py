@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ....pruning.channels import ChannelIds
 from ....pruning.layers import ChannelSelection
-from ..run import Call, Seen
+from ..run import MIXES, Call, Seen
 from ..steps import (
     Count,
     Labels,
@@ -24,10 +24,13 @@ from ..steps import (
     varying,
     vector,
 )
-from .values import MIXES, elementwise, meet
+from .values import elementwise, meet
 
 aten = torch.ops.aten
 Moves = Labels | list[Labels]
+STATISTICS = frozenset(
+    {aten.mean, aten.var, aten.std, aten.var_mean, aten.std_mean, aten.linalg_vector_norm, aten.norm}
+)
 ORDERED = frozenset({aten.roll, aten.unfold, aten.diagonal, aten.as_strided, aten.take})
 
 
@@ -355,7 +358,11 @@ def reduced(call: Call) -> Moves:
     labels = dict(source.labels)
     for axis in gone:
         if axis in labels:
-            call.keep(labels.pop(axis), f"{call.name} {MIXES}")
+            label = labels.pop(axis)
+            if call.func.overloadpacket in STATISTICS and len(gone) == 1:
+                call.computes_over(label, axis)
+            else:
+                call.keep(label, f"{call.name} {MIXES}")
     result = call.result[0] if isinstance(call.result, list | tuple) else call.result
     keepdim = result.ndim == ndim
     found: dict[int, Tensor] = {}

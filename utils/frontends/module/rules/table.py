@@ -9,6 +9,7 @@ import torch
 from ..run import Rule
 from .shape import (
     ORDERED,
+    STATISTICS,
     along,
     cat,
     embedded,
@@ -31,7 +32,6 @@ from .values import (
     group_norm,
     layer_norm,
     matrix,
-    nothing,
     passed,
     written,
 )
@@ -87,7 +87,8 @@ _FACTORIES = frozenset({aten.new_full, aten.new_zeros, aten.new_ones, aten.new_e
 PRODUCTS = frozenset(
     {
         aten.index_select, aten.convolution, aten.mm, aten.bmm, aten.addmm, aten.baddbmm,
-        aten._scaled_dot_product_flash_attention_for_cpu,
+        aten._scaled_dot_product_flash_attention_for_cpu, aten.native_layer_norm, aten.native_group_norm,
+        *STATISTICS,
     }
 )  # fmt: skip
 RULES: Mapping[Any, Rule] = MappingProxyType(
@@ -117,6 +118,6 @@ RULES: Mapping[Any, Rule] = MappingProxyType(
         **dict.fromkeys(_REDUCTIONS, reduced),
         **dict.fromkeys(_SAME, passed),
         **dict.fromkeys(_MOVERS, move),
-        **dict.fromkeys(_FACTORIES, nothing),
+        **dict.fromkeys(_FACTORIES, lambda _: {}),
     }
 )  # fmt: skip

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from ....profiling import TRANSPOSED
 from ....pruning.channels import Tie
-from ....pruning.layers import CONVOLUTIONS
-from ..run import Call, Seen
+from ....pruning.layers import LAYERS, weight_of
+from ..run import MIXES, Call, Seen
 from ..steps import Count, Labels, Product, compact, ids_of, spread, varying, vector
 
 aten = torch.ops.aten
-MIXES = "computes statistics over channels"
 _UNKNOWN = "that are not followed"
 _INPUT = "the input of the network"
 _SUMS = frozenset({aten.add, aten.add_, aten.sub, aten.sub_})
@@ -82,24 +81,18 @@ def passed(call: Call) -> Labels:
 def batch_norm(call: Call) -> Labels | list[Labels]:
     """Batch norms of all kinds: one number of each parameter for each channel."""
     value = call.run.look(call.args[0])
-    if _takes_statistics(call):
+    has_choice = any(each.name == "training" for each in call.func._schema.arguments)
+    if has_choice and call.argument("training"):  # it takes the statistics of the batch
         for axis, label in value.labels.items():
             if axis != 1:
                 call.keep(label, f"{call.name} {MIXES}")
     others = [call.run.look(each) for each in call.args[1:5] if isinstance(each, Tensor) and each.numel()]
     if 1 not in value.labels:
-        for each in others:
-            for own in each.labels.values():
-                call.run.pin(own, f"{call.name} normalizes channels that are not followed")
+        _pin_norm(call, others)
         found: Labels = value.labels
     else:
-        label = value.labels[1]
-        ids = call.along(label, 1)
-        for each in others:
-            if 0 in each.labels:
-                call.run.tie(ids, vector(each.labels[0], 0))
-            elif len(each.tensor) > 1:
-                call.run.pin(label, f"{call.name} has parameters that are not followed")
+        ids = call.along(value.labels[1], 1)
+        _tie_norm(call, ids, others)
         found = {**value.labels, 1: spread(ids, value.tensor.shape, 1)}
         weight = next((each for each in others if 0 in each.labels), None)
         name = None if weight is None else call.run.module_of(vector(weight.labels[0], 0))
@@ -110,12 +103,18 @@ def batch_norm(call: Call) -> Labels | list[Labels]:
     return [found] if isinstance(call.result, list | tuple) else found
 
 
-def _takes_statistics(call: Call) -> bool:
-    """Whether a batch norm computes its means itself."""
-    try:
-        return bool(call.argument("training"))
-    except KeyError:
-        return False
+def _tie_norm(call: Call, ids: Tensor, parameters: Sequence[Seen]) -> None:
+    for each in parameters:
+        if 0 in each.labels:
+            call.run.tie(ids, vector(each.labels[0], 0))
+        elif len(each.tensor) > 1:
+            call.run.pin(ids, f"{call.name} has parameters {_UNKNOWN}")
+
+
+def _pin_norm(call: Call, parameters: Sequence[Seen]) -> None:
+    for each in parameters:
+        for own in each.labels.values():
+            call.run.pin(own, f"{call.name} normalizes channels {_UNKNOWN}")
 
 
 def group_norm(call: Call) -> list[Labels]:
@@ -126,18 +125,12 @@ def group_norm(call: Call) -> list[Labels]:
     label = value.labels.get(1)
     followers = [each for each in (weight, bias) if each is not None]
     if label is None:
-        for each in followers:
-            for own in each.labels.values():
-                call.run.pin(own, f"{call.name} normalizes channels that are not followed")
+        _pin_norm(call, followers)
         return [{}]
     ids = call.along(label, 1)
-    for each in followers:
-        if 0 in each.labels:
-            call.run.tie(ids, vector(each.labels[0], 0))
-        else:
-            call.run.pin(ids, f"{call.name} has parameters that are not followed")
+    _tie_norm(call, ids, followers)
     if groups == 1:
-        call.keep(ids, f"{call.name} {MIXES}")
+        call.computes_over(spread(ids, value.tensor.shape, 1), 1)
     else:
         parts = ids.view(groups, -1)
         call.run.tie(parts[:, :1], parts)
@@ -146,21 +139,28 @@ def group_norm(call: Call) -> list[Labels]:
 
 
 def layer_norm(call: Call) -> list[Labels]:
-    """Layer norm: its statistics are over the last axes, whose channels are kept."""
+    """Layer norm: its statistics are over the last axes, whose channels are kept, or those left are taken."""
     value = call.run.look(call.args[0])
     over = len(call.argument("normalized_shape"))
-    first = value.tensor.ndim - over
+    first, last = value.tensor.ndim - over, value.tensor.ndim - 1
     found: dict[int, Tensor] = {}
     for axis, label in value.labels.items():
         if axis >= first:
-            call.keep(label, f"{call.name} {MIXES}")
+            if over == 1 and call.computes_over(label, axis):
+                found[axis] = label
+                call.counts.append(Count((1, 0), ids_of(vector(label, axis))))
+            elif over > 1:
+                call.keep(label, f"{call.name} {MIXES}")
         else:
             for other in range(first, value.tensor.ndim):
                 label = call.one_of(label, other)
             found[axis] = label.expand(value.tensor.shape)
     for each in call.tensors[1:]:
         for label in each.labels.values():
-            call.keep(label, f"{call.name} {MIXES}")
+            if last in found and each.tensor.ndim == 1:
+                call.run.tie(vector(found[last], last), label)
+            else:
+                call.keep(label, f"{call.name} {MIXES}")
     return [found]
 
 
@@ -168,11 +168,6 @@ def written(call: Call) -> Labels | None:
     """A copy into a tensor: what is written meets what was there."""
     target, source = (call.run.look(each) for each in call.args[:2])
     return meet(call, [target, source], target.tensor.shape)
-
-
-def nothing(_call: Call) -> Labels:
-    """Operations whose results hold no channels."""
-    return {}
 
 
 def convolution(call: Call) -> Labels:
@@ -259,14 +254,14 @@ def _contracted(call: Call, read: Tensor | None, columns: Tensor | None) -> Tens
 
 def _layer_of(call: Call, weight: Seen, written: Tensor | None) -> str | None:
     """Name of the convolution or linear module with these weights: the running one, if it is."""
-    kinds = (torch.nn.Linear, *CONVOLUTIONS)
     running = call.run.module(call.run.where)
-    if isinstance(running, kinds) and isinstance(running.weight, torch.nn.Parameter):
-        memory = [each.untyped_storage()._cdata for each in (running.weight, weight.tensor)]
+    own = weight_of(running) if isinstance(running, LAYERS) else None
+    if isinstance(own, torch.nn.Parameter):
+        memory = [each.untyped_storage()._cdata for each in (own, weight.tensor)]
         if memory[0] == memory[1]:
             return call.run.where
     name = None if written is None else call.run.module_of(written)
-    return name if name is not None and isinstance(call.run.module(name), kinds) else None
+    return name if name is not None and isinstance(call.run.module(name), LAYERS) else None
 
 
 def _note_layer(
@@ -310,6 +305,7 @@ def matrix(call: Call) -> Labels:
     if a is not None and b is not None:
         call.run.tie(a.unsqueeze(-1), b.unsqueeze(ndim - 2))
         call.run.read += [ids_of(compact(a)), ids_of(compact(b))]
+        call.contracted = None if left.is_static or right.is_static else ids_of(compact(a))
     for _, label in operands.values():
         if len(operands) == 1:
             call.run.pin(label, f"{call.name} contracts it with a tensor that is not followed")
@@ -353,7 +349,8 @@ def _note_matrix(
             rows, columns = vector(written, outputs), vector(read, 1 - outputs)
             layer = _layer_of(call, weight, rows)
             module = call.run.module(layer or "")
-            if isinstance(module, torch.nn.Linear) and module.weight.shape == (len(rows), len(columns)):
+            own = weight_of(module) if isinstance(module, LAYERS) else None
+            if isinstance(own, Tensor) and own.shape == (len(rows), len(columns)):
                 call.run.add_layer(str(layer), ids_of(columns), ids_of(rows), 1, False)
             else:
                 layer = None
@@ -369,15 +366,15 @@ def _note_matrix(
 
 
 def attention(call: Call) -> list[Labels]:
-    """scaled_dot_product_attention: its scale keeps the width of q and k, the channels of v pass."""
+    """scaled_dot_product_attention: it contracts the channels of q and k, those of v pass."""
     query, key, value = (call.run.look(each) for each in call.args[:3])
     last = query.tensor.ndim - 1
     found: dict[int, Tensor] = {}
     for each in (query, key, value):
         for axis, label in each.labels.items():
             if axis == last and each is not value:
-                call.keep(label, f"{call.name} scales by its width")
-            elif axis == last - 1:
+                continue
+            if axis == last - 1:
                 call.keep(label, f"{call.name} mixes it")
             else:
                 own = call.one_of(label, last - 1)
@@ -386,4 +383,15 @@ def attention(call: Call) -> list[Labels]:
                 if axis in found:
                     call.run.tie(found[axis], own)
                 found[axis] = own
+    read = [call.one_of(each.labels[last], last - 1) for each in (query, key) if last in each.labels]
+    if len(read) == 2 and query.tensor.shape[:-2] == key.tensor.shape[:-2]:
+        call.run.tie(read[0], read[1])
+        call.run.read += [ids_of(compact(each)) for each in read]
+        call.run.equal(read[0], last)
+        operands = {place: (last, each.labels[last]) for place, each in enumerate((query, key))}
+        call.product = Product(None, operands, tuple(call.result[0].shape))
+        call.scaled = ids_of(compact(read[0]))
+    else:
+        for label in read:
+            call.keep(label, f"{call.name} contracts it with channels {_UNKNOWN}")
     return [found]
