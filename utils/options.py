@@ -72,6 +72,32 @@ POSITIVE_INT = Range(int, "a whole number of at least 1", lambda value: value >=
 NON_NEGATIVE_INT = Range(int, "a whole number of at least 0", lambda value: value >= 0)
 
 
+UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
+
+
+@dataclass(frozen=True)
+class Amount:
+    """A limit: an absolute value, or a share of what the unpruned network has."""
+
+    value: float
+    is_share: bool
+
+    def of(self, whole: float) -> float:
+        """The limit in the unit of `whole`, the unpruned network's value."""
+        return self.value * whole if self.is_share else self.value
+
+
+def amount(text: str) -> Amount:
+    """Read a limit: a number, with K, M or G behind it, or a percentage.
+
+    >>> amount("50%"), amount("1.5G").value
+    (Amount(value=0.5, is_share=True), 1500000000.0)
+    """
+    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].upper() in {*UNITS, "%"} else (text, "")
+    value = POSITIVE_FLOAT(number) * UNITS.get(unit, 0.01 if unit == "%" else 1)
+    return Amount(value, unit == "%")
+
+
 def option(
     default: Value,
     text: str,

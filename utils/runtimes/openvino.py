@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,6 @@ class OpenVino:
 
     def load(self, path: Path) -> Session:
         """An ONNX file or an OpenVINO IR (.xml, with its .bin beside it), ready to run."""
-        openvino = package("runtime openvino", "openvino")
         options = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": self.precision,
@@ -49,7 +49,7 @@ class OpenVino:
             "NUM_STREAMS": 1,
         }
         try:
-            core = openvino.Core()
+            core = _core()
             model = core.read_model(str(path))
             compiled = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
@@ -57,6 +57,16 @@ class OpenVino:
         shape = model.input(0).partial_shape
         sizes = tuple(None if size.is_dynamic else size.get_length() for size in shape)
         return _Session(path, model, compiled.create_infer_request(), sizes, known_metadata(_metadata(model)))
+
+
+@cache
+def _core() -> Any:
+    """One for the whole process.
+
+    With the last one OpenVINO unloads its CPU plugin, which has given signals a stack of its own in the thread
+    that compiled first; unloaded by another thread it leaves that behind, and the next signal ends the process.
+    """
+    return package("runtime openvino", "openvino").Core()
 
 
 def _metadata(model: Any) -> dict[str, object]:

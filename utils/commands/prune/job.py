@@ -20,7 +20,7 @@ from ...detection.evaluator import Evaluation
 from ...errors import ToolkitError
 from ...files import require_writable
 from ...frontends.darknet.subject import DarknetSubject, classic_scores
-from ...options import given
+from ...options import UNITS, given
 from ...profiling import Latency, measure_latency
 from ...pruning.conv_classes import Convolution
 from ...pruning.costs import count_parameters
@@ -38,7 +38,7 @@ from ..inputs import InputFiles, open_network
 from ..latency.measure import find_or_measure
 from ..latency.network import darknet_convolutions, network_latencies
 from ..output import Track, untracked
-from .options import COSTS, UNITS, PruningOptions, Strategy
+from .options import COSTS, PruningOptions, Strategy
 
 # training images that a Taylor score takes its gradients on
 TAYLOR_IMAGES = 64

@@ -12,8 +12,9 @@ from ...options import (
     FRACTION,
     FRACTION_BELOW_ONE,
     NON_NEGATIVE_INT,
-    POSITIVE_FLOAT,
     POSITIVE_INT,
+    Amount,
+    amount,
     check_ranges,
     given,
     option,
@@ -43,36 +44,12 @@ STRATEGY_OPTIONS: Mapping[Strategy, tuple[str, ...]] = MappingProxyType(
     }
 )
 _STRATEGY_NAMES = {name for names in STRATEGY_OPTIONS.values() for name in names}
-UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
 _UNDERSCORED = {"img_size", "layer_keep", "global_percent"}
 # what --what-if uses, and what only says where and on what a command runs
 _WHAT_IF = {
     "what_if", "img_size", "align", "min_channels", "keep_sections",
     "cfg", "weights", "data", "seed", "device", "workers", "threads", "command", "strategy",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Amount:
-    """A limit: an absolute value, or a share of what the unpruned network has."""
-
-    value: float
-    is_share: bool
-
-    def of(self, whole: float) -> float:
-        """The limit in the unit of `whole`, the unpruned network's value."""
-        return self.value * whole if self.is_share else self.value
-
-
-def amount(text: str) -> Amount:
-    """Read a limit: a number, with K, M or G behind it, or a percentage.
-
-    >>> amount("50%"), amount("1.5G").value
-    (Amount(value=0.5, is_share=True), 1500000000.0)
-    """
-    number, unit = (text[:-1], text[-1:].upper()) if text[-1:].upper() in {*UNITS, "%"} else (text, "")
-    value = POSITIVE_FLOAT(number) * UNITS.get(unit, 0.01 if unit == "%" else 1)
-    return Amount(value, unit == "%")
 
 
 def align(text: str) -> int | str:
