@@ -21,21 +21,22 @@ scope       "backbone": prune this part only; layers that read it are narrowed t
             its outputs keep their width ("keep")
 exclude     names or types of modules to keep, such as ["head", nn.ConvTranspose2d]
 config      [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"exclude": True, "op_names": ["features.0.0"]}];
-            "ratio" is another name of "sparsity"; for a layer in several entries the last one counts
+            the last entry of a layer counts
 values      other arguments of forward, such as {"inference": True}, fixed
-verify      "full": compared in batches of 1, 2 and 3, at three sizes, and in a training step;
-            "quick": in batches of 1 and 2 of the example's size
+verify      "full": batches of 1, 2 and 3, three sizes, a training step; "quick": batches of 1 and 2
+max_macs, max_params   instead of `ratio` a limit such as "40%"; loss   loss(model), for the score "taylor"
+recalibrate   batches for the batch norms of the result; iterative, tune   rounds, with tune(model) after each
+norms       "approximate": layer norms may lose channels; the report says what that costs
 folding     "interior": the constants that removed channels output move into the biases and means after
             them; "off": they are dropped, and no other value of the network changes
 
-Fine-tuning with a teacher of any architecture: `taught_loss(student(images), teacher(images), targets,
-KLSoftLoss(5))`, all of them lists with one entry per head.
+With a teacher: `taught_loss(student(images), teacher(images), targets, KLSoftLoss(5))`, lists of heads.
 
 The network runs once on the example, and every operation is followed; channels of unsupported operations are
 kept, and the report lists them. Every result is verified: it computes what the network computes with the
 removed channels at zero, after `folding`, in batches of 1, 2 and 3 and at three sizes. It is a module of the
 given class with its code: attributes that hold numbers of channels are set, and channels whose number is
-written in the code are kept. A parallel wrapper is removed.
+written in the code are kept.
 """
 
 from utils.frontends.module.result import Plan, SlimReport, SlimResult, apply_plan, load

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .darknet.checkpoint import convert, load_weights, save_weights
     from .darknet.model import Darknet
     from .frontends.module.result import Plan, SlimReport, SlimResult, apply_plan, load
-    from .frontends.module.slim import gamma_penalty, slim
+    from .frontends.module.slim import SlimOptions, gamma_penalty, slim
     from .pruning.layers import ChannelSelection
     from .pruning.soft_loss import KLSoftLoss, taught_loss
 
@@ -43,9 +43,9 @@ __netslim__ = True  # what a second copy is recognised by
 __all__ = [
     "ChannelSelection", "Darknet", "DetectionOptions", "DetectionResult", "EvaluationOptions",
     "EvaluationResult", "ExportOptions", "ExportResult", "KLSoftLoss", "Plan", "PruningOptions",
-    "PruningOutcome", "SlimReport", "SlimResult", "TrainOptions", "TrainingResult", "apply_plan", "convert",
-    "detect", "evaluate", "export", "gamma_penalty", "load", "load_weights", "prune", "save_weights", "slim",
-    "taught_loss", "train",
+    "PruningOutcome", "SlimOptions", "SlimReport", "SlimResult", "TrainOptions", "TrainingResult",
+    "apply_plan", "convert", "detect", "evaluate", "export", "gamma_penalty", "load", "load_weights",
+    "prune", "save_weights", "slim", "taught_loss", "train",
 ]  # fmt: skip
 
 # Module -> the public names that it defines. No name is that of a module or folder beside this file, which
@@ -61,7 +61,7 @@ _HOMES = {
     "darknet.checkpoint": ("convert", "load_weights", "save_weights"),
     "darknet.model": ("Darknet",),
     "frontends.module.result": ("Plan", "SlimReport", "SlimResult", "apply_plan", "load"),
-    "frontends.module.slim": ("gamma_penalty", "slim"),
+    "frontends.module.slim": ("SlimOptions", "gamma_penalty", "slim"),
     "pruning.layers": ("ChannelSelection",),
     "pruning.soft_loss": ("KLSoftLoss", "taught_loss"),
 }

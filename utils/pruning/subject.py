@@ -96,6 +96,10 @@ class ChannelPlan:
     candidates: Candidates = "all"
     merge: Merge = "union"
 
+    def itself(self, _subject: Subject, _scores: LayerScores) -> "ChannelPlan":
+        """A policy: this plan, found already."""
+        return self
+
 
 @dataclass(frozen=True)
 class BlockPlan:

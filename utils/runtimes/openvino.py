@@ -42,6 +42,7 @@ class OpenVino:
 
     def load(self, path: Path) -> Session:
         """An ONNX file or an OpenVINO IR (.xml, with its .bin beside it), ready to run."""
+        openvino = package("runtime openvino", "openvino")
         options = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": self.precision,
@@ -49,7 +50,7 @@ class OpenVino:
             "NUM_STREAMS": 1,
         }
         try:
-            core = _core()
+            core = _core(openvino)
             model = core.read_model(str(path))
             compiled = core.compile_model(model, "CPU", options)
         except RuntimeError as error:
@@ -60,13 +61,14 @@ class OpenVino:
 
 
 @cache
-def _core() -> Any:
+def _core(openvino: Any) -> Any:
     """One for the whole process.
 
-    With the last one OpenVINO unloads its CPU plugin, which has given signals a stack of its own in the thread
-    that compiled first; unloaded by another thread it leaves that behind, and the next signal ends the process.
+    With the last one OpenVINO unloads its CPU plugin, which has given signals a stack of its own in the
+    thread that compiled first. Unloaded by another thread it leaves that behind, and the next signal ends
+    the process.
     """
-    return package("runtime openvino", "openvino").Core()
+    return openvino.Core()
 
 
 def _metadata(model: Any) -> dict[str, object]:

@@ -117,6 +117,10 @@ class Zeroed(nn.Module):
         self._steps, self._keep, self._values = steps, torch.from_numpy(keep), dict(values)
         self.are_norms_whole = False
 
+    def get_submodule(self, target: str) -> nn.Module:
+        """That of the network itself."""
+        return self.model.get_submodule(target)
+
     def forward(self, *args: Any) -> Any:
         """The outputs of the network with the removed channels at zero."""
         with preserved(self.model), Reshaping(), _Zeroing(self._steps, self._keep, self.are_norms_whole):
@@ -313,19 +317,15 @@ class _Pair:
 
 def _is_random(model: nn.Module, images: Tensor) -> bool:
     """Whether two runs with other seeds differ."""
-    found = []
     with torch.random.fork_rng(devices=[]):
-        for seed in (1, 2):
-            torch.manual_seed(seed)
-            found.append(_outputs(model, images, {}))
+        found = [_outputs(model, images, {}) for seed in (1, 2) if torch.manual_seed(seed)]
     return any(not torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
 def cost_of_norms(zeroed: Zeroed, example: Tensor) -> float:
     """How much the outputs for a random input change if norms take all channels, over the largest output."""
     images = next(_inputs(example)).to(example)
-    kept = _outputs(zeroed, images, {})
-    zeroed.are_norms_whole = True
+    kept, zeroed.are_norms_whole = _outputs(zeroed, images, {}), True
     return _difference("norms", kept, _outputs(zeroed, images, {}))
 
 

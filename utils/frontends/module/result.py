@@ -67,8 +67,7 @@ class Plan:
             "input_type": self.input_type,
             "kept": kept,
             "values": dict(self.values),
-            "norms": self.norms,
-        }
+        } | ({} if self.norms == "exact" else {"norms": self.norms})
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "Plan":
@@ -126,7 +125,7 @@ class SlimReport:
         unfolded: layers that lost the constants of removed channels.
         limits: restrictions of the pruned network that the given one does not have.
         seconds: what took how long.
-        asked: share of the channels to remove, 0..1; the largest of a config.
+        asked: share of the channels to remove, 0..1; the largest of a config; 0 with limits.
         rest: parameters beyond those that are left where each layer loses that share, most first.
     """
 
@@ -160,9 +159,9 @@ class SlimReport:
         lines += [f"constants lost at: {', '.join(self.unfolded)}"] if self.unfolded else []
         lines += [f"limit: {text}" for text in self.limits]
         removed = [1 - after / max(1, before) for before, after in (self.parameters, self.macs)]
+        asked = f"asked for {self.asked:.0%} of the channels: " if self.asked else ""
         lines.append(
-            f"asked for {self.asked:.0%} of the channels: {removed[0]:.1%} of the parameters are removed, "
-            f"{removed[1]:.1%} of the multiply-adds"
+            f"{asked}{removed[0]:.1%} of the parameters are removed, {removed[1]:.1%} of the multiply-adds"
         )
         whole = max(1, self.parameters[0])
         shown = [each for each in self.rest[:_MOST_REASONS] if each.parameters >= _LEAST_SHARE * whole]
@@ -352,6 +351,8 @@ def _other_layers(subject: ModuleSubject, pruned: nn.Module) -> list[LayerChange
 
 def _rest(subject: ModuleSubject, pruned: nn.Module, asked: float) -> tuple[Rest, ...]:
     """What is left of each parameter beyond the asked share, by the reasons why its channels are kept."""
+    if not asked:
+        return ()
     graph, after = subject.graph, dict(pruned.named_parameters())
     kinds = {reason: _kind_of(reason) for reason in dict.fromkeys(graph.pin_reasons.values())}
     texts = [*dict.fromkeys(kinds.values()), _ROUNDED, _UNSEEN]

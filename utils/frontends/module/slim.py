@@ -1,28 +1,28 @@
-"""Prune any network in one call and compare the result with the zeroed network: the API of `slim.py`.
-
-The options are checked first, and the layers that they name get a ratio each.
-"""
+"""Prune any network in one call and compare the result with the zeroed network: the API of `slim.py`."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from ...errors import PruningError
-from ...pruning.channels import ChannelGraph
+from ...pruning.channels import ChannelGraph, WidthLimits
 from ...pruning.policies import GlobalThreshold, GroupRatios, Policy, candidate_channels
-from ...pruning.scores import Scorer, gamma_scores, named_scorer, random_scores
+from ...pruning.recalibrate import recalibrate
+from ...pruning.scores import Scorer, gamma_scores, named_scorer, random_scores, taylor_scores
 from ...pruning.sparsity import GammaPenalty
 from ...pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import Folding, PruningResult, prune
+from .budget import LIMITS, limits_of, within_budget
 from .proof import DifferenceError, Verify
 from .result import Plan, SlimResult, report_of, unwrapped
+from .rounds import changes_of_round, in_rounds
 from .run import Norms
-from .subject import ModuleSubject, every_tensor, prune_settled
+from .steps import require_sound
+from .subject import ModuleSubject, prune_settled
 
 Scheme = Literal["uniform", "global", "guarded"]
 Interface = Literal["follow", "keep"]
@@ -38,7 +38,35 @@ _KEYS = ("sparsity", "ratio", "exclude", "op_types", "op_names")  # of a config 
 
 @dataclass(frozen=True)
 class SlimOptions:
-    """The keywords of `slim`, checked; described there.
+    """The keywords of `slim`, checked.
+
+    Attributes:
+        ratio: share of the channels to remove, 0 <= ratio < 1.
+        score: name of a score, a product such as "gamma_x_l1", or a scorer.
+        scope: names of the modules to prune; None for the whole network.
+        exclude: names or types of modules whose layers keep their width.
+        align: kept widths are multiples of it.
+        scheme: "uniform": each group of layers with one width loses `ratio`; "global": one threshold;
+            "guarded": one threshold below every layer's highest score.
+        config: instead of `ratio`, a list of dicts with sparsity (or ratio), exclude, op_types, op_names.
+        interface: layers outside of `scope` that read pruned channels are narrowed ("follow"), or those
+            channels are kept ("keep").
+        layer_keep: the smallest share of its channels that a layer keeps under "global" and "guarded".
+        min_channels: the fewest channels that a layer keeps.
+        folding: constants of removed channels move into biases and means ("interior"), exactly, which keeps
+            a few dead channels ("borders"), or are dropped ("off").
+        values: other arguments of `forward`, fixed.
+        seed: seed of random scores.
+        verify: comparison of the result: "full", in batches of 1, 2 and 3, at three sizes and in a training
+            step; "quick", in batches of 1 and 2 of the example's size.
+        norms: channels that layer norms and their kin compute statistics over stay ("exact"), or may go:
+            then the statistics are of those that are left ("approximate"), and the report says by how much
+            the outputs change for that.
+        max_macs, max_params: instead of `ratio`, limits of multiply-adds (of layers) and parameters, such as
+            "40%" or 1.5e6; the channels with the least score for what they cost go first.
+        loss: of a network, over your batches, a scalar; for the score "taylor".
+        recalibrate: batches of inputs; batch norms of the result take their statistics from them.
+        iterative, tune: rounds of pruning, by equal factors, and what trains a network after each, in place.
 
     Raises:
         PruningError: a value is out of range or not one of those allowed.
@@ -59,18 +87,27 @@ class SlimOptions:
     seed: int = 0
     verify: Verify = "full"
     norms: Norms = "exact"
+    max_macs: str | float | None = None
+    max_params: str | float | None = None
+    loss: Callable[[nn.Module], Tensor] | None = None
+    recalibrate: Iterable[Tensor] = ()
+    iterative: int = 1
+    tune: Callable[[nn.Module], object] | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 remedy = f"use {', '.join(allowed)}"
                 raise PruningError(f"{name} {getattr(self, name)!r}", "invalid value", remedy)
-        for name in ("align", "min_channels"):
+        for name in ("align", "min_channels", "iterative"):
             count = getattr(self, name)
             if not isinstance(count, int) or count < 1:
                 raise PruningError(f"{name} {count}", "invalid value", "give a whole number from 1")
         if not _is_ratio(self.ratio):
             raise PruningError(f"ratio {self.ratio!r}", "invalid value", "give a number from 0 to below 1")
+        if self.iterative > 1 and self.tune is None:
+            fact = "trains nothing between its rounds"
+            raise PruningError(f"iterative {self.iterative}", fact, "give tune, a function of the network")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**63:
             raise PruningError(f"seed {self.seed!r}", "invalid value", "give a whole number from 0")
         if not 0 <= self.layer_keep <= 1:
@@ -100,6 +137,12 @@ def slim(
     seed: int = 0,
     verify: Verify = "full",
     norms: Norms = "exact",
+    max_macs: str | float | None = None,
+    max_params: str | float | None = None,
+    loss: Callable[[nn.Module], Tensor] | None = None,
+    recalibrate: Iterable[Tensor] = (),
+    iterative: int = 1,
+    tune: Callable[[nn.Module], object] | None = None,
     least: int | None = None,
 ) -> SlimResult:
     """Remove channels from a copy of `model`; slim.py has a manual.
@@ -107,28 +150,7 @@ def slim(
     Args:
         model: takes one tensor; other arguments of its `forward` are given in `values`.
         example_inputs: (1, ...) one input, or a sequence of one.
-        ratio: share of the channels to remove, 0 <= ratio < 1.
-        score: name of a score, a product such as "gamma_x_l1", or a scorer.
-        scope: names of the modules to prune; None for the whole network.
-        exclude: names or types of modules whose layers keep their width.
-        align: kept widths are multiples of it.
-        scheme: "uniform": each group of layers with one width loses `ratio`; "global": one threshold;
-            "guarded": one threshold below every layer's highest score.
-        config: instead of `ratio`, a list of dicts with sparsity (or ratio), exclude, op_types, op_names.
-        interface: layers outside of `scope` that read pruned channels are narrowed ("follow"), or those
-            channels are kept ("keep").
-        layer_keep: the smallest share of its channels that a layer keeps under "global" and "guarded".
-        min_channels: the fewest channels that a layer keeps.
-        folding: constants of removed channels move into biases and means ("interior"), exactly, which keeps
-            a few dead channels ("borders"), or are dropped ("off").
-        values: other arguments of `forward`, fixed.
-        seed: seed of random scores.
-        verify: comparison of the result: "full", in batches of 1, 2 and 3, at three sizes and in a training
-            step; "quick", in batches of 1 and 2 of the example's size.
-        norms: channels that layer norms and their kin compute statistics over stay ("exact"), or may go:
-            then the statistics are of those that are left ("approximate"), and the report says by how much
-            the outputs change for that.
-        least: older name of `min_channels`.
+        least: older name of `min_channels`; all others are those of `SlimOptions`.
 
     Raises:
         PruningError: the network cannot be traced, an option is invalid, or the result is not equal to the
@@ -138,30 +160,47 @@ def slim(
         ratio=ratio, score=score, scope=scope, exclude=exclude, align=align, scheme=scheme, config=config,
         interface=interface, layer_keep=layer_keep, min_channels=min_channels if least is None else least,
         folding=folding, values=values, seed=seed, verify=verify, norms=norms,
+        max_macs=max_macs, max_params=max_params, loss=loss, recalibrate=recalibrate,
+        iterative=iterative, tune=tune,
     )  # fmt: skip
-    return _slimmed(unwrapped(model), _only(example_inputs), options)
+    model, example = unwrapped(model), _only(example_inputs)
+    if options.tune is None:
+        return _slimmed(model, example, options)
+    of_round = replace(options, **changes_of_round(options.iterative, vars(options)), iterative=1, tune=None)
+    found = in_rounds(model, options.iterative, lambda each: _slimmed(each, example, of_round), options.tune)
+    return replace(found, report=replace(found.report, asked=options.ratio))
 
 
 def _slimmed(model: nn.Module, example: Tensor, options: SlimOptions) -> SlimResult:
     fixed = options.values or {}
     started = time.perf_counter()
-    _require_sound(model)
+    require_sound(model)
     whole = ModuleSubject.of(model, example, fixed, options.norms)
     ratios = ratios_of(Parts(model, list(whole.graph.layers)), options)
     subject = whole.pinning(pinned_layers(whole.graph, ratios, options.interface))
 
+    scorer = _scorer(options)
+    widths = WidthLimits(options.align, options.min_channels, options.layer_keep)
+    given = {name: value for name in LIMITS if (value := getattr(options, name)) is not None}
+    limits = limits_of(given) if given else {}
+
     def cut(subject: ModuleSubject) -> PruningResult[ModuleSubject]:
+        policy = _policy(ratios, options.scheme, options.layer_keep)
+        if limits:
+            inside = subject.pinning(set(subject.graph.layers) - set(ratios))
+            keep = within_budget(inside, limits, scorer, widths, options.loss is not None)
+            policy = ChannelPlan(keep).itself
         return prune(
             subject,
-            [_policy(ratios, options.scheme, options.layer_keep)],
-            _scorer(options.score, options.seed),
+            [policy],
+            scorer,
             folding=options.folding,
             align=options.align,
             min_channels=options.min_channels,
             may_keep_all=True,
         )
 
-    asked = options.ratio if options.config is None else max(ratios.values(), default=0.0)
+    asked = 0.0 if limits else max(ratios.values(), default=0.0)
     subject, result = prune_settled(subject, cut)
     cut_at = time.perf_counter()
     try:
@@ -173,6 +212,8 @@ def _slimmed(model: nn.Module, example: Tensor, options: SlimOptions) -> SlimRes
         subject, result = prune_settled(kept, cut)
         report = report_of(model, subject, result, options.verify, asked)
     seconds = {"trace, plan and cut": cut_at - started, "proof": time.perf_counter() - cut_at}
+    if batches := list(options.recalibrate):
+        recalibrate(result.compact.model, batches)
     plan = Plan.of(subject, result.keep, fixed, options.norms)
     return SlimResult(result.compact.model, plan, replace(report, seconds=seconds))
 
@@ -207,26 +248,6 @@ def gamma_penalty(
     return GammaPenalty(norms, s, judged)  # type: ignore[arg-type]  # batch norms of any dimension
 
 
-def _require_sound(model: nn.Module) -> None:
-    """Refuse a network whose numbers cannot be pruned, by the name of the first tensor or part at fault."""
-    if not isinstance(cast(object, model), nn.Module):
-        return  # what follows says so
-    for name, module in model.named_modules():
-        if "quantized" in type(module).__module__.split("."):
-            fact = f"is quantized ({type(module).__name__}), and has no weights to cut"
-            raise PruningError(name or type(model).__name__, fact, "prune the float network, then quantize")
-        if isinstance(module, torch.jit.ScriptModule):
-            fact = "is a TorchScript module, whose layers cannot be changed"
-            raise PruningError(name, fact, "give the nn.Module that it was made from")
-    for name, tensor in every_tensor(model):
-        if tensor.is_meta:
-            raise PruningError(name, "is on the device meta, without numbers", "load the weights first")
-        # other buffers may be masks of minus infinity
-        counts = isinstance(tensor, nn.Parameter) or name.endswith(("running_mean", "running_var"))
-        if counts and tensor.is_floating_point() and not tensor.isfinite().all():
-            raise PruningError(name, "has NaN or infinite values", "give an earlier checkpoint")
-
-
 def _only(example_inputs: Tensor | Sequence[Tensor]) -> Tensor:
     given = list(example_inputs) if isinstance(example_inputs, Sequence) else [example_inputs]
     if len(given) != 1 or not isinstance(given[0], Tensor):
@@ -241,10 +262,16 @@ def _only(example_inputs: Tensor | Sequence[Tensor]) -> Tensor:
     return given[0]
 
 
-def _scorer(score: str | Scorer, seed: int) -> Scorer:
+def _scorer(options: SlimOptions) -> Scorer:
+    score, loss = options.score, options.loss
     if not isinstance(score, str):
         return score
-    named = named_scorer(score, {"random": random_scores(seed)})
+    more = {"random": random_scores(options.seed)}
+    if loss is not None:
+        more["taylor"] = taylor_scores([None], lambda model, _: loss(model))
+    elif "taylor" in score.split("_x_"):
+        raise PruningError(f"score {score}", "needs a loss", "give loss, a function of the network")
+    named = named_scorer(score, more)
 
     def judged(subject: Subject) -> LayerScores:
         found = named(subject)

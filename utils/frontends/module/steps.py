@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -160,7 +160,7 @@ class Product:
         result: shape of the output.
         bias: position of the bias, if there is one.
         outputs: axis of the layer's channels in the output.
-        is_norm: whether it is no contraction but statistics, which are of the kept channels alone.
+        is_norm: whether it computes statistics instead, which are of the kept channels alone.
     """
 
     layer: str | None
@@ -355,3 +355,23 @@ def preserved(model: nn.Module) -> Iterator[None]:
 def _is_cache(name: str, value: object) -> bool:
     """Whether it is a container of the user's, which a forward may fill."""
     return type(value) in (dict, list, set) and name not in vars(nn.Module())
+
+
+def require_sound(model: nn.Module) -> None:
+    """Refuse a network whose numbers cannot be pruned, by the name of the first tensor or part at fault."""
+    if not isinstance(cast(object, model), nn.Module):
+        return  # what follows says so
+    for name, module in model.named_modules():
+        if "quantized" in type(module).__module__.split("."):
+            fact = f"is quantized ({type(module).__name__}), and has no weights to cut"
+            raise PruningError(name or type(model).__name__, fact, "prune the float network, then quantize")
+        if isinstance(module, torch.jit.ScriptModule):
+            fact = "is a TorchScript module, whose layers cannot be changed"
+            raise PruningError(name, fact, "give the nn.Module that it was made from")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise PruningError(name, "is on the device meta, without numbers", "load the weights first")
+        # other buffers may be masks of minus infinity
+        counts = isinstance(tensor, nn.Parameter) or name.endswith(("running_mean", "running_var"))
+        if counts and tensor.is_floating_point() and not tensor.isfinite().all():
+            raise PruningError(name, "has NaN or infinite values", "give an earlier checkpoint")
