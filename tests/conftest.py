@@ -11,6 +11,7 @@ import torch
 from hypothesis import settings
 
 from tests.project import CFG, Fail
+from tests.sampling import thinned
 from utils.cli import prepare_environment, run_main
 
 prepare_environment()  # before OpenCV is loaded, which takes its limits from it
@@ -20,6 +21,20 @@ ROOT = Path(__file__).resolve().parents[1]
 torch.set_num_threads(1)
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.load_profile("repeatable")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say to all worker processes whether the whole suite runs, or what someone has named."""
+    if not hasattr(config, "workerinput"):
+        whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not config.option.keyword
+        os.environ.setdefault("TESTS", "sample" if whole else "named")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take a sample of long tables, see `sampling.thinned`."""
+    if os.environ["TESTS"] == "sample":
+        items[:], left = thinned(items)
+        config.hook.pytest_deselected(items=left)
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .commands.train.run import TrainingResult, train
     from .darknet.checkpoint import convert, load_weights, save_weights
     from .darknet.model import Darknet
+    from .frontends.module.ladder import SlimLadder, ladder
     from .frontends.module.result import Plan, SlimReport, SlimResult, apply_plan, load
     from .frontends.module.slim import SlimOptions, gamma_penalty, slim
     from .pruning.layers import ChannelSelection
@@ -43,9 +44,9 @@ __netslim__ = True  # what a second copy is recognised by
 __all__ = [
     "ChannelSelection", "Darknet", "DetectionOptions", "DetectionResult", "EvaluationOptions",
     "EvaluationResult", "ExportOptions", "ExportResult", "KLSoftLoss", "Plan", "PruningOptions",
-    "PruningOutcome", "SlimOptions", "SlimReport", "SlimResult", "TrainOptions", "TrainingResult",
-    "apply_plan", "convert", "detect", "evaluate", "export", "gamma_penalty", "load", "load_weights",
-    "prune", "save_weights", "slim", "taught_loss", "train",
+    "PruningOutcome", "SlimLadder", "SlimOptions", "SlimReport", "SlimResult", "TrainOptions",
+    "TrainingResult", "apply_plan", "convert", "detect", "evaluate", "export", "gamma_penalty", "ladder",
+    "load", "load_weights", "prune", "save_weights", "slim", "taught_loss", "train",
 ]  # fmt: skip
 
 # Module -> the public names that it defines. No name is that of a module or folder beside this file, which
@@ -60,6 +61,7 @@ _HOMES = {
     "commands.train.run": ("TrainingResult", "train"),
     "darknet.checkpoint": ("convert", "load_weights", "save_weights"),
     "darknet.model": ("Darknet",),
+    "frontends.module.ladder": ("SlimLadder", "ladder"),
     "frontends.module.result": ("Plan", "SlimReport", "SlimResult", "apply_plan", "load"),
     "frontends.module.slim": ("SlimOptions", "gamma_penalty", "slim"),
     "pruning.layers": ("ChannelSelection",),
