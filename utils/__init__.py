@@ -69,20 +69,12 @@ _HOMES = {
 }
 
 
-def _refuse_second_copy() -> None:
-    """Two copies in one process would have two of each class, and neither would know the other's.
-
-    Raises:
-        ImportError: another copy was imported before, under another name.
-    """
-    for name, module in list(sys.modules.items()):
-        contents = getattr(module, "__dict__", None)  # what is in sys.modules need not be a module
-        if name != __name__ and isinstance(contents, dict) and contents.get("__netslim__") is True:
-            fact = f"already imported as {name!r} from {contents.get('__file__')}"
-            raise ImportError(f"{__name__}: {fact}; use one of the two names in a process")
-
-
-_refuse_second_copy()
+# Two copies in one process would have two of each class, and neither would know the other's.
+for _name, _module in list(sys.modules.items()):
+    _contents = getattr(_module, "__dict__", None)  # what is in sys.modules need not be a module
+    if _name != __name__ and isinstance(_contents, dict) and _contents.get("__netslim__") is True:
+        _fact = f"already imported as {_name!r} from {_contents.get('__file__')}"
+        raise ImportError(f"{__name__}: {_fact}; use one of the two names in a process")
 
 if not TYPE_CHECKING:  # or every name would count as known
 

@@ -43,7 +43,8 @@ def zeroed(model: nn.Module, plan: Plan) -> nn.Module:
         for name, mask in plan.kept.items():
             layer = model.get_submodule(name)
             for parameter in layer.parameters():
-                parameter[torch.from_numpy(~mask)] = 0
+                rows = parameter.T if isinstance(layer, nn.Embedding) else parameter
+                rows[torch.from_numpy(~mask)] = 0
     return model
 
 

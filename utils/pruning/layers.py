@@ -1,7 +1,8 @@
 """Layers of every kind in one form: narrowed by masks, copied, and replaced by stand-ins.
 
-Weights are seen as (outputs, inputs, kernel), however torch stores them: a transposed convolution stores its
-inputs first, which are its outputs where it is depthwise; a linear layer has its channels on the last axis.
+Weights are seen as (outputs, inputs, kernel), however torch stores them: an embedding and a transposed
+convolution store their inputs first, which are its outputs where the latter is depthwise; a linear layer has
+its channels on the last axis.
 
 With stand-ins (`answering`) each layer returns a given answer instead of computing one. That takes
 milliseconds where a forward pass takes seconds; everything between the layers (adds, concatenations, pools,
@@ -27,7 +28,12 @@ from .channels import ChannelGraph, Layer, UnitMask
 
 Answer = Callable[[str, nn.Module, Tensor], Tensor]  # layer name, the layer, its input -> its output
 CONVOLUTIONS = (*PLAIN_CONVOLUTIONS, *TRANSPOSED)
-LAYERS = (nn.Linear, nn.MultiheadAttention, *CONVOLUTIONS)  # what has channels of its own to remove
+LAYERS = (
+    nn.Linear,
+    nn.MultiheadAttention,
+    nn.Embedding,
+    *CONVOLUTIONS,
+)  # what has channels of its own to remove
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _DIMENSIONS = (F.conv1d, F.conv2d, F.conv3d)
@@ -94,12 +100,15 @@ def weight_of(module: nn.Module) -> Tensor | nn.Module | None:
 
 def bias_of(module: nn.Module) -> Tensor | nn.Module | None:
     """The bias of a layer, see `weight_of`."""
-    return module.in_proj_bias if isinstance(module, nn.MultiheadAttention) else module.bias
+    if isinstance(module, nn.MultiheadAttention):
+        return module.in_proj_bias
+    return None if isinstance(module, nn.Embedding) else module.bias
 
 
 def output_axis(module: nn.Module) -> int:
     """The output axis of the weight tensor."""
-    return 1 if isinstance(module, TRANSPOSED) and not is_depthwise(module) else 0
+    has_inputs_first = isinstance(module, TRANSPOSED) and not is_depthwise(module)
+    return 1 if has_inputs_first or isinstance(module, nn.Embedding) else 0
 
 
 def channel_axis(module: nn.Module, value: Tensor) -> int:

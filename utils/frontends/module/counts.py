@@ -17,6 +17,7 @@ from torch._ops import OpOverload
 from ...errors import PruningError
 from ...pruning.channels import ChannelIds, UnitMask
 from ...pruning.layers import BATCH_NORMS, INSTANCE_NORMS
+from .inputs import Inputs
 from .steps import SCALES, Beside, OtherStepsError, Reshaping, Step, modules_noted, preserved
 
 
@@ -134,7 +135,7 @@ class Fit:
     Attributes:
         model: the narrowed module; its attributes are changed.
         whole: the module that it was narrowed from.
-        arguments, values: of its `forward`.
+        inputs: of its `forward`.
         steps: the operations of the run of the whole network.
         keep: (ids,) what is kept.
         is_training: whether that run was in training mode.
@@ -143,8 +144,7 @@ class Fit:
 
     model: nn.Module
     whole: nn.Module
-    arguments: Sequence[Any]
-    values: Mapping[str, Any]
+    inputs: Inputs
     steps: Sequence[Step]
     keep: UnitMask
     is_training: bool = False
@@ -169,7 +169,7 @@ class Fit:
         with preserved(self.model), names, Reshaping(), fitting:
             self.model.train(self.is_training)
             try:
-                self.model(*self.arguments, **self.values)
+                self.inputs(self.model)
             except Exception as error:  # noqa: BLE001 - the user's code may raise anything
                 failure = Failure(error, fitting.done - (not isinstance(error, OtherStepsError)))
         for hook in hooks:

@@ -1,6 +1,6 @@
 """A ladder for any network: pruned by one ratio after another, each evaluated as it is cut."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ...errors import PruningError
 from ...pruning.costs import count_parameters
 from ...pruning.knee import knee
-from .result import unwrapped
+from .inputs import unwrapped
 from .slim import slim
 
 
@@ -52,7 +52,7 @@ class SlimLadder:
 
 def ladder(
     model: nn.Module,
-    example_inputs: Tensor | Sequence[Tensor],
+    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any],
     ratios: Iterable[float],
     evaluate: Callable[[nn.Module], float],
     **options: Any,
@@ -61,7 +61,7 @@ def ladder(
 
     Args:
         model: the network; unchanged.
-        example_inputs: (1, ...) one input, or a sequence of one.
+        example_inputs: (1, ...) an input, or several as `slim` takes them.
         ratios: shares of the channels to remove, each from 0 to below 1.
         evaluate: of a network in evaluation mode, such as its accuracy; higher is better.
         options: of `slim`, such as score, exclude and recalibrate; `verify` is "quick" unless given.

@@ -10,7 +10,7 @@ original takes them; and the pruned one takes a training step where the original
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,7 @@ from ...pruning.channels import ChannelGraph, UnitMask
 from ...pruning.equality import Doubles
 from ...pruning.fold import Constant
 from ...pruning.layers import shared_copy, tensors_in
+from .inputs import Inputs
 from .rules.table import PRODUCTS
 from .steps import Beside, OtherStepsError, Product, Reshaping, Step, compact, preserved, vector
 
@@ -106,25 +107,22 @@ class Zeroed(nn.Module):
         model: the full-size network.
         steps: the operations of its trace.
         keep: (ids,) what is kept.
-        values: other arguments of its `forward`.
     """
 
-    def __init__(
-        self, model: nn.Module, steps: tuple[Step, ...], keep: UnitMask, values: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, model: nn.Module, steps: tuple[Step, ...], keep: UnitMask) -> None:
         super().__init__()
         self.model = model
-        self._steps, self._keep, self._values = steps, torch.from_numpy(keep), dict(values)
+        self._steps, self._keep = steps, torch.from_numpy(keep)
         self.are_norms_whole = False
 
     def get_submodule(self, target: str) -> nn.Module:
         """That of the network itself."""
         return self.model.get_submodule(target)
 
-    def forward(self, *args: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The outputs of the network with the removed channels at zero."""
         with preserved(self.model), Reshaping(), _Zeroing(self._steps, self._keep, self.are_norms_whole):
-            return self.model(*args, **self._values)
+            return self.model(*args, **kwargs)
 
 
 class _Answering(_Replay):
@@ -181,8 +179,7 @@ class _Answering(_Replay):
 
 def constants_of(
     model: nn.Module,
-    example: Tensor,
-    values: Mapping[str, Any],
+    inputs: Inputs,
     steps: tuple[Step, ...],
     graph: ChannelGraph,
     alive: UnitMask,
@@ -191,32 +188,25 @@ def constants_of(
 
     Args:
         model: the network with the gammas of dead channels at 0.
-        example, values: arguments of its `forward`.
+        inputs: arguments of its `forward`.
         steps: the operations of its trace.
         graph: its channels.
         alive: (units,) those that are not dead.
     """
     answering = _Answering(steps, graph, alive)
     with preserved(model), Reshaping(), answering:
-        model(_noise(example, example.shape), **values)
+        inputs.random()(model)
     found = {n: each for n, each in answering.found.items() if each.values.any() or not each.is_whole}
-    larger = (*example.shape[:2], *(size + 32 for size in example.shape[2:]))
-    if not found or larger == tuple(example.shape):
+    larger = [size + 32 for size in inputs.first.shape[2:]]
+    if not found or not larger:
         return found
     again = _Answering(steps, graph, alive, is_other_size=True)
     try:
         with preserved(model), Reshaping(), again:
-            model(_noise(example, larger), **values)
+            inputs.random(larger)(model)
     except Exception:  # noqa: BLE001 - it takes no other size, so there is nothing to compare
         return found
     return {name: _common(constant, again.found.get(name, constant)) for name, constant in found.items()}
-
-
-def _noise(example: Tensor, shape: Sequence[int]) -> Tensor:
-    """Another image in each place of the batch; integers are the example's."""
-    if not example.is_floating_point():
-        return example
-    return torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0)).to(example)
 
 
 def _common(one: Constant, other: Constant) -> Constant:
@@ -252,16 +242,17 @@ def proven(
     tolerance = EQUAL_RESCALED if compact.is_rescaled else EQUAL
     pair = _Pair(type(pruned).__name__, original, small, subject, tolerance)
     largest, limits = 0.0, []
-    for images in itertools.islice(_inputs(subject.example), 2 if verify == "quick" else None):
+    for inputs in itertools.islice(subject.inputs.several(), 2 if verify == "quick" else None):
+        is_example = inputs.shapes == subject.inputs.shapes
         try:
-            difference = pair.compared(images)
+            difference = pair.compared(inputs)
         except OtherStepsError as error:
-            if images.shape == subject.example.shape:  # else nothing would be compared at all
+            if is_example:  # else nothing would be compared at all
                 fact = f"the network runs other operations in float64 ({error.fact})"
                 raise PruningError(pair.name, fact, "compute in the type of the input") from error
-            limits.append(f"at {_size(images)} its code does something else than at {_size(subject.example)}")
+            limits.append(f"at {inputs.shapes} its code does something else than at {subject.inputs.shapes}")
             continue
-        if difference is None and images.shape == subject.example.shape:
+        if difference is None and is_example:
             fact = "the comparison in float64 failed, though the network runs"
             raise PruningError(pair.name, fact, "compute in the type of the input")
         largest = max(largest, difference or 0.0)
@@ -280,78 +271,58 @@ class _Pair:
     subject: "ModuleSubject"
     tolerance: float
 
-    def compared(self, images: Tensor) -> float | None:
-        """The difference for these images; None if the original does not take them.
+    def compared(self, inputs: Inputs) -> float | None:
+        """The difference for these inputs; None if the original does not take them.
 
         Where code asks for another type of number, all operations are computed in float64.
         """
-        plain = self._difference(images, nullcontext())
+        plain = self._difference(inputs, nullcontext())
         if plain is not None and plain <= self.tolerance:
             return plain
-        difference = self._difference(images, Doubles())  # type: ignore[no-untyped-call]
+        difference = self._difference(inputs, Doubles())  # type: ignore[no-untyped-call]
         if difference is not None and not difference <= self.tolerance:
-            if _is_random(self.original, images):
+            if _is_random(self.original, inputs):
                 fact = "draws random numbers in evaluation mode too, so nothing can be compared"
                 raise PruningError(self.name, fact, "make it deterministic in evaluation mode")
             fact = f"the pruned network differs from the zeroed one by {difference:.1e} of the largest output"
             raise DifferenceError(self.name, fact, "exclude the layers around it, and report a bug")
         return difference
 
-    def _difference(self, images: Tensor, way: AbstractContextManager[object]) -> float | None:
+    def _difference(self, inputs: Inputs, way: AbstractContextManager[object]) -> float | None:
         try:
             with way:
-                expected = _outputs(self.original, images, {})
+                expected = _outputs(self.original, inputs)
         except OtherStepsError:
             raise
         except Exception:  # noqa: BLE001 - the user's own code may raise anything
             return None
         try:
             with way:
-                found = _outputs(self.pruned, images, self.subject.values)
+                found = _outputs(self.pruned, inputs)
         except Exception as error:
-            shape, text = tuple(images.shape), f"{type(error).__name__}: {error}"
-            fact = f"the pruned network does not run on {shape} ({text})"
+            text = f"{type(error).__name__}: {error}"
+            fact = f"the pruned network does not run on {inputs.shapes} ({text})"
             raise PruningError(self.name, fact, "exclude the layers around it, and report a bug") from error
         return _difference(self.name, found, expected)
 
 
-def _is_random(model: nn.Module, images: Tensor) -> bool:
+def _is_random(model: nn.Module, inputs: Inputs) -> bool:
     """Whether two runs with other seeds differ."""
     with torch.random.fork_rng(devices=[]):
-        found = [_outputs(model, images, {}) for seed in (1, 2) if torch.manual_seed(seed)]
+        found = [_outputs(model, inputs) for seed in (1, 2) if torch.manual_seed(seed)]
     return any(not torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
-def cost_of_norms(zeroed: Zeroed, example: Tensor) -> float:
+def cost_of_norms(zeroed: Zeroed, inputs: Inputs) -> float:
     """How much the outputs for a random input change if norms take all channels, over the largest output."""
-    images = next(_inputs(example)).to(example)
-    kept, zeroed.are_norms_whole = _outputs(zeroed, images, {}), True
-    return _difference("norms", kept, _outputs(zeroed, images, {}))
+    inputs = inputs.random()
+    kept, zeroed.are_norms_whole = _outputs(zeroed, inputs), True
+    return _difference("norms", kept, _outputs(zeroed, inputs))
 
 
-def _size(images: Tensor) -> str:
-    return "x".join(map(str, images.shape))
-
-
-def _inputs(example: Tensor) -> Iterator[Tensor]:
-    """Random inputs of several batches and sizes; integers are the example's."""
-    generator = torch.Generator().manual_seed(0)
-    for batch in (2, 1, 3):
-        if not example.is_floating_point():
-            yield example[:1].repeat(batch, *[1] * (example.ndim - 1))
-        else:
-            yield torch.rand(batch, *example.shape[1:], generator=generator, dtype=torch.float64)
-    if example.ndim == 4 and example.is_floating_point():
-        channels, height, width = example.shape[1:]
-        smaller = (max(32, height // 64 * 32), max(32, width // 64 * 32))
-        for other in (smaller, (height + 32, width + 64)):
-            if other != (height, width):
-                yield torch.rand(2, channels, *other, generator=generator, dtype=torch.float64)
-
-
-def _outputs(model: nn.Module, images: Tensor, values: object) -> list[Tensor]:
+def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     with preserved(model), torch.no_grad():
-        return tensors_in(model(images, **values))  # type: ignore[arg-type]
+        return tensors_in(inputs(model))
 
 
 def _difference(name: str, found: list[Tensor], expected: list[Tensor]) -> float:
@@ -389,7 +360,7 @@ def _step(model: nn.Module, subject: "ModuleSubject") -> Exception | None:
     with preserved(copy):
         copy.train()
         try:
-            outputs = tensors_in(copy(subject.example, **subject.values))
+            outputs = tensors_in(subject.inputs(copy))
             loss = sum(each.double().mean() for each in outputs if each.requires_grad)
             if isinstance(loss, Tensor):
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -5,8 +5,8 @@ Invariant: `apply_plan(fresh, plan)` strictly loads the `state_dict` of the netw
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, cast, get_args
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from ...pruning.channels import UnitMask, decode_mask, encode_mask
 from ...pruning.costs import costs_of, count_parameters
 from ...pruning.layers import LAYERS
 from ...pruning.surgery import PruningResult
+from .inputs import Inputs, is_one_tensor, unwrapped
 from .proof import Verify, Zeroed, cost_of_norms, proven
 from .run import PARAMETRIZED, Norms
 from .steps import vector
@@ -37,9 +38,10 @@ class Plan:
     engine.
 
     Attributes:
-        input_shape: shape of the example that the network was traced with.
+        input_shape: shape of the first tensor of the example that the network was traced with.
         input_type: its number type, such as "float32".
         norms: whether channels of norms over channels could go.
+        inputs: `Inputs.to_json` of the example, None for one tensor.
         kept: layer name -> (out,) mask of kept output channels; layers that keep all have no entry.
         values: other arguments of `forward` that were fixed.
     """
@@ -49,25 +51,37 @@ class Plan:
     values: Mapping[str, Any] = field(default_factory=dict)
     input_type: str = "float32"
     norms: Norms = "exact"
+    inputs: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, subject: ModuleSubject, keep: UnitMask, values: Mapping[str, Any], norms: Norms) -> "Plan":
+    def of(cls, subject: ModuleSubject, keep: UnitMask, norms: Norms) -> "Plan":
         """The plan of a mask over the units of a subject."""
         masks = {name: keep[layer.outputs] for name, layer in subject.graph.layers.items()}
         kept = {name: mask for name, mask in masks.items() if not mask.all()}
-        example = subject.example[:1]
-        kind = str(example.dtype).removeprefix("torch.")
-        return cls(tuple(example.shape), kept, dict(values), kind, norms)
+        inputs = subject.inputs.repeated(1)
+        kind = str(inputs.first.dtype).removeprefix("torch.")
+        plain = None if is_one_tensor(inputs) else inputs.to_json()
+        return cls(tuple(inputs.first.shape), kept, dict(inputs.fixed), kind, norms, plain)
+
+    @property
+    def example(self) -> Inputs:
+        """One input of the kind that the network was traced with, zeros where it has floating numbers."""
+        if self.inputs is not None:
+            return replace(Inputs.from_json(self.inputs), fixed=self.values)
+        tensor = torch.zeros(self.input_shape, dtype=getattr(torch, self.input_type))
+        return Inputs((tensor,), {}, self.values)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; a mask as "count:hex"."""
         kept = {name: encode_mask(mask) for name, mask in self.kept.items()}
+        more: dict[str, Any] = {} if self.norms == "exact" else {"norms": self.norms}
+        more |= {} if self.inputs is None else {"inputs": self.inputs}
         return {
             "input_shape": list(self.input_shape),
             "input_type": self.input_type,
             "kept": kept,
             "values": dict(self.values),
-        } | ({} if self.norms == "exact" else {"norms": self.norms})
+        } | more
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> "Plan":
@@ -84,7 +98,10 @@ class Plan:
             norms = plain.get("norms", "exact")
             if norms not in get_args(Norms):
                 raise TypeError(f"unknown norms {norms}")
-            return cls(tuple(plain["input_shape"]), kept, plain["values"], input_type, norms)
+            shape, inputs = tuple(plain["input_shape"]), plain.get("inputs")
+            found = cls(shape, kept, plain["values"], input_type, norms, inputs)
+            found.example  # noqa: B018 - raises if it is invalid
+            return found
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PruningError(
                 "plan", f"not a valid plan ({error!r})", "give what Plan.to_json returned"
@@ -203,10 +220,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
         )
     model = unwrapped(model)
     place, weight = type(model).__name__, next(model.parameters(), torch.empty(0))
-    example = torch.zeros(plan.input_shape, dtype=getattr(torch, plan.input_type), device=weight.device)
-    if example.is_floating_point():
-        example = example.to(weight)
-    subject = ModuleSubject.of(model, example, plan.values, plan.norms)
+    subject = ModuleSubject.of(model, plan.example.to(weight), norms=plan.norms)
     keep = np.ones(subject.graph.unit_count, dtype=np.bool_)
     for name, mask in plan.kept.items():
         layer = subject.graph.layers.get(name)
@@ -219,24 +233,6 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
     if (subject.graph.legal(keep, np.zeros(len(keep))) != keep).any():
         raise PruningError(place, "ties channels differently from the plan", "build the network of the plan")
     return subject.narrowed(keep).model
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The network in a parallel wrapper or a compiled one, or itself.
-
-    Raises:
-        PruningError: it is a ScriptModule, whose code cannot be watched.
-    """
-    while True:
-        if isinstance(model, torch.jit.ScriptModule):
-            fact = "is a TorchScript module, whose layers cannot be changed"
-            raise PruningError(type(model).__name__, fact, "give the nn.Module that it was made from")
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
-            model = cast(nn.Module, model._orig_mod)
-        else:
-            return model
 
 
 def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -325,7 +321,7 @@ def _cost_of_norms(subject: ModuleSubject, result: PruningResult[ModuleSubject])
     if not count:
         return ()
     assert isinstance(result.folded.model, Zeroed)
-    cost = cost_of_norms(result.folded.model, subject.example)
+    cost = cost_of_norms(result.folded.model, subject.inputs)
     return (
         f"{count} norms are over the kept channels alone (norms='approximate'), which changes the outputs "
         f"for a random input by {cost:.1%} of the largest, before any training",

@@ -17,8 +17,9 @@ from ...pruning.sparsity import GammaPenalty
 from ...pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import Folding, PruningResult, prune
 from .budget import LIMITS, limits_of, within_budget
+from .inputs import Inputs, unwrapped
 from .proof import DifferenceError, Verify
-from .result import Plan, SlimResult, report_of, unwrapped
+from .result import Plan, SlimResult, report_of
 from .rounds import changes_of_round, in_rounds
 from .run import Norms
 from .steps import require_sound
@@ -120,7 +121,7 @@ def _is_ratio(value: object) -> bool:
 
 def slim(
     model: nn.Module,
-    example_inputs: Tensor | Sequence[Tensor],
+    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any],
     ratio: float = 0.5,
     score: str | Scorer = "l1",
     scope: str | Sequence[str] | None = None,
@@ -148,8 +149,9 @@ def slim(
     """Remove channels from a copy of `model`; slim.py has a manual.
 
     Args:
-        model: takes one tensor; other arguments of its `forward` are given in `values`.
-        example_inputs: (1, ...) one input, or a sequence of one.
+        model: any network.
+        example_inputs: (1, ...) a tensor, a sequence of the positional arguments of its `forward`, or a dict
+            of keyword arguments: tensors, numbers, and lists and dicts of them.
         least: older name of `min_channels`; all others are those of `SlimOptions`.
 
     Raises:
@@ -163,19 +165,18 @@ def slim(
         max_macs=max_macs, max_params=max_params, loss=loss, recalibrate=recalibrate,
         iterative=iterative, tune=tune,
     )  # fmt: skip
-    model, example = unwrapped(model), _only(example_inputs)
+    model, inputs = unwrapped(model), Inputs.of(example_inputs, options.values)
     if options.tune is None:
-        return _slimmed(model, example, options)
+        return _slimmed(model, inputs, options)
     of_round = replace(options, **changes_of_round(options.iterative, vars(options)), iterative=1, tune=None)
-    found = in_rounds(model, options.iterative, lambda each: _slimmed(each, example, of_round), options.tune)
+    found = in_rounds(model, options.iterative, lambda each: _slimmed(each, inputs, of_round), options.tune)
     return replace(found, report=replace(found.report, asked=options.ratio))
 
 
-def _slimmed(model: nn.Module, example: Tensor, options: SlimOptions) -> SlimResult:
-    fixed = options.values or {}
+def _slimmed(model: nn.Module, inputs: Inputs, options: SlimOptions) -> SlimResult:
     started = time.perf_counter()
     require_sound(model)
-    whole = ModuleSubject.of(model, example, fixed, options.norms)
+    whole = ModuleSubject.of(model, inputs, norms=options.norms)
     ratios = ratios_of(Parts(model, list(whole.graph.layers)), options)
     subject = whole.pinning(pinned_layers(whole.graph, ratios, options.interface))
 
@@ -214,13 +215,13 @@ def _slimmed(model: nn.Module, example: Tensor, options: SlimOptions) -> SlimRes
     seconds = {"trace, plan and cut": cut_at - started, "proof": time.perf_counter() - cut_at}
     if batches := list(options.recalibrate):
         recalibrate(result.compact.model, batches)
-    plan = Plan.of(subject, result.keep, fixed, options.norms)
+    plan = Plan.of(subject, result.keep, options.norms)
     return SlimResult(result.compact.model, plan, replace(report, seconds=seconds))
 
 
 def gamma_penalty(
     model: nn.Module,
-    example: Tensor,
+    example: Tensor | Sequence[Any] | Mapping[str, Any],
     s: float,
     scope: str | Sequence[str] | None = None,
     values: Mapping[str, Any] | None = None,
@@ -231,7 +232,7 @@ def gamma_penalty(
 
     Args:
         model: the network in training.
-        example: (1, ...) an input.
+        example: (1, ...) an input, or several as `slim` takes them.
         s: weight of the penalty, 1e-4 .. 1e-3, not below 0.
         scope: names of the parts to prune; None for all.
         values: other arguments of `forward`, fixed.
@@ -246,20 +247,6 @@ def gamma_penalty(
     judged = {name: mask for name, mask in channels.items() if name in names}
     norms = {name: model.get_submodule(str(subject.graph.layers[name].norm)) for name in judged}
     return GammaPenalty(norms, s, judged)  # type: ignore[arg-type]  # batch norms of any dimension
-
-
-def _only(example_inputs: Tensor | Sequence[Tensor]) -> Tensor:
-    given = list(example_inputs) if isinstance(example_inputs, Sequence) else [example_inputs]
-    if len(given) != 1 or not isinstance(given[0], Tensor):
-        kinds = ", ".join(type(each).__name__ for each in given) or "nothing"
-        fact = f"got {kinds}, expected one tensor"
-        raise PruningError(
-            "example_inputs", fact, "wrap the network so that forward takes one, or fix others with values"
-        )
-    if not given[0].ndim or not len(given[0]):
-        fact = f"shape {tuple(given[0].shape)} has no batch"
-        raise PruningError("example_inputs", fact, "give a batch of one, with the batch as the first axis")
-    return given[0]
 
 
 def _scorer(options: SlimOptions) -> Scorer:

@@ -7,7 +7,7 @@ reads them; the given module is afterwards as it was before.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
 import numpy as np
@@ -21,12 +21,12 @@ from ...pruning.layers import set_widths, shared_copy, tensors_in
 from ...pruning.subject import Block
 from ...pruning.surgery import PruningResult
 from .counts import Fit, MisfitError, counts_matter, fit_counts, rescale
+from .inputs import Inputs
 from .proof import Zeroed, constants_of
 from .rules.table import RULES
 from .run import Norms, Run
 from .steps import Step, compact, preserved, vector
 
-Arguments = tuple[Any, ...]
 _MOST_ROUNDS = 40  # each keeps channels that were free before, mostly all that are at fault
 
 
@@ -59,18 +59,16 @@ class ModuleSubject:
 
     Attributes:
         model: the module.
-        example: (2, ...) an input, twice.
+        inputs: the first of those of the example, twice.
         trace: what its run showed.
-        values: other arguments of its `forward`, fixed.
         graph: its channels.
         pinned: names of layers that keep their width.
         is_rescaled: whether weights were multiplied, and rounded, since a scale of the code follows a width.
     """
 
     model: nn.Module
-    example: Tensor
+    inputs: Inputs
     trace: Trace
-    values: Mapping[str, Any] = field(default_factory=dict)
     pinned: frozenset[str] = frozenset()
     is_rescaled: bool = False
 
@@ -78,7 +76,7 @@ class ModuleSubject:
     def of(
         cls,
         model: nn.Module,
-        example: Tensor,
+        example: Any,
         values: Mapping[str, Any] | None = None,
         norms: Norms = "exact",
     ) -> Self:
@@ -86,7 +84,7 @@ class ModuleSubject:
 
         Args:
             model: the module.
-            example: (1, ...) an input.
+            example: (1, ...) an input, a sequence of positional or a dict of keyword arguments, or `Inputs`.
             values: other arguments of its `forward`, fixed.
             norms: whether the channels that a norm computes statistics over stay ("exact"), or may go, so
                 that the statistics are of those that are left ("approximate").
@@ -97,8 +95,13 @@ class ModuleSubject:
         if not isinstance(cast(object, model), nn.Module):
             place = f"{model!r:.60}"
             raise PruningError(place, "not a torch.nn.Module instance", "give a network that is built")
-        example = example[:1].repeat(2, *[1] * (example.ndim - 1))
-        return cls(model, example, traced(model, (example,), values or {}, norms), values or {})
+        inputs = Inputs.of(example, values).repeated(2)
+        return cls(model, inputs, traced(model, inputs, norms))
+
+    @property
+    def example(self) -> Tensor:
+        """(2, ...) the first tensor of the inputs."""
+        return self.inputs.first
 
     @property
     def graph(self) -> ChannelGraph:
@@ -124,12 +127,12 @@ class ModuleSubject:
     def constants(self, alive: UnitMask, blocks: Sequence[Block]) -> dict[str, Constant]:
         """Layer name -> the constant that dead channels give it."""
         del blocks
-        return constants_of(self.model, self.example, self.values, self.trace.steps, self.graph, alive)
+        return constants_of(self.model, self.inputs, self.trace.steps, self.graph, alive)
 
     def zeroed(self, keep: UnitMask, blocks: Sequence[Block]) -> Self:
         """The same network with removed channels multiplied by 0."""
         del blocks
-        return self.with_model(Zeroed(self.model, self.trace.steps, keep[self.trace.units], self.values))
+        return self.with_model(Zeroed(self.model, self.trace.steps, keep[self.trace.units]))
 
     def with_model(self, model: nn.Module) -> Self:
         """The same structure with the tensors of another model."""
@@ -149,7 +152,7 @@ class ModuleSubject:
         try:
             for steps, is_training in ((self.trace.steps, False), (self.trace.training, True)):
                 if steps:
-                    fit = Fit(model, self.model, (self.example,), self.values, steps, kept, is_training)
+                    fit = Fit(model, self.model, self.inputs, steps, kept, is_training)
                     fit_counts(fit)
                     if fit.scales and not is_training:
                         rescale(model, fit.scales, self.trace.tensors, self.trace.units, keep)
@@ -241,20 +244,17 @@ def prune_settled(
     raise last
 
 
-def traced(
-    model: nn.Module, arguments: Arguments, values: Mapping[str, Any], norms: Norms = "exact"
-) -> Trace:
+def traced(model: nn.Module, inputs: Inputs, norms: Norms = "exact") -> Trace:
     """Run `model` once and follow its channels; errors as in `ModuleSubject.of`."""
     run = Run(model, RULES, norms)
-    run.inputs = tensors_in(arguments)
+    run.inputs = inputs.tensors
     labels = {name: run.look(tensor).labels for name, tensor in every_tensor(model)}
     with preserved(model), run.watching():
         try:
-            outputs = model(*arguments, **values)
+            outputs = inputs(model)
         except Exception as error:
-            shape = "x".join(map(str, arguments[0].shape))
             text = " ".join((str(error).strip().splitlines() or [""])[0].split())[:200]
-            fact = f"does not run on a batch of shape {shape} ({type(error).__name__}: {text})"
+            fact = f"does not run on a batch of shape {inputs.shapes} ({type(error).__name__}: {text})"
             raise PruningError(type(model).__name__, fact, "give an input that it accepts") from error
     steps = tuple(run.steps)
     _pin_outputs(run, outputs)
@@ -264,7 +264,7 @@ def traced(
     for seen, large, small in run.gates:  # not a gate: a factor that something else reads too
         if seen.reads == 1:
             run.tie(large, small, "gate")
-    training = _training_steps(model, run, arguments, values, was_read)
+    training = _training_steps(model, run, inputs, was_read)
     read = np.unique(np.concatenate([np.zeros(0, dtype=np.intp), *run.read]))
     units = run.tracer.units()
     graph = _pinned_unread(run.tracer.finish(units), units[read])
@@ -285,9 +285,7 @@ def _pin_outputs(run: Run, outputs: Any) -> None:
             run.pin(label, "an output of the network")
 
 
-def _training_steps(
-    model: nn.Module, run: Run, arguments: Arguments, values: Mapping[str, Any], was_read: frozenset[str]
-) -> tuple[Step, ...]:
+def _training_steps(model: nn.Module, run: Run, inputs: Inputs, was_read: frozenset[str]) -> tuple[Step, ...]:
     """Follow the network in training mode too if that runs layers which evaluation does not.
 
     A network that cannot train on the example alone is followed as far as it comes.
@@ -299,7 +297,7 @@ def _training_steps(
     with preserved(model), run.watching():
         model.train()
         try:
-            _pin_outputs(run, model(*arguments, **values))
+            _pin_outputs(run, inputs(model))
         except Exception:  # noqa: BLE001 - it may need targets, or whatever the user's code asks for
             return ()
     return tuple(run.steps[before:])

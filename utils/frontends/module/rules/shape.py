@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....pruning.channels import ChannelIds
 from ....pruning.layers import ChannelSelection
@@ -245,14 +245,16 @@ def selected(call: Call) -> Labels:
 
 
 def embedded(call: Call) -> Labels:
-    """An embedding: rows are selected by number, columns follow."""
-    table = call.run.look(call.args[0])
-    if 0 in table.labels:
-        call.keep(table.labels[0], f"{call.name} selects by number")
-    last = call.result.ndim - 1
+    """An embedding: rows are selected by number, columns follow; a layer whose inputs are the rows."""
+    table, module = call.run.look(call.args[0]), call.run.module(call.run.where)
     if 1 not in table.labels:
         return {}
-    return {last: spread(vector(table.labels[1], 1), call.result.shape, last)}
+    columns = vector(table.labels[1], 1)
+    if 0 in table.labels:
+        call.run.pin(table.labels[0], f"{call.name} selects by number")
+        if isinstance(module, nn.Embedding) and module.weight is table.tensor:
+            call.run.add_layer(call.run.where, ids_of(vector(table.labels[0], 0)), ids_of(columns), 1, False)
+    return {call.result.ndim - 1: spread(columns, call.result.shape, call.result.ndim - 1)}
 
 
 def gated(call: Call) -> Labels:
