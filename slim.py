@@ -41,7 +41,7 @@ written in the code are kept.
 
 from utils.frontends.module.result import Plan, SlimReport, SlimResult, apply_plan, load
 from utils.frontends.module.slim import gamma_penalty, slim
-from utils.pruning.layers import ChannelSelection
+from utils.pruning.selection import ChannelSelection
 from utils.pruning.soft_loss import KLSoftLoss, taught_loss
 
 __all__ = [

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .frontends.module.ladder import SlimLadder, ladder
     from .frontends.module.result import Plan, SlimReport, SlimResult, apply_plan, load
     from .frontends.module.slim import SlimOptions, gamma_penalty, slim
-    from .pruning.layers import ChannelSelection
+    from .pruning.selection import ChannelSelection
     from .pruning.soft_loss import KLSoftLoss, taught_loss
 
 __version__ = "0.2.0"
@@ -64,7 +64,7 @@ _HOMES = {
     "frontends.module.ladder": ("SlimLadder", "ladder"),
     "frontends.module.result": ("Plan", "SlimReport", "SlimResult", "apply_plan", "load"),
     "frontends.module.slim": ("SlimOptions", "gamma_penalty", "slim"),
-    "pruning.layers": ("ChannelSelection",),
+    "pruning.selection": ("ChannelSelection",),
     "pruning.soft_loss": ("KLSoftLoss", "taught_loss"),
 }
 

@@ -9,6 +9,7 @@ milliseconds where a forward pass takes seconds; everything between the layers (
 activations) runs as it is.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -25,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..profiling import PLAIN_CONVOLUTIONS, TRANSPOSED, evaluating
 from .channels import ChannelGraph, Layer, UnitMask
+from .selection import ChannelSelection
 
 Answer = Callable[[str, nn.Module, Tensor], Tensor]  # layer name, the layer, its input -> its output
 CONVOLUTIONS = (*PLAIN_CONVOLUTIONS, *TRANSPOSED)
@@ -37,48 +39,6 @@ LAYERS = (
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _DIMENSIONS = (F.conv1d, F.conv2d, F.conv3d)
-
-
-class ChannelSelection(nn.Module):
-    """(B, channels, ...) -> (B, selected, ...): all channels at first, the kept ones after pruning.
-
-    Pre-activation networks are pruned with it in Network Slimming (Liu et al., ICCV 2017): the norm that
-    opens a block is scored by what the block reads, and the residual sum stays whole. The authors select
-    after that norm; a norm works channel by channel, so selecting before it computes the same and lets the
-    norm become narrow too.
-
-    To the engine it is a layer without weights: its output channels are its own, and the tensor that it
-    selects from is not narrowed. Scores of norms, such as "gamma", apply to it; under others, such as "l1",
-    it stays whole.
-
-    >>> select = ChannelSelection(4)
-    >>> select.index = select.index[[0, 3]]
-    >>> select(torch.tensor([[10.0, 11.0, 12.0, 13.0]]))
-    tensor([[10., 13.]])
-
-    Args:
-        channels: that it selects from.
-
-    Attributes:
-        index: (selected,) which ones, ascending.
-    """
-
-    index: Tensor
-    bias = None
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.channels = channels
-        self.register_buffer("index", torch.arange(channels))
-
-    @property
-    def weight(self) -> Tensor:
-        """(selected, channels, 0): it has none."""
-        return torch.zeros(len(self.index), self.channels, 0, device=self.index.device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, ...) -> (B, selected, ...)."""
-        return x.index_select(1, self.index)
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -232,13 +192,52 @@ def shared_copy(model: nn.Module, own: Collection[Tensor] = ()) -> nn.Module:
     (True, False)
     """
     chosen = {id(tensor) for tensor in own}
-    memo: dict[int, object] = {}
+    memo: dict[int, Any] = {}
     for parameter in model.parameters():
         data = parameter.detach().clone() if id(parameter) in chosen else parameter.detach()
         memo[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
     for buffer in model.buffers():
         memo[id(buffer)] = buffer.detach().clone() if id(buffer) in chosen else buffer
+    kinds = {kind for kind in set(map(type, model.modules())) if _is_plain(kind)}
+    plain = [module for module in model.modules() if type(module) in kinds]
+    for module in plain:
+        memo[id(module)] = object.__new__(type(module))
+    for module in plain:
+        vars(memo[id(module)]).update({name: _copied(value, memo) for name, value in vars(module).items()})
     return deepcopy(model, memo)
+
+
+_ATOMS = (int, float, bool, str, type(None), type)
+
+
+def _is_plain(kind: type[nn.Module]) -> bool:
+    """Whether nothing in the class says how it is copied, so that a copy is a copy of its attributes."""
+    own = (
+        "__deepcopy__",
+        "__reduce__",
+        "__reduce_ex__",
+        "__getstate__",
+        "__getnewargs_ex__",
+        "__getnewargs__",
+    )
+    is_torchs = kind.__setstate__.__module__.startswith("torch.nn.modules.")  # to read old files
+    return (
+        is_torchs
+        and kind.__new__ is object.__new__
+        and all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in own)
+    )
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy; the short way for what a module mostly holds, where `deepcopy` takes ten times as long."""
+    kind = type(value)
+    if kind in _ATOMS or (kind is tuple and all(type(each) in _ATOMS for each in value)):
+        return value
+    if kind in (dict, OrderedDict) and id(value) not in memo:
+        memo[id(value)] = copy = kind()
+        copy.update({name: _copied(each, memo) for name, each in value.items()})
+        return copy
+    return deepcopy(value, memo)
 
 
 def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:

@@ -18,7 +18,8 @@ from torch._ops import OpOverload
 from torch.utils import _pytree as pytree
 
 from ...pruning.channels import ChannelIds, ChannelTracer, Layer, Tie
-from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS, ChannelSelection, DispatchMode
+from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS, DispatchMode
+from ...pruning.selection import ChannelSelection
 from .steps import (
     SCALES,
     Count,

@@ -24,6 +24,7 @@ from ...pruning.layers import DispatchMode
 
 _aten = torch.ops.aten
 SCALES = frozenset({_aten.mul, _aten.mul_, _aten.div, _aten.div_})  # that multiply by a number
+_TORCHS = frozenset(vars(nn.Module()))  # attributes that every module has
 Labels = Mapping[int, Tensor]  # axis -> (shape of the tensor) int64 channel ids
 
 
@@ -354,7 +355,7 @@ def preserved(model: nn.Module) -> Iterator[None]:
 
 def _is_cache(name: str, value: object) -> bool:
     """Whether it is a container of the user's, which a forward may fill."""
-    return type(value) in (dict, list, set) and name not in vars(nn.Module())
+    return type(value) in (dict, list, set) and name not in _TORCHS
 
 
 def require_sound(model: nn.Module) -> None:

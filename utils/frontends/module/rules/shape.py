@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ....pruning.channels import ChannelIds
-from ....pruning.layers import ChannelSelection
+from ....pruning.selection import ChannelSelection
 from ..run import MIXES, Call, Seen
 from ..steps import (
     Count,
