@@ -4,7 +4,8 @@
     python benchmarks/strangers.py --only timm/resnet18 ultralytics/yolov8n
 
 Needs an environment of its own with torch 2.14.1, torchvision 0.29.1 and
-    pip install timm ultralytics segmentation-models-pytorch transformers pytorchcv torch-pruning
+    pip install timm ultralytics segmentation-models-pytorch transformers pytorchcv torch-pruning \
+        onnx onnxruntime onnxscript
 Half of the channels, L1, multiples of 8, random weights with norms spread out by a seed, one thread, small
 inputs. Columns of benchmarks/strangers.csv:
     removed, removed_peer    shares of the parameters
@@ -12,6 +13,10 @@ inputs. Columns of benchmarks/strangers.csv:
     seconds_peer             graph and cut
     own_class                whether slim returned the given class
     difference               largest difference of the proof, over the largest output, float64
+    independent              the same found out without slim's code (benchmarks/strangers_check.py), with
+                             constants dropped; "-" where weights were changed or layers have no columns
+    plan                     whether a freshly built network, narrowed by the plan, computes bitwise the same
+    onnx                     onnxruntime's largest difference over the largest output, or why there is none
     error, error_peer        why there is no result; a network counts as failed after --limit seconds
 What the peer computes is not checked here.
 """
@@ -21,6 +26,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -34,7 +40,11 @@ sys.path[0] = str(ROOT)  # not benchmarks, where torch_pruning is the name of an
 import torch
 from torch import Tensor, nn
 
+from benchmarks.strangers_check import UnmatchedError, independent_difference, onnx_difference
 from utils.commands.csv_results import read_rows, write_rows
+from utils.frontends.module.inputs import Inputs
+from utils.frontends.module.result import Plan, SlimResult
+from utils.pruning.layers import tensors_in
 
 TABLE = ROOT / "benchmarks" / "strangers.csv"
 RATIO, ALIGN, LIMIT = 0.5, 8, 240.0
@@ -79,6 +89,10 @@ NETWORKS = {  # package -> side of the images -> names
         "hardnet39ds proxylessnas_cpu spnasnet resnesta18 sknet50 scnet50 airnet50_1x64d_r2",
         96: "centernet_resnet18_voc lwopenpose2d_mobilenet_cmupan_coco",
     },
+    "transformers": {
+        64: "ResNet ConvNext ConvNextV2 MobileNetV1 MobileNetV2 RegNet Segformer ViT DeiT Dinov2 Swin PvtV2 "
+        "MobileViT Bert DistilBert GPT2",
+    },
 }
 
 
@@ -96,6 +110,9 @@ class Row:
     seconds_peer: float | None = None
     own_class: str = ""
     difference: float | None = None
+    independent: str = ""
+    plan: str = ""
+    onnx: str = ""
     limits: str = ""
     not_followed: int | None = None
     unfolded: int | None = None
@@ -154,10 +171,11 @@ def by_slim(network: str, size: int) -> dict[str, Any]:
     """The columns of slim."""
     from slim import slim
 
-    model = built(network)
-    result = slim(model, torch.rand(1, 3, size, size), RATIO, "l1", align=ALIGN)
+    model, example = built(network), example_of(network, size)
+    result = slim(model, example, RATIO, "l1", align=ALIGN)
     report = result.report
     return {
+        **checked(network, model, result, Inputs.of(example)),
         "parameters": report.parameters[0],
         "removed": round(1 - report.parameters[1] / report.parameters[0], 4),
         "seconds": round(report.seconds["trace, plan and cut"], 3),
@@ -170,18 +188,42 @@ def by_slim(network: str, size: int) -> dict[str, Any]:
     }
 
 
+def checked(network: str, model: nn.Module, result: SlimResult, inputs: Inputs) -> dict[str, Any]:
+    """The columns of further checks of a result."""
+    from slim import apply_plan, load, slim
+
+    fresh = apply_plan(built(network), Plan.from_json(json.loads(json.dumps(result.plan.to_json()))))
+    load(fresh, result.model.state_dict())
+    given = inputs.repeated(2).random()
+    with torch.no_grad():
+        one, other = (tensors_in(given(each.eval())) for each in (fresh, result.model))
+    same = all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    dropped = slim(model, inputs, RATIO, "l1", align=ALIGN, folding="off", verify="quick")
+    try:
+        found = independent_difference(built(network), dropped.model, dropped.plan.kept, given)
+        independent = f"{found:.1e}"
+    except UnmatchedError:
+        independent = "-"
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            onnx = f"{onnx_difference(result.model, inputs.random(), f'{folder}/network.onnx'):.1e}"
+    except Exception as error:  # noqa: BLE001 - it is others' code
+        onnx = f"{type(error).__name__}: {error}".splitlines()[0][:80]
+    return {"independent": independent, "plan": str(same), "onnx": onnx}
+
+
 def by_peer(network: str, size: int) -> dict[str, Any]:
     """The columns of Torch-Pruning."""
     from benchmarks.peer import network_pruner
 
-    model, example = built(network), torch.rand(1, 3, size, size)
+    model, example = built(network), example_of(network, size)
     before = sum(parameter.numel() for parameter in model.parameters())
     last = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d)][-1]
     start = time.perf_counter()
     network_pruner(model, example, RATIO, ALIGN, [last]).step()
     seconds = time.perf_counter() - start
     with torch.no_grad():
-        model(example)
+        Inputs.of(example)(model)
     after = sum(parameter.numel() for parameter in model.parameters())
     return {"removed_peer": round(1 - after / before, 4), "seconds_peer": round(seconds, 3)}
 
@@ -202,6 +244,15 @@ def built(network: str) -> nn.Module:
                     low, high = (0.5, 1.5) if own in ("weight", "running_var") else (-0.2, 0.2)
                     tensor.uniform_(low, high, generator=generator)
     return model
+
+
+def example_of(network: str, size: int) -> Any:
+    """An input of the network, as its users give it."""
+    if network.startswith("transformers/"):
+        if network.split("/")[1] in ("Bert", "DistilBert", "GPT2"):
+            return {"input_ids": torch.arange(24).view(1, 24)}
+        return {"pixel_values": torch.rand(1, 3, size, size)}
+    return torch.rand(1, 3, size, size)
 
 
 def _torchvision(name: str) -> nn.Module:
@@ -240,12 +291,33 @@ def _pytorchcv(name: str) -> nn.Module:
     return found
 
 
+def _transformers(name: str) -> nn.Module:
+    import transformers
+
+    small: dict[str, Any] = {
+        "hidden_size": 96,
+        "intermediate_size": 192,
+        "num_hidden_layers": 3,
+        "n_layer": 3,
+    }
+    small |= {"dim": 96, "hidden_dim": 192, "n_layers": 3, "n_embd": 96, "vocab_size": 500, "image_size": 64}
+    config = getattr(transformers, f"{name}Config")()
+    if name in ("ViT", "DeiT", "Dinov2", "Bert", "DistilBert", "GPT2"):
+        for key, value in small.items():
+            if hasattr(config, key):
+                setattr(config, key, value)
+    config.use_cache = False
+    found: nn.Module = getattr(transformers, f"{name}Model")(config)
+    return found
+
+
 _MAKERS: dict[str, Callable[[str], nn.Module]] = {
     "torchvision": _torchvision,
     "timm": _timm,
     "ultralytics": _ultralytics,
     "smp": _smp,
     "pytorchcv": _pytorchcv,
+    "transformers": _transformers,
 }
 
 

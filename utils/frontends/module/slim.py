@@ -121,7 +121,7 @@ def _is_ratio(value: object) -> bool:
 
 def slim(
     model: nn.Module,
-    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any],
+    example_inputs: Tensor | Sequence[Any] | Mapping[str, Any] | Inputs,
     ratio: float = 0.5,
     score: str | Scorer = "l1",
     scope: str | Sequence[str] | None = None,

@@ -146,11 +146,11 @@ def layer_norm(call: Call) -> list[Labels]:
     found: dict[int, Tensor] = {}
     for axis, label in value.labels.items():
         if axis >= first:
-            if over == 1 and call.computes_over(label, axis):
-                found[axis] = label
-                call.counts.append(Count((1, 0), ids_of(vector(label, axis))))
-            elif over > 1:
+            found[axis] = label  # kept or not, what reads it has its labels
+            if over > 1:
                 call.keep(label, f"{call.name} {MIXES}")
+            elif call.computes_over(label, axis):
+                call.counts.append(Count((1, 0), ids_of(vector(label, axis))))
         else:
             for other in range(first, value.tensor.ndim):
                 label = call.one_of(label, other)
