@@ -18,7 +18,7 @@ from ...errors import PruningError
 from ...pruning.channels import ChannelIds, UnitMask
 from ...pruning.layers import BATCH_NORMS, INSTANCE_NORMS
 from .inputs import Inputs
-from .steps import SCALES, Beside, OtherStepsError, Reshaping, Step, modules_noted, preserved
+from .steps import SCALES, Beside, OtherStepsError, Step, modules_noted, running
 
 
 class MisfitError(PruningError):
@@ -166,7 +166,7 @@ class Fit:
 
         hooks = [module.register_forward_pre_hook(note) for module in plain]
         names = modules_noted(self.model, fitting.stack.append, leave)
-        with preserved(self.model), names, Reshaping(), fitting:
+        with running(self.model, fitting), names:
             self.model.train(self.is_training)
             try:
                 self.inputs(self.model)

@@ -169,6 +169,26 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
+def require_sound(model: nn.Module) -> None:
+    """Refuse a network whose numbers cannot be pruned, by the name of the first tensor or part at fault."""
+    if not isinstance(cast(object, model), nn.Module):
+        return  # what follows says so
+    for name, module in model.named_modules():
+        if "quantized" in type(module).__module__.split("."):
+            fact = f"is quantized ({type(module).__name__}), and has no weights to cut"
+            raise PruningError(name or type(model).__name__, fact, "prune the float network, then quantize")
+        if isinstance(module, torch.jit.ScriptModule):
+            fact = "is a TorchScript module, whose layers cannot be changed"
+            raise PruningError(name, fact, "give the nn.Module that it was made from")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise PruningError(name, "is on the device meta, without numbers", "load the weights first")
+        # other buffers may be masks of minus infinity
+        counts = isinstance(tensor, nn.Parameter) or name.endswith(("running_mean", "running_var"))
+        if counts and tensor.is_floating_point() and not tensor.isfinite().all():
+            raise PruningError(name, "has NaN or infinite values", "give an earlier checkpoint")
+
+
 def is_one_tensor(inputs: Inputs) -> bool:
     """Whether there is nothing but one positional tensor, and what is fixed."""
     return len(inputs.args) == 1 and isinstance(inputs.args[0], Tensor) and not inputs.kwargs

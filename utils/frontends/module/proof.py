@@ -26,7 +26,7 @@ from ...pruning.fold import Constant
 from ...pruning.layers import shared_copy, tensors_in
 from .inputs import Inputs
 from .rules.table import PRODUCTS
-from .steps import Beside, OtherStepsError, Product, Reshaping, Step, compact, preserved, vector
+from .steps import Beside, OtherStepsError, Product, Step, compact, preserved, running, vector
 
 if TYPE_CHECKING:
     from .subject import ModuleSubject
@@ -46,7 +46,8 @@ class _Replay(Beside):
     """Runs the products of a trace in another way."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
-        super().__init__(steps, lambda func: func.overloadpacket in PRODUCTS)
+        products = PRODUCTS | {step.func.overloadpacket for step in steps if step.product is not None}
+        super().__init__(steps, lambda func: func.overloadpacket in products)
 
 
 class _Zeroing(_Replay):
@@ -121,7 +122,7 @@ class Zeroed(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The outputs of the network with the removed channels at zero."""
-        with preserved(self.model), Reshaping(), _Zeroing(self._steps, self._keep, self.are_norms_whole):
+        with running(self.model, _Zeroing(self._steps, self._keep, self.are_norms_whole)):
             return self.model(*args, **kwargs)
 
 
@@ -194,7 +195,7 @@ def constants_of(
         alive: (units,) those that are not dead.
     """
     answering = _Answering(steps, graph, alive)
-    with preserved(model), Reshaping(), answering:
+    with running(model, answering):
         inputs.random()(model)
     found = {n: each for n, each in answering.found.items() if each.values.any() or not each.is_whole}
     larger = [size + 32 for size in inputs.first.shape[2:]]
@@ -202,7 +203,7 @@ def constants_of(
         return found
     again = _Answering(steps, graph, alive, is_other_size=True)
     try:
-        with preserved(model), Reshaping(), again:
+        with running(model, again):
             inputs.random(larger)(model)
     except Exception:  # noqa: BLE001 - it takes no other size, so there is nothing to compare
         return found

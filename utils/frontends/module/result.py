@@ -19,7 +19,7 @@ from ...pruning.layers import LAYERS
 from ...pruning.surgery import PruningResult
 from .inputs import Inputs, is_one_tensor, unwrapped
 from .proof import Verify, Zeroed, cost_of_norms, proven
-from .run import PARAMETRIZED, Norms
+from .run import PARAMETRIZED, Norms, Rule
 from .steps import vector
 from .subject import ModuleSubject
 
@@ -204,12 +204,13 @@ class SlimResult:
     report: SlimReport
 
 
-def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
+def apply_plan(model: nn.Module, plan: Plan, rules: Mapping[Any, Rule] | None = None) -> nn.Module:
     """A copy of `model`, freshly built or trained, with only the channels that the plan keeps.
 
     Args:
         model: of the class that the plan was made for; a parallel wrapper is removed.
         plan: result of `slim`.
+        rules: those that were given to `slim`.
 
     Raises:
         PruningError: the plan is of another network, or not a plan.
@@ -220,7 +221,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> nn.Module:
         )
     model = unwrapped(model)
     place, weight = type(model).__name__, next(model.parameters(), torch.empty(0))
-    subject = ModuleSubject.of(model, plan.example.to(weight), norms=plan.norms)
+    subject = ModuleSubject.of(model, plan.example.to(weight), norms=plan.norms, rules=rules)
     keep = np.ones(subject.graph.unit_count, dtype=np.bool_)
     for name, mask in plan.kept.items():
         layer = subject.graph.layers.get(name)

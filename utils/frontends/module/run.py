@@ -27,6 +27,7 @@ from .steps import (
     Product,
     Reshaping,
     Step,
+    as_wholes,
     compact,
     ids_of,
     modules_noted,
@@ -82,12 +83,18 @@ class Call:
     product: Product | None = None
     scaled: ChannelIds | None = None
     contracted: ChannelIds | None = None
+    is_whole: bool = False  # a module that a rule describes as one operation
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that runs it."""
+        return self.run.module(self.run.where)
 
     @property
     def name(self) -> str:
         """The module that runs it and the operation."""
-        kind = type(self.run.module(self.run.where)).__name__
-        return f"{kind} {self.run.where}".rstrip() + f" ({self.func.overloadpacket.__name__})"
+        operation = "" if self.is_whole else f" ({self.func.overloadpacket.__name__})"
+        return f"{type(self.module).__name__} {self.run.where}".rstrip() + operation
 
     def argument(self, name: str) -> Any:
         """The argument of that name in the operation's schema."""
@@ -170,6 +177,7 @@ class Run(DispatchMode):
         self._around: list[str] = []  # the modules that run around that one
         self.statistics = norms
         self._rules = rules
+        self._wholes = [kind for kind in rules if isinstance(kind, type)]
         self._model = model
         self._known: dict[int, Seen] = {}
         self._storages: dict[int, list[Seen]] = {}
@@ -243,16 +251,29 @@ class Run(DispatchMode):
         self.steps.append(Step(func, tuple(call.counts), call.product, _plain(args), call.scaled))
         return call.result
 
-    def _describe(self, call: Call, tensors: Sequence[Seen]) -> None:
+    def _describe_whole(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any
+    ) -> None:
+        """Note what a module does that a rule describes as one operation."""
+        kind = next(kind for kind in self._wholes if isinstance(module, kind))
+        call = Call(self, torch.ops.aten.alias.default, args, kwargs, result, is_whole=True)
+        own = [self.look(each) for each in (*module.parameters(), *module.buffers())]
+        for each in (*call.tensors, *own):
+            each.reads += 1
+        self._describe(call, call.tensors, self._rules[kind])
+        self.steps.append(Step(call.func, whole=kind))
+
+    def _describe(self, call: Call, tensors: Sequence[Seen], given: Rule | None = None) -> None:
         results = [leaf for leaf in pytree.tree_leaves(call.result) if isinstance(leaf, Tensor)]
         found: Any = None
         if any(each.labels for each in tensors):
-            rule = self._rule_of(call.func)
+            rule = given or self._rule_of(call.func)
             if rule is None:
                 call.refuse("is not supported")
             else:
                 found = rule(call)
-        if call.func.overloadpacket in SCALES and len(tensors) == 1 and not tensors[0].is_static:
+        func = call.func
+        if func.overloadpacket in SCALES and len(tensors) == 1 and not tensors[0].is_static:
             label = tensors[0].labels.get(tensors[0].tensor.ndim - 1)
             call.scaled = tensors[0].contracted if label is None else ids_of(compact(label))
         labels = found if isinstance(found, list) else [found] if found is not None else []
@@ -264,7 +285,7 @@ class Run(DispatchMode):
             if before is not None and before.tensor is result:  # changed in place
                 before.labels, before.is_static = own or before.labels, static and before.is_static
                 continue
-            contracted = tensors[0].contracted if tensors and _is_view(call.func) else None
+            contracted = tensors[0].contracted if tensors and _is_view(func) else None
             if call.product is not None and call.product.layer is None:
                 contracted = call.contracted
             self._know(Seen(result, own, static, contracted=contracted))
@@ -337,7 +358,8 @@ class Run(DispatchMode):
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Know which module runs, in `where`."""
-        with modules_noted(self._model, self._enter, self._leave), Reshaping(), self:
+        wholes = as_wholes(self._model, self._wholes, self._describe_whole)
+        with wholes, modules_noted(self._model, self._enter, self._leave), Reshaping(), self:
             yield
 
     def _enter(self, name: str) -> None:

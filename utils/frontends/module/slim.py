@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -17,12 +17,11 @@ from ...pruning.sparsity import GammaPenalty
 from ...pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import Folding, PruningResult, prune
 from .budget import LIMITS, limits_of, within_budget
-from .inputs import Inputs, unwrapped
+from .inputs import Inputs, require_sound, unwrapped
 from .proof import DifferenceError, Verify
 from .result import Plan, SlimResult, report_of
 from .rounds import changes_of_round, in_rounds
-from .run import Norms
-from .steps import require_sound
+from .run import Norms, Rule
 from .subject import ModuleSubject, prune_settled
 
 Scheme = Literal["uniform", "global", "guarded"]
@@ -94,6 +93,7 @@ class SlimOptions:
     recalibrate: Iterable[Tensor] = ()
     iterative: int = 1
     tune: Callable[[nn.Module], object] | None = None
+    rules: Mapping[Any, Rule] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, allowed in _CHOICES.items():
@@ -144,6 +144,7 @@ def slim(
     recalibrate: Iterable[Tensor] = (),
     iterative: int = 1,
     tune: Callable[[nn.Module], object] | None = None,
+    rules: Mapping[Any, Rule] | None = None,
     least: int | None = None,
 ) -> SlimResult:
     """Remove channels from a copy of `model`; slim.py has a manual.
@@ -163,7 +164,7 @@ def slim(
         interface=interface, layer_keep=layer_keep, min_channels=min_channels if least is None else least,
         folding=folding, values=values, seed=seed, verify=verify, norms=norms,
         max_macs=max_macs, max_params=max_params, loss=loss, recalibrate=recalibrate,
-        iterative=iterative, tune=tune,
+        iterative=iterative, tune=tune, rules=rules or {},
     )  # fmt: skip
     model, inputs = unwrapped(model), Inputs.of(example_inputs, options.values)
     if options.tune is None:
@@ -176,7 +177,7 @@ def slim(
 def _slimmed(model: nn.Module, inputs: Inputs, options: SlimOptions) -> SlimResult:
     started = time.perf_counter()
     require_sound(model)
-    whole = ModuleSubject.of(model, inputs, norms=options.norms)
+    whole = ModuleSubject.of(model, inputs, norms=options.norms, rules=options.rules)
     ratios = ratios_of(Parts(model, list(whole.graph.layers)), options)
     subject = whole.pinning(pinned_layers(whole.graph, ratios, options.interface))
 
@@ -225,6 +226,7 @@ def gamma_penalty(
     s: float,
     scope: str | Sequence[str] | None = None,
     values: Mapping[str, Any] | None = None,
+    rules: Mapping[Any, Rule] | None = None,
 ) -> GammaPenalty:
     """The sparsity penalty for training, on exactly the gammas that `slim(score="gamma")` scores.
 
@@ -236,11 +238,12 @@ def gamma_penalty(
         s: weight of the penalty, 1e-4 .. 1e-3, not below 0.
         scope: names of the parts to prune; None for all.
         values: other arguments of `forward`, fixed.
+        rules: as those of `slim`.
     """
     model = unwrapped(model)
     if not s >= 0:
         raise PruningError(f"s {s}", "out of range", "give a penalty weight of at least 0")
-    subject = ModuleSubject.of(model, example, values)
+    subject = ModuleSubject.of(model, example, values, rules=rules)
     parts = Parts(model, list(subject.graph.layers))
     names = parts.layers if scope is None else parts.named(words(scope))
     channels = candidate_channels(subject.graph, gamma_scores(subject), "all")

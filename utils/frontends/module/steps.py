@@ -7,10 +7,10 @@ axis 2 are other ones for each head, and all heads keep equally many.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -183,6 +183,7 @@ class Step:
     product: Product | None = None
     args: tuple[Any, ...] = ()  # without tensors
     scaled: ChannelIds | None = None  # channels on the last axis of what it multiplies by a number
+    whole: type[nn.Module] | None = None  # a type whose modules are one operation, which a rule describes
 
 
 class OtherStepsError(PruningError):
@@ -200,7 +201,8 @@ class Beside(DispatchMode):
 
     def __init__(self, steps: Sequence[Step], matters: Callable[[OpOverload], bool]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.steps, self.done = [step for step in steps if matters(step.func)], 0
+        self.wholes = frozenset(step.whole for step in steps if step.whole is not None)
+        self.steps, self.done = [step for step in steps if step.whole is None and matters(step.func)], 0
         self._matters = matters
 
     def __torch_dispatch__(
@@ -234,6 +236,44 @@ class Beside(DispatchMode):
             raise OtherStepsError("forward", fact, "give an example of the size that is used")
         self.done += 1
         return step
+
+
+@contextmanager
+def running(model: nn.Module, mode: Beside) -> Iterator[None]:
+    """Run `model` under a mode, as its trace was run; it is afterwards as it was before."""
+    with preserved(model), as_wholes(model, mode.wholes), Reshaping(), mode:
+        yield
+
+
+@contextmanager
+def as_wholes(
+    model: nn.Module,
+    kinds: Collection[type[nn.Module]],
+    describe: Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any], Any], None] | None = None,
+) -> Iterator[None]:
+    """Hide the operations of modules of these types; `describe` gets each call: arguments and result."""
+    chosen = [module for module in model.modules() if isinstance(module, tuple(kinds))]
+    before = [(module, vars(module).get("forward")) for module in chosen]
+
+    def hidden(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with _disable_current_modes():
+                result = forward(*args, **kwargs)
+                if describe is not None:
+                    describe(module, args, kwargs, result)
+            return result
+
+        return run
+
+    for module in chosen:
+        module.forward = hidden(module, module.forward)
+    try:
+        yield
+    finally:
+        for module, own in before:
+            del module.forward
+            if own is not None:
+                module.forward = own
 
 
 # code that slices nothing off gets an alias
@@ -356,23 +396,3 @@ def preserved(model: nn.Module) -> Iterator[None]:
 def _is_cache(name: str, value: object) -> bool:
     """Whether it is a container of the user's, which a forward may fill."""
     return type(value) in (dict, list, set) and name not in _TORCHS
-
-
-def require_sound(model: nn.Module) -> None:
-    """Refuse a network whose numbers cannot be pruned, by the name of the first tensor or part at fault."""
-    if not isinstance(cast(object, model), nn.Module):
-        return  # what follows says so
-    for name, module in model.named_modules():
-        if "quantized" in type(module).__module__.split("."):
-            fact = f"is quantized ({type(module).__name__}), and has no weights to cut"
-            raise PruningError(name or type(model).__name__, fact, "prune the float network, then quantize")
-        if isinstance(module, torch.jit.ScriptModule):
-            fact = "is a TorchScript module, whose layers cannot be changed"
-            raise PruningError(name, fact, "give the nn.Module that it was made from")
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_meta:
-            raise PruningError(name, "is on the device meta, without numbers", "load the weights first")
-        # other buffers may be masks of minus infinity
-        counts = isinstance(tensor, nn.Parameter) or name.endswith(("running_mean", "running_var"))
-        if counts and tensor.is_floating_point() and not tensor.isfinite().all():
-            raise PruningError(name, "has NaN or infinite values", "give an earlier checkpoint")

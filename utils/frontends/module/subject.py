@@ -23,8 +23,8 @@ from ...pruning.surgery import PruningResult
 from .counts import Fit, MisfitError, counts_matter, fit_counts, rescale
 from .inputs import Inputs
 from .proof import Zeroed, constants_of
-from .rules.table import RULES
-from .run import Norms, Run
+from .rules.table import RULES, rules_of
+from .run import Norms, Rule, Run
 from .steps import Step, compact, preserved, vector
 
 _MOST_ROUNDS = 40  # each keeps channels that were free before, mostly all that are at fault
@@ -79,6 +79,7 @@ class ModuleSubject:
         example: Any,
         values: Mapping[str, Any] | None = None,
         norms: Norms = "exact",
+        rules: Mapping[Any, Rule] | None = None,
     ) -> Self:
         """Run `model` once on `example` and follow its channels.
 
@@ -88,6 +89,7 @@ class ModuleSubject:
             values: other arguments of its `forward`, fixed.
             norms: whether the channels that a norm computes statistics over stay ("exact"), or may go, so
                 that the statistics are of those that are left ("approximate").
+            rules: operation, or type of modules -> its rule, beside those that are known.
 
         Raises:
             PruningError: it does not run on the example, or runs no layer that can be pruned.
@@ -96,7 +98,7 @@ class ModuleSubject:
             place = f"{model!r:.60}"
             raise PruningError(place, "not a torch.nn.Module instance", "give a network that is built")
         inputs = Inputs.of(example, values).repeated(2)
-        return cls(model, inputs, traced(model, inputs, norms))
+        return cls(model, inputs, traced(model, inputs, norms, rules_of(rules or {})))
 
     @property
     def example(self) -> Tensor:
@@ -206,7 +208,7 @@ class ModuleSubject:
         The one that follows the operation at which the narrowed network stopped; if that is kept already,
         the nearest before it.
         """
-        steps = [step for step in self.trace.steps if counts_matter(step.func)]
+        steps = [step for step in self.trace.steps if step.whole is None and counts_matter(step.func)]
         places = [*range(place, len(steps)), *reversed(range(min(place, len(steps))))]
         nearest = next((each for each in places if steps[each].product is not None), None)
         for each in [nearest, *reversed(range(place))] if nearest is not None else []:
@@ -244,9 +246,11 @@ def prune_settled(
     raise last
 
 
-def traced(model: nn.Module, inputs: Inputs, norms: Norms = "exact") -> Trace:
+def traced(
+    model: nn.Module, inputs: Inputs, norms: Norms = "exact", rules: Mapping[Any, Rule] = RULES
+) -> Trace:
     """Run `model` once and follow its channels; errors as in `ModuleSubject.of`."""
-    run = Run(model, RULES, norms)
+    run = Run(model, rules, norms)
     run.inputs = inputs.tensors
     labels = {name: run.look(tensor).labels for name, tensor in every_tensor(model)}
     with preserved(model), run.watching():

@@ -5,7 +5,10 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import nn
+from torch._ops import OpOverload, OpOverloadPacket
 
+from ....errors import PruningError
 from ..run import Rule
 from .shape import (
     ORDERED,
@@ -121,3 +124,23 @@ RULES: Mapping[Any, Rule] = MappingProxyType(
         **dict.fromkeys(_FACTORIES, lambda _: {}),
     }
 )  # fmt: skip
+
+
+def rules_of(more: Mapping[Any, Rule]) -> Mapping[Any, Rule]:
+    """The rules of this table with more of the user's: operation, or type of modules -> its rule.
+
+    Raises:
+        PruningError: a key is neither, or what it has is not a function.
+    """
+    if not more:
+        return RULES
+    found = dict(RULES)
+    for key, rule in more.items():
+        is_type = isinstance(key, type) and issubclass(key, nn.Module)
+        if not is_type and not isinstance(key, OpOverload | OpOverloadPacket):
+            fact = "is neither an operation nor a type of modules"
+            raise PruningError(f"rules {key!r}", fact, "give one, as torch.ops.mylib.op or MyModule")
+        if not callable(rule):
+            raise PruningError(f"rules {key!r}", f"{rule!r} is not a rule", "give a function of a Call")
+        found[key.overloadpacket if isinstance(key, OpOverload) else key] = rule
+    return found
