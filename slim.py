@@ -39,7 +39,8 @@ given class with its code: attributes that hold numbers of channels are set, and
 written in the code are kept.
 """
 
-from utils.frontends.module.result import Plan, SlimReport, SlimResult, apply_plan, load
+from utils.frontends.module.inputs import load
+from utils.frontends.module.result import Plan, SlimReport, SlimResult, apply_plan
 from utils.frontends.module.slim import gamma_penalty, slim
 from utils.pruning.selection import ChannelSelection
 from utils.pruning.soft_loss import KLSoftLoss, taught_loss

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from .commands.train.run import TrainingResult, train
     from .darknet.checkpoint import convert, load_weights, save_weights
     from .darknet.model import Darknet
+    from .frontends.module.inputs import load
     from .frontends.module.ladder import SlimLadder, ladder
-    from .frontends.module.result import Plan, SlimReport, SlimResult, apply_plan, load
+    from .frontends.module.result import Plan, SlimReport, SlimResult, apply_plan
     from .frontends.module.slim import SlimOptions, gamma_penalty, slim
     from .pruning.selection import ChannelSelection
     from .pruning.soft_loss import KLSoftLoss, taught_loss
@@ -61,8 +62,9 @@ _HOMES = {
     "commands.train.run": ("TrainingResult", "train"),
     "darknet.checkpoint": ("convert", "load_weights", "save_weights"),
     "darknet.model": ("Darknet",),
+    "frontends.module.inputs": ("load",),
     "frontends.module.ladder": ("SlimLadder", "ladder"),
-    "frontends.module.result": ("Plan", "SlimReport", "SlimResult", "apply_plan", "load"),
+    "frontends.module.result": ("Plan", "SlimReport", "SlimResult", "apply_plan"),
     "frontends.module.slim": ("SlimOptions", "gamma_penalty", "slim"),
     "pruning.selection": ("ChannelSelection",),
     "pruning.soft_loss": ("KLSoftLoss", "taught_loss"),

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import PruningError
-from utils.frontends.module.inputs import Inputs
-from utils.frontends.module.result import Plan, apply_plan, load
+from utils.frontends.module.inputs import Inputs, load
+from utils.frontends.module.result import Plan, apply_plan
 from utils.frontends.module.slim import slim
 
 

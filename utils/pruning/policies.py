@@ -179,6 +179,30 @@ def candidate_channels(
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
+def judged_channels(
+    graph: ChannelGraph,
+    scores: LayerScores,
+    kept: Mapping[str, NDArray[np.bool_]],
+    candidates: Candidates = "all",
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Scores of all channels that could be removed, (channels,), and which of them are kept, (channels,).
+
+    Args:
+        graph: the network's channels.
+        scores: of its layers.
+        kept: layer name -> (out,) which of its channels are left.
+        candidates: what may be removed.
+    """
+    judged = candidate_channels(graph, scores, candidates)
+    values = [scores[name][mask] for name, mask in judged.items()]
+    staying = [kept[name][mask] for name, mask in judged.items()]
+    nothing = np.zeros(0)
+    return (
+        np.concatenate([nothing, *values]).astype(np.float32),
+        np.concatenate([nothing, *staying]).astype(np.bool_),
+    )
+
+
 @dataclass(frozen=True)
 class Group:
     """Layers whose outputs share units, so that one width is chosen for all of them.

@@ -45,10 +45,10 @@ class Card:
 
 @dataclass(frozen=True)
 class SectionRow:
-    """A section with filters, before and after.
+    """A section with filters, or a layer of another network, before and after.
 
     Attributes:
-        index: Darknet's number of it in the cfg before.
+        index: Darknet's number of it in the cfg before; None for a layer.
         label: what it is, such as "3×3 / 2".
         filters_before: how many it had.
         filters_after: how many it has; 0 if it was removed.
@@ -59,7 +59,7 @@ class SectionRow:
         milliseconds: for one image before and after; None where it was not measured.
     """
 
-    index: int
+    index: int | None
     label: str
     filters_before: int
     filters_after: int
@@ -189,7 +189,8 @@ class Page:
         score: name of the score.
         merge: how sections whose outputs shortcuts add decide together, as --merge.
         notes: what the user should know, one sentence each.
-        cfg_before, cfg_after: texts of the cfgs.
+        part: what the rows of `sections` are: "section" or "layer".
+        cfg_before, cfg_after: texts of the cfgs; empty without any.
         moved: old -> new number of every kept section.
     """
 
@@ -213,6 +214,7 @@ class Page:
     samples_note: str = ""
     checks: Sequence[CheckRow] = ()
     notes: Sequence[str] = ()
+    part: str = "section"
 
 
 def render(page: Page) -> str:
@@ -238,7 +240,7 @@ def render(page: Page) -> str:
         meanings=STAGES,
         histogram=charts.histogram(page.scores, page.kept, page.threshold),
         classes=sorted(page.classes, key=lambda row: (row.change, row.name)),
-        parts=cfg_parts(page.cfg_before, page.cfg_after, page.moved),
+        parts=cfg_parts(page.cfg_before, page.cfg_after, page.moved) if page.cfg_before else (),
     )
 
 

@@ -25,7 +25,7 @@ from ...errors import DatasetError
 from ...frontends.darknet.subject import DarknetSubject, section_index
 from ...profiling import measure_modules
 from ...pruning.channels import ChannelGraph, components
-from ...pruning.policies import Candidates, candidate_channels
+from ...pruning.policies import Candidates, judged_channels
 from ...pruning.report import Figures, SectionChange
 from ...pruning.subject import LayerScores
 from ...reporting.charts import digits, percent, points, short
@@ -187,14 +187,8 @@ def channel_scores(
         candidates: what the strategy may remove.
     """
     kept = {change.index: change.mask for change in sections}
-    judged = candidate_channels(graph, scores, candidates)
-    nothing = np.zeros(0)
-    values = [scores[name][mask] for name, mask in judged.items()]
-    staying = [kept[section_index(name)][mask] for name, mask in judged.items()]
-    return (
-        np.concatenate([nothing, *values]).astype(np.float32),
-        np.concatenate([nothing, *staying]).astype(np.bool_),
-    )
+    masks = {name: kept[section_index(name)] for name in graph.layers if section_index(name) in kept}
+    return judged_channels(graph, scores, masks, candidates)
 
 
 def class_rows(before: Evaluation, after: Evaluation) -> tuple[ClassRow, ...]:

@@ -1,4 +1,4 @@
-"""What a user gives: the network, and arguments of its `forward`, from which others of their kind follow."""
+"""What a user gives: the network, its weights, and arguments of its `forward`."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +11,8 @@ from torch.utils import _pytree as pytree
 
 from ...errors import PruningError
 
+# prefixes of names in DataParallel and DistributedDataParallel, and of compiled networks
+_WRAPPED = ("module.", "_orig_mod.")
 _ARGUMENT = "example_inputs"
 _MOST_STORED = 4096  # whole numbers of one tensor in a plan; of larger ones only the shape
 _PLAIN = (str, int, float, bool, type(None))
@@ -167,6 +169,25 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = cast(nn.Module, model._orig_mod)
         else:
             return model
+
+
+def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load a state dict strictly, also one that a parallel wrapper or a compiled network saved.
+
+    Raises:
+        PruningError: it is of another network (with the differences), or not a state dict.
+    """
+    if not isinstance(state, Mapping):
+        raise PruningError("state", f"is a {type(state).__name__}", "give what state_dict() returned")
+    for prefix in (*_WRAPPED, *_WRAPPED):  # one may be inside of the other
+        is_wrapped = all(str(name).startswith(prefix) for name in state)
+        if is_wrapped and state.keys() != model.state_dict().keys():
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    try:
+        model.load_state_dict(state, strict=True)  # as given: modules look at its metadata
+    except RuntimeError as error:
+        fact = " ".join(str(error).split())[:300]
+        raise PruningError("state", fact, "narrow a fresh network with its plan first: apply_plan") from error
 
 
 def require_sound(model: nn.Module) -> None:

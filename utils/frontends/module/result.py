@@ -6,13 +6,16 @@ Invariant: `apply_plan(fresh, plan)` strictly loads the `state_dict` of the netw
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 
 from ...errors import PruningError
+from ...extras import package
 from ...pruning.channels import UnitMask, decode_mask, encode_mask
 from ...pruning.costs import costs_of, count_parameters
 from ...pruning.layers import LAYERS
@@ -23,8 +26,6 @@ from .run import PARAMETRIZED, Norms, Rule
 from .steps import vector
 from .subject import ModuleSubject
 
-# prefixes of names in DataParallel and DistributedDataParallel, and of compiled networks
-_WRAPPED = ("module.", "_orig_mod.")
 _MOST_REASONS, _LEAST_SHARE = 8, 0.0005  # that a report prints
 _ROUNDED = "numbers of channels are rounded up, and are equal where the code needs it"
 _UNSEEN = "they do not run on the example"
@@ -110,13 +111,23 @@ class Plan:
 
 @dataclass(frozen=True)
 class LayerChange:
-    """A layer: its type, its output channels before and after pruning, and how many of them are pinned."""
+    """A layer before and after pruning.
+
+    Attributes:
+        kind: its type.
+        before, after: number of its output channels.
+        pinned: how many of them are pinned.
+        parameters: of the layer, before and after.
+        macs: its multiply-adds for one example, before and after.
+    """
 
     name: str
     kind: str
     before: int
     after: int
     pinned: int
+    parameters: tuple[int, int] = (0, 0)
+    macs: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -194,14 +205,30 @@ class SlimResult:
     """A pruned network.
 
     Attributes:
-        model: of the given class, or the traced network where the code of that class contains channel counts.
+        model: of the given class.
         plan: the channels that are left, to narrow a freshly built network with.
         report: figures, and operations that are not supported.
+        score: name of the score.
+        scores, kept: (channels,) of all channels that could be removed, and which of these are left.
     """
 
     model: nn.Module
     plan: Plan
     report: SlimReport
+    score: str = ""
+    scores: NDArray[np.floating] = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    kept: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_), repr=False, compare=False)
+
+    def page(self, path: str | Path, title: str | None = None) -> None:
+        """Write the report as a self-contained HTML file, with charts of the layers, scores and costs.
+
+        Raises:
+            MissingPackageError: jinja2 is not installed.
+        """
+        package("SlimResult.page", "jinja2")  # the library itself runs without it
+        from .page import write
+
+        write(Path(path), self, title or type(self.model).__name__)
 
 
 def apply_plan(model: nn.Module, plan: Plan, rules: Mapping[Any, Rule] | None = None) -> nn.Module:
@@ -234,25 +261,6 @@ def apply_plan(model: nn.Module, plan: Plan, rules: Mapping[Any, Rule] | None = 
     if (subject.graph.legal(keep, np.zeros(len(keep))) != keep).any():
         raise PruningError(place, "ties channels differently from the plan", "build the network of the plan")
     return subject.narrowed(keep).model
-
-
-def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load a state dict strictly, also one that a parallel wrapper or a compiled network saved.
-
-    Raises:
-        PruningError: it is of another network (with the differences), or not a state dict.
-    """
-    if not isinstance(state, Mapping):
-        raise PruningError("state", f"is a {type(state).__name__}", "give what state_dict() returned")
-    for prefix in (*_WRAPPED, *_WRAPPED):  # one may be inside of the other
-        is_wrapped = all(str(name).startswith(prefix) for name in state)
-        if is_wrapped and state.keys() != model.state_dict().keys():
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    try:
-        model.load_state_dict(state, strict=True)  # as given: modules look at its metadata
-    except RuntimeError as error:
-        fact = " ".join(str(error).split())[:300]
-        raise PruningError("state", fact, "narrow a fresh network with its plan first: apply_plan") from error
 
 
 def _not_run(model: nn.Module, subject: ModuleSubject) -> tuple[str, ...]:
@@ -288,16 +296,19 @@ def report_of(
     graph, pruned = subject.graph, result.compact.model
     costs = costs_of(subject.model, graph, subject.example, subject.cells())
     whole = np.ones(graph.unit_count, dtype=np.bool_)
-    layers = [
-        LayerChange(
-            name,
+    layers = []
+    for name, layer in graph.layers.items():
+        widths = [(len(side), int(result.keep[side].sum())) for side in (layer.inputs, layer.outputs)]
+        (reads, still_reads), (writes, still_writes) = widths
+        parameters, macs = (
+            (int(of(name, reads, writes)), int(of(name, still_reads, still_writes)))
+            for of in (costs.layer_parameters, costs.layer_macs)
+        )
+        kind, pinned = (
             type(subject.model.get_submodule(name)).__name__,
-            len(layer.outputs),
-            int(result.keep[layer.outputs].sum()),
             int(graph.pinned[layer.outputs].sum()),
         )
-        for name, layer in graph.layers.items()
-    ]
+        layers.append(LayerChange(name, kind, *widths[1], pinned, parameters, macs))
     proof = proven(result.folded.model, result.compact, subject, verify)
     return SlimReport(
         layers=(*layers, *_other_layers(subject, pruned)),
@@ -342,7 +353,8 @@ def _other_layers(subject: ModuleSubject, pruned: nn.Module) -> list[LayerChange
         if units is not None and name in subject.trace.read:
             pinned = int(subject.graph.pinned[units.numpy()].sum())
         kind = type(subject.model.get_submodule(module)).__name__
-        found.append(LayerChange(name, kind, len(tensor), len(after[name]), min(pinned, len(tensor))))
+        sizes = (tensor.numel(), after[name].numel())
+        found.append(LayerChange(name, kind, len(tensor), len(after[name]), min(pinned, len(tensor)), sizes))
     return found
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import PruningError
 from ...pruning.channels import ChannelGraph, WidthLimits
-from ...pruning.policies import GlobalThreshold, GroupRatios, Policy, candidate_channels
+from ...pruning.policies import GlobalThreshold, GroupRatios, Policy, candidate_channels, judged_channels
 from ...pruning.recalibrate import recalibrate
 from ...pruning.scores import Scorer, gamma_scores, named_scorer, random_scores, taylor_scores
 from ...pruning.sparsity import GammaPenalty
@@ -217,7 +217,10 @@ def _slimmed(model: nn.Module, inputs: Inputs, options: SlimOptions) -> SlimResu
     if batches := list(options.recalibrate):
         recalibrate(result.compact.model, batches)
     plan = Plan.of(subject, result.keep, options.norms)
-    return SlimResult(result.compact.model, plan, replace(report, seconds=seconds))
+    masks = {name: result.keep[layer.outputs] for name, layer in subject.graph.layers.items()}
+    judged = judged_channels(subject.graph, result.scores, masks)
+    score = options.score if isinstance(options.score, str) else "own score"
+    return SlimResult(result.compact.model, plan, replace(report, seconds=seconds), score, *judged)
 
 
 def gamma_penalty(
