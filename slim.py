@@ -4,7 +4,7 @@
     from slim import Plan, apply_plan, load, slim
 
     result = slim(model, torch.zeros(1, 3, 224, 224), ratio=0.5, score="l1", align=8)
-    print(result.report)                          # layers, sizes, unsupported operations
+    print(result.report); result.page("slim.html")  # layers, sizes, unsupported operations
     fine_tune(result.model)
     torch.save({"plan": result.plan.to_json(), "model": result.model.state_dict()}, "slim.pt")
 
@@ -22,10 +22,11 @@ scope       "backbone": prune this part only; layers that read it are narrowed t
 exclude     names or types of modules to keep, such as ["head", nn.ConvTranspose2d]
 config      [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"exclude": True, "op_names": ["features.0.0"]}];
             the last entry of a layer counts
-values      other arguments of forward, such as {"inference": True}, fixed
+example     a tensor, a tuple of arguments of forward or a dict of keyword arguments; values   fixed ones
 verify      "full": batches of 1, 2 and 3, three sizes, a training step; "quick": batches of 1 and 2
-max_macs, max_params   instead of `ratio` a limit such as "40%"; loss   loss(model), for the score "taylor"
-recalibrate   batches for the batch norms of the result; iterative, tune   rounds, with tune(model) after each
+max_macs, max_params, max_ms   instead of `ratio` a limit such as "40%"; max_ms is measured (runtime, threads)
+loss        loss(model), for the score "taylor"; recalibrate   batches for the batch norms of the result
+iterative, tune   rounds, with tune(model) after each; rules   for operations and modules not known here
 norms       "approximate": layer norms may lose channels; the report says what that costs
 folding     "interior": the constants that removed channels output move into the biases and means after
             them; "off": they are dropped, and no other value of the network changes
@@ -34,14 +35,14 @@ With a teacher: `taught_loss(student(images), teacher(images), targets, KLSoftLo
 
 The network runs once on the example, and every operation is followed; channels of unsupported operations are
 kept, and the report lists them. Every result is verified: it computes what the network computes with the
-removed channels at zero, after `folding`, in batches of 1, 2 and 3 and at three sizes. It is a module of the
-given class with its code: attributes that hold numbers of channels are set, and channels whose number is
-written in the code are kept.
+removed channels at zero, after `folding`. It is a module of the given class with its code: attributes that
+hold numbers of channels are set, and channels whose number is written in the code are kept.
 """
 
 from utils.frontends.module.inputs import load
+from utils.frontends.module.penalty import gamma_penalty
 from utils.frontends.module.result import Plan, SlimReport, SlimResult, apply_plan
-from utils.frontends.module.slim import gamma_penalty, slim
+from utils.frontends.module.slim import slim
 from utils.pruning.selection import ChannelSelection
 from utils.pruning.soft_loss import KLSoftLoss, taught_loss
 

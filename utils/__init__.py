@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from .darknet.model import Darknet
     from .frontends.module.inputs import load
     from .frontends.module.ladder import SlimLadder, ladder
+    from .frontends.module.penalty import gamma_penalty
     from .frontends.module.result import Plan, SlimReport, SlimResult, apply_plan
-    from .frontends.module.slim import SlimOptions, gamma_penalty, slim
+    from .frontends.module.slim import SlimOptions, slim
     from .pruning.selection import ChannelSelection
     from .pruning.soft_loss import KLSoftLoss, taught_loss
 
@@ -64,8 +65,9 @@ _HOMES = {
     "darknet.model": ("Darknet",),
     "frontends.module.inputs": ("load",),
     "frontends.module.ladder": ("SlimLadder", "ladder"),
+    "frontends.module.penalty": ("gamma_penalty",),
     "frontends.module.result": ("Plan", "SlimReport", "SlimResult", "apply_plan"),
-    "frontends.module.slim": ("SlimOptions", "gamma_penalty", "slim"),
+    "frontends.module.slim": ("SlimOptions", "slim"),
     "pruning.selection": ("ChannelSelection",),
     "pruning.soft_loss": ("KLSoftLoss", "taught_loss"),
 }

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from utils.errors import PruningError
 from utils.frontends.module.inputs import load
+from utils.frontends.module.penalty import gamma_penalty
 from utils.frontends.module.result import Plan, apply_plan
 from utils.frontends.module.rules.values import elementwise, passed
 from utils.frontends.module.run import Call
-from utils.frontends.module.slim import gamma_penalty, slim
+from utils.frontends.module.slim import slim
 
 
 @torch.library.custom_op("netslim_tests::soft", mutates_args=())

@@ -6,7 +6,6 @@ channels that carry constants) is measured, and the search is asked again with c
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,13 +16,14 @@ from ...data.loader import Loader
 from ...errors import PruningError, ToolkitError
 from ...frontends.darknet.subject import DarknetSubject
 from ...pruning import surgery
+from ...pruning.aims import Aims, Try, approached
 from ...pruning.budget_search import BudgetSearch, Limit
 from ...pruning.channels import UnitMask, WidthLimits
 from ...pruning.costs import Costs, costs_of
 from ...pruning.subject import ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import PruningResult
 from ..evaluate.run import evaluate_network
-from .budget_latency import LONG, ROUNDS, Aims, Clock, Try
+from .budget_latency import LONG, ROUNDS, Clock
 from .job import Job, LatencyPair
 from .options import Amount, spelled
 
@@ -156,22 +156,22 @@ class _Search:
         """Measure, and correct the predictions, until the network is as fast as asked for."""
         assert self.clock is not None
         *others, limit = self.selection.limits
-        aims = Aims(limit.most)
-        # The unpruned network exceeds the limit and is never the result, even if measured faster.
-        whole = np.ones_like(keep)
-        unpruned = Try(whole, self.clock.predicted(whole), self.clock.full, LatencyPair(""), within=False)
-        tried = {whole.tobytes(): unpruned}
-        for _ in range(_TRIES):
-            found = tried.get(keep.tobytes()) or self._try(keep, aims.asked, counted)
-            tried[keep.tobytes()] = found
-            if aims.reached(found):
-                break
-            with suppress(PruningError):  # a prediction may leave no room where the measurement does
-                keep = self.selection.again([*others, replace(limit, most=aims.next(found))])
-        best = aims.best(tried.values())
-        return Budget(best.keep, (aims.note(best, tried.values()),), best.latencies)
+        aims, whole = Aims(limit.most, limit.name), np.ones_like(keep)
+        measured: dict[bytes, LatencyPair] = {}
+        best, tries = approached(
+            aims,
+            keep,
+            Try(whole, self.clock.predicted(whole), self.clock.full, within=False),
+            lambda mask: self._try(mask, aims.asked, counted, measured),
+            lambda most: self.selection.again([*others, replace(limit, most=most)]),
+        )
+        latencies = measured[best.keep.tobytes()]
+        where = f"{latencies.runtime}, threads {torch.get_num_threads()}"
+        return Budget(best.keep, (aims.note(best, tries, where),), latencies)
 
-    def _try(self, keep: UnitMask, asked: float, counted: Sequence[Limit]) -> Try:
+    def _try(
+        self, keep: UnitMask, asked: float, counted: Sequence[Limit], measured: dict[bytes, LatencyPair]
+    ) -> Try:
         """Measure a network; one that is fast enough is re-measured, and the longer measurement counts."""
         assert self.clock is not None
         result = self._pruned(keep)
@@ -179,7 +179,8 @@ class _Search:
         if taken <= asked:
             taken, latencies = self.clock.measure(result.compact.model, LONG)
         within = all(cost.cost(result.keep) <= cost.most for cost in counted)
-        return Try(keep, self.clock.predicted(keep), taken, latencies, within)
+        measured[keep.tobytes()] = latencies
+        return Try(keep, self.clock.predicted(keep), taken, within)
 
     def smallest(self, least: float) -> Budget:
         """The mask of the fewest multiply-adds with which mAP is at least `least`."""

@@ -1,14 +1,10 @@
 """Latency of pruned networks for --max-ms: predicted from a table, measured, and the prediction corrected."""
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-import torch
-
 from ...darknet.model import Darknet
-from ...errors import PruningError
 from ...pruning.channels import UnitMask
 from ...pruning.conv_classes import Convolution
 from ..latency.network import calibrate
@@ -16,11 +12,6 @@ from .job import Job, LatencyPair
 
 # interleaved rounds of a first and of a longer, decisive measurement
 ROUNDS, LONG = 30, 90
-# target, lower and upper bound as shares of the milliseconds asked for: re-measured, a network takes a per
-# cent or two more or less
-_AIM, _ENOUGH, _MOST = 0.945, 0.92, 0.97
-# a result below this share of the limit is explained in its note
-_LEAST = 0.9
 
 
 @dataclass(frozen=True)
@@ -69,83 +60,3 @@ class Clock:
     @cached_property
     def _convolutions(self) -> dict[str, Convolution]:
         return {found.name: found for found in self.job.convolutions}
-
-
-@dataclass(frozen=True)
-class Try:
-    """A mask whose network was measured.
-
-    Attributes:
-        predicted: milliseconds, from the table.
-        taken: milliseconds, measured, as they count against the limit.
-        latencies: of that measurement.
-        within: whether the other limits are met.
-    """
-
-    keep: UnitMask
-    predicted: float
-    taken: float
-    latencies: LatencyPair
-    within: bool = True
-
-
-@dataclass
-class Aims:
-    """Chooses the prediction to aim at next, so that the measurement meets the limit.
-
-    The first guesses scale the prediction by the last measurement; once one network fits and another does
-    not, the middle of the two is tried.
-
-    Attributes:
-        asked: the limit in milliseconds.
-        low: the largest prediction that fitted.
-        high: the smallest prediction that did not.
-    """
-
-    asked: float
-    low: float = 0.0
-    high: float = math.inf
-
-    def fits(self, found: Try) -> bool:
-        """Whether it is within all limits, with a margin for the next measurement."""
-        return found.within and found.taken <= _MOST * self.asked
-
-    def reached(self, found: Try) -> bool:
-        """Whether it fits and uses most of what is allowed."""
-        return self.fits(found) and found.taken >= _ENOUGH * self.asked
-
-    def next(self, found: Try) -> float:
-        """The prediction to aim at after `found`."""
-        if self.fits(found):
-            self.low = max(self.low, found.predicted)
-        else:
-            self.high = min(self.high, found.predicted)
-        aim = found.predicted * _AIM * self.asked / found.taken
-        if self.low < aim < self.high:
-            return aim
-        return (self.low + self.high) / 2 if math.isfinite(self.high) else 1.1 * self.low
-
-    def best(self, tries: Iterable[Try]) -> Try:
-        """The slowest one that fits.
-
-        Raises:
-            PruningError: none fits.
-        """
-        found = list(tries)
-        fitting = [each for each in found if self.fits(each)]
-        fitting = fitting or [each for each in found if each.within and each.taken <= self.asked]
-        if not fitting:
-            times = [each.taken for each in found if each.within] or [each.taken for each in found]
-            fact = f"{self.asked:.2f} ms not reached; the fastest network takes {min(times):.2f} ms"
-            raise PruningError("--max-ms", fact, "raise the limit")
-        return max(fitting, key=lambda each: each.taken)
-
-    def note(self, best: Try, tries: Iterable[Try]) -> str:
-        """The measurement as a sentence."""
-        where = f"{best.latencies.runtime}, threads {torch.get_num_threads()}"
-        note = f"{best.taken:.2f} ms of at most {self.asked:.2f}, measured on {where}, "
-        note += "interleaved with the unpruned network"
-        if best.taken >= _LEAST * self.asked:
-            return note
-        slower = [each.taken for each in tries if not self.fits(each)]
-        return f"{note}; the next larger network found takes {min(slower):.2f} ms" if slower else note

@@ -1,4 +1,4 @@
-"""Budgets of `slim`: the best channels within a limit of multiply-adds or parameters."""
+"""Budgets of `slim`: the best channels within a limit of multiply-adds, parameters or milliseconds."""
 
 import argparse
 import math
@@ -17,7 +17,7 @@ from ...pruning.costs import costs_of
 from ...pruning.scores import Scorer
 from .subject import ModuleSubject
 
-LIMITS = ("max_macs", "max_params")
+LIMITS = ("max_macs", "max_params", "max_ms")
 _STAGES = 4  # how often a score that depends on what is left is computed on the way
 
 
@@ -79,15 +79,18 @@ def within_budget(
     score: Scorer,
     widths: WidthLimits,
     is_local: bool,
-) -> UnitMask:
-    """The best mask within the limits.
+    runtime: str,
+    threads: int,
+) -> tuple[UnitMask, tuple[str, ...]]:
+    """The best mask within the limits, and what was measured, in sentences.
 
     Args:
         subject: the network, with what may not go pinned.
-        given: "max_macs" and "max_params" -> limit.
+        given: names of LIMITS -> limit.
         score: importance of every channel.
         widths: limits on widths.
         is_local: whether the score depends on what is left, so that it is computed several times.
+        runtime, threads: where milliseconds are measured.
 
     Raises:
         PruningError: the limits cannot be met, or are met already.
@@ -100,8 +103,16 @@ def within_budget(
     }
     limits = []
     for name, asked in given.items():
+        if name == "max_ms":
+            continue
         cost, of_layer = known[name]
         limits.append(Limit(name, cost, of_layer, asked.of(cost(whole))))
     search = BudgetSearch(subject, score, tuple(limits), widths, stages=_STAGES if is_local else 1)
+    if "max_ms" in given:
+        from .milliseconds import Clock, within_milliseconds  # on use: it needs runtimes
+
+        clock = Clock.of(subject, costs, score, runtime, threads)
+        keep, note = within_milliseconds(search, clock, limits, given["max_ms"])
+        return keep, (note,)
     search.require_excess([limit.cost(whole) for limit in limits])
-    return search.mask()
+    return search.mask(), ()

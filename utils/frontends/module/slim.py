@@ -12,8 +12,7 @@ from ...errors import PruningError
 from ...pruning.channels import ChannelGraph, WidthLimits
 from ...pruning.policies import GlobalThreshold, GroupRatios, Policy, candidate_channels, judged_channels
 from ...pruning.recalibrate import recalibrate
-from ...pruning.scores import Scorer, gamma_scores, named_scorer, random_scores, taylor_scores
-from ...pruning.sparsity import GammaPenalty
+from ...pruning.scores import Scorer, named_scorer, random_scores, taylor_scores
 from ...pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import Folding, PruningResult, prune
 from .budget import LIMITS, limits_of, within_budget
@@ -64,9 +63,13 @@ class SlimOptions:
             the outputs change for that.
         max_macs, max_params: instead of `ratio`, limits of multiply-adds (of layers) and parameters, such as
             "40%" or 1.5e6; the channels with the least score for what they cost go first.
+        max_ms: limit of milliseconds, or a share as "60%", measured with one example on `runtime` ("torch",
+            "onnxruntime", "openvino", "tensorrt") with `threads` threads.
         loss: of a network, over your batches, a scalar; for the score "taylor".
         recalibrate: batches of inputs; batch norms of the result take their statistics from them.
         iterative, tune: rounds of pruning, by equal factors, and what trains a network after each, in place.
+        rules: operation, such as torch.ops.mylib.op, or type of modules -> a function that says what happens
+            to its channels; for what is not known here.
 
     Raises:
         PruningError: a value is out of range or not one of those allowed.
@@ -89,6 +92,9 @@ class SlimOptions:
     norms: Norms = "exact"
     max_macs: str | float | None = None
     max_params: str | float | None = None
+    max_ms: str | float | None = None
+    runtime: str = "torch"
+    threads: int = 1
     loss: Callable[[nn.Module], Tensor] | None = None
     recalibrate: Iterable[Tensor] = ()
     iterative: int = 1
@@ -100,7 +106,7 @@ class SlimOptions:
             if getattr(self, name) not in allowed:
                 remedy = f"use {', '.join(allowed)}"
                 raise PruningError(f"{name} {getattr(self, name)!r}", "invalid value", remedy)
-        for name in ("align", "min_channels", "iterative"):
+        for name in ("align", "min_channels", "iterative", "threads"):
             count = getattr(self, name)
             if not isinstance(count, int) or count < 1:
                 raise PruningError(f"{name} {count}", "invalid value", "give a whole number from 1")
@@ -140,6 +146,9 @@ def slim(
     norms: Norms = "exact",
     max_macs: str | float | None = None,
     max_params: str | float | None = None,
+    max_ms: str | float | None = None,
+    runtime: str = "torch",
+    threads: int = 1,
     loss: Callable[[nn.Module], Tensor] | None = None,
     recalibrate: Iterable[Tensor] = (),
     iterative: int = 1,
@@ -163,8 +172,8 @@ def slim(
         ratio=ratio, score=score, scope=scope, exclude=exclude, align=align, scheme=scheme, config=config,
         interface=interface, layer_keep=layer_keep, min_channels=min_channels if least is None else least,
         folding=folding, values=values, seed=seed, verify=verify, norms=norms,
-        max_macs=max_macs, max_params=max_params, loss=loss, recalibrate=recalibrate,
-        iterative=iterative, tune=tune, rules=rules or {},
+        max_macs=max_macs, max_params=max_params, max_ms=max_ms, runtime=runtime, threads=threads,
+        loss=loss, recalibrate=recalibrate, iterative=iterative, tune=tune, rules=rules or {},
     )  # fmt: skip
     model, inputs = unwrapped(model), Inputs.of(example_inputs, options.values)
     if options.tune is None:
@@ -185,12 +194,16 @@ def _slimmed(model: nn.Module, inputs: Inputs, options: SlimOptions) -> SlimResu
     widths = WidthLimits(options.align, options.min_channels, options.layer_keep)
     given = {name: value for name in LIMITS if (value := getattr(options, name)) is not None}
     limits = limits_of(given) if given else {}
+    measured: list[str] = []
 
     def cut(subject: ModuleSubject) -> PruningResult[ModuleSubject]:
         policy = _policy(ratios, options.scheme, options.layer_keep)
         if limits:
             inside = subject.pinning(set(subject.graph.layers) - set(ratios))
-            keep = within_budget(inside, limits, scorer, widths, options.loss is not None)
+            is_local = options.loss is not None
+            keep, measured[:] = within_budget(
+                inside, limits, scorer, widths, is_local, options.runtime, options.threads
+            )
             policy = ChannelPlan(keep).itself
         return prune(
             subject,
@@ -214,45 +227,14 @@ def _slimmed(model: nn.Module, inputs: Inputs, options: SlimOptions) -> SlimResu
         subject, result = prune_settled(kept, cut)
         report = report_of(model, subject, result, options.verify, asked)
     seconds = {"trace, plan and cut": cut_at - started, "proof": time.perf_counter() - cut_at}
+    report = replace(report, seconds=seconds, limits=(*measured, *report.limits))
     if batches := list(options.recalibrate):
         recalibrate(result.compact.model, batches)
     plan = Plan.of(subject, result.keep, options.norms)
     masks = {name: result.keep[layer.outputs] for name, layer in subject.graph.layers.items()}
     judged = judged_channels(subject.graph, result.scores, masks)
     score = options.score if isinstance(options.score, str) else "own score"
-    return SlimResult(result.compact.model, plan, replace(report, seconds=seconds), score, *judged)
-
-
-def gamma_penalty(
-    model: nn.Module,
-    example: Tensor | Sequence[Any] | Mapping[str, Any],
-    s: float,
-    scope: str | Sequence[str] | None = None,
-    values: Mapping[str, Any] | None = None,
-    rules: Mapping[Any, Rule] | None = None,
-) -> GammaPenalty:
-    """The sparsity penalty for training, on exactly the gammas that `slim(score="gamma")` scores.
-
-    In every step, between `loss.backward()` and `optimizer.step()`: `penalty.add_to_gradients()`.
-
-    Args:
-        model: the network in training.
-        example: (1, ...) an input, or several as `slim` takes them.
-        s: weight of the penalty, 1e-4 .. 1e-3, not below 0.
-        scope: names of the parts to prune; None for all.
-        values: other arguments of `forward`, fixed.
-        rules: as those of `slim`.
-    """
-    model = unwrapped(model)
-    if not s >= 0:
-        raise PruningError(f"s {s}", "out of range", "give a penalty weight of at least 0")
-    subject = ModuleSubject.of(model, example, values, rules=rules)
-    parts = Parts(model, list(subject.graph.layers))
-    names = parts.layers if scope is None else parts.named(words(scope))
-    channels = candidate_channels(subject.graph, gamma_scores(subject), "all")
-    judged = {name: mask for name, mask in channels.items() if name in names}
-    norms = {name: model.get_submodule(str(subject.graph.layers[name].norm)) for name in judged}
-    return GammaPenalty(norms, s, judged)  # type: ignore[arg-type]  # batch norms of any dimension
+    return SlimResult(result.compact.model, plan, report, score, *judged)
 
 
 def _scorer(options: SlimOptions) -> Scorer:

@@ -5,11 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from utils.commands.prune.budget_latency import Aims, Try
-from utils.commands.prune.job import LatencyPair
 from utils.errors import PruningError
+from utils.pruning.aims import Aims, Try
 
-START = Try(np.ones(1, dtype=np.bool_), 8.0, 0.0, LatencyPair("torch 2"))
+START = Try(np.ones(1, dtype=np.bool_), 8.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +22,7 @@ START = Try(np.ones(1, dtype=np.bool_), 8.0, 0.0, LatencyPair("torch 2"))
     ],
 )
 def test_the_clock_is_met(taken):
-    aims, tries, predicted = Aims(12.0), [], START.predicted
+    aims, tries, predicted = Aims(12.0, "--max-ms"), [], START.predicted
     for _ in range(10):
         tries.append(replace(START, predicted=predicted, taken=taken(predicted)))
         if aims.reached(tries[-1]):
@@ -33,9 +32,9 @@ def test_the_clock_is_met(taken):
 
 
 def test_what_is_left_over_is_told():
-    aims = Aims(12.0)
+    aims = Aims(12.0, "--max-ms")
     tries = [replace(START, taken=9.0), replace(START, taken=12.5)]
-    note = aims.note(aims.best(tries), tries)
+    note = aims.note(aims.best(tries), tries, "torch 2, threads 1")
     assert "9.00 ms of at most 12.00" in note
     assert note.endswith("; the next larger network found takes 12.50 ms")
 
@@ -43,4 +42,4 @@ def test_what_is_left_over_is_told():
 @pytest.mark.parametrize("change", [{"taken": 12.1}, {"taken": 11.5, "within": False}])
 def test_what_does_not_fit_is_not_taken(change):
     with pytest.raises(PruningError, match=r"--max-ms: 12\.00 ms not reached"):
-        Aims(12.0).best([replace(START, **change)])
+        Aims(12.0, "--max-ms").best([replace(START, **change)])
