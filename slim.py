@@ -20,16 +20,14 @@ scheme      "uniform": each group of layers that must have one width loses `rati
 scope       "backbone": prune this part only; layers that read it are narrowed too (interface="follow"), or
             its outputs keep their width ("keep")
 exclude     names or types of modules to keep, such as ["head", nn.ConvTranspose2d]
-config      [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"exclude": True, "op_names": ["features.0.0"]}];
-            the last entry of a layer counts
+config      [{"sparsity": 0.5, "op_types": ["Conv2d"]}, {"exclude": True, "op_names": ["features.0.0"]}]
 example     a tensor, a tuple of arguments of forward or a dict of keyword arguments; values   fixed ones
 verify      "full": batches of 1, 2 and 3, three sizes, a training step; "quick": batches of 1 and 2
 max_macs, max_params, max_ms   instead of `ratio` a limit such as "40%"; max_ms is measured (runtime, threads)
 loss        loss(model), for the score "taylor"; recalibrate   batches for the batch norms of the result
 iterative, tune   rounds, with tune(model) after each; rules   for operations and modules not known here
 norms       "approximate": layer norms may lose channels; the report says what that costs
-folding     "interior": the constants that removed channels output move into the biases and means after
-            them; "off": they are dropped, and no other value of the network changes
+folding     "interior": constants of removed channels move into biases and means; "off": they are dropped
 
 With a teacher: `taught_loss(student(images), teacher(images), targets, KLSoftLoss(5))`, lists of heads.
 
