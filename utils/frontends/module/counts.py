@@ -19,6 +19,7 @@ from ...pruning.channels import ChannelIds, UnitMask
 from ...pruning.layers import BATCH_NORMS, INSTANCE_NORMS
 from .inputs import Inputs
 from .steps import SCALES, Beside, OtherStepsError, Step, modules_noted, running
+from .trace import Way
 
 
 class MisfitError(PruningError):
@@ -136,23 +137,21 @@ class Fit:
         model: the narrowed module; its attributes are changed.
         whole: the module that it was narrowed from.
         inputs: of its `forward`.
-        steps: the operations of the run of the whole network.
+        way: a run of the whole network.
         keep: (ids,) what is kept.
-        is_training: whether that run was in training mode.
         scales: what the last run found of channels whose products have another scale.
     """
 
     model: nn.Module
     whole: nn.Module
     inputs: Inputs
-    steps: Sequence[Step]
+    way: Way
     keep: UnitMask
-    is_training: bool = False
     scales: list[Scale] = field(default_factory=list)
 
     def run(self) -> tuple[dict[Place, Misfit], Failure | None]:
         """The misfits of a run, and how it failed; what has another scale is left in `scales`."""
-        fitting = _Fitting(self.steps, self.keep)
+        fitting = _Fitting(self.way.steps, self.keep)
 
         def leave() -> None:
             fitting.stack.pop()
@@ -166,8 +165,7 @@ class Fit:
 
         hooks = [module.register_forward_pre_hook(note) for module in plain]
         names = modules_noted(self.model, fitting.stack.append, leave)
-        with running(self.model, fitting), names:
-            self.model.train(self.is_training)
+        with running(self.model, fitting), names, self.way.prepared(self.model):
             try:
                 self.inputs(self.model)
             except Exception as error:  # noqa: BLE001 - the user's code may raise anything

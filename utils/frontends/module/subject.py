@@ -5,8 +5,7 @@ Invariants: `narrowed` computes what the network computes with the removed chann
 reads them; the given module is afterwards as it was before.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
@@ -15,42 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import PruningError
-from ...pruning.channels import ChannelGraph, ChannelIds, UnitMask
+from ...pruning.channels import ChannelGraph, UnitMask
 from ...pruning.fold import Constant
-from ...pruning.layers import set_widths, shared_copy, tensors_in
+from ...pruning.layers import set_widths, shared_copy
 from ...pruning.subject import Block
 from ...pruning.surgery import PruningResult
 from .counts import Fit, MisfitError, counts_matter, fit_counts, rescale
 from .inputs import Inputs
 from .proof import Zeroed, constants_of
 from .rules.table import RULES, rules_of
-from .run import Norms, Rule, Run
-from .steps import Step, compact, preserved, vector
+from .run import Norms, Rule
+from .steps import compact
+from .trace import Trace, Way, every_tensor, traced
 
 _MOST_ROUNDS = 40  # each keeps channels that were free before, mostly all that are at fault
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What a run showed.
-
-    Attributes:
-        graph: the channels.
-        steps: the operations in order.
-        tensors: name of a parameter or buffer -> axis -> (shape) units, size 1 where they do not vary.
-        units: (ids,) unit of each id.
-        not_followed: a text for each operation that is not supported.
-        read: names of the parameters and buffers that an operation read.
-        training: the operations of a run in training mode, where that reads other parameters.
-    """
-
-    graph: ChannelGraph
-    steps: tuple[Step, ...]
-    tensors: Mapping[str, Mapping[int, Tensor]]
-    units: ChannelIds
-    not_followed: tuple[str, ...]
-    read: frozenset[str] = frozenset()
-    training: tuple[Step, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +75,7 @@ class ModuleSubject:
             place = f"{model!r:.60}"
             raise PruningError(place, "not a torch.nn.Module instance", "give a network that is built")
         inputs = Inputs.of(example, values).repeated(2)
-        return cls(model, inputs, traced(model, inputs, norms, rules_of(rules or {})))
+        return cls(model, inputs, traced(model, inputs, norms, rules_of(rules) if rules else RULES))
 
     @property
     def example(self) -> Tensor:
@@ -152,13 +129,12 @@ class ModuleSubject:
             set_widths(module)
         kept, is_rescaled = keep[self.trace.units], False
         try:
-            for steps, is_training in ((self.trace.steps, False), (self.trace.training, True)):
-                if steps:
-                    fit = Fit(model, self.model, self.inputs, steps, kept, is_training)
-                    fit_counts(fit)
-                    if fit.scales and not is_training:
-                        rescale(model, fit.scales, self.trace.tensors, self.trace.units, keep)
-                        is_rescaled = True
+            for way in (Way(self.trace.steps), *self.trace.others):
+                fit = Fit(model, self.model, self.inputs, way, kept)
+                fit_counts(fit)
+                if fit.scales and not (way.is_training or way.method):
+                    rescale(model, fit.scales, self.trace.tensors, self.trace.units, keep)
+                    is_rescaled = True
         except MisfitError as error:
             error.keep = keep
             raise
@@ -244,115 +220,6 @@ def prune_settled(
         except MisfitError as error:
             subject, last = subject.resolved(error), error
     raise last
-
-
-def traced(
-    model: nn.Module, inputs: Inputs, norms: Norms = "exact", rules: Mapping[Any, Rule] = RULES
-) -> Trace:
-    """Run `model` once and follow its channels; errors as in `ModuleSubject.of`."""
-    run = Run(model, rules, norms)
-    run.inputs = inputs.tensors
-    labels = {name: run.look(tensor).labels for name, tensor in every_tensor(model)}
-    with preserved(model), run.watching():
-        try:
-            outputs = inputs(model)
-        except Exception as error:
-            text = " ".join((str(error).strip().splitlines() or [""])[0].split())[:200]
-            fact = f"does not run on a batch of shape {inputs.shapes} ({type(error).__name__}: {text})"
-            raise PruningError(type(model).__name__, fact, "give an input that it accepts") from error
-    steps = tuple(run.steps)
-    _pin_outputs(run, outputs)
-    was_read = frozenset(name for name, tensor in every_tensor(model) if run.look(tensor).reads)
-    _find_norms(run)
-    _tie_heads(model, run, was_read)
-    for seen, large, small in run.gates:  # not a gate: a factor that something else reads too
-        if seen.reads == 1:
-            run.tie(large, small, "gate")
-    training = _training_steps(model, run, inputs, was_read)
-    read = np.unique(np.concatenate([np.zeros(0, dtype=np.intp), *run.read]))
-    units = run.tracer.units()
-    graph = _pinned_unread(run.tracer.finish(units), units[read])
-    tensors = {
-        name: {axis: torch.from_numpy(units)[compact(label)] for axis, label in own.items()}
-        for name, own in labels.items()
-    }
-    if not graph.layers:
-        fact = "runs no convolution or linear layer"
-        raise PruningError(type(model).__name__, fact, "give a network with layers to prune")
-    notes = tuple(dict.fromkeys(run.not_followed))
-    return Trace(graph, steps, tensors, units, notes, was_read, training)
-
-
-def _pin_outputs(run: Run, outputs: Any) -> None:
-    for tensor in tensors_in(outputs):
-        for label in run.look(tensor).labels.values():
-            run.pin(label, "an output of the network")
-
-
-def _training_steps(model: nn.Module, run: Run, inputs: Inputs, was_read: frozenset[str]) -> tuple[Step, ...]:
-    """Follow the network in training mode too if that runs layers which evaluation does not.
-
-    A network that cannot train on the example alone is followed as far as it comes.
-    """
-    weights = {name for name, parameter in model.named_parameters() if parameter.ndim > 1}
-    if not weights - was_read:
-        return ()
-    before = len(run.steps)
-    with preserved(model), run.watching():
-        model.train()
-        try:
-            _pin_outputs(run, inputs(model))
-        except Exception:  # noqa: BLE001 - it may need targets, or whatever the user's code asks for
-            return ()
-    return tuple(run.steps[before:])
-
-
-def _find_norms(run: Run) -> None:
-    """Say which batch norm is the only reader of a layer; each of the two runs once."""
-    calls = Counter(step.product.layer for step in run.steps if step.product is not None)
-    shared = Counter(run.norms.values())
-    for layer, norm in run.norms.items():
-        if run.layers[layer].reads == calls[layer] == run.norm_calls[norm] == shared[norm] == 1:
-            run.tracer.norm(layer, norm)
-
-
-def _tie_heads(model: nn.Module, run: Run, was_read: frozenset[str]) -> None:
-    """The code of torch's own attention has one width for what it reads and for q, k and v."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention) and f"{name}.out_proj.weight".lstrip(".") in was_read:
-            weights = [
-                module.in_proj_weight,
-                module.q_proj_weight,
-                module.k_proj_weight,
-                module.v_proj_weight,
-            ]
-            found = [run.look(each).labels for each in weights if isinstance(each, Tensor)]
-            width = module.embed_dim
-            parts = [each for own in found if 0 in own for each in vector(own[0], 0).split(width)]
-            outputs = run.look(module.out_proj.weight).labels
-            parts += [vector(outputs[0], 0)] if 0 in outputs else []
-            if len(parts) > 1:
-                run.tracer.equal([np.ascontiguousarray(part.numpy()) for part in parts])
-
-
-def _pinned_unread(graph: ChannelGraph, read: ChannelIds) -> ChannelGraph:
-    """Keep channels that no product reads: whatever reads them was not seen."""
-    reasons: dict[int, str] = {}
-    is_read = np.zeros(graph.unit_count, dtype=np.bool_)
-    is_read[read] = True
-    for layer in graph.layers.values():
-        if not layer.depthwise:
-            is_read[layer.inputs] = True
-    for name, layer in graph.layers.items():
-        for unit in layer.outputs[~is_read[layer.outputs]].tolist():
-            reasons.setdefault(unit, f"no layer reads the output of {name}")
-    return graph.keeping(reasons)
-
-
-def every_tensor(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor of every parameter and buffer; of those that modules share, each name."""
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
 
 
 def narrow_tensors(model: nn.Module, labels: Mapping[str, Mapping[int, Tensor]], keep: UnitMask) -> None:
