@@ -30,7 +30,6 @@ norms       "approximate": layer norms may lose channels; the report says what t
 folding     "interior": constants of removed channels move into biases and means; "off": they are dropped
 
 With a teacher: `taught_loss(student(images), teacher(images), targets, KLSoftLoss(5))`, lists of heads.
-
 The network runs once on the example, and every operation is followed; channels of unsupported operations are
 kept, and the report lists them. Every result is verified: it computes what the network computes with the
 removed channels at zero, after `folding`. It is a module of the given class with its code: attributes that
@@ -39,7 +38,8 @@ hold numbers of channels are set, and channels whose number is written in the co
 
 from utils.frontends.module.inputs import load
 from utils.frontends.module.penalty import gamma_penalty
-from utils.frontends.module.result import Plan, SlimReport, SlimResult, apply_plan
+from utils.frontends.module.plan import Plan, apply_plan
+from utils.frontends.module.result import SlimReport, SlimResult
 from utils.frontends.module.slim import slim
 from utils.pruning.selection import ChannelSelection
 from utils.pruning.soft_loss import KLSoftLoss, taught_loss

@@ -43,7 +43,8 @@ from torch import Tensor, nn
 from benchmarks.strangers_check import UnmatchedError, independent_difference, onnx_difference
 from utils.commands.csv_results import read_rows, write_rows
 from utils.frontends.module.inputs import Inputs
-from utils.frontends.module.result import Plan, SlimResult
+from utils.frontends.module.plan import Plan
+from utils.frontends.module.result import SlimResult
 from utils.pruning.layers import tensors_in
 
 TABLE = ROOT / "benchmarks" / "strangers.csv"

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from utils.errors import PruningError
 from utils.frontends.module.inputs import Inputs, load
-from utils.frontends.module.result import Plan, apply_plan
+from utils.frontends.module.plan import Plan, apply_plan
 from utils.frontends.module.slim import slim
 
 

@@ -9,11 +9,8 @@ milliseconds where a forward pass takes seconds; everything between the layers (
 activations) runs as it is.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..profiling import PLAIN_CONVOLUTIONS, TRANSPOSED, evaluating
 from .channels import ChannelGraph, Layer, UnitMask
+from .copies import shared_copy
 from .selection import ChannelSelection
 
 Answer = Callable[[str, nn.Module, Tensor], Tensor]  # layer name, the layer, its input -> its output
@@ -165,79 +163,44 @@ class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False
 
 
-def tensors_in(found: Any) -> list[Tensor]:
-    """The tensors in the outputs of a network: sequences, dicts, named tuples, dataclasses.
+def tensors_in(found: Any, *, numbers: bool = False) -> list[Tensor]:
+    """The tensors in the outputs of a network: in containers and attributes of any kind, and arrays of numpy.
+
+    Args:
+        found: the outputs.
+        numbers: whether plain numbers count too.
 
     >>> tensors_in({"a": torch.zeros(1), "b": (None, 2, [torch.ones(1)])})
     [tensor([0.]), tensor([1.])]
     """
-    tensors: list[Tensor] = []
-    for leaf in pytree.tree_leaves(found):
-        if isinstance(leaf, Tensor):
-            tensors.append(leaf)
-        elif is_dataclass(leaf):
-            tensors += tensors_in([getattr(leaf, field.name) for field in fields(leaf)])
-    return tensors
+    return list(_tensors_in(found, numbers, set()))
 
 
-def shared_copy(model: nn.Module, own: Collection[Tensor] = ()) -> nn.Module:
-    """A copy of `model` that shares all tensors with it but those in `own`; three versions fit in memory.
-
-    The copy has modules and `nn.Parameter`s of its own, so converting or replacing a tensor in one network
-    (`.double()`, `.to()`) leaves the other unchanged; writing into a shared tensor changes both.
-
-    >>> layer = nn.Linear(2, 2)
-    >>> copy = shared_copy(layer, own=[layer.bias])
-    >>> copy.weight.data_ptr() == layer.weight.data_ptr(), copy.bias.data_ptr() == layer.bias.data_ptr()
-    (True, False)
-    """
-    chosen = {id(tensor) for tensor in own}
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        data = parameter.detach().clone() if id(parameter) in chosen else parameter.detach()
-        memo[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().clone() if id(buffer) in chosen else buffer
-    kinds = {kind for kind in set(map(type, model.modules())) if _is_plain(kind)}
-    plain = [module for module in model.modules() if type(module) in kinds]
-    for module in plain:
-        memo[id(module)] = object.__new__(type(module))
-    for module in plain:
-        vars(memo[id(module)]).update({name: _copied(value, memo) for name, value in vars(module).items()})
-    return deepcopy(model, memo)
+def _tensors_in(value: Any, numbers: bool, seen: set[int]) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        yield torch.from_numpy(np.ascontiguousarray(value))
+    elif isinstance(value, int | float | complex):
+        yield from [torch.tensor(value)] if numbers else []
+    elif value is None or isinstance(value, str | bytes | type | nn.Module):
+        return
+    elif id(value) not in seen:
+        seen.add(id(value))
+        for part in _parts_of(value):
+            yield from _tensors_in(part, numbers, seen)
 
 
-_ATOMS = (int, float, bool, str, type(None), type)
-
-
-def _is_plain(kind: type[nn.Module]) -> bool:
-    """Whether nothing in the class says how it is copied, so that a copy is a copy of its attributes."""
-    own = (
-        "__deepcopy__",
-        "__reduce__",
-        "__reduce_ex__",
-        "__getstate__",
-        "__getnewargs_ex__",
-        "__getnewargs__",
-    )
-    is_torchs = kind.__setstate__.__module__.startswith("torch.nn.modules.")  # to read old files
-    return (
-        is_torchs
-        and kind.__new__ is object.__new__
-        and all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in own)
-    )
-
-
-def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    """A deep copy; the short way for what a module mostly holds, where `deepcopy` takes ten times as long."""
-    kind = type(value)
-    if kind in _ATOMS or (kind is tuple and all(type(each) in _ATOMS for each in value)):
+def _parts_of(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    if isinstance(value, Iterable):
         return value
-    if kind in (dict, OrderedDict) and id(value) not in memo:
-        memo[id(value)] = copy = kind()
-        copy.update({name: _copied(each, memo) for name, each in value.items()})
-        return copy
-    return deepcopy(value, memo)
+    leaves = pytree.tree_leaves(value)  # of types that their authors registered
+    if len(leaves) != 1 or leaves[0] is not value:
+        return leaves
+    slots = (name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()))
+    return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in slots)]
 
 
 def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:

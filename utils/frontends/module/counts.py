@@ -18,7 +18,8 @@ from ...errors import PruningError
 from ...pruning.channels import ChannelIds, UnitMask
 from ...pruning.layers import BATCH_NORMS, INSTANCE_NORMS
 from .inputs import Inputs
-from .steps import SCALES, Beside, OtherStepsError, Step, modules_noted, running
+from .running import Beside, OtherStepsError, modules_noted, running
+from .steps import SCALES, Step
 from .trace import Way
 
 
@@ -58,6 +59,7 @@ class Misfit:
 Scale = tuple[ChannelIds, float]  # channels whose products are to be multiplied by a number
 Place = tuple[int, tuple[int, ...]]  # number of an operation, place in its arguments
 _aten = torch.ops.aten
+_END = 2**63 - 1  # what a slice to the end has
 _QUOTIENTS = frozenset({_aten.div, _aten.div_})
 # Whether these run depends on sizes and on what autograd saves; the counts are never theirs.
 _FREE = frozenset({_aten.detach, _aten.clone, _aten.as_strided_, _aten._to_copy, _aten.contiguous})
@@ -76,16 +78,28 @@ class _Fitting(Beside):
         self.keep = keep
         self.misfits: list[Misfit] = []
         self.scales: list[Scale] = []
+        self.changed: list[ChannelIds] = []
         self.stack: list[str] = []
 
     def step(self, step: Step, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """`func` with the counts of this step."""
         if step.scaled is not None:
             self._note_scale(step, args, kwargs)
+        if step.near is not None and self._has_changed(step, args, kwargs):
+            self.changed.append(step.near)
         if step.counts and func.overloadpacket is _aten.alias:
             # it sliced nothing off, since the count was larger than what is left
             func, args = step.func, (args[0], *step.args[1:])
         return func(*self._fitted(step, args), **kwargs)
+
+    def _has_changed(self, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a number of the code that counts no channels is another one than before."""
+        counted = {count.path[0] for count in step.counts}
+        pairs = [
+            pair for place, pair in enumerate(zip(step.args, args, strict=False)) if place not in counted
+        ]
+        pairs += [(value, kwargs.get(name, value)) for name, value in step.kwargs.items()]
+        return any(isinstance(one, int | float) and one != other for one, other in pairs)
 
     def _note_scale(self, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Note by how much a number that follows from a width has changed."""
@@ -109,7 +123,11 @@ class _Fitting(Beside):
                 continue
             found = args[first] if not rest else args[first][rest[0]]
             wanted = int(self.keep[count.ids].sum())
-            if not isinstance(found, int) or found < 0 or found == wanted:  # below 0: counted from the end
+            if isinstance(found, int) and found < 0 and step.func.overloadpacket is _aten.slice:
+                wanted = -wanted or _END  # counted from the end
+            elif not isinstance(found, int) or found < 0:
+                continue
+            if found == wanted:
                 continue
             misfit = Misfit(self.done, count.path, found, wanted, tuple(self.stack), count.ids)
             self.misfits.append(misfit)
@@ -140,6 +158,7 @@ class Fit:
         way: a run of the whole network.
         keep: (ids,) what is kept.
         scales: what the last run found of channels whose products have another scale.
+        changed: channels of tensors that the last run combined with other numbers than before.
     """
 
     model: nn.Module
@@ -148,6 +167,7 @@ class Fit:
     way: Way
     keep: UnitMask
     scales: list[Scale] = field(default_factory=list)
+    changed: list[ChannelIds] = field(default_factory=list)
 
     def run(self) -> tuple[dict[Place, Misfit], Failure | None]:
         """The misfits of a run, and how it failed; what has another scale is left in `scales`."""
@@ -174,7 +194,7 @@ class Fit:
             hook.remove()
         for module, width in widths.items():
             setattr(module, "num_features", width)  # noqa: B010 - of norms of all kinds
-        self.scales[:] = fitting.scales
+        self.scales[:], self.changed[:] = fitting.scales, fitting.changed
         return {(each.step, each.path): each for each in fitting.misfits}, failure
 
 

@@ -14,7 +14,7 @@ from ...errors import PruningError
 # prefixes of names in DataParallel and DistributedDataParallel, and of compiled networks
 _WRAPPED = ("module.", "_orig_mod.")
 _ARGUMENT = "example_inputs"
-_MOST_STORED = 4096  # whole numbers of one tensor in a plan; of larger ones only the shape
+_MOST_STORED = 2**16  # whole numbers of one tensor in a plan; of larger ones only the shape
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -60,6 +60,9 @@ class Inputs:
             remedy = "give a tensor, a tuple of arguments of forward, or a dict of keyword arguments"
             raise PruningError(_ARGUMENT, f"got {kinds}, expected one tensor", remedy)
         first = found.first
+        if any(each.is_meta or each.layout != torch.strided for each in found.tensors):
+            fact = "has a tensor that is sparse or on the device meta"
+            raise PruningError(_ARGUMENT, fact, "give ordinary tensors")
         if not first.ndim or not len(first):
             fact = f"shape {tuple(first.shape)} has no batch"
             raise PruningError(_ARGUMENT, fact, "give a batch of one, with the batch as the first axis")
@@ -68,6 +71,10 @@ class Inputs:
         return found
 
     def __call__(self, model: nn.Module) -> Any:
+        """What `model` returns for a copy of them, as it may change what it gets."""
+        return self.mapped(Tensor.clone).given_to(model)
+
+    def given_to(self, model: nn.Module) -> Any:
         """What `model` returns for them."""
         return model(*self.args, **self.kwargs, **self.fixed)
 
@@ -107,29 +114,41 @@ class Inputs:
 
         return self.mapped(of)
 
-    def random(self, size: Sequence[int] | None = None, dtype: torch.dtype | None = None) -> "Inputs":
-        """Random numbers from 0 to 1 in each floating tensor, of a seed; whole numbers as they are.
+    def random(
+        self,
+        size: Sequence[int] | None = None,
+        dtype: torch.dtype | None = None,
+        least: float = 0.0,
+    ) -> "Inputs":
+        """Random numbers of a seed in floating tensors and images of bytes; other whole numbers stay.
 
         Args:
+            least: floating numbers are from this one to 1.
             size: other sides (H, W, ...) of the first tensor, and of those that have its sides.
             dtype: of the numbers; each tensor's own if None.
         """
         generator, sides = torch.Generator().manual_seed(0), self.first.shape[2:]
 
         def of(tensor: Tensor) -> Tensor:
+            if tensor.dtype == torch.uint8:
+                return torch.randint(0, 256, tensor.shape, generator=generator).to(tensor)
             if not tensor.is_floating_point():
                 return tensor
             is_sized = size is not None and tensor.ndim > 2 and tensor.shape[2:] == sides
             shape = (*tensor.shape[:2], *size) if size is not None and is_sized else tensor.shape
             found = torch.rand(shape, generator=generator, dtype=dtype or torch.float32)
+            found = found if not least else least + (1 - least) * found
             return found.to(tensor.device, dtype or tensor.dtype)
 
         return self.mapped(of)
 
     def several(self) -> Iterator["Inputs"]:
-        """Random inputs, float64, in batches of 2, 1 and 3, and of images two other sizes."""
-        for batch in (2, 1, 3):
-            yield self.repeated(batch).random(dtype=torch.float64)
+        """Random inputs, float64, in batches of 2, 1 and 3, then images of two other sizes.
+
+        The first are from 0 to 1, the other batches from -1 to 1.
+        """
+        for batch, least in ((2, 0.0), (1, -1.0), (3, -1.0)):
+            yield self.repeated(batch).random(dtype=torch.float64, least=least)
         sides = self.first.shape[2:]
         if len(sides) == 2 and self.first.is_floating_point():
             height, width = sides
@@ -137,6 +156,13 @@ class Inputs:
             for size in (smaller, (height + 32, width + 64)):
                 if size != (height, width):
                     yield self.repeated(2).random(size, torch.float64)
+
+    def limits(self) -> list[str]:
+        """A sentence if whole numbers are all the same, so that a comparison on them shows little."""
+        wholes = [each for each in self.tensors if each.dtype in (torch.int32, torch.int64)]
+        if not any(each.numel() > 2 and bool((each == each.reshape(-1)[0]).all()) for each in wholes):
+            return []
+        return ["the whole numbers of the example are all the same, on which a comparison shows little"]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values of one input: of floating tensors the shape alone."""
@@ -193,7 +219,7 @@ def load(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 def require_sound(model: nn.Module) -> None:
     """Refuse a network whose numbers cannot be pruned, by the name of the first tensor or part at fault."""
     if not isinstance(cast(object, model), nn.Module):
-        return  # what follows says so
+        raise PruningError(f"{model!r:.60}", "not a torch.nn.Module instance", "give a network that is built")
     for name, module in model.named_modules():
         if "quantized" in type(module).__module__.split("."):
             fact = f"is quantized ({type(module).__name__}), and has no weights to cut"
@@ -202,6 +228,8 @@ def require_sound(model: nn.Module) -> None:
             fact = "is a TorchScript module, whose layers cannot be changed"
             raise PruningError(name, fact, "give the nn.Module that it was made from")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if nn.parameter.is_lazy(tensor):
+            raise PruningError(name, "has no shape yet", "run the network once on an input")
         if tensor.is_meta:
             raise PruningError(name, "is on the device meta, without numbers", "load the weights first")
         # other buffers may be masks of minus infinity
@@ -222,7 +250,7 @@ def _plain(value: Any) -> Any:
             found["numbers"] = value.reshape(-1).tolist()
         return {"tensor": found}
     if isinstance(value, dict):
-        return {"dict": {name: _plain(each) for name, each in value.items()}}
+        return {"dict": [[name, _plain(each)] for name, each in value.items()]}
     if isinstance(value, list | tuple):
         return {"tuple" if isinstance(value, tuple) else "list": [_plain(each) for each in value]}
     return value
@@ -243,5 +271,5 @@ def _valued(plain: Any) -> Any:
             raise ValueError(f"{len(numbers)} numbers for the shape {shape}")
         return torch.tensor(numbers, dtype=dtype).view(shape)
     if kind == "dict":
-        return {name: _valued(each) for name, each in content.items()}
+        return {name: _valued(each) for name, each in content}
     return {"list": list, "tuple": tuple}[kind](_valued(each) for each in content)

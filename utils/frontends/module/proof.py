@@ -1,220 +1,39 @@
-"""The network run again as its trace shows, and the proof of a pruned one by such a run.
+"""The proof of a pruned network.
 
-The products of a further run are those of the trace, in the same order, so each is found by its number: with
-removed channels at zero (`Zeroed`), with constants alone (`constants_of`). A run that does something else is
-an error.
-
-The proof compares the object that the user gets with the original whose removed channels are zero, both in
-float64 on random inputs: in batches of 1, 2 and 3, at the size of the example and at two others where the
-original takes them; and the pruned one takes a training step where the original can take one.
+The object that the user gets is compared with the original whose removed channels are zero, both in float64
+on random inputs: in batches of 1, 2 and 3, at the size of the example and at two others where the original
+takes them. Where the original can take a training step the pruned one takes one; and where its training mode
+is deterministic, that is compared too.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 
 from ...errors import PruningError
-from ...pruning.channels import ChannelGraph, UnitMask
+from ...pruning.channels import UnitMask
+from ...pruning.copies import shared_copy
 from ...pruning.equality import Doubles
-from ...pruning.fold import Constant
-from ...pruning.layers import shared_copy, tensors_in
+from ...pruning.layers import tensors_in
 from .inputs import Inputs
-from .rules.table import PRODUCTS
-from .steps import Beside, OtherStepsError, Product, Step, compact, preserved, running, vector
+from .replay import Zeroed
+from .running import OtherStepsError, preserved
 
 if TYPE_CHECKING:
     from .subject import ModuleSubject
 
 Verify = Literal["quick", "full"]
-aten = torch.ops.aten
-_NORMS = frozenset({aten.native_layer_norm, aten.native_group_norm})
+_SMALLEST = 1e-6  # of the largest output: below, rounding of that one shows
 EQUAL = 1e-9  # of the largest output; float64 rounding stays below 1e-12
 EQUAL_RESCALED = 1e-5  # where weights were multiplied, and rounded to their type
 
 
 class DifferenceError(PruningError):
     """The pruned network does not compute what the original does without the removed channels."""
-
-
-class _Replay(Beside):
-    """Runs the products of a trace in another way."""
-
-    def __init__(self, steps: Sequence[Step]) -> None:
-        products = PRODUCTS | {step.func.overloadpacket for step in steps if step.product is not None}
-        super().__init__(steps, lambda func: func.overloadpacket in products)
-
-
-class _Zeroing(_Replay):
-    """Multiplies removed channels by 0 wherever a product reads them."""
-
-    def __init__(self, steps: tuple[Step, ...], keep: Tensor, are_norms_whole: bool) -> None:
-        super().__init__(steps)
-        self.keep, self.are_norms_whole = keep, are_norms_whole
-
-    def step(self, step: Step, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """`func` of operands whose removed channels are 0."""
-        given = list(args)
-        if step.product is not None and step.product.is_norm and not self.are_norms_whole:
-            return self._over_kept(step.product, func, given, kwargs)
-        for place, (_, label) in (step.product.operands if step.product else {}).items():
-            mask = self.keep[compact(label)]
-            if not mask.all():
-                given[place] = given[place] * _fitted(mask, given[place]).to(given[place])
-        return func(*given, **kwargs)
-
-    def _over_kept(
-        self, product: Product, func: OpOverload, args: list[Any], kwargs: Mapping[str, Any]
-    ) -> Any:
-        """Statistics of the kept channels; what a norm puts out is 0 in the others."""
-        axis, label = product.operands[0]
-        kept = self.keep[vector(label, axis)].nonzero().flatten().to(args[0].device)
-        whole, args[0] = args[0], args[0].index_select(axis, kept)
-        if func.overloadpacket not in _NORMS:
-            return func(*args, **kwargs)
-        first = 2 if func.overloadpacket is aten.native_layer_norm else 1
-        for place in (first, first + 1):
-            args[place] = args[place].index_select(0, kept) if args[place] is not None else None
-        if first == 2:
-            args[1] = [len(kept)]
-        else:
-            args[4] = len(kept)  # after the tensors and the number of images
-        found, *others = func(*args, **kwargs)
-        return (torch.zeros_like(whole).index_copy(axis, kept, found), *others)
-
-
-def _fitted(mask: Tensor, value: Tensor) -> Tensor:
-    """The mask for another batch size: axes that hold images and channels repeat it."""
-    for axis, (size, wanted) in enumerate(zip(mask.shape, value.shape, strict=True)):
-        if size not in (1, wanted):
-            times = -(-wanted // size)
-            mask = mask.repeat(*[times if place == axis else 1 for place in range(mask.ndim)])
-            mask = mask.narrow(axis, 0, wanted)
-    return mask
-
-
-class Zeroed(nn.Module):
-    """A network whose removed channels are multiplied by 0 wherever a product reads them.
-
-    To evaluate, not to train: it runs in evaluation mode. Norms that lose channels compute statistics of
-    the others, or with `are_norms_whole` of all of them, 0 where they are removed.
-
-    Args:
-        model: the full-size network.
-        steps: the operations of its trace.
-        keep: (ids,) what is kept.
-    """
-
-    def __init__(self, model: nn.Module, steps: tuple[Step, ...], keep: UnitMask) -> None:
-        super().__init__()
-        self.model = model
-        self._steps, self._keep = steps, torch.from_numpy(keep)
-        self.are_norms_whole = False
-
-    def get_submodule(self, target: str) -> nn.Module:
-        """That of the network itself."""
-        return self.model.get_submodule(target)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The outputs of the network with the removed channels at zero."""
-        with running(self.model, _Zeroing(self._steps, self._keep, self.are_norms_whole)):
-            return self.model(*args, **kwargs)
-
-
-class _Answering(_Replay):
-    """Every layer answers its bias alone for dead channels, and noise for the others.
-
-    What a reader then sees in a dead channel is its constant if it is the same everywhere; what depends on
-    the image differs from place to place.
-    """
-
-    def __init__(
-        self, steps: tuple[Step, ...], graph: ChannelGraph, alive: UnitMask, is_other_size: bool = False
-    ) -> None:
-        super().__init__(steps)
-        self.graph, self.alive, self.is_other_size = graph, alive, is_other_size
-        self.found: dict[str, Constant] = {}
-        self.generator = torch.Generator().manual_seed(0)
-
-    def step(self, step: Step, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The answer of a layer; any other operation as it is."""
-        product = step.product
-        if product is None or product.layer is None:
-            return func(*args, **kwargs)
-        if product.value in product.operands:
-            self._note(product.layer, args[product.value], product.operands[product.value][0])
-        bias = args[product.bias] if product.bias is not None else None
-        weight = next(arg for arg in args if isinstance(arg, Tensor))
-        shape = func(*args, **kwargs).shape if self.is_other_size else product.result
-        answer = torch.rand(shape, generator=self.generator, dtype=torch.float32).to(weight)
-        behind = [-1 if place == product.outputs else 1 for place in range(answer.ndim)]
-        live = torch.from_numpy(self.alive[self.graph.layers[product.layer].outputs]).to(answer.device)
-        answer = answer * live.view(behind)
-        if isinstance(bias, Tensor):
-            own = bias.view(behind) if bias.ndim == 1 else bias
-            answer = answer + own
-        return answer
-
-    def _note(self, layer: str, value: Tensor, axis: int) -> None:
-        dead = torch.from_numpy(~self.alive[self.graph.layers[layer].inputs])
-        if not dead.any() or value.shape[axis] != len(dead):
-            return
-        channels = value.detach().movedim(axis, 0).reshape(len(dead), -1).cpu().double()
-        first = channels[:, 0]
-        difference = (channels - first[:, None]).abs().amax(1)
-        steady = (difference <= 1e-6 * first.abs().clamp(min=1.0)) & first.isfinite()
-        values = torch.where(dead & steady, first, torch.zeros((), dtype=torch.float64))
-        before = self.found.get(layer)
-        whole = bool(steady[dead].all()) and (before is None or before.is_whole)
-        uniform = True
-        if before is not None:  # called on several tensors, it has one bias
-            uniform = before.is_uniform and torch.allclose(before.values, values)
-            values = before.values if before.values.any() else values
-        self.found[layer] = Constant(values, values, uniform, whole)
-
-
-def constants_of(
-    model: nn.Module,
-    inputs: Inputs,
-    steps: tuple[Step, ...],
-    graph: ChannelGraph,
-    alive: UnitMask,
-) -> dict[str, Constant]:
-    """Layer name -> the constant that dead channels give it, for layers that get one.
-
-    Args:
-        model: the network with the gammas of dead channels at 0.
-        inputs: arguments of its `forward`.
-        steps: the operations of its trace.
-        graph: its channels.
-        alive: (units,) those that are not dead.
-    """
-    answering = _Answering(steps, graph, alive)
-    with running(model, answering):
-        inputs.random()(model)
-    found = {n: each for n, each in answering.found.items() if each.values.any() or not each.is_whole}
-    larger = [size + 32 for size in inputs.first.shape[2:]]
-    if not found or not larger:
-        return found
-    again = _Answering(steps, graph, alive, is_other_size=True)
-    try:
-        with running(model, again):
-            inputs.random(larger)(model)
-    except Exception:  # noqa: BLE001 - it takes no other size, so there is nothing to compare
-        return found
-    return {name: _common(constant, again.found.get(name, constant)) for name, constant in found.items()}
-
-
-def _common(one: Constant, other: Constant) -> Constant:
-    """What is the same at two sizes."""
-    same = torch.isclose(one.values, other.values, rtol=1e-5, atol=1e-7)
-    values = torch.where(same, one.values, torch.zeros((), dtype=torch.float64))
-    return Constant(values, values, one.is_uniform, one.is_whole and bool(same.all()))
 
 
 @dataclass(frozen=True)
@@ -257,9 +76,33 @@ def proven(
             fact = "the comparison in float64 failed, though the network runs"
             raise PruningError(pair.name, fact, "compute in the type of the input")
         largest = max(largest, difference or 0.0)
+    limits += subject.inputs.limits()
     if verify == "full":
         _require_training(pruned, subject)
+        limits += pair.limits_of_training()
     return Proof(largest, tuple(dict.fromkeys(limits)))
+
+
+def proven_awake(zeroed: nn.Module, keep: UnitMask, subject: "ModuleSubject") -> float:
+    """The comparison once more with random numbers in weights that are all zero, which would hide everything.
+
+    As in the last norms of residual blocks before training. 0 if there are none.
+    """
+    model = zeroed.get_submodule("")
+    asleep = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if parameter.numel() > 1 and not name.endswith("bias") and not parameter.any()
+    }
+    if not asleep:
+        return 0.0
+    awake, generator = shared_copy(model, list(asleep.values())), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name in asleep:
+            found = awake.get_parameter(name)
+            found.copy_(torch.rand(found.shape, generator=generator) + 0.5)
+    full = subject.with_model(awake)
+    return proven(full.zeroed(keep, ()).model, full.narrowed(keep), full, "quick").difference
 
 
 @dataclass(frozen=True)
@@ -289,6 +132,25 @@ class _Pair:
             raise DifferenceError(self.name, fact, "exclude the layers around it, and report a bug")
         return difference
 
+    def limits_of_training(self) -> list[str]:
+        """A sentence if the two differ in training mode, where that is deterministic and both run."""
+        inputs = self.subject.inputs.repeated(2).random(dtype=torch.float64)
+        try:
+            first, second = (_trained(self.pruned, inputs, seed) for seed in (1, 2))
+            same = all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+            if not same or not isinstance(self.original, Zeroed):
+                return []
+            self.original.is_training = True
+            difference = _difference(self.name, first, _outputs(self.original, inputs))
+        except Exception:  # noqa: BLE001 - it may need targets, or do something else than in its trace
+            return []
+        finally:
+            self.original.is_training = False  # type: ignore[assignment]
+        if difference <= self.tolerance:
+            return []
+        fact = f"differs from the given one without the removed channels by {difference:.1e}"
+        return [f"in training mode it {fact} of the largest output"]
+
     def _difference(self, inputs: Inputs, way: AbstractContextManager[object]) -> float | None:
         try:
             with way:
@@ -307,6 +169,14 @@ class _Pair:
         return _difference(self.name, found, expected)
 
 
+def _trained(model: nn.Module, inputs: Inputs, seed: int) -> list[Tensor]:
+    """Outputs in training mode."""
+    with torch.random.fork_rng(devices=[]), preserved(model), torch.no_grad():
+        torch.manual_seed(seed)
+        model.train()
+        return tensors_in(inputs(model), numbers=True)
+
+
 def _is_random(model: nn.Module, inputs: Inputs) -> bool:
     """Whether two runs with other seeds differ."""
     with torch.random.fork_rng(devices=[]):
@@ -323,7 +193,7 @@ def cost_of_norms(zeroed: Zeroed, inputs: Inputs) -> float:
 
 def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     with preserved(model), torch.no_grad():
-        return tensors_in(inputs(model))
+        return tensors_in(inputs(model), numbers=True)
 
 
 def _difference(name: str, found: list[Tensor], expected: list[Tensor]) -> float:
@@ -338,9 +208,13 @@ def _difference(name: str, found: list[Tensor], expected: list[Tensor]) -> float
         fact = "the outputs for a random input are not finite, so the pruned network cannot be checked"
         remedy = "check the weights, and roots, logarithms and divisions in forward"
         raise PruningError(name, fact, remedy)
-    # outputs of an untrained network may be tiny, which must not hide an error
-    scale = max((float(each.abs().max()) for _, each in pairs), default=0.0) or 1.0
-    return max((float((one - other).abs().max()) for one, other in pairs), default=0.0) / scale
+    # outputs of an untrained network may be tiny, which must not hide an error, nor must a large one beside
+    largest = [float(each.abs().max()) for _, each in pairs]
+    least = _SMALLEST * max(largest, default=0.0) or 1.0
+    differences = (float((one - other).abs().max()) for one, other in pairs)
+    return max(
+        (each / max(scale, least) for each, scale in zip(differences, largest, strict=True)), default=0.0
+    )
 
 
 def _require_training(pruned: nn.Module, subject: "ModuleSubject") -> None:

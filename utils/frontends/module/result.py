@@ -1,112 +1,29 @@
-"""What `slim` returns: the pruned network, its report, and its plan, to narrow a fresh network with.
-
-Invariant: `apply_plan(fresh, plan)` strictly loads the `state_dict` of the network that the plan is from.
-"""
+"""What `slim` returns: the pruned network with its report."""
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ...errors import PruningError
 from ...extras import package
-from ...pruning.channels import UnitMask, decode_mask, encode_mask
 from ...pruning.costs import costs_of, count_parameters
 from ...pruning.layers import LAYERS
 from ...pruning.surgery import PruningResult
-from .inputs import Inputs, is_one_tensor, unwrapped
-from .proof import Verify, Zeroed, cost_of_norms, proven
-from .run import PARAMETRIZED, Norms, Rule
+from .plan import Plan
+from .proof import Verify, cost_of_norms, proven, proven_awake
+from .replay import Zeroed
+from .run import PARAMETRIZED
 from .steps import vector
 from .subject import ModuleSubject
 
 _MOST_REASONS, _LEAST_SHARE = 8, 0.0005  # that a report prints
 _ROUNDED = "numbers of channels are rounded up, and are equal where the code needs it"
 _UNSEEN = "they do not run on the example"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The channels that are left after pruning, to narrow a freshly built network with.
-
-    This is a result. What a policy asks to remove, before pruning, is a `ChannelPlan` or `BlockPlan` of the
-    engine.
-
-    Attributes:
-        input_shape: shape of the first tensor of the example that the network was traced with.
-        input_type: its number type, such as "float32".
-        norms: whether channels of norms over channels could go.
-        inputs: `Inputs.to_json` of the example, None for one tensor.
-        kept: layer name -> (out,) mask of kept output channels; layers that keep all have no entry.
-        values: other arguments of `forward` that were fixed.
-    """
-
-    input_shape: tuple[int, ...]
-    kept: Mapping[str, UnitMask]
-    values: Mapping[str, Any] = field(default_factory=dict)
-    input_type: str = "float32"
-    norms: Norms = "exact"
-    inputs: Mapping[str, Any] | None = None
-
-    @classmethod
-    def of(cls, subject: ModuleSubject, keep: UnitMask, norms: Norms) -> "Plan":
-        """The plan of a mask over the units of a subject."""
-        masks = {name: keep[layer.outputs] for name, layer in subject.graph.layers.items()}
-        kept = {name: mask for name, mask in masks.items() if not mask.all()}
-        inputs = subject.inputs.repeated(1)
-        kind = str(inputs.first.dtype).removeprefix("torch.")
-        plain = None if is_one_tensor(inputs) else inputs.to_json()
-        return cls(tuple(inputs.first.shape), kept, dict(inputs.fixed), kind, norms, plain)
-
-    @property
-    def example(self) -> Inputs:
-        """One input of the kind that the network was traced with, zeros where it has floating numbers."""
-        if self.inputs is not None:
-            return replace(Inputs.from_json(self.inputs), fixed=self.values)
-        tensor = torch.zeros(self.input_shape, dtype=getattr(torch, self.input_type))
-        return Inputs((tensor,), {}, self.values)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; a mask as "count:hex"."""
-        kept = {name: encode_mask(mask) for name, mask in self.kept.items()}
-        more: dict[str, Any] = {} if self.norms == "exact" else {"norms": self.norms}
-        more |= {} if self.inputs is None else {"inputs": self.inputs}
-        return {
-            "input_shape": list(self.input_shape),
-            "input_type": self.input_type,
-            "kept": kept,
-            "values": dict(self.values),
-        } | more
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> "Plan":
-        """The plan of what `to_json` returned.
-
-        Raises:
-            PruningError: it is not a valid plan.
-        """
-        try:
-            kept = {name: decode_mask(text) for name, text in plain["kept"].items()}
-            input_type = plain.get("input_type", "float32")  # plans of older versions have none
-            if not isinstance(getattr(torch, input_type), torch.dtype):
-                raise TypeError(f"unknown input_type {input_type}")
-            norms = plain.get("norms", "exact")
-            if norms not in get_args(Norms):
-                raise TypeError(f"unknown norms {norms}")
-            shape, inputs = tuple(plain["input_shape"]), plain.get("inputs")
-            found = cls(shape, kept, plain["values"], input_type, norms, inputs)
-            found.example  # noqa: B018 - raises if it is invalid
-            return found
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise PruningError(
-                "plan", f"not a valid plan ({error!r})", "give what Plan.to_json returned"
-            ) from error
 
 
 @dataclass(frozen=True)
@@ -231,38 +148,6 @@ class SlimResult:
         write(Path(path), self, title or type(self.model).__name__)
 
 
-def apply_plan(model: nn.Module, plan: Plan, rules: Mapping[Any, Rule] | None = None) -> nn.Module:
-    """A copy of `model`, freshly built or trained, with only the channels that the plan keeps.
-
-    Args:
-        model: of the class that the plan was made for; a parallel wrapper is removed.
-        plan: result of `slim`.
-        rules: those that were given to `slim`.
-
-    Raises:
-        PruningError: the plan is of another network, or not a plan.
-    """
-    if not isinstance(plan, Plan):
-        raise PruningError(
-            "plan", f"is a {type(plan).__name__}", "give Plan.from_json of what to_json returned"
-        )
-    model = unwrapped(model)
-    place, weight = type(model).__name__, next(model.parameters(), torch.empty(0))
-    subject = ModuleSubject.of(model, plan.example.to(weight), norms=plan.norms, rules=rules)
-    keep = np.ones(subject.graph.unit_count, dtype=np.bool_)
-    for name, mask in plan.kept.items():
-        layer = subject.graph.layers.get(name)
-        if layer is None or len(layer.outputs) != len(mask):
-            found = "no such layer" if layer is None else f"{len(layer.outputs)} channels"
-            raise PruningError(
-                place, f"{name} has {found}, the plan {len(mask)}", "build the network of the plan"
-            )
-        keep[layer.outputs[~mask]] = False
-    if (subject.graph.legal(keep, np.zeros(len(keep))) != keep).any():
-        raise PruningError(place, "ties channels differently from the plan", "build the network of the plan")
-    return subject.narrowed(keep).model
-
-
 def _not_run(model: nn.Module, subject: ModuleSubject) -> tuple[str, ...]:
     """A text for each layer of the module that its code does not run."""
     return tuple(
@@ -310,11 +195,12 @@ def report_of(
         )
         layers.append(LayerChange(name, kind, *widths[1], pinned, parameters, macs))
     proof = proven(result.folded.model, result.compact, subject, verify)
+    awake = proven_awake(result.folded.model, result.keep, subject)
     return SlimReport(
         layers=(*layers, *_other_layers(subject, pruned)),
         parameters=(count_parameters(model), count_parameters(pruned)),
         macs=(int(costs.macs(whole)), int(costs.macs(result.keep))),
-        difference=proof.difference,
+        difference=max(proof.difference, awake),
         not_followed=(*subject.trace.not_followed, *_not_run(model, subject)),
         pins=tuple(dict.fromkeys(graph.pin_reasons.values())),
         unfolded=result.unfolded,

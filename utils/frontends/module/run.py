@@ -20,22 +20,8 @@ from torch.utils import _pytree as pytree
 from ...pruning.channels import ChannelIds, ChannelTracer, Layer, Tie
 from ...pruning.layers import BATCH_NORMS, CONVOLUTIONS, DispatchMode
 from ...pruning.selection import ChannelSelection
-from .steps import (
-    SCALES,
-    Count,
-    Labels,
-    Product,
-    Reshaping,
-    Step,
-    as_wholes,
-    compact,
-    ids_of,
-    modules_noted,
-    rows,
-    spread,
-    varying,
-    vector,
-)
+from .running import Reshaping, as_wholes, modules_noted
+from .steps import SCALES, Count, Labels, Product, Step, compact, ids_of, rows, spread, varying, vector
 
 PARAMETRIZED = ".parametrizations."
 MIXES = "computes statistics over channels"
@@ -248,7 +234,13 @@ class Run(DispatchMode):
             each.reads += 1
         call.result = func(*args, **kwargs)
         self._describe(call, tensors)
-        self.steps.append(Step(func, tuple(call.counts), call.product, _plain(args), call.scaled))
+        numbers = {name: value for name, value in kwargs.items() if isinstance(value, int | float)}
+        plain, near = _plain(args), None
+        if numbers or any(isinstance(value, int | float) for value in plain):
+            labels = [ids_of(compact(label)) for each in tensors for label in each.labels.values()]
+            near = np.concatenate(labels) if labels else None
+        step = Step(func, tuple(call.counts), call.product, plain, numbers, near, call.scaled)
+        self.steps.append(step)
         return call.result
 
     def _describe_whole(
@@ -275,7 +267,9 @@ class Run(DispatchMode):
         func = call.func
         if func.overloadpacket in SCALES and len(tensors) == 1 and not tensors[0].is_static:
             label = tensors[0].labels.get(tensors[0].tensor.ndim - 1)
-            call.scaled = tensors[0].contracted if label is None else ids_of(compact(label))
+            call.scaled = tensors[0].contracted
+            if call.scaled is None and label is not None:
+                call.scaled = ids_of(compact(label))
         labels = found if isinstance(found, list) else [found] if found is not None else []
         static = bool(tensors) and all(each.is_static for each in tensors)
         for place, result in enumerate(results):
@@ -371,9 +365,7 @@ class Run(DispatchMode):
 
 
 def _plain(args: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(
-        None if isinstance(arg, Tensor) else arg for arg in args if not isinstance(arg, list | tuple)
-    )
+    return tuple(None if isinstance(arg, Tensor | list | tuple) else arg for arg in args)
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:

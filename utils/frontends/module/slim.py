@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ...errors import PruningError
+from ...profiling import evaluating
 from ...pruning.channels import ChannelGraph, WidthLimits
 from ...pruning.policies import GlobalThreshold, GroupRatios, Policy, candidate_channels, judged_channels
 from ...pruning.recalibrate import recalibrate
@@ -17,8 +18,9 @@ from ...pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import Folding, PruningResult, prune
 from .budget import LIMITS, limits_of, within_budget
 from .inputs import Inputs, require_sound, unwrapped
+from .plan import Plan
 from .proof import DifferenceError, Verify
-from .result import Plan, SlimResult, report_of
+from .result import SlimResult, report_of
 from .rounds import changes_of_round, in_rounds
 from .run import Norms, Rule
 from .subject import ModuleSubject, prune_settled
@@ -176,6 +178,7 @@ def slim(
         loss=loss, recalibrate=recalibrate, iterative=iterative, tune=tune, rules=rules or {},
     )  # fmt: skip
     model, inputs = unwrapped(model), Inputs.of(example_inputs, options.values)
+    require_sound(model)
     if options.tune is None:
         return _slimmed(model, inputs, options)
     of_round = replace(options, **changes_of_round(options.iterative, vars(options)), iterative=1, tune=None)
@@ -184,8 +187,16 @@ def slim(
 
 
 def _slimmed(model: nn.Module, inputs: Inputs, options: SlimOptions) -> SlimResult:
+    """Prune once; in evaluation mode, since in training mode spectral norms change when they are read."""
+    with evaluating(model):
+        result = _slimmed_in_evaluation(model, inputs, options)
+    for module, given in zip(result.model.modules(), model.modules(), strict=True):
+        module.training = given.training
+    return result
+
+
+def _slimmed_in_evaluation(model: nn.Module, inputs: Inputs, options: SlimOptions) -> SlimResult:
     started = time.perf_counter()
-    require_sound(model)
     whole = ModuleSubject.of(model, inputs, norms=options.norms, rules=options.rules)
     ratios = ratios_of(Parts(model, list(whole.graph.layers)), options)
     subject = whole.pinning(pinned_layers(whole.graph, ratios, options.interface))
@@ -221,7 +232,7 @@ def _slimmed(model: nn.Module, inputs: Inputs, options: SlimOptions) -> SlimResu
     try:
         report = report_of(model, subject, result, options.verify, asked)
     except DifferenceError:
-        kept = subject.with_scales_kept()
+        kept = subject.with_numbers_kept(result.compact.changed)
         if (kept.graph.pinned == subject.graph.pinned).all():
             raise
         subject, result = prune_settled(kept, cut)

@@ -7,21 +7,22 @@ reads them; the given module is afterwards as it was before.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...errors import PruningError
-from ...pruning.channels import ChannelGraph, UnitMask
+from ...pruning.channels import ChannelGraph, ChannelIds, UnitMask
+from ...pruning.copies import shared_copy
 from ...pruning.fold import Constant
-from ...pruning.layers import set_widths, shared_copy
+from ...pruning.layers import set_widths
 from ...pruning.subject import Block
 from ...pruning.surgery import PruningResult
 from .counts import Fit, MisfitError, counts_matter, fit_counts, rescale
 from .inputs import Inputs
-from .proof import Zeroed, constants_of
+from .replay import Zeroed, constants_of
 from .rules.table import RULES, rules_of
 from .run import Norms, Rule
 from .steps import compact
@@ -41,6 +42,7 @@ class ModuleSubject:
         graph: its channels.
         pinned: names of layers that keep their width.
         is_rescaled: whether weights were multiplied, and rounded, since a scale of the code follows a width.
+        changed: of a narrowed network, channels that its code combines with other numbers than before.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class ModuleSubject:
     trace: Trace
     pinned: frozenset[str] = frozenset()
     is_rescaled: bool = False
+    changed: tuple[ChannelIds, ...] = ()
 
     @classmethod
     def of(
@@ -71,9 +74,6 @@ class ModuleSubject:
         Raises:
             PruningError: it does not run on the example, or runs no layer that can be pruned.
         """
-        if not isinstance(cast(object, model), nn.Module):
-            place = f"{model!r:.60}"
-            raise PruningError(place, "not a torch.nn.Module instance", "give a network that is built")
         inputs = Inputs.of(example, values).repeated(2)
         return cls(model, inputs, traced(model, inputs, norms, rules_of(rules) if rules else RULES))
 
@@ -128,17 +128,19 @@ class ModuleSubject:
         for module in model.modules():
             set_widths(module)
         kept, is_rescaled = keep[self.trace.units], False
+        changed: list[ChannelIds] = []
         try:
             for way in (Way(self.trace.steps), *self.trace.others):
                 fit = Fit(model, self.model, self.inputs, way, kept)
                 fit_counts(fit)
+                changed += fit.changed
                 if fit.scales and not (way.is_training or way.method):
                     rescale(model, fit.scales, self.trace.tensors, self.trace.units, keep)
                     is_rescaled = True
         except MisfitError as error:
             error.keep = keep
             raise
-        return replace(self, model=model, is_rescaled=is_rescaled)
+        return replace(self, model=model, is_rescaled=is_rescaled, changed=tuple(changed))
 
     def cells(self) -> dict[str, int]:
         """Layer name -> how often its kernel is applied to one image."""
@@ -197,10 +199,14 @@ class ModuleSubject:
             type(self.model).__name__, "its code goes another way when it is narrowed", "exclude its layers"
         )
 
-    def with_scales_kept(self) -> Self:
-        """The subject without freedom where a number of the code may follow from a number of channels."""
-        scaled = [self.trace.units[step.scaled] for step in self.trace.steps if step.scaled is not None]
-        units = np.unique(np.concatenate([np.zeros(0, dtype=np.intp), *scaled]))
+    def with_numbers_kept(self, changed: Sequence[ChannelIds]) -> Self:
+        """The subject without freedom where a number of the code may follow from a number of channels.
+
+        Where it was seen to change, and wherever attention and scales are.
+        """
+        scaled = [step.scaled for step in self.trace.steps if step.scaled is not None]
+        ids = np.concatenate([np.zeros(0, dtype=np.intp), *scaled, *changed])
+        units = np.unique(self.trace.units[ids])
         graph = self.graph.keeping(dict.fromkeys(units.tolist(), "the code computes a number from theirs"))
         return replace(self, trace=replace(self.trace, graph=graph))
 
@@ -223,11 +229,16 @@ def prune_settled(
 
 
 def narrow_tensors(model: nn.Module, labels: Mapping[str, Mapping[int, Tensor]], keep: UnitMask) -> None:
-    """Cut the parameters and buffers of `model`, in place, each with storage of its own afterwards."""
+    """Cut the parameters and buffers of `model`, in place, each with storage of its own afterwards.
+
+    They stay the same objects, so that what holds them beside the modules holds the cut ones.
+    """
     kept = torch.from_numpy(keep)
-    named = dict(every_tensor(model))
-    new: dict[int, Tensor] = {}
-    for name, tensor in named.items():
+    done: set[int] = set()
+    for name, tensor in every_tensor(model):
+        if id(tensor) in done:
+            continue
+        done.add(id(tensor))
         found = tensor.detach()
         masks = {axis: kept[units] for axis, units in labels.get(name, {}).items()}
         for axis in sorted(masks, key=lambda axis: len(masks[axis].squeeze().shape)):  # rows before columns
@@ -235,15 +246,7 @@ def narrow_tensors(model: nn.Module, labels: Mapping[str, Mapping[int, Tensor]],
             for other, mask in masks.items():
                 if other != axis and cut is not None and mask.shape[axis] > 1:
                     masks[other] = mask.index_select(axis, cut)
-        found = found.clone() if found.data_ptr() == tensor.data_ptr() else found.contiguous()
-        if isinstance(tensor, nn.Parameter):
-            found = nn.Parameter(found, requires_grad=tensor.requires_grad)
-        new[id(tensor)] = found
-    for module in model.modules():
-        for table in (module._parameters, module._buffers):
-            for name, old in table.items():
-                if old is not None and id(old) in new:
-                    table[name] = new[id(old)]  # type: ignore[assignment]
+        tensor.data = found.clone() if found.data_ptr() == tensor.data_ptr() else found.contiguous()
 
 
 def _cut(tensor: Tensor, axis: int, mask: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -20,7 +20,8 @@ from ...pruning.layers import tensors_in
 from .inputs import Inputs
 from .rules.table import RULES
 from .run import Norms, Rule, Run
-from .steps import Step, compact, preserved, vector
+from .running import preserved
+from .steps import Step, compact, vector
 
 _NO_CODE = (lambda: None).__code__  # of a forward that is not written in Python
 
@@ -77,11 +78,12 @@ def traced(
 ) -> Trace:
     """Run `model` once and follow its channels; errors as in `ModuleSubject.of`."""
     run = Run(model, rules, norms)
-    run.inputs = inputs.tensors
+    given = inputs.mapped(Tensor.clone)
+    run.inputs = given.tensors
     labels = {name: run.look(tensor).labels for name, tensor in every_tensor(model)}
     with preserved(model), run.watching():
         try:
-            outputs = inputs(model)
+            outputs = given.given_to(model)
         except Exception as error:
             text = " ".join((str(error).strip().splitlines() or [""])[0].split())[:200]
             fact = f"does not run on a batch of shape {inputs.shapes} ({type(error).__name__}: {text})"
@@ -118,7 +120,7 @@ def _pin_outputs(run: Run, outputs: Any) -> None:
 
 def _training_ways(model: nn.Module, was_read: frozenset[str]) -> Iterator[Way]:
     """Training, if a layer does not run in evaluation mode."""
-    if {name for name, parameter in model.named_parameters() if parameter.ndim > 1} - was_read:
+    if {name for name, parameter in model.named_parameters() if parameter.numel() > 1} - was_read:
         yield Way((), is_training=True)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ....pruning.channels import ChannelIds
 from ....pruning.selection import ChannelSelection
-from ..run import MIXES, Call, Seen
+from ..run import Call, Seen
 from ..steps import (
     Count,
     Labels,
@@ -21,16 +21,12 @@ from ..steps import (
     resized,
     rows,
     spread,
-    varying,
     vector,
 )
-from .values import elementwise, meet
+from .values import meet
 
 aten = torch.ops.aten
 Moves = Labels | list[Labels]
-STATISTICS = frozenset(
-    {aten.mean, aten.var, aten.std, aten.var_mean, aten.std_mean, aten.linalg_vector_norm, aten.norm}
-)
 ORDERED = frozenset({aten.roll, aten.unfold, aten.diagonal, aten.as_strided, aten.take})
 
 
@@ -129,10 +125,10 @@ def _note_slice(call: Call, source: Seen) -> None:
         call.keep(label, f"{call.name} selects by number")
         return
     ids = ids_of(vector(label, axis))
-    if start > 0:
-        call.counts.append(Count((2,), ids[:start]))
-    if stop < size:
-        call.counts.append(Count((3,), ids[:stop]))
+    ends = {2: (call.argument("start"), start), 3: (call.argument("end"), stop)}
+    for place, (given, end) in ends.items():
+        if given is not None and 0 < end < size:  # one below 0 counts from the end
+            call.counts.append(Count((place,), ids[end:] if given < 0 else ids[:end]))
     length = stop - start
     # `shape[1] // 2` in the code needs halves that stay equal
     if 0 < length < size and size % length == 0 and start % length == 0:
@@ -244,6 +240,15 @@ def selected(call: Call) -> Labels:
     return found
 
 
+def shuffled(call: Call) -> Moves | None:
+    """A channel shuffle: each place is removed from all groups at once, so that the same shuffle is left."""
+    source, groups = call.run.look(call.args[0]), call.argument("groups")
+    if 1 in source.labels:
+        parts = call.along(source.labels[1], 1).view(groups, -1)
+        call.run.tie(parts[:1], parts)
+    return move(call)
+
+
 def embedded(call: Call) -> Labels:
     """An embedding: rows are selected by number, columns follow; a layer whose inputs are the rows."""
     table, module = call.run.look(call.args[0]), call.run.module(call.run.where)
@@ -270,125 +275,6 @@ def gated(call: Call) -> Labels:
             call.run.tracer.equal([ids_of(vector(first, axis)), ids_of(vector(second, axis))])
         found[place] = first
     return found
-
-
-def unfolded(call: Call) -> Labels:
-    """im2col: the cells of each window follow each other, channel by channel."""
-    source = call.run.look(call.args[0])
-    for axis, label in source.labels.items():
-        if axis > 1:
-            call.keep(label, f"{call.name} slides along it")
-    if 1 not in source.labels:
-        return {}
-    cells = call.result.shape[1] // source.tensor.shape[1]
-    ids = call.along(source.labels[1], 1).repeat_interleave(cells)
-    return {1: spread(ids, call.result.shape, 1)}
-
-
-def padded(call: Call) -> Labels:
-    """Padding with a constant: of spatial axes; channels that are added are kept."""
-    source, pads = call.run.look(call.args[0]), call.argument("pad")
-    ndim = source.tensor.ndim
-    amounts = {ndim - 1 - place // 2: pads[place : place + 2] for place in range(0, len(pads), 2)}
-    found: dict[int, Tensor] = {}
-    for axis, label in source.labels.items():
-        before, after = amounts.get(axis, (0, 0))
-        if before < 0 or after < 0:
-            call.keep(label, f"{call.name} cuts by number")
-            continue
-        own = label
-        for other in amounts:
-            if other != axis and amounts[other] != [0, 0]:
-                own = call.one_of(own, other)
-        if before or after:
-            own = compact(own)
-            pieces = []
-            depth = 2 * (ndim - 1 - axis)
-            for count, piece in ((before, depth), (after, depth + 1)):
-                ids = torch.from_numpy(call.run.tracer.new(count))
-                pieces.append(spread(ids, [count if p == axis else 1 for p in range(ndim)], axis))
-                if count:
-                    call.counts.append(Count((1, piece), ids.numpy()))
-            own = torch.cat(
-                [
-                    piece.expand([piece.shape[axis] if p == axis else n for p, n in enumerate(own.shape)])
-                    for piece in (pieces[0], own, pieces[1])
-                ],
-                axis,
-            )
-        found[axis] = resized(own, call.result.shape)
-    return found
-
-
-def windows(call: Call) -> Moves:
-    """Operations within each channel that may change the sizes of other axes, as pools and resizing."""
-    source = call.tensors[0]
-    results = call.result if isinstance(call.result, list | tuple) else [call.result]
-    found = []
-    for result in results:
-        own: dict[int, Tensor] = {}
-        for axis, label in source.labels.items():
-            if (
-                not isinstance(result, Tensor)
-                or result.ndim != label.ndim
-                or result.shape[axis] != label.shape[axis]
-            ):
-                call.keep(label, f"{call.name} changes its number")
-                continue
-            for other in set(varying(label)) - {axis}:
-                if other > 1 or result.shape[other] != label.shape[other]:
-                    label = call.one_of(label, other)
-            own[axis] = resized(label, result.shape)
-        found.append(own)
-    return [*found] if isinstance(call.result, list | tuple) else found[0]
-
-
-def reduced(call: Call) -> Moves:
-    """Reductions: channels that are reduced are kept, others follow."""
-    if call.func._overloadname == "other":  # the larger of two tensors
-        return elementwise(call)
-    source = call.run.look(call.args[0])
-    ndim = source.tensor.ndim
-    try:
-        axes = call.argument("dim")
-    except KeyError:
-        axes = None
-    axes = (
-        list(range(ndim)) if axes is None or axes == [] else [axes] if isinstance(axes, int) else list(axes)
-    )
-    gone = sorted({axis % ndim for axis in axes}) if ndim else []
-    labels = dict(source.labels)
-    for axis in gone:
-        if axis in labels:
-            label = labels.pop(axis)
-            if call.func.overloadpacket in STATISTICS and len(gone) == 1:
-                call.computes_over(label, axis)
-            else:
-                call.keep(label, f"{call.name} {MIXES}")
-    result = call.result[0] if isinstance(call.result, list | tuple) else call.result
-    keepdim = result.ndim == ndim
-    found: dict[int, Tensor] = {}
-    for axis, label in labels.items():
-        for each in gone:
-            label = call.one_of(label, each)
-        shape = [1 if place in gone else size for place, size in enumerate(source.tensor.shape)]
-        label = resized(label, shape)
-        if not keepdim:
-            for each in reversed(gone):
-                label = label.select(each, 0)
-            axis -= sum(each < axis for each in gone)
-        found[axis] = label.expand(result.shape)
-    return [found] * len(call.result) if isinstance(call.result, list | tuple) else found
-
-
-def along(call: Call) -> Labels:
-    """Operations along one axis, such as softmax: channels there are kept, others follow."""
-    source = call.run.look(call.args[0])
-    axis = call.argument("dim") % max(1, source.tensor.ndim)
-    labels = dict(source.labels)
-    if axis in labels:
-        call.keep(labels[axis], f"{call.name} mixes channels")
-    return {place: call.alike(label, axis) if place != axis else label for place, label in labels.items()}
 
 
 def restrided(call: Call) -> Labels:

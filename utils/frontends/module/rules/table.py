@@ -10,22 +10,18 @@ from torch._ops import OpOverload, OpOverloadPacket
 
 from ....errors import PruningError
 from ..run import Rule
+from .axes import STATISTICS, along, padded, reduced, unfolded, windows
 from .shape import (
     ORDERED,
-    STATISTICS,
-    along,
     cat,
     embedded,
     gated,
     indexed,
     move,
-    padded,
-    reduced,
     restrided,
     selected,
+    shuffled,
     stack,
-    unfolded,
-    windows,
 )
 from .values import (
     attention,
@@ -43,8 +39,7 @@ aten = torch.ops.aten
 _MOVERS = frozenset(
     {
         aten._unsafe_view, aten.reshape, aten.repeat, aten.roll, aten.flip, aten.pixel_shuffle,
-        aten.pixel_unshuffle, aten.channel_shuffle, aten.split, aten.split_with_sizes, aten.unbind,
-        aten.native_channel_shuffle, aten.lift_fresh,
+        aten.pixel_unshuffle, aten.split, aten.split_with_sizes, aten.unbind, aten.lift_fresh,
     }
 )  # fmt: skip
 _SAME = frozenset(
@@ -105,6 +100,8 @@ RULES: Mapping[Any, Rule] = MappingProxyType(
         **dict.fromkeys(ORDERED, move),
         aten._prelu_kernel: elementwise,
         aten.embedding: embedded,
+        aten.channel_shuffle: shuffled,
+        aten.native_channel_shuffle: shuffled,
         aten.glu: gated,
         aten.im2col: unfolded,
         aten.cat: cat,
