@@ -38,9 +38,9 @@ hold numbers of channels are set, and channels whose number is written in the co
 
 from utils.frontends.module.inputs import load
 from utils.frontends.module.penalty import gamma_penalty
-from utils.frontends.module.plan import Plan, apply_plan
 from utils.frontends.module.result import SlimReport, SlimResult
 from utils.frontends.module.slim import slim
+from utils.frontends.module.subject import Plan, apply_plan
 from utils.pruning.selection import ChannelSelection
 from utils.pruning.soft_loss import KLSoftLoss, taught_loss
 

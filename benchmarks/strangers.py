@@ -2,6 +2,7 @@
 
     python benchmarks/strangers.py                 # all of them; goes on where the CSV file ends
     python benchmarks/strangers.py --only timm/resnet18 ultralytics/yolov8n
+    python benchmarks/strangers.py --page docs/results/strangers.md
 
 Needs an environment of its own with torch 2.14.1, torchvision 0.29.1 and
     pip install timm ultralytics segmentation-models-pytorch transformers pytorchcv torch-pruning \
@@ -41,10 +42,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.strangers_check import UnmatchedError, independent_difference, onnx_difference
+from benchmarks.strangers_page import page
 from utils.commands.csv_results import read_rows, write_rows
 from utils.frontends.module.inputs import Inputs
-from utils.frontends.module.plan import Plan
 from utils.frontends.module.result import SlimResult
+from utils.frontends.module.subject import Plan
 from utils.pruning.layers import tensors_in
 
 TABLE = ROOT / "benchmarks" / "strangers.csv"
@@ -127,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=text)
     parser.add_argument("--only", nargs="+", metavar="PACKAGE/NAME", help="these alone, again")
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for each network and program")
+    parser.add_argument("--page", type=Path, help="write the CSV file as Markdown, and run nothing")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -134,6 +137,9 @@ def main() -> None:
         print(json.dumps((by_slim if program == "slim" else by_peer)(network, int(size))))
         return
     rows = {row.network: row for row in read_rows(TABLE, Row)}
+    if args.page:
+        args.page.write_text(page(list(rows.values())), encoding="utf-8")
+        return
     wanted = [
         (f"{package}/{name}", size)
         for package, sizes in NETWORKS.items()

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from .frontends.module.inputs import load
     from .frontends.module.ladder import SlimLadder, ladder
     from .frontends.module.penalty import gamma_penalty
-    from .frontends.module.plan import Plan, apply_plan
     from .frontends.module.result import SlimReport, SlimResult
     from .frontends.module.slim import SlimOptions, slim
+    from .frontends.module.subject import Plan, apply_plan
     from .pruning.selection import ChannelSelection
     from .pruning.soft_loss import KLSoftLoss, taught_loss
 
@@ -67,7 +67,7 @@ _HOMES = {
     "frontends.module.inputs": ("load",),
     "frontends.module.ladder": ("SlimLadder", "ladder"),
     "frontends.module.penalty": ("gamma_penalty",),
-    "frontends.module.plan": ("Plan", "apply_plan"),
+    "frontends.module.subject": ("Plan", "apply_plan"),
     "frontends.module.result": ("SlimReport", "SlimResult"),
     "frontends.module.slim": ("SlimOptions", "slim"),
     "pruning.selection": ("ChannelSelection",),

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from utils.errors import PruningError
 from utils.frontends.module.inputs import load
-from utils.frontends.module.plan import Plan, apply_plan
 from utils.frontends.module.slim import slim
+from utils.frontends.module.subject import Plan, apply_plan
 from utils.pruning.layers import tensors_in
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)

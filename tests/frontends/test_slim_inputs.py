@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from utils.errors import PruningError
 from utils.frontends.module.inputs import Inputs, load
-from utils.frontends.module.plan import Plan, apply_plan
 from utils.frontends.module.slim import slim
+from utils.frontends.module.subject import Plan, apply_plan
 
 
 class TwoImages(nn.Module):

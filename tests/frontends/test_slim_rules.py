@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from utils.errors import PruningError
 from utils.frontends.module.inputs import load
 from utils.frontends.module.penalty import gamma_penalty
-from utils.frontends.module.plan import Plan, apply_plan
 from utils.frontends.module.rules.values import elementwise, passed
 from utils.frontends.module.run import Call
 from utils.frontends.module.slim import slim
+from utils.frontends.module.subject import Plan, apply_plan
 
 
 @torch.library.custom_op("netslim_tests::soft", mutates_args=())

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from tests.pruning.toy import ToyNet, ToySubject, randomised
-from utils.pruning.copies import shared_copy
-from utils.pruning.layers import answering, layer_cells
+from utils.pruning.layers import answering, layer_cells, shared_copy
 
 
 def failing(*_):

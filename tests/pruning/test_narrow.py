@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from utils.pruning.channels import ChannelTracer
-from utils.pruning.layers import narrow
+from utils.pruning.narrow import narrow
 
 
 class Pair(nn.Module):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from utils.pruning.channels import ChannelGraph, ChannelTracer, UnitMask
 from utils.pruning.fold import Constant, constants
-from utils.pruning.layers import narrow
+from utils.pruning.narrow import narrow
 from utils.pruning.subject import Block
 from utils.pruning.surgery import zero_removed
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..detection.decode import HeadSpec
 from ..errors import ExportError
-from ..pruning.copies import shared_copy
+from ..pruning.layers import shared_copy
 from ..runtimes.runtime import Images
 from .parity import SMALLEST_SCALE, Infer, Parity, Shape, compare, module_infer
 from .tracing import BoxesAndScores, RawHeads, Wrapper

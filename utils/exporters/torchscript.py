@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..files import atomic_path
-from ..pruning.copies import shared_copy
+from ..pruning.layers import shared_copy
 from ..runtimes.torch import Torch
 from .job import Exported, Exporting, Limits, verify
 from .tracing import Wrapper

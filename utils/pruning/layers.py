@@ -1,4 +1,4 @@
-"""Layers of every kind in one form: narrowed by masks, copied, and replaced by stand-ins.
+"""Layers of every kind in one form, copied, and replaced by stand-ins.
 
 Weights are seen as (outputs, inputs, kernel), however torch stores them: an embedding and a transposed
 convolution store their inputs first, which are its outputs where the latter is depthwise; a linear layer has
@@ -9,23 +9,28 @@ milliseconds where a forward pass takes seconds; everything between the layers (
 activations) runs as it is.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Size, Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..errors import PruningError
 from ..profiling import PLAIN_CONVOLUTIONS, TRANSPOSED, evaluating
-from .channels import ChannelGraph, Layer, UnitMask
-from .copies import shared_copy
+from .channels import ChannelGraph
 from .selection import ChannelSelection
 
+_ATOMS = (int, float, bool, str, type(None), type)
+_COPIES_ITSELF = (
+    "__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs_ex__", "__getnewargs__",
+)  # fmt: skip
 Answer = Callable[[str, nn.Module, Tensor], Tensor]  # layer name, the layer, its input -> its output
 CONVOLUTIONS = (*PLAIN_CONVOLUTIONS, *TRANSPOSED)
 LAYERS = (
@@ -203,36 +208,6 @@ def _parts_of(value: Any) -> Iterable[Any]:
     return [*getattr(value, "__dict__", {}).values(), *(getattr(value, name, None) for name in slots)]
 
 
-def narrow(model: nn.Module, graph: ChannelGraph, keep: UnitMask) -> nn.Module:
-    """A copy of `model` without the removed channels.
-
-    Args:
-        model: the network that `graph` describes; unchanged.
-        graph: its channels.
-        keep: (units,) a legal mask.
-    """
-    model = shared_copy(model)
-    before = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
-    shared = _shared(model)
-    for name, layer in graph.layers.items():
-        _cut_layer(model.get_submodule(name), layer, keep)
-    norms: set[nn.Module] = set()  # layers that share their weights share their norm too
-    for name, follower in graph.followers.items():
-        found = _named(model, name)
-        if found not in norms:
-            _cut_follower(model, name, keep[follower.channels], follower.axis)
-        if isinstance(found, nn.Module):
-            norms.add(found)
-    for places in shared:
-        _share_again(places)
-    for module in model.modules():
-        set_widths(module)
-    for tensor in (*model.parameters(), *model.buffers()):
-        if id(tensor) in before:  # not narrowed: the copy gets its own all the same
-            tensor.data = tensor.data.clone()
-    return model
-
-
 def set_widths(module: nn.Module) -> None:
     """Set the numbers that one of torch's own modules holds from the shapes of its narrowed tensors."""
     weight = getattr(module, "weight", None)
@@ -277,74 +252,80 @@ def _set_convolution(module: nn.Module, weight: Tensor) -> None:
     module.in_channels = weight.shape[columns] * in_groups
 
 
-def _shared(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-    """For each shared parameter its places: a module and the name in it."""
-    places: dict[nn.Parameter, list[tuple[nn.Module, str]]] = {}
-    for module in model.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                places.setdefault(parameter, []).append((module, name))
-    return [found for found in places.values() if len(found) > 1]
+def shared_copy(model: nn.Module, own: Collection[Tensor] = ()) -> nn.Module:
+    """A copy of `model` that shares all tensors with it but those in `own`; three versions fit in memory.
+
+    The copy has modules, `nn.Parameter`s and buffers of its own, so converting or replacing a tensor in one
+    network (`.double()`, `.to()`) leaves the other unchanged; writing into a shared tensor changes both.
+
+    Raises:
+        PruningError: an attribute cannot be copied.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> copy = shared_copy(layer, own=[layer.bias])
+    >>> copy.weight.data_ptr() == layer.weight.data_ptr(), copy.bias.data_ptr() == layer.bias.data_ptr()
+    (True, False)
+    """
+    chosen = {id(tensor) for tensor in own}
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        data = parameter.detach().clone() if id(parameter) in chosen else parameter.detach()
+        memo[id(parameter)] = nn.Parameter(data, requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach().clone() if id(buffer) in chosen else buffer.detach()
+    kinds = {kind for kind in set(map(type, model.modules())) if _is_plain(kind)}
+    plain = [(name, module) for name, module in model.named_modules() if type(module) in kinds]
+    for _, module in plain:
+        memo[id(module)] = object.__new__(type(module))
+    for name, module in plain:
+        for own_name, value in _attributes(module):
+            try:
+                copy = _copied(value, memo)
+                if own_name in vars(module):
+                    vars(memo[id(module)])[own_name] = copy
+                else:
+                    setattr(memo[id(module)], own_name, copy)
+            except Exception as error:
+                raise _uncopied(f"{name}.{own_name}".lstrip("."), error) from error
+    try:
+        copied = deepcopy(model, memo)
+    except Exception as error:
+        raise _uncopied(type(model).__name__, error) from error
+    if copied is model:
+        raise PruningError(type(model).__name__, "its __deepcopy__ returns itself", "let it return a copy")
+    return copied
 
 
-def _share_again(places: list[tuple[nn.Module, str]]) -> None:
-    """Put the narrowed parameter in all of its places."""
-    found = [getattr(module, name) for module, name in places]
-    smallest = min(found, key=torch.numel)
-    for module, name in places:
-        setattr(module, name, smallest)
+def _uncopied(place: str, error: Exception) -> PruningError:
+    fact = f"cannot be copied ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+    return PruningError(place, fact, "keep it out of the network, or give its class a __deepcopy__")
 
 
-def _cut_layer(module: nn.Module, layer: Layer, keep: UnitMask) -> None:
-    inputs, outputs = keep[layer.inputs], keep[layer.outputs]
-    weight, rows = module.weight, np.flatnonzero(outputs)
-    if isinstance(module, ChannelSelection):
-        module.index = module.index[torch.from_numpy(rows).to(module.index.device)]
-        return
-    assert isinstance(weight, Tensor)
-    cut = narrow_weight(filters(module).detach(), inputs, rows, layer)
-    module.weight = _parameter(weight, cut.movedim(0, output_axis(module)).contiguous())
-    if isinstance(module.bias, Tensor):
-        module.bias = _parameter(module.bias, module.bias.detach()[torch.from_numpy(rows)])
+def _is_plain(kind: type[nn.Module]) -> bool:
+    """Whether nothing in the class says how it is copied, so that a copy is a copy of its attributes."""
+    is_torchs = kind.__setstate__.__module__.startswith("torch.nn.modules.")  # to read old files
+    own = [getattr(kind, name, None) is not getattr(nn.Module, name, None) for name in _COPIES_ITSELF]
+    return is_torchs and kind.__new__ is object.__new__ and not any(own)
 
 
-def narrow_weight(weight: Tensor, inputs: NDArray[np.bool_], rows: NDArray[np.intp], layer: Layer) -> Tensor:
-    """Rows `rows` of `weight` (out, in / groups, ...) with the kept columns of each row's group."""
-    if layer.depthwise:
-        return weight[torch.from_numpy(rows)]
-    if layer.groups == 1:
-        columns = torch.from_numpy(np.flatnonzero(inputs)).to(weight.device)
-        return weight.index_select(0, torch.from_numpy(rows).to(weight.device)).index_select(1, columns)
-    per_group = len(inputs) // layer.groups
-    kept = np.stack([np.flatnonzero(part) for part in inputs.reshape(layer.groups, per_group)])
-    own = kept[rows // (len(layer.outputs) // layer.groups)]  # (kept rows, kept columns)
-    return weight[torch.from_numpy(rows)[:, None], torch.from_numpy(own)]
+def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    yield from vars(module).items()
+    for kind in type(module).__mro__:
+        slots = vars(kind).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__") and hasattr(module, name):
+                yield name, getattr(module, name)
 
 
-def _cut_follower(model: nn.Module, name: str, mask: NDArray[np.bool_], axis: int) -> None:
-    rows = torch.from_numpy(np.flatnonzero(mask))
-
-    def cut(tensor: Tensor) -> Tensor:
-        return tensor.detach().index_select(axis, rows.to(tensor.device))
-
-    found = _named(model, name)
-    if isinstance(found, nn.Parameter):
-        parent, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(parent), leaf, _parameter(found, cut(found)))
-        return
-    for key, parameter in list(found.named_parameters(recurse=False)):
-        setattr(found, key, _parameter(parameter, cut(parameter)))
-    for key, buffer in list(found.named_buffers(recurse=False)):
-        if buffer.ndim:
-            setattr(found, key, cut(buffer))
-
-
-def _named(model: nn.Module, name: str) -> nn.Module | nn.Parameter:
-    parent, _, leaf = name.rpartition(".")
-    found = getattr(model.get_submodule(parent), leaf)
-    assert isinstance(found, nn.Module | nn.Parameter)
-    return found
-
-
-def _parameter(old: Tensor, new: Tensor) -> nn.Parameter:
-    return nn.Parameter(new, requires_grad=old.requires_grad)
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy; the short way for what a module mostly holds, where `deepcopy` takes ten times as long."""
+    kind = type(value)
+    if kind in _ATOMS or (kind is tuple and all(type(each) in _ATOMS for each in value)):
+        return value
+    if kind in (dict, OrderedDict) and id(value) not in memo:
+        memo[id(value)] = copy = kind()
+        copy.update({name: _copied(each, memo) for name, each in value.items()})
+        return copy
+    if isinstance(value, Tensor) and not value.is_leaf and id(value) not in memo:
+        memo[id(value)] = value.detach()  # computed, as by a hook before each run
+    return deepcopy(value, memo)

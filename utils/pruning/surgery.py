@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from ..errors import PruningError
 from .channels import ChannelGraph, UnitMask, UnitScores, WidthLimits
-from .copies import shared_copy
 from .fold import Constant, carriers, fold, written_tensors
-from .layers import channel_axis, output_axis, torch_threads, weight_of
+from .layers import channel_axis, output_axis, shared_copy, torch_threads, weight_of
 from .scores import gamma_scores, unit_scores
 from .subject import Block, BlockPlan, LayerScores, Policy, PolicyPlan, Subject
 

@@ -27,7 +27,7 @@ from ...errors import CfgError, PruningError
 from ...files import write_text
 from ...pruning.channels import ChannelGraph, ChannelIds, ChannelTracer, UnitMask
 from ...pruning.fold import Constant, constants
-from ...pruning.layers import narrow
+from ...pruning.narrow import narrow
 from ...pruning.policies import candidate_channels
 from ...pruning.scores import gamma_scores
 from ...pruning.sparsity import GammaPenalty

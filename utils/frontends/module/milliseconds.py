@@ -18,10 +18,9 @@ from ...profiling import measure_latency
 from ...pruning.aims import Aims, Try, approached
 from ...pruning.budget_search import BudgetSearch, Limit
 from ...pruning.channels import UnitMask
-from ...pruning.copies import shared_copy
 from ...pruning.costs import Costs
 from ...pruning.latency import Calibration
-from ...pruning.layers import torch_threads
+from ...pruning.layers import shared_copy, torch_threads
 from ...pruning.policies import GroupRatios
 from ...pruning.scores import Scorer
 from ...pruning.subject import ChannelPlan

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from ...errors import PruningError
 from ...pruning.channels import UnitMask
-from ...pruning.copies import shared_copy
 from ...pruning.equality import Doubles
-from ...pruning.layers import tensors_in
+from ...pruning.layers import shared_copy, tensors_in
 from .inputs import Inputs
-from .replay import Zeroed
 from .running import OtherStepsError, preserved
+from .trace import Zeroed
 
 if TYPE_CHECKING:
     from .subject import ModuleSubject

@@ -14,12 +14,11 @@ from ...extras import package
 from ...pruning.costs import costs_of, count_parameters
 from ...pruning.layers import LAYERS
 from ...pruning.surgery import PruningResult
-from .plan import Plan
 from .proof import Verify, cost_of_norms, proven, proven_awake
-from .replay import Zeroed
 from .run import PARAMETRIZED
 from .steps import vector
-from .subject import ModuleSubject
+from .subject import ModuleSubject, Plan
+from .trace import Zeroed
 
 _MOST_REASONS, _LEAST_SHARE = 8, 0.0005  # that a report prints
 _ROUNDED = "numbers of channels are rounded up, and are equal where the code needs it"

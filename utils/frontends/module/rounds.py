@@ -10,8 +10,8 @@ from torch import nn
 from ...errors import PruningError
 from ...pruning.channels import UnitMask
 from .budget import LIMITS, limits_of
-from .plan import Plan
 from .result import SlimReport, SlimResult
+from .subject import Plan
 
 
 def changes_of_round(rounds: int, options: Mapping[str, Any]) -> dict[str, Any]:

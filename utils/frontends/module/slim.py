@@ -9,7 +9,6 @@ import numpy as np
 from torch import Tensor, nn
 
 from ...errors import PruningError
-from ...profiling import evaluating
 from ...pruning.channels import ChannelGraph, WidthLimits
 from ...pruning.policies import GlobalThreshold, GroupRatios, Policy, candidate_channels, judged_channels
 from ...pruning.recalibrate import recalibrate
@@ -18,12 +17,11 @@ from ...pruning.subject import BlockPlan, ChannelPlan, LayerScores, Subject
 from ...pruning.surgery import Folding, PruningResult, prune
 from .budget import LIMITS, limits_of, within_budget
 from .inputs import Inputs, require_sound, unwrapped
-from .plan import Plan
 from .proof import DifferenceError, Verify
 from .result import SlimResult, report_of
 from .rounds import changes_of_round, in_rounds
 from .run import Norms, Rule
-from .subject import ModuleSubject, prune_settled
+from .subject import ModuleSubject, Plan, prune_settled
 
 Scheme = Literal["uniform", "global", "guarded"]
 Interface = Literal["follow", "keep"]
@@ -188,10 +186,14 @@ def slim(
 
 def _slimmed(model: nn.Module, inputs: Inputs, options: SlimOptions) -> SlimResult:
     """Prune once; in evaluation mode, since in training mode spectral norms change when they are read."""
-    with evaluating(model):
-        result = _slimmed_in_evaluation(model, inputs, options)
-    for module, given in zip(result.model.modules(), model.modules(), strict=True):
-        module.training = given.training
+    modes = [module.training for module in model.modules()]
+    try:
+        result = _slimmed_in_evaluation(model.eval(), inputs, options)
+    finally:
+        for module, mode in zip(model.modules(), modes, strict=True):
+            module.training = mode
+    for module, mode in zip(result.model.modules(), modes, strict=True):
+        module.training = mode
     return result
 
 
