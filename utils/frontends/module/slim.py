@@ -1,5 +1,6 @@
 """Prune any network in one call and compare the result with the zeroed network: the API of `slim.py`."""
 
+import gc
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -186,10 +187,13 @@ def slim(
 
 def _slimmed(model: nn.Module, inputs: Inputs, options: SlimOptions) -> SlimResult:
     """Prune once; in evaluation mode, since in training mode spectral norms change when they are read."""
-    modes = [module.training for module in model.modules()]
+    modes, collects = [module.training for module in model.modules()], gc.isenabled()
+    gc.disable()  # among torch's many objects a collection takes longer than a trace
     try:
         result = _slimmed_in_evaluation(model.eval(), inputs, options)
     finally:
+        if collects:
+            gc.enable()
         for module, mode in zip(model.modules(), modes, strict=True):
             module.training = mode
     for module, mode in zip(result.model.modules(), modes, strict=True):

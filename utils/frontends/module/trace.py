@@ -325,7 +325,7 @@ class _Answering(_Replay):
             self._note(product.layer, args[product.value], product.operands[product.value][0])
         bias = args[product.bias] if product.bias is not None else None
         weight = next(arg for arg in args if isinstance(arg, Tensor))
-        shape = func(*args, **kwargs).shape if self.is_other_size else product.result
+        shape = _shape_of(func, args, kwargs) if self.is_other_size else product.result
         answer = torch.rand(shape, generator=self.generator, dtype=torch.float32).to(weight)
         behind = [-1 if place == product.outputs else 1 for place in range(answer.ndim)]
         live = torch.from_numpy(self.alive[self.graph.layers[product.layer].outputs]).to(answer.device)
@@ -339,11 +339,14 @@ class _Answering(_Replay):
         dead = torch.from_numpy(~self.alive[self.graph.layers[layer].inputs])
         if not dead.any() or value.shape[axis] != len(dead):
             return
-        channels = value.detach().movedim(axis, 0).reshape(len(dead), -1).cpu().double()
+        places = dead.nonzero().flatten()
+        channels = value.detach().index_select(axis, places.to(value.device)).movedim(axis, 0).flatten(1)
         first = channels[:, 0]
         difference = (channels - first[:, None]).abs().amax(1)
-        steady = (difference <= 1e-6 * first.abs().clamp(min=1.0)) & first.isfinite()
-        values = torch.where(dead & steady, first, torch.zeros((), dtype=torch.float64))
+        found = ((difference <= 1e-6 * first.abs().clamp(min=1.0)) & first.isfinite()).cpu()
+        steady = torch.zeros_like(dead).index_copy(0, places, found)
+        values = torch.zeros(len(dead), dtype=torch.float64)
+        values[steady] = first.cpu()[found].double()
         before = self.found.get(layer)
         whole = bool(steady[dead].all()) and (before is None or before.is_whole)
         uniform = True
@@ -353,12 +356,15 @@ class _Answering(_Replay):
         self.found[layer] = Constant(values, values, uniform, whole)
 
 
+def _shape_of(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sequence[int]:
+    """Shape of a result, which is not computed."""
+    meta = [each.detach().to("meta") if isinstance(each, Tensor) else each for each in args]
+    shape: Sequence[int] = func(*meta, **kwargs).shape
+    return shape
+
+
 def constants_of(
-    model: nn.Module,
-    inputs: Inputs,
-    steps: tuple[Step, ...],
-    graph: ChannelGraph,
-    alive: UnitMask,
+    model: nn.Module, inputs: Inputs, steps: tuple[Step, ...], graph: ChannelGraph, alive: UnitMask
 ) -> dict[str, Constant]:
     """Layer name -> the constant that dead channels give it, for layers that get one.
 
