@@ -345,3 +345,21 @@ def test_methods_that_stand_for_forward_fit_too() -> None:
     result[0].forward = result[0].forward_split
     assert result[0].a.out_channels < 32
     torch.testing.assert_close(result(images), expected)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_what_a_recurrent_layer_reads_becomes_narrow(kind: type[nn.RNNBase]) -> None:
+    class Behind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.e, self.r, self.o = nn.Linear(8, 16), kind(16, 12, 2, batch_first=True), nn.Linear(12, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.o(self.r(R(self.e(x)))[0])
+
+    model = Behind().eval()
+    result = slim(model, torch.rand(1, 5, 8), align=4, folding="off")
+    assert result.model.e.out_features == result.model.r.input_size == 8
+    x = torch.rand(3, 7, 8, dtype=torch.float64)
+    expected = masked(model.double(), result.plan)(x)
+    torch.testing.assert_close(result.model.double()(x), expected, rtol=1e-9, atol=1e-12)

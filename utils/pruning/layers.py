@@ -217,6 +217,10 @@ def set_widths(module: nn.Module) -> None:
             module.kdim = module.vdim = module.in_proj_weight.shape[1]
         module.embed_dim = module.in_proj_weight.shape[1]
         module.head_dim = module.embed_dim // module.num_heads
+    elif isinstance(module, nn.RNNBase):
+        module.input_size = module.weight_ih_l0.shape[1]
+    elif isinstance(module, nn.RNNCellBase):
+        module.input_size = module.weight_ih.shape[1]
     elif isinstance(module, (*BATCH_NORMS, *INSTANCE_NORMS)):
         tensor = weight if weight is not None else module.running_mean
         if tensor is not None:
