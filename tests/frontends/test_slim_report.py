@@ -1,10 +1,12 @@
 """What a report of `slim` says of all weights, and faults of a network that are told before pruning."""
 
+import json
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from slim import apply_plan, load, slim
+from slim import Plan, apply_plan, load, slim
 from tests.frontends.networks import network
 from utils.errors import PruningError
 
@@ -147,3 +149,28 @@ def test_a_compiled_network_is_unwrapped_and_so_is_its_state():
     assert all(
         torch.equal(tensor, result.model.state_dict()[name]) for name, tensor in fresh.state_dict().items()
     )
+
+
+def test_a_plan_names_the_attributes_that_it_changes() -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last, self.widths, self.kernel = (
+                nn.Conv2d(3, 32, 3),
+                nn.Conv2d(32, 4, 1),
+                [16, 16],
+                16,
+            )
+
+        def forward(self, x):
+            one, other = self.first(x).split(self.widths, 1)
+            return self.last(torch.cat((other, one), 1))
+
+    result = slim(Halves().eval(), torch.rand(1, 3, 16, 16), align=4)
+    assert result.plan.attributes == {"widths": ([16, 16], [8, 8])}
+    assert result.model.kernel == 16
+    assert Plan.from_json(json.loads(json.dumps(result.plan.to_json()))).attributes == result.plan.attributes
+    plain = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 4, 1))
+    assert slim(plain, torch.rand(1, 3, 8, 8)).plan.attributes == {}
+    rounds = slim(Halves().eval(), torch.rand(1, 3, 16, 16), align=4, iterative=2, tune=lambda model: None)
+    assert rounds.plan.attributes == {"widths": ([16, 16], rounds.model.widths)}

@@ -218,7 +218,7 @@ def set_widths(module: nn.Module) -> None:
         module.embed_dim = module.in_proj_weight.shape[1]
         module.head_dim = module.embed_dim // module.num_heads
     elif isinstance(module, nn.RNNBase):
-        module.input_size = module.weight_ih_l0.shape[1]
+        module.input_size = module.get_parameter("weight_ih_l0").shape[1]
     elif isinstance(module, nn.RNNCellBase):
         module.input_size = module.weight_ih.shape[1]
     elif isinstance(module, (*BATCH_NORMS, *INSTANCE_NORMS)):

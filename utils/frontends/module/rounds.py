@@ -78,7 +78,11 @@ def _composed(plans: Sequence[Plan]) -> Plan:
             else:
                 kept[name] = before.copy()
                 kept[name][np.flatnonzero(before)[~mask]] = False
-    return replace(plans[0], kept=kept)
+    attributes: dict[str, tuple[Any, Any]] = {}
+    for plan in plans:
+        for name, (old, new) in plan.attributes.items():
+            attributes[name] = (attributes[name][0] if name in attributes else old, new)
+    return replace(plans[0], kept=kept, attributes=attributes)
 
 
 def _together(reports: Sequence[SlimReport]) -> SlimReport:

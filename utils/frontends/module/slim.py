@@ -247,7 +247,7 @@ def _slimmed_in_evaluation(model: nn.Module, inputs: Inputs, options: SlimOption
     report = replace(report, seconds=seconds, limits=(*measured, *report.limits))
     if batches := list(options.recalibrate):
         recalibrate(result.compact.model, batches)
-    plan = Plan.of(subject, result.keep, options.norms)
+    plan = Plan.of(subject, result.keep, options.norms, result.compact.model)
     masks = {name: result.keep[layer.outputs] for name, layer in subject.graph.layers.items()}
     judged = judged_channels(subject.graph, result.scores, masks)
     score = options.score if isinstance(options.score, str) else "own score"

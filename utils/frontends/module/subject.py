@@ -278,6 +278,8 @@ class Plan:
         input_type: its number type, such as "float32".
         norms: whether channels of norms over channels could go.
         inputs: `Inputs.to_json` of the example, None for one tensor.
+        attributes: name of an attribute of the network's own classes that held a number of channels -> its
+            values before and after; to read, as a plan finds them again.
         kept: layer name -> (out,) mask of kept output channels; layers that keep all have no entry.
         values: other arguments of `forward` that were fixed.
     """
@@ -288,16 +290,18 @@ class Plan:
     input_type: str = "float32"
     norms: Norms = "exact"
     inputs: Mapping[str, Any] | None = None
+    attributes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, subject: ModuleSubject, keep: UnitMask, norms: Norms) -> "Plan":
-        """The plan of a mask over the units of a subject."""
+    def of(cls, subject: ModuleSubject, keep: UnitMask, norms: Norms, narrowed: nn.Module) -> "Plan":
+        """The plan of a mask over the units of a subject, which led to a narrowed network."""
         masks = {name: keep[layer.outputs] for name, layer in subject.graph.layers.items()}
         kept = {name: mask for name, mask in masks.items() if not mask.all()}
         inputs = subject.inputs.repeated(1)
         kind = str(inputs.first.dtype).removeprefix("torch.")
         plain = None if is_one_tensor(inputs) else inputs.to_json()
-        return cls(tuple(inputs.first.shape), kept, dict(inputs.fixed), kind, norms, plain)
+        changed = _changed_attributes(subject.model, narrowed)
+        return cls(tuple(inputs.first.shape), kept, dict(inputs.fixed), kind, norms, plain, changed)
 
     @property
     def example(self) -> Inputs:
@@ -312,6 +316,8 @@ class Plan:
         kept = {name: encode_mask(mask) for name, mask in self.kept.items()}
         more: dict[str, Any] = {} if self.norms == "exact" else {"norms": self.norms}
         more |= {} if self.inputs is None else {"inputs": self.inputs}
+        if self.attributes:
+            more["attributes"] = {name: list(values) for name, values in self.attributes.items()}
         return {
             "input_shape": list(self.input_shape),
             "input_type": self.input_type,
@@ -335,13 +341,27 @@ class Plan:
             if norms not in get_args(Norms):
                 raise TypeError(f"unknown norms {norms}")
             shape, inputs = tuple(plain["input_shape"]), plain.get("inputs")
-            found = cls(shape, kept, plain["values"], input_type, norms, inputs)
+            attributes = {name: (old, new) for name, (old, new) in plain.get("attributes", {}).items()}
+            found = cls(shape, kept, plain["values"], input_type, norms, inputs, attributes)
             found.example  # noqa: B018 - raises if it is invalid
             return found
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PruningError(
                 "plan", f"not a valid plan ({error!r})", "give what Plan.to_json returned"
             ) from error
+
+
+def _changed_attributes(model: nn.Module, narrowed: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """Numbers, and lists of them, that differ; those of torch's own modules follow from their weights."""
+    found = {}
+    for (name, before), after in zip(model.named_modules(), narrowed.modules(), strict=True):
+        if type(before).__module__.startswith("torch.nn."):
+            continue
+        for own, value in vars(before).items():
+            new = vars(after).get(own)
+            if type(value) in (int, list, tuple) and type(new) is type(value) and new != value:
+                found[f"{name}.{own}".lstrip(".")] = (value, new)
+    return found
 
 
 def apply_plan(model: nn.Module, plan: Plan, rules: Mapping[Any, Rule] | None = None) -> nn.Module:
