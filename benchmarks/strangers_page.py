@@ -36,7 +36,8 @@ def _summary(rows: Sequence["Row"]) -> list[str]:
     done = [row for row in rows if not row.error]
     peer = [row for row in rows if not row.error_peer]
     both = [row for row in done if not row.error_peer]
-    ratios = [(row.seconds or 0) / max(row.seconds_peer or 0, 1e-3) for row in both]
+    ratios = [row.seconds / row.seconds_peer for row in both if row.seconds and row.seconds_peer]
+    median = f"{statistics.median(ratios):.2f}" if ratios else "not measured"
     checked = [row for row in done if row.independent not in ("", "-")]
     wrong = [row for row in checked if float(row.independent) > 1e-9]
     exported = [row for row in done if _is_number(row.onnx)]
@@ -51,7 +52,7 @@ def _summary(rows: Sequence["Row"]) -> list[str]:
         f"| another class | {sum(row.own_class != 'True' for row in done)} | 0 |",
         f"| plan does not give the same network | {sum(row.plan == 'False' for row in done)} | has none |",
         f"| run by onnxruntime, of {len(done)} | {len(exported)} | not tried |",
-        f"| seconds over the peer's, median of {len(both)} | {statistics.median(ratios):.2f} | 1 |",
+        f"| seconds over the peer's, median of {len(ratios)} | {median} | 1 |",
         "",
         f"Less than 95 % of the peer's reduction on {len(less)}: {', '.join(less) or 'none'}.",
     ]

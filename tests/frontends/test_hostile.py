@@ -265,7 +265,7 @@ def test_the_given_network_is_unchanged_by_norms_of_weights() -> None:
 
 def test_another_function_in_training_mode_is_named() -> None:
     def forward(model: Free, x: Tensor) -> Tensor:
-        y = R(model.a(x))
+        y = R(model.b(R(model.a(x))))
         return model.h(y / y.shape[1] if model.training else y)
 
     result = slim(Free(forward).eval(), EXAMPLE, align=4)
@@ -363,3 +363,33 @@ def test_what_a_recurrent_layer_reads_becomes_narrow(kind: type[nn.RNNBase]) -> 
     x = torch.rand(3, 7, 8, dtype=torch.float64)
     expected = masked(model.double(), result.plan)(x)
     torch.testing.assert_close(result.model.double()(x), expected, rtol=1e-9, atol=1e-12)
+
+
+class Area(nn.Module):
+    """Attention whose scale multiplies queries of the layout (B, heads, width, N)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.qkv, self.out = conv(3, 32, 1), nn.Conv2d(32, 96, 1, bias=False), conv(32, 4, 1)
+        self.heads, self.width = 2, 16
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        batch, _, height, width = x.shape
+        qkv = self.qkv(x).flatten(2).view(batch, self.heads, 3 * self.width, height * width)
+        q, k, v = qkv.split([self.width, self.width, self.width], 2)
+        scores = (q * self.width**-0.5).transpose(-2, -1) @ k
+        found = v @ scores.softmax(-1).transpose(-2, -1)
+        return self.out(found.reshape(batch, -1, height, width))
+
+
+def test_a_scale_of_queries_is_corrected_though_small_weights_would_hide_it() -> None:
+    model = Area().eval()
+    result = slim(model, torch.rand(1, 3, 8, 8), align=4, folding="off")
+    assert result.model.width == 8
+    for network in (model, result.model):  # as after training
+        with torch.no_grad():
+            network.stem.weight.mul_(20)
+    images = torch.rand(2, 3, 8, 8, dtype=torch.float64)
+    expected = masked(model.double(), result.plan)(images)
+    torch.testing.assert_close(result.model.double()(images), expected, rtol=1e-5, atol=1e-6)

@@ -83,9 +83,8 @@ class _Fitting(Beside):
 
     def step(self, step: Step, func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """`func` with the counts of this step."""
-        if step.scaled is not None:
-            self._note_scale(step, args, kwargs)
-        if step.near is not None and self._has_changed(step, args, kwargs):
+        is_noted = step.scaled is not None and self._note_scale(step, args, kwargs)
+        if not is_noted and step.near is not None and self._has_changed(step, args, kwargs):
             self.changed.append(step.near)
         if step.counts and func.overloadpacket is _aten.alias:
             # it sliced nothing off, since the count was larger than what is left
@@ -101,8 +100,8 @@ class _Fitting(Beside):
         pairs += [(value, kwargs.get(name, value)) for name, value in step.kwargs.items()]
         return any(isinstance(one, int | float) and one != other for one, other in pairs)
 
-    def _note_scale(self, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Note by how much a number that follows from a width has changed."""
+    def _note_scale(self, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Note by how much a number that follows from a width has changed, and whether it has."""
         ids = step.scaled
         assert ids is not None
         packet, factor = step.func.overloadpacket, 1.0
@@ -115,6 +114,7 @@ class _Fitting(Beside):
             factor = 1 / factor if packet in _QUOTIENTS else factor
         if factor != 1.0:
             self.scales.append((ids, factor))
+        return bool(factor != 1.0)
 
     def _fitted(self, step: Step, args: tuple[Any, ...]) -> tuple[Any, ...]:
         for count in step.counts:

@@ -266,7 +266,9 @@ class Run(DispatchMode):
                 found = rule(call)
         func = call.func
         if func.overloadpacket in SCALES and len(tensors) == 1 and not tensors[0].is_static:
-            label = tensors[0].labels.get(tensors[0].tensor.ndim - 1)
+            own = tensors[0].labels
+            heads = [label for label in own.values() if len(varying(label)) > 1]  # other ones in each head
+            label = own.get(tensors[0].tensor.ndim - 1, heads[0] if len(own) == len(heads) == 1 else None)
             call.scaled = tensors[0].contracted
             if call.scaled is None and label is not None:
                 call.scaled = ids_of(compact(label))

@@ -238,7 +238,7 @@ def _slimmed_in_evaluation(model: nn.Module, inputs: Inputs, options: SlimOption
     try:
         report = report_of(model, subject, result, options.verify, asked)
     except DifferenceError:
-        kept = subject.with_numbers_kept(result.compact.changed)
+        kept = subject.with_numbers_kept()
         if (kept.graph.pinned == subject.graph.pinned).all():
             raise
         subject, result = prune_settled(kept, cut)

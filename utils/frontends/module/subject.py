@@ -200,13 +200,10 @@ class ModuleSubject:
             type(self.model).__name__, "its code goes another way when it is narrowed", "exclude its layers"
         )
 
-    def with_numbers_kept(self, changed: Sequence[ChannelIds]) -> Self:
-        """The subject without freedom where a number of the code may follow from a number of channels.
-
-        Where it was seen to change, and wherever attention and scales are.
-        """
+    def with_numbers_kept(self, changed: Sequence[ChannelIds] | None = None) -> Self:
+        """Without freedom where numbers of the code were seen to change; None: wherever scales are."""
         scaled = [step.scaled for step in self.trace.steps if step.scaled is not None]
-        ids = np.concatenate([np.zeros(0, dtype=np.intp), *scaled, *changed])
+        ids = np.concatenate([np.zeros(0, dtype=np.intp), *(scaled if changed is None else changed)])
         units = np.unique(self.trace.units[ids])
         graph = self.graph.keeping(dict.fromkeys(units.tolist(), "the code computes a number from theirs"))
         return replace(self, trace=replace(self.trace, graph=graph))
@@ -221,12 +218,18 @@ def prune_settled(
     subject: ModuleSubject, prune: Callable[[ModuleSubject], PruningResult[ModuleSubject]]
 ) -> tuple[ModuleSubject, PruningResult[ModuleSubject]]:
     """Prune, and again with what the code keeps fixed as long as that shows when the network is cut."""
+    last: MisfitError | None = None
     for _ in range(_MOST_ROUNDS):
         try:
-            return subject, prune(subject)
+            result = prune(subject)
+            if not result.compact.changed:
+                return subject, result
+            subject, last = subject.with_numbers_kept(result.compact.changed), None
         except MisfitError as error:
-            subject, last = subject.resolved(error), error
-    raise last
+            subject, last = subject.resolved(error), error.with_traceback(None)  # which holds a network
+            last.__cause__ = None
+    fact = "its code computes another number whenever it is narrowed"
+    raise last or PruningError(type(subject.model).__name__, fact, "exclude its layers")
 
 
 def narrow_tensors(model: nn.Module, labels: Mapping[str, Mapping[int, Tensor]], keep: UnitMask) -> None:
@@ -352,14 +355,15 @@ class Plan:
 
 
 def _changed_attributes(model: nn.Module, narrowed: nn.Module) -> dict[str, tuple[Any, Any]]:
-    """Numbers, and lists of them, that differ; those of torch's own modules follow from their weights."""
+    """Numbers and lists of them that differ; those of torch's own modules follow from their weights."""
     found = {}
     for (name, before), after in zip(model.named_modules(), narrowed.modules(), strict=True):
         if type(before).__module__.startswith("torch.nn."):
             continue
         for own, value in vars(before).items():
             new = vars(after).get(own)
-            if type(value) in (int, list, tuple) and type(new) is type(value) and new != value:
+            numbers = value if type(value) in (list, tuple) else (value,)
+            if all(type(each) is int for each in numbers) and type(new) is type(value) and new != value:
                 found[f"{name}.{own}".lstrip(".")] = (value, new)
     return found
 
