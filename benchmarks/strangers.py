@@ -2,7 +2,7 @@
 
     python benchmarks/strangers.py                 # all of them; goes on where the CSV file ends
     python benchmarks/strangers.py --only timm/resnet18 ultralytics/yolov8n
-    python benchmarks/strangers.py --times         # seconds of both again, where both prune, on a quiet machine
+    python benchmarks/strangers.py --times         # seconds of both again, on a quiet machine
     python benchmarks/strangers.py --page docs/results/strangers.md
 
 Needs an environment of its own with torch 2.14.1, torchvision 0.29.1 and
