@@ -383,7 +383,7 @@ class Area(nn.Module):
         return self.out(found.reshape(batch, -1, height, width))
 
 
-def test_a_scale_of_queries_is_corrected_though_small_weights_would_hide_it() -> None:
+def test_a_scale_of_queries_is_corrected_whatever_the_weights() -> None:
     model = Area().eval()
     result = slim(model, torch.rand(1, 3, 8, 8), align=4, folding="off")
     assert result.model.width == 8

@@ -18,6 +18,7 @@ from ...errors import PruningError
 from ...pruning.channels import ChannelIds, UnitMask
 from ...pruning.layers import BATCH_NORMS, INSTANCE_NORMS
 from .inputs import Inputs
+from .run import is_pointwise
 from .running import Beside, OtherStepsError, modules_noted, running
 from .steps import SCALES, Step
 from .trace import Way
@@ -98,7 +99,8 @@ class _Fitting(Beside):
             pair for place, pair in enumerate(zip(step.args, args, strict=False)) if place not in counted
         ]
         pairs += [(value, kwargs.get(name, value)) for name, value in step.kwargs.items()]
-        return any(isinstance(one, int | float) and one != other for one, other in pairs)
+        kinds = (int, float) if is_pointwise(step.func) else (float,)  # others take sizes, too
+        return any(isinstance(one, kinds) and one != other for one, other in pairs)
 
     def _note_scale(self, step: Step, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
         """Note by how much a number that follows from a width has changed, and whether it has."""

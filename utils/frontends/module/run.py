@@ -297,7 +297,7 @@ class Run(DispatchMode):
             return self._rules[packet]
         if func.is_view:
             return self._rules["view"]
-        return self._rules["pointwise"] if _is_pointwise(func) else None
+        return self._rules["pointwise"] if is_pointwise(func) else None
 
     # what rules report
 
@@ -378,7 +378,7 @@ def _is_view(func: OpOverload) -> bool:
     return func.is_view or func.overloadpacket is torch.ops.aten._unsafe_view
 
 
-def _is_pointwise(func: OpOverload) -> bool:
+def is_pointwise(func: OpOverload) -> bool:
     """Whether torch says so, of the operation or of the one that `func` does in place."""
     if torch.Tag.pointwise in func.tags:
         return True
